@@ -1,0 +1,19 @@
+"""Class-incremental learning as pure functions over explicit pytrees. The rooms, from the ground up:
+
+    tree, rng, errors                      pytree algebra; keys; failures with an exit status
+    classifier, losses, herding, metrics   the formulas of the field, each importable and testable alone
+    memory                                 which images are kept, and how many
+    nn, model                              layers and backbones with explicit state; backbone + classifier
+    optim                                  (init, update) pairs and learning rate schedules
+    data                                   images, phases, augmentation, batches
+    methods                                a method is a record of functions: wa, icarl, lwf, replay, ...
+    engine                                 the training step, its compilation, the loops over batches
+    evaluation                             what is measured at the end of a phase
+    config, setup                          the TOML; everything that a run needs, built from it
+    experiment                             the phase loop: the whole method, top to bottom
+    events, checkpoint, report             the record of a run; the saved model; what a person sees
+
+Imports go up this list only. Start reading at `experiment`.
+"""
+
+__version__ = "0.1.0"

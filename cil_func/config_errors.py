@@ -1,0 +1,221 @@
+"""Configuration mistakes as one line for a person.
+
+Each line names the dotted key, what was given, what is allowed, and the nearest key or value if the
+given one looks like a typo. What is allowed is read off the schema's annotations, so that a new field
+needs no text of its own. Knows how schemas are written (`config.py`), but none in particular.
+"""
+
+import difflib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cil_func.errors import ConfigError
+
+LARGEST = 2**63 - 1  # TOML's largest integer; as an upper bound it goes without saying
+_SHOWN_LENGTH = 60  # characters of a given value that a message repeats
+# What people write for these has too few letters in common with the right word, or more with a wrong one.
+_SYNONYMS = {"gpu": "cuda", "lr": "learning_rate", "wd": "weight_decay"}
+_NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "a string in quotes"}
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Put in `Annotated`: says what a field takes where its type and range don't."""
+
+    text: str
+
+
+def error(message: str) -> ConfigError:
+    """A ConfigError whose message is one line of printable characters, whatever was put into it."""
+    return ConfigError("".join(c if c.isprintable() else _escaped(c) for c in message))
+
+
+def first_of(mistakes: Sequence[str]) -> ConfigError:
+    """The first of one or more mistakes, and how many more there are."""
+    more = len(mistakes) - 1
+    return error(mistakes[0] + (f"; and {more} more mistake{'s' if more > 1 else ''}" if more else ""))
+
+
+def shown(value: object, *, length: int = _SHOWN_LENGTH) -> str:
+    """A value as TOML would write it, cut to `length` characters."""
+    if isinstance(value, str | bool):
+        text = json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, list | tuple):
+        text = "[" + ", ".join(shown(item) for item in value[:length]) + "]"
+    elif isinstance(value, dict):
+        text = "{" + ", ".join(f"{key} = {shown(item)}" for key, item in value.items()) + "}"
+    elif isinstance(value, int) and value.bit_length() > 1000:
+        text = f"{value:#x}"  # str() raises beyond 4,300 digits
+    else:
+        text = str(value)
+    return text if len(text) <= length else f"{text[: length - 2]} …"
+
+
+def dotted(parts: Iterable[str]) -> str:
+    """`optim.epochs` from its parts; a part that is no bare TOML key comes in quotes, and shortened."""
+    return ".".join(part if re.fullmatch(r"[\w-]{1,40}", part, re.ASCII) else shown(part) for part in parts)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that `word` is most likely a slip of, or None."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    word = _SYNONYMS.get(word.lower(), word.lower())[:_SHOWN_LENGTH]
+    return by_lower.get(next(iter(difflib.get_close_matches(word, by_lower, n=1, cutoff=0.5)), ""))
+
+
+def hints_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: its annotation} of a schema; a table is there under its own key, before its keys."""
+    hints = {}
+    for name, hint in typing.get_type_hints(model, include_extras=True).items():
+        if name in model.model_fields:
+            hints[prefix + name] = hint
+            hints |= hints_of(hint, f"{prefix}{name}.") if _is_table(hint) else {}
+    return hints
+
+
+def unknown_key(parts: Sequence[str], hints: Mapping[str, Any]) -> str:
+    """The message for a key that the schema lacks: what it may have meant, else what there is beside it."""
+    *table, name = parts
+    prefix = ".".join(table)
+    beside = {key.rpartition(".")[2]: key for key in hints if key.rpartition(".")[0] == prefix}
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed(hints)}  # reversed: the outermost wins
+    whole = nearest(".".join(parts), hints) if table and not beside else None
+    meant = elsewhere.get(name) or beside.get(nearest(name, beside) or "") or whole
+    meant = meant or elsewhere.get(nearest(name, elsewhere) or "")
+    if meant:
+        hint = f"did you mean {_as_written(meant, hints)}?"
+    elif table and beside:
+        hint = f"[{prefix}] has {', '.join(beside)}"
+    else:
+        hint = "there are " + ", ".join(f"[{key}]" for key in hints if "." not in key)
+    return f"{dotted(parts)}: unknown {'key' if table else 'table'}; {hint}"
+
+
+def mistakes_in(raw: Mapping[str, Any], failure: ValidationError, hints: Mapping[str, Any]) -> list[str]:
+    """One message for each key that pydantic refused in `raw`, in the order of its errors."""
+    messages: dict[str, str] = {}
+    for item in failure.errors(include_url=False, include_context=False):
+        parts = _key_of(item["loc"], hints)
+        if item["type"] == "extra_forbidden":
+            parts = [str(part) for part in item["loc"]]
+            message = unknown_key(parts, hints)
+        else:
+            message = _refused(dotted(parts), _value_at(raw, parts), hints[dotted(parts)])
+        messages.setdefault(dotted(parts), message)  # a union reports each of its members: once is enough
+    return list(messages.values())
+
+
+def allowed(hint: Any) -> str:
+    """What an annotation takes, in words: "an integer >= 2", "true or false", 'one of "a", "b"'."""
+    if _is_table(hint):
+        return "a table of keys"
+    if typing.get_origin(hint) is Annotated:
+        base, *notes = typing.get_args(hint)
+        texts = [note.text for note in notes if isinstance(note, Allowed)]
+        ranges = [_range(note) for note in notes if isinstance(note, Interval)]
+        return texts[0] if texts else " ".join([allowed(base), *ranges])
+    if typing.get_origin(hint) is Literal:
+        values = ", ".join(shown(value) for value in typing.get_args(hint))
+        return f"one of {values}" if len(typing.get_args(hint)) > 1 else values
+    if _is_union(hint):
+        return " or ".join(allowed(member) for member in _members(hint))
+    return _NOUNS.get(hint, str(hint))
+
+
+def _refused(key: str, given: Any, hint: Any) -> str:
+    message, meant = f"{key}: {shown(given)} is not allowed; {allowed(hint)}", _suggestion(given, hint)
+    return f"{message}; did you mean {meant}?" if meant else message
+
+
+def _suggestion(given: Any, hint: Any) -> str | None:
+    """The nearest of the choices; or the value with quotes put on or taken off, where that is allowed."""
+    if isinstance(given, str):
+        choices = {str(choice).lower(): shown(choice) for choice in _choices(hint)}
+        close = nearest(given, choices)
+        return choices[close] if close else next((shown(n) for n in _numbers(given) if _fits(n, hint)), None)
+    text = shown(given)
+    quotable = not isinstance(given, dict | list) and not text.endswith("…")
+    return shown(text) if quotable and _fits(text, hint) else None
+
+
+def _choices(hint: Any) -> tuple:
+    """Every value that an annotation names."""
+    if hint is bool:
+        return (True, False)
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated or _is_union(hint):
+        return sum((_choices(member) for member in _members(hint)), ())
+    return ()
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _numbers(text: str) -> list[int | float]:
+    """What number a string may have meant: Python's `.1`, a decimal in quotes."""
+    try:
+        number = float(text)
+    except ValueError:
+        return []
+    return [int(number) if number.is_integer() else number] if math.isfinite(number) else []
+
+
+def _range(interval: Interval) -> str:
+    upper = None if interval.le == LARGEST else interval.le
+    if interval.ge is not None and upper is not None:
+        return f"in {interval.ge}..{upper}"
+    bounds = {">=": interval.ge, ">": interval.gt, "<=": upper, "<": interval.lt}
+    return " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)
+
+
+def _key_of(location: Sequence[int | str], hints: Mapping[str, Any]) -> list[str]:
+    """The key inside a pydantic location, which goes on into list items and members of a union."""
+    parts: list[str] = []
+    for part in location:
+        if dotted([*parts, str(part)]) not in hints:
+            break
+        parts.append(str(part))
+    return parts
+
+
+def _value_at(raw: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        raw = raw[part]
+    return raw
+
+
+def _as_written(key: str, hints: Mapping[str, Any]) -> str:
+    return f"[{key}]" if _is_table(hints[key]) else key
+
+
+def _members(hint: Any) -> tuple:
+    """The members of a union without None (which TOML cannot write), or what `Annotated` annotates."""
+    members = typing.get_args(hint) if _is_union(hint) else typing.get_args(hint)[:1]
+    return tuple(member for member in members if member is not type(None))
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _is_table(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

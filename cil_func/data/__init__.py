@@ -1,0 +1,10 @@
+"""Images in, batches out. This room sees no configuration: every function takes plain arguments.
+
+    sources.py    a name -> `Dataset`: train and test images as uint8, original class indices, class names
+    folder.py     folders of image files -> arrays, with the mistakes people make in them named
+    scenario.py   class order, and the phases of continuum's ClassIncremental as row numbers
+    resident.py   the whole set in memory: batches are gathers of rows
+    augment.py    random transforms of a batch: draws apart from their application
+
+Images are uint8 (N, H, W, 3) everywhere in this room; a row is an index into them.
+"""

@@ -1,0 +1,157 @@
+"""Which classes arrive when: the class order, and the phases that continuum's ClassIncremental cuts.
+
+continuum is trusted with contiguous labels and a full permutation only (it checks neither), so both are
+checked here first, and its answer is checked against what phases have to be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cil_func import rng
+from cil_func.errors import ConfigError, DataError
+
+KINDS = ("canonical", "shuffled", "sorted")
+_CANONICAL_SEED = 1993  # the field's order: iCaRL's and everyone's since
+
+
+@dataclass(frozen=True)
+class Phase:
+    """classes: original indices in order of arrival; rows: int64, ascending, of this phase's classes."""
+
+    index: int
+    classes: tuple[int, ...]
+    train_rows: Tensor
+    test_rows: Tensor
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Labels, int64 (N,), are positions in class_order: a class's label says how many came before."""
+
+    class_order: tuple[int, ...]
+    phases: tuple[Phase, ...]
+    train_labels: Tensor
+    test_labels: Tensor
+
+
+def class_order(
+    kind: str | Sequence[int | str], *, num_classes: int, class_names: Sequence[str], order_seed: int = 0
+) -> list[int]:
+    """Original class indices in order of arrival, a permutation of 0..num_classes-1.
+
+    kind: "canonical" (numpy.random.RandomState(1993).permutation(K), for any K), "shuffled" (drawn from
+    order_seed), "sorted" (0, 1, 2, ...), or a list of indices or names.
+    Raises DataError that names what is unknown, twice or missing; ConfigError for an unknown word.
+    """
+    if kind == "canonical":
+        return np.random.RandomState(_CANONICAL_SEED).permutation(num_classes).tolist()
+    if kind == "shuffled":
+        generator = rng.generator(rng.fold_in(order_seed, "class_order"))
+        return torch.randperm(num_classes, generator=generator).tolist()
+    if kind == "sorted":
+        return list(range(num_classes))
+    if isinstance(kind, str):
+        raise ConfigError(f"data.class_order = {kind!r}; known are {', '.join(KINDS)}, or a list of classes")
+    order = [_class_index(item, num_classes, class_names) for item in kind]
+    twice = sorted({index for index in order if order.count(index) > 1})
+    missing = sorted(set(range(num_classes)) - set(order))
+    if twice or missing:
+        faults = [("names twice", twice), ("leaves out", missing)]
+        found = " and ".join(f"{verb} {_listed(indices, class_names)}" for verb, indices in faults if indices)
+        raise DataError(f"data.class_order {found}; it has to hold each of the {num_classes} classes once")
+    return order
+
+
+def build(
+    train_targets: np.ndarray,
+    test_targets: np.ndarray,
+    order: Sequence[int],
+    *,
+    initial_increment: int,
+    increment: int,
+) -> Scenario:
+    """Cuts the classes, in `order`, into phases.
+
+    targets: (N,) original class indices; initial_increment: classes in phase 0, 0 for "as increment";
+    increment: classes in each later phase, the last may have fewer.
+    Raises DataError for increments that don't fit and classes without images.
+    """
+    increments = _increments(len(order), initial_increment, increment)
+    for split, targets in (("training", train_targets), ("test", test_targets)):
+        found = np.unique(targets)
+        if not np.array_equal(found, np.arange(len(order))):
+            odd = sorted(set(found.tolist()) ^ set(range(len(order))))
+            raise DataError(f"{split} images don't cover the {len(order)} classes: see class {odd[0]}")
+    train_labels, train_rows = _split(train_targets, order, increments)
+    test_labels, test_rows = _split(test_targets, order, increments)
+    starts = np.cumsum([0, *increments])
+    phases = tuple(
+        Phase(index, tuple(int(c) for c in order[starts[index] : starts[index + 1]]), *rows)
+        for index, rows in enumerate(zip(train_rows, test_rows, strict=True))
+    )
+    return Scenario(tuple(int(c) for c in order), phases, train_labels, test_labels)
+
+
+def _increments(num_classes: int, initial_increment: int, increment: int) -> list[int]:
+    """Numbers of new classes a phase. continuum refuses a remainder; here it is the last, smaller phase."""
+    for key, value, least in (("increment", increment, 1), ("initial_increment", initial_increment, 0)):
+        if not least <= value <= num_classes:
+            fits = f"the data has {num_classes} classes, give {least} to {num_classes}"
+            raise DataError(f"data.{key} = {value}; {fits}")
+    increments = [initial_increment or increment]
+    while (left := num_classes - sum(increments)) > 0:
+        increments.append(min(increment, left))
+    return increments
+
+
+def _split(targets: np.ndarray, order: Sequence[int], increments: list[int]) -> tuple[Tensor, list[Tensor]]:
+    """Labels (N,) and the rows of each phase, by continuum, whose "images" are the row numbers."""
+    from continuum import ClassIncremental  # late: 3 s and 2,000 modules
+    from continuum.datasets import InMemoryDataset
+
+    all_rows = np.arange(len(targets))
+    source = InMemoryDataset(all_rows, np.asarray(targets, dtype=np.int64))
+    scenario = ClassIncremental(source, increment=list(increments), class_order=list(order))
+    rows, labels = [], np.full(len(targets), -1)
+    for task in scenario:
+        task_rows, task_labels, _ = task.get_raw_samples()
+        rows.append(np.sort(task_rows))
+        labels[task_rows] = task_labels
+    starts = np.cumsum([0, *increments])
+    sound = (
+        len(rows) == len(increments)
+        and np.array_equal(np.sort(np.concatenate(rows)), all_rows)
+        and np.array_equal(np.asarray(order)[labels], targets)
+        and all(
+            labels[r].min() >= low and labels[r].max() < high
+            for r, low, high in zip(rows, starts, starts[1:], strict=False)
+        )
+    )
+    if not sound:
+        raise RuntimeError(f"continuum cut {len(targets)} rows wrongly: {increments} classes, order {order}")
+    return torch.from_numpy(labels), [torch.from_numpy(r) for r in rows]
+
+
+def _class_index(item: int | str, num_classes: int, class_names: Sequence[str]) -> int:
+    """One entry of a class order as an index."""
+    if isinstance(item, str):
+        if item in class_names:
+            return class_names.index(item)
+        near = get_close_matches(item, class_names, n=1)
+        known = _listed(range(num_classes), class_names)
+        hint = f"did you mean {near[0]!r}?" if near else f"classes are {known}"
+        raise DataError(f"data.class_order names {item!r}, which is no class; {hint}")
+    if isinstance(item, bool) or not hasattr(item, "__index__") or not 0 <= item < num_classes:
+        raise DataError(f"data.class_order holds {item!r}; give names or indices from 0 to {num_classes - 1}")
+    return int(item)
+
+
+def _listed(indices: Sequence[int], class_names: Sequence[str]) -> str:
+    """The first few classes by index and name, and how many more."""
+    shown = ", ".join(f"{index} ({class_names[index]})" for index in indices[:3])
+    return shown + (f" and {len(indices) - 3} more" if len(indices) > 3 else "")

@@ -1,0 +1,144 @@
+"""Where images come from: a name -> `Dataset`."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cil_func.data import folder
+from cil_func.errors import ConfigError, DataError
+
+NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
+CACHE = ".data"  # downloads go here, beside the working directory, unless data.path is given
+_TIMEOUT_SECONDS = 30.0  # of silence; without it a filtered network keeps a person waiting for minutes
+
+
+class Dataset(NamedTuple):
+    """Images uint8 (N, H, W, 3); targets int64 (N,), original class indices, each of 0..K-1 in both."""
+
+    train_images: np.ndarray
+    train_targets: np.ndarray
+    test_images: np.ndarray
+    test_targets: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def load(name: str, *, path: str = "", image_size: int = 0) -> Dataset:
+    """Loads a whole data set into memory.
+
+    name: one of NAMES; path: the folder of image files, or where cifar100 is kept; image_size: 0 for the
+    images' own (ImageNet: 224), otherwise the side in pixels that each is brought to, see `folder.resize`.
+    `imagenet100` is whichever 100 class folders are in (or linked into) path/train and path/val: several
+    subsets go by that name, and continuum would fetch one list of them from the network.
+    Raises DataError (one line) for data that is missing or unfit, ConfigError for an unknown name.
+    """
+    if image_size < 0:
+        raise ConfigError(f"data.image_size = {image_size}; give a side in pixels, or 0 for the images' own")
+    if name == "digits":
+        return _resized(_digits(), image_size)
+    if name == "cifar100":
+        return _resized(_cifar100(path), image_size)
+    if name == "image_folder":
+        return Dataset(*folder.read(path, image_size=image_size))
+    if name in ("imagenet100", "imagenet1000"):
+        return _imagenet(path, image_size or 224, num_classes=int(name.removeprefix("imagenet")))
+    near = get_close_matches(name, NAMES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
+
+
+def _digits() -> Dataset:
+    """scikit-learn's 1,797 digits of 8x8 pixels, embedded in the package; a stratified fifth is the test set.
+
+    Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), pixels 0..16.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
+    images = np.repeat(grey[..., None], 3, axis=3)  # (N, 8, 8, 3)
+    targets = digits.target.astype(np.int64)
+    rows = np.arange(len(targets))
+    train_rows, test_rows = train_test_split(rows, test_size=0.2, stratify=targets, random_state=0)
+    names = tuple(str(digit) for digit in digits.target_names)
+    return Dataset(images[train_rows], targets[train_rows], images[test_rows], targets[test_rows], names)
+
+
+def _cifar100(path: str) -> Dataset:
+    """CIFAR-100 by continuum, from `path` (default `.data`) or else downloaded into it (169 MB).
+
+    Source: Krizhevsky 2009; checksums are torchvision's, so half a file is never taken for the whole.
+    """
+    from continuum.datasets import CIFAR100  # late: 3 s and 2,000 modules
+
+    root = Path(path or CACHE).expanduser()
+    with _download_guard(root, "cifar-100-python"):
+        splits = [CIFAR100(data_path=str(root), train=train, download=True) for train in (True, False)]
+    arrays = [np.asarray(array) for split in splits for array in split.get_data()[:2]]
+    arrays[1::2] = [targets.astype(np.int64) for targets in arrays[1::2]]
+    return Dataset(*arrays, tuple(splits[0].dataset.classes))
+
+
+@contextmanager
+def _download_guard(root: Path, stem: str) -> Iterator[None]:
+    """A failed download becomes one DataError, and leaves the disk as it was found.
+
+    root: the folder; stem: the archive is root/stem.tar.gz and unpacks to root/stem. continuum makes
+    missing folders and torchvision writes to the final name: what was not there before is removed.
+    """
+    made = [p for p in (root, *root.parents) if not p.exists()]  # inner before outer
+    new = [p for p in (root / stem, root / f"{stem}.tar.gz") if not p.exists()]
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+    try:
+        yield
+    except BaseException as error:
+        for left in new:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        for directory in made:
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+        if not isinstance(error, Exception):  # an interrupt stays one
+            raise
+        lines = str(error).splitlines()
+        raise DataError(
+            f"cifar100 is not in {root} and could not be downloaded there "
+            f"({type(error).__name__}: {lines[0] if lines else 'no reason given'}); if you have the images "
+            'as files, set data.name = "image_folder" and data.path to the folder that holds train/ and test/'
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _imagenet(path: str, image_size: int, *, num_classes: int) -> Dataset:
+    """A folder with train/ and val/ (ImageNet's test/ has no labels), of exactly num_classes classes."""
+    # counted first: a wrong folder shouldn't be decoded for an hour before it is refused
+    train = Path(path).expanduser() / "train"
+    if path and train.is_dir():
+        found = sum(1 for p in train.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if found != num_classes:
+            raise DataError(
+                f"{train} has {found} class folders, imagenet{num_classes} has {num_classes}; "
+                'link those you mean into a folder of their own, or set data.name = "image_folder"'
+            )
+    return Dataset(*folder.read(path, image_size=image_size, test_names=("val",)))
+
+
+def _resized(dataset: Dataset, image_size: int) -> Dataset:
+    """The data set with images of image_size x image_size; 0 leaves them."""
+    if image_size in (0, dataset.train_images.shape[1]):
+        return dataset
+
+    def resize_all(images: np.ndarray) -> np.ndarray:
+        return np.stack([np.asarray(folder.resize(Image.fromarray(image), image_size)) for image in images])
+
+    return dataset._replace(
+        train_images=resize_all(dataset.train_images), test_images=resize_all(dataset.test_images)
+    )

@@ -1,0 +1,1 @@
+"""How a method is trained: the pure step, its compilation, and the loops over batches."""

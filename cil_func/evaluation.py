@@ -1,0 +1,60 @@
+"""What is measured at the end of a phase, and what a run's phases add up to: the rows of results.json."""
+
+from typing import Literal
+
+import torch
+
+from cil_func import classifier, metrics
+
+
+def phase_row(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    sizes: list[int],
+    head: dict,
+    *,
+    head_before_align: dict | None = None,
+    means: torch.Tensor | None = None,
+    predict: Literal["logits", "nme"] = "logits",
+) -> dict:
+    """The accuracies after a phase, in percent, on the test images of all classes seen.
+
+    features (N, D) and labels (N,) of those images; sizes: num_new of each phase so far; head: the
+    classifier; head_before_align: the same before aligning, None where nothing was aligned; means (K, D):
+    of the exemplars, for the nearest class mean (NME), None without a memory; predict: what top1, top5, the
+    per-phase accuracies and new_share are judged by. Shares are fractions of all predictions.
+    """
+    num_old = sum(sizes) - sizes[-1]
+    logits = classifier.apply(head, features)                                      # (N, K)
+    nearness = None if means is None else metrics.nme_scores(features, means)      # (N, K)
+    scores = nearness if predict == "nme" else logits
+    predictions = scores.argmax(dim=1)                                             # (N,)
+    correct = predictions == labels
+    before = None if head_before_align is None else classifier.apply(head_before_align, features)
+    phase_of_class = torch.repeat_interleave(torch.tensor(sizes))                  # (K,)
+    old = labels < num_old
+    return {
+        "classes_seen": sum(sizes),
+        "num_new": sizes[-1],
+        "top1": metrics.accuracy(scores, labels),
+        "top5": metrics.accuracy(scores, labels, k=5),
+        "nme_top1": None if nearness is None else metrics.accuracy(nearness, labels),
+        "per_phase_top1": metrics.per_phase_accuracy(correct, phase_of_class[labels], len(sizes)),
+        "old_top1": metrics.accuracy(scores[old], labels[old]) if num_old else None,
+        "new_top1": metrics.accuracy(scores[~old], labels[~old]),
+        "top1_before_align": None if before is None else metrics.accuracy(before, labels),
+        "new_share": metrics.new_share(predictions, num_old),
+        "new_share_before_align": None if before is None else metrics.new_share(before.argmax(1), num_old),
+    }
+
+
+def summary(rows: list[dict]) -> dict:
+    """What the phases so far add up to: the matrix, the average, the last accuracy and forgetting, in percent."""
+    matrix = [row["per_phase_top1"] for row in rows]
+    top1 = [row["top1"] for row in rows]
+    return {
+        "accuracy_matrix": matrix,
+        "average_incremental_accuracy": metrics.average_incremental_accuracy(top1),
+        "last_accuracy": top1[-1],
+        "forgetting": metrics.forgetting(matrix),
+    }

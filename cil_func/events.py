@@ -1,0 +1,191 @@
+"""What happens in a run, on disk: files that are whole or not there, one event a line, the run's status.
+
+An event is a plain dict with the key "event"; every reader (`report/`) lives from these files alone.
+JSON here is strict: Python's `NaN` and `Infinity` are no JSON, and other readers refuse the whole file.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SKIPPED = frozenset({"progress"})  # several a second, for the eye only
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file atomically: after a crash or a full disk `path` holds the old bytes or the new ones.
+
+    Raises OSError (no folder, no space, no right); the old file and no temporary one are left then.
+    """
+    path = Path(path)
+    # Not tempfile: its files are readable by the owner alone, and os.replace would keep that.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename, else a power cut may leave the new name, empty
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` as UTF-8, atomically; raises OSError as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as strict, indented JSON with a trailing newline, atomically.
+
+    Arrays and tensors become numbers and lists. Raises ValueError that names the key of a number that is
+    not finite (results with a NaN in them are a fault to find, not to write), OSError as `write_bytes` does.
+    """
+    plain = _plain(value, str(path), refuse=True)
+    write_text(path, json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+class Log:
+    """Appends events to a file, one line of strict JSON each, with "time" in UNIX seconds added.
+
+    A line is flushed as it is written; "progress" events are skipped. A number that is not finite is
+    written as null: the loss that ends a run must not end its log. What a killed process left of a last
+    line is cut off when the file is opened again, else the next event would be glued to it.
+    Raises OSError (no folder, no space).
+    """
+
+    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        _mend(Path(path))
+        self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by close)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Records one event."""
+        if event.get("event") in SKIPPED:
+            return
+        plain = _plain({**event, "time": round(self._clock(), 3)}, "event", refuse=False)
+        self._file.write(json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The events of a file, in order; a torn last line (the process was killed) is left out.
+
+    Raises OSError if there is no such file, ValueError that names the line if another one is broken.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    found = []
+    for index, line in enumerate(lines):
+        if not line.strip():
+            continue
+        event = _parse(line)
+        if event is not None:
+            found.append(event)
+        elif any(rest.strip() for rest in lines[index + 1 :]):
+            raise ValueError(f"{path}, line {index + 1}: no JSON object; delete that line to read the rest")
+    return found
+
+
+class Status:
+    """Keeps `directory`/status.json: what the run is doing, or how it ended.
+
+    torchrun answers 1 for every failure, so "exit_code" here is the real one (null while the run goes on).
+    "started" and "updated" are UNIX seconds. Each method raises OSError as `write_bytes` does.
+    """
+
+    def __init__(self, directory: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = Path(directory) / "status.json"
+        self._clock = clock
+        self._started = round(clock(), 3)
+
+    def running(self, message: str = "") -> None:
+        """The run goes on; call it again to renew "updated"."""
+        self._write("running", None, message)
+
+    def finished(self, message: str = "") -> None:
+        """The run is complete."""
+        self._write("finished", 0, message)
+
+    def stopped(self, code: int, message: str) -> None:
+        """A person or the machine's scheduler stopped the run (130, 143)."""
+        self._write("stopped", code, message)
+
+    def failed(self, code: int, message: str) -> None:
+        """The run ended with an error; `message` is the line that the person got."""
+        self._write("failed", code, message)
+
+    def _write(self, state: str, code: int | None, message: str) -> None:
+        times = {"started": self._started, "updated": round(self._clock(), 3)}
+        record = {"state": state, "exit_code": code, "message": message, **times, "pid": os.getpid()}
+        write_json(self._path, record)
+
+
+def _plain(value: Any, where: str, *, refuse: bool) -> Any:
+    """`value` in JSON's own types; a float that isn't finite raises ValueError (`refuse`) or becomes None."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        if refuse:
+            raise ValueError(f"{where}: {value} is not finite, and JSON has no such number")
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}: {key}", refuse=refuse) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{index}]", refuse=refuse) for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # NumPy's and torch's arrays and scalars, without importing either
+        return _plain(value.tolist(), where, refuse=refuse)
+    raise TypeError(f"{where}: {type(value).__name__} has no form in JSON")
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The event on one line, or None if the line holds no whole JSON object."""
+    try:
+        event = json.loads(line)
+    except ValueError:  # UnicodeDecodeError is one too: a line may be torn inside a character
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _mend(path: Path) -> None:
+    """Ends a log's last line: with a newline if the event on it is whole, else by cutting it off."""
+    try:
+        with open(path, "r+b") as file:
+            data = file.read()
+            tail = data[data.rfind(b"\n") + 1 :]
+            if tail and _parse(tail) is not None:
+                file.write(b"\n")
+            elif tail:
+                file.truncate(len(data) - len(tail))
+    except FileNotFoundError:
+        pass
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename last through a power cut; some network file systems can't, and that is no failure."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,119 @@
+"""The two losses of class-incremental learning: learn the labels, and don't forget the teacher.
+
+    L = (1 - lambda) cross_entropy(new and old images, labels) + lambda distillation(old logits)
+
+Both take an optional `mask` (C,) bool of the classes that take part. It is a tensor, so its value changes
+from phase to phase while shapes, and the compiled step, stay: a classifier of full width with the mask of
+the classes seen has the loss and the gradients of a narrow one cut to those classes.
+
+Nothing that depends on data is checked, for these run inside a compiled step, which cannot branch on it:
+that targets lie in [0, C), that their class is in the mask, and that the mask holds a class is up to the
+caller. Half-precision logits are worked on, and answered, in float32; float32 and float64 stay as they are.
+"""
+
+import torch
+import torch.nn.functional as F
+
+# What a masked logit is replaced by. exp(-1e9 - anything sensible) is 0 exactly in float32 and float64, so a
+# masked class has probability 0; being finite, it gives 0 * -1e9 = 0 where -inf would give NaN.
+_MASKED = -1e9
+
+
+def cross_entropy(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean over the batch of -sum_c q_c log softmax(logits)_c, where q is the label, smoothed.
+
+        q_c = (1 - label_smoothing) [c = target] + label_smoothing / (number of classes that take part)
+
+    logits: (B, C); targets: (B,) integers in [0, C) (outside: undefined when compiled, an index error
+    else); mask: (C,) bool, None for all classes. With a mask, value and gradients are those of
+    `logits[:, mask]`; masked logits get a gradient of exactly 0, whatever they hold.
+    Returns a 0-d tensor in nats. Works under torch.func.grad, vmap and torch.compile(fullgraph=True).
+    Raises ValueError for shapes that don't fit, targets that are not integers, an empty batch, and
+    label_smoothing outside [0, 1).
+    Source: Szegedy et al. 2016 (arXiv:1512.00567), section 7; equals torch.nn.functional.cross_entropy.
+    """
+    _check("cross_entropy", "logits", logits, mask)
+    if targets.ndim != 1 or targets.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"cross_entropy: targets {tuple(targets.shape)} for logits {tuple(logits.shape)}; "
+            f"targets must be ({logits.shape[0]},)"
+        )
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(f"cross_entropy: targets are {targets.dtype}; give class indices as integers")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; it must be in [0, 1)")
+    log_probs = F.log_softmax(_hide(_widen(logits), mask), dim=1)  # (B, C)
+    loss = -log_probs.gather(1, targets.long()[:, None]).mean()
+    if label_smoothing == 0:
+        return loss
+    if mask is None:
+        spread = log_probs.mean()
+    else:
+        # masked columns are left out of the sum: there log_probs is -1e9 and not 0
+        spread = torch.where(mask, log_probs, 0.0).sum(dim=1).mean() / mask.sum()
+    return (1 - label_smoothing) * loss - label_smoothing * spread
+
+
+def distillation(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    *,
+    temperature: float,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Soft cross-entropy of the student against the teacher: what the old model knew is kept.
+
+        mean over the batch of  -sum_c softmax(teacher / T)_c log softmax(student / T)_c
+
+    student_logits, teacher_logits: (B, C), over the *old* classes alone (cut, or by `mask` (C,) bool).
+    T above 1 softens both, so that the teacher's opinion on the wrong classes counts as well.
+    There is no factor T^2, and no teacher entropy is subtracted (that is KL, which has the same gradient
+    with respect to the student); published recipes differ there, so the weight is the method's business.
+    The gradient is not stopped at the teacher: differentiate with respect to the student.
+    Returns a 0-d tensor in nats, never 0 unless the teacher is certain. Works under torch.func.grad, vmap
+    and torch.compile(fullgraph=True). With a mask, value and gradients are those of `[:, mask]`.
+    Raises ValueError for unequal shapes, an empty batch, and a temperature that is not above 0 and finite.
+    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq. 2.
+    """
+    _check("distillation", "student_logits", student_logits, mask)
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"distillation: student_logits {tuple(student_logits.shape)} and teacher_logits "
+            f"{tuple(teacher_logits.shape)} differ; cut both to the old classes"
+        )
+    _check("distillation", "teacher_logits", teacher_logits, mask)
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"distillation: temperature={temperature}; it must be above 0 and finite")
+    # hidden after the division, so that a small temperature cannot make the constant infinite
+    log_student = F.log_softmax(_hide(_widen(student_logits) / temperature, mask), dim=1)
+    teacher = F.softmax(_hide(_widen(teacher_logits) / temperature, mask), dim=1)
+    return -(teacher * log_student).sum(dim=1).mean()
+
+
+def _widen(logits: torch.Tensor) -> torch.Tensor:
+    """float16 and bfloat16 as float32: neither can hold -1e9 beside a logit, nor a sum over many classes."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _hide(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Logits in which the classes outside the mask have no probability and no gradient."""
+    return logits if mask is None else torch.where(mask, logits, _MASKED)
+
+
+def _check(function: str, name: str, logits: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Raises ValueError unless logits are floating (B, C), B and C above 0, and mask is (C,) bool or None."""
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise ValueError(f"{function}: {name} {tuple(logits.shape)} are not (B, C) with B and C at least 1")
+    if not logits.is_floating_point():
+        raise ValueError(f"{function}: {name} are {logits.dtype}; give floating-point logits")
+    if mask is not None and (mask.shape != logits.shape[1:] or mask.dtype != torch.bool):
+        raise ValueError(
+            f"{function}: mask {tuple(mask.shape)} {mask.dtype} for {name} {tuple(logits.shape)}; "
+            f"it must be ({logits.shape[1]},) torch.bool"
+        )

@@ -1,0 +1,27 @@
+"""Distillation from the last phase's model, added to a method's loss as the published variants do."""
+
+from dataclasses import replace
+
+from cil_func import losses
+from cil_func.methods.base import Method, Options
+
+
+def add(method: Method, options: Options) -> Method:
+    """The method with KD over the old classes added to its loss, CE; in phase 0 its loss alone.
+
+    "convex": (1 - w) CE + w KD, w a constant or, "dynamic", num_old / (num_old + num_new).
+    "sum": CE + w KD. Source: Zhao et al. 2020 (arXiv:1911.07053).
+    """
+
+    def loss(student, teacher, labels, classes):
+        ce = method.loss(student, None, labels, classes)
+        if teacher is None:
+            return ce
+        kd = losses.distillation(
+            student.logits, teacher.logits, temperature=options.temperature, mask=classes.old
+        )
+        dynamic = options.kd_weight == "dynamic"
+        weight = classes.old.sum() / classes.seen.sum() if dynamic else options.kd_weight
+        return ce + weight * kd if options.kd_combination == "sum" else (1 - weight) * ce + weight * kd
+
+    return replace(method, loss=loss, uses_teacher=True)

@@ -1,0 +1,33 @@
+"""WA, weight aligning (Zhao et al. 2020, arXiv:1911.07053): replay with distillation, then aligned rows.
+
+After a phase the newest rows of the classifier are longer than the old ones, so nearly everything is
+called new. Scaling them to the same mean norm undoes that (`classifier.align`).
+"""
+
+from dataclasses import replace
+
+import torch
+
+from cil_func import classifier
+from cil_func.methods import distill, replay
+from cil_func.methods.base import Method, Options
+
+
+def make(options: Options) -> Method:
+    """Replay with another loss and a finish; the published variants are `options`."""
+    method = replace(distill.add(replay.make(options), options), name="wa")
+    if options.align:
+        method = replace(method, finish=align)
+    return replace(method, project=clip) if options.clip_weights else method
+
+
+def align(params: dict, num_new: int) -> tuple[dict, torch.Tensor]:
+    """`classifier.align` on a model's params: (params, gamma)."""
+    head, gamma = classifier.align(params["classifier"], num_new)
+    return {**params, "classifier": head}, gamma
+
+
+def clip(params: dict) -> dict:
+    """Classifier weights (new and old rows) clipped to at least 0, so that a norm measures a row's pull."""
+    head = params["classifier"]
+    return {**params, "classifier": {**head, "weight": head["weight"].clamp(min=0)}}

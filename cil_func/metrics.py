@@ -1,0 +1,179 @@
+"""What is measured after a phase, and what sums up a run. Accuracies are percent; all of it runs eagerly.
+
+After phase i the model is tested on the images of every class seen so far. `accuracy_matrix[i][j]` is the
+accuracy on the classes of phase j after phase i, j <= i: a triangle. Its rows show what is forgotten.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def average_incremental_accuracy(top1_per_phase: Sequence[float]) -> float:
+    """Mean over phases of the accuracy on all classes seen by then: the field's headline number.
+
+    top1_per_phase: one number a phase, the first phase included. Returns it in the same unit (percent).
+    Raises ValueError for an empty list or a number that is not finite.
+    Source: Rebuffi et al. 2017 (iCaRL, arXiv:1611.07725), section 4.1.
+    """
+    values = [float(value) for value in top1_per_phase]
+    if not values:
+        raise ValueError("average_incremental_accuracy: no phase; give the top-1 of at least one")
+    _check_finite("average_incremental_accuracy", values)
+    return math.fsum(values) / len(values)
+
+
+def forgetting(accuracy_matrix: Sequence[Sequence[float]]) -> float | None:
+    """How far the accuracy on old phases has fallen from its best, in the unit of the matrix (percent).
+
+        F = mean over j < T-1 of ( max over j <= i < T-1 of a[i][j]  -  a[T-1][j] ),   T phases
+
+    The best is sought in *earlier* phases only, so an old phase that ends better than ever makes its term
+    negative. accuracy_matrix: row i has the i + 1 accuracies after phase i. None for a single phase.
+    Raises ValueError if a row i hasn't i + 1 entries, for no row, or a number that is not finite.
+    Source: Chaudhry et al. 2018 (arXiv:1801.10112), eq. 3.
+    """
+    matrix = [[float(value) for value in row] for row in accuracy_matrix]
+    if not matrix:
+        raise ValueError("forgetting: no row; give one for each phase")
+    for i, row in enumerate(matrix):
+        if len(row) != i + 1:
+            raise ValueError(f"forgetting: row {i} has {len(row)} entries; after phase {i} there are {i + 1}")
+        _check_finite("forgetting", row)
+    *earlier, final = matrix
+    if not earlier:
+        return None
+    drops = [max(row[j] for row in earlier[j:]) - final[j] for j in range(len(earlier))]
+    return math.fsum(drops) / len(drops)
+
+
+def correct(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> torch.Tensor:
+    """Whether the target is among the k classes with the highest scores: (N, K), (N,) -> (N,) bool.
+
+    With k >= K all are. Of equal scores the lower class comes first, so k = 1 is argmax and a model that
+    answers all zeros is not right everywhere. Scores may be -inf (a class ruled out).
+    Raises ValueError for shapes that don't fit, no image, k below 1, NaN, or a target outside [0, K).
+    """
+    if scores.ndim != 2 or targets.shape != scores.shape[:1] or 0 in scores.shape:
+        raise ValueError(
+            f"correct: scores {tuple(scores.shape)} and targets {tuple(targets.shape)}; "
+            "give (N, K) and (N,) with at least 1 image and 1 class"
+        )
+    if k < 1:
+        raise ValueError(f"correct: k={k}; give 1 or more")
+    if scores.isnan().any():
+        raise ValueError("correct: scores hold NaN; the model that made them has diverged")
+    targets = targets.long()
+    _check_range("correct", "targets", targets, scores.shape[1])
+    own = scores.gather(1, targets[:, None])  # (N, 1)
+    lower = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]  # (N, K)
+    rank = ((scores > own) | ((scores == own) & lower)).sum(dim=1)  # (N,), 0 is the best
+    return rank < k
+
+
+def accuracy(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> float:
+    """Top-min(k, K) accuracy in percent; scores (N, K), targets (N,). Raises ValueError as `correct` does."""
+    return _percent(correct(scores, targets, k=k))
+
+
+def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases: int) -> list[float]:
+    """Percent correct on the classes of each phase: a row of the accuracy matrix.
+
+    correct: (N,) bool; phase_of: (N,) integers, the phase that brought the class of each test image.
+    Raises ValueError for shapes that differ, a phase outside [0, num_phases), or one without test images.
+    """
+    if correct.ndim != 1 or correct.shape != phase_of.shape:
+        raise ValueError(
+            f"per_phase_accuracy: correct {tuple(correct.shape)} and phase_of {tuple(phase_of.shape)}; "
+            "give (N,) and (N,)"
+        )
+    _check_range("per_phase_accuracy", "phase_of", phase_of, num_phases)
+    row = []
+    for phase in range(num_phases):
+        of_phase = correct[phase_of == phase]
+        if not len(of_phase):
+            raise ValueError(f"per_phase_accuracy: phase {phase} of {num_phases} has no test image")
+        row.append(_percent(of_phase))
+    return row
+
+
+def new_share(predictions: torch.Tensor, num_old: int) -> float:
+    """Fraction, 0 to 1, of predictions that name a class of the newest phase, one with index >= num_old.
+
+    predictions: (N,) class indices in order of arrival. An unbiased model, on as many test images of each
+    class, is near num_new / classes_seen; one trained on few exemplars is far above it before aligning.
+    Raises ValueError for no prediction, or num_old below 0.
+    """
+    if predictions.ndim != 1 or not len(predictions) or num_old < 0:
+        raise ValueError(
+            f"new_share: predictions {tuple(predictions.shape)}, num_old={num_old}; "
+            "give (N,) with N at least 1, and num_old of 0 or more"
+        )
+    return (predictions >= num_old).sum().item() / len(predictions)
+
+
+def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """The prototype of each class: rows L2-normalised, their mean, L2-normalised again.
+
+    features: (M, D), of the exemplars; labels: (M,) in [0, num_classes). Returns (num_classes, D), float32 or
+    wider, on the device of the features. Zero rows, and means that are zero, stay zero.
+    Raises ValueError for shapes that don't fit, labels out of range, or classes without a row, by number.
+    Source: iCaRL (arXiv:1611.07725), algorithm 1 and section 2.1.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"class_means: features {tuple(features.shape)} and labels {tuple(labels.shape)}; "
+            "give (M, D) and (M,)"
+        )
+    labels = labels.long()
+    _check_range("class_means", "labels", labels, num_classes)
+    counts = torch.bincount(labels, minlength=num_classes)  # (K,)
+    missing = (counts == 0).nonzero()[:, 0].tolist()
+    if missing:
+        raise ValueError(f"class_means: no row for classes {missing}; each class needs at least 1 exemplar")
+    units = _unit(features)
+    # a product with the one-hot matrix, and not index_add, whose order of summation varies on CUDA
+    sums = F.one_hot(labels, num_classes).to(units.dtype).T @ units  # (K, M) @ (M, D)
+    return _unit(sums / counts[:, None])
+
+
+def nme_scores(features: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """Nearest-mean-of-exemplars scores, the higher the nearer: - || f / ||f|| - mean_c ||^2.
+
+    features: (N, D), normalised here; means: (K, D) from `class_means`. Returns (N, K): the prediction is
+    the argmax, as for logits. It doesn't use the classifier's rows, so their bias can't spoil it.
+    Raises ValueError for shapes that don't fit. Source: iCaRL (arXiv:1611.07725), algorithm 1.
+    """
+    if features.ndim != 2 or means.ndim != 2 or features.shape[1] != means.shape[1]:
+        raise ValueError(
+            f"nme_scores: features {tuple(features.shape)} and means {tuple(means.shape)}; "
+            "give (N, D) and (K, D)"
+        )
+    units = _unit(features)
+    means = means.to(units.dtype)
+    return 2 * units @ means.T - means.square().sum(dim=1) - units.square().sum(dim=1, keepdim=True)
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows divided by their L2 norms, in float32 or wider; zero rows stay zero."""
+    return F.normalize(rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows, dim=1)
+
+
+def _percent(correct: torch.Tensor) -> float:
+    """Share of true entries in percent, exact: the count is an integer until the last division."""
+    return 100 * correct.sum().item() / len(correct)
+
+
+def _check_finite(function: str, values: list[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{function}: {values} holds a number that is not finite")
+
+
+def _check_range(function: str, name: str, indices: torch.Tensor, stop: int) -> None:
+    if not len(indices):
+        return
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= stop:
+        raise ValueError(f"{function}: {name} from {low} to {high}; they must be in [0, {stop})")

@@ -1,0 +1,75 @@
+"""A model is a backbone and a linear classifier: two trees, and one forward function.
+
+    params = {"backbone": {"resnet32": {...}}, "classifier": {"weight": (K, D), "bias": (K,)}}
+    state  = {"backbone": {"resnet32": {...}}}         batch norm's running statistics
+
+The one key under "backbone" is its name, so that a tree says which network it belongs to. Freezing is a
+choice of what is differentiated: `tree.partition(params, ...)`, then `torch.func.grad` of the first part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from cil_func import classifier, rng
+from cil_func.nn import resnet, timm_backbone
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """init(key) -> (params, state); apply(params, state, images, *, train[, norm_batch]) -> (features, state).
+
+    feature_dim() is the width D of the features (B, D).
+    """
+
+    init: Callable
+    apply: Callable
+    feature_dim: Callable[[], int]
+
+
+def backbone(name: str) -> Backbone:
+    """The backbone called `name`: "resnet20|32|44|56|110" or "timm:<name>".
+
+    Raises ValueError for another name, ConfigError for a model that timm doesn't have.
+    """
+    if name.startswith("timm:"):
+        inner = name.removeprefix("timm:")
+        return Backbone(
+            init=partial(timm_backbone.init, name=inner),
+            apply=partial(timm_backbone.apply, name=inner),
+            feature_dim=partial(timm_backbone.feature_dim, inner),
+        )
+    depths = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
+    if name not in depths:
+        raise ValueError(f'backbone: "{name}"; one of {", ".join(depths)}, or "timm:<name>"')
+    return Backbone(partial(resnet.init, depth=depths[name]), resnet.apply, resnet.feature_dim)
+
+
+def init(key: int, backbone_name: str, num_classes: int) -> tuple[dict, dict]:
+    """Draws (params, state) of a new model on the CPU in float32. Raises as `backbone` does."""
+    net = backbone(backbone_name)
+    params, state = net.init(rng.fold_in(key, "backbone"))
+    head = classifier.init(rng.fold_in(key, "classifier"), net.feature_dim(), num_classes)
+    return {"backbone": {backbone_name: params}, "classifier": head}, {"backbone": {backbone_name: state}}
+
+
+def apply(
+    params: dict, state: dict, images: torch.Tensor, *, train: bool, norm_batch: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """The forward pass: images (B, 3, H, W), float -> (logits (B, K), features (B, D), new state).
+
+    The images' dtype is the precision of the convolutions; features and logits have the parameters'.
+    train: batch norm uses the batch (by groups of `norm_batch` images, 0: all) and moves the state;
+    otherwise the state comes back as it went in. Works under torch.func and torch.compile(fullgraph=True).
+    Raises ValueError for images that are not (B, 3, H, W).
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"apply: images of shape {tuple(images.shape)}; (B, 3, H, W) fits")
+    ((name, weights),) = params["backbone"].items()
+    groups = {"norm_batch": norm_batch} if norm_batch else {}
+    features, moved = backbone(name).apply(
+        weights, state["backbone"][name], images, train=train, **groups
+    )                                                                              # (B, D)
+    return classifier.apply(params["classifier"], features), features, {"backbone": {name: moved}}

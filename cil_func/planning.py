@@ -1,0 +1,111 @@
+"""What a run will do, counted before it does it: images, steps, parameters, memory."""
+
+import math
+
+import torch
+
+from cil_func import memory, model, tree
+from cil_func.setup import Setup
+
+
+def run_start(setup: Setup) -> dict:
+    """The "run_start" event: what is run on what, and how many images each phase trains on, an epoch."""
+    phases = setup.scenario.phases
+    return {
+        "event": "run_start",
+        "method": setup.method.name,
+        "data": setup.config.data.name,
+        "backbone": setup.config.model.backbone,
+        "device": setup.device.type,
+        "precision": setup.config.run.precision,
+        "num_classes": setup.num_classes,
+        "phases": [len(phase.classes) for phase in phases],
+        "epochs": [setup.trainer(phase).epochs for phase in phases],
+        "train_images": train_images(setup),
+    }
+
+
+def train_images(setup: Setup) -> list[int]:
+    """Images that each phase trains on, an epoch: new and kept, or all that were seen."""
+    new = [len(phase.train_rows) for phase in setup.scenario.phases]
+    if setup.method.rows == "all":
+        return [sum(new[: index + 1]) for index in range(len(new))]
+    return [count + exemplars(setup, index) for index, count in enumerate(new)]
+
+
+def exemplars(setup: Setup, index: int) -> int:
+    """How many exemplars phase `index` starts with."""
+    if index == 0 or not setup.method.uses_memory:
+        return 0
+    seen = sum(len(phase.classes) for phase in setup.scenario.phases[:index])
+    settings = setup.config.memory
+    quota = memory.quota(seen, size=settings.size, fixed_per_class=settings.fixed_per_class)
+    counts = torch.bincount(setup.scenario.train_labels, minlength=setup.num_classes)[:seen]  # (seen,)
+    return int(counts.clamp(max=quota).sum())
+
+
+def describe(setup: Setup) -> str:
+    """The plan as text, for `--dry-run`."""
+    start = run_start(setup)
+    lines = [
+        f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
+        f"{start['device']}, {start['precision']}",
+        "",
+        f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}",
+    ]
+    seen = total = 0
+    for phase, new, images, epochs in zip(
+        setup.scenario.phases, start["phases"], start["train_images"], start["epochs"], strict=True
+    ):
+        seen += new
+        steps = epochs * math.ceil(images / setup.trainer(phase).batch_size)
+        total += steps
+        kept = exemplars(setup, phase.index)
+        lines.append(f"{phase.index:>5} {new:>5} {seen:>5} {images:>8} {kept:>6} {epochs:>6} {steps:>8}")
+    trained = sum(images * epochs for images, epochs in zip(start["train_images"], start["epochs"], strict=True))
+    return "\n".join([*lines, "", f"{total:,} steps over {trained:,} images", *_sizes(setup)])
+
+
+def _sizes(setup: Setup) -> list[str]:
+    """Lines on parameters and memory, in MB of 10^6 bytes."""
+    params, state = model.init(0, setup.config.model.backbone, setup.num_classes)
+    weights = _bytes(params) * (2 if setup.dtype == torch.float64 else 1)
+    copies = 4 if setup.method.uses_teacher else 3
+    images = [setup.train_images, setup.test_images]
+    return [
+        f"parameters: {tree.size(params):,} (backbone {tree.size(params['backbone']):,}), "
+        f"statistics: {tree.size(state):,}",
+        f"memory: images {_mb(_bytes(images))}; parameters, gradients, momentum"
+        f"{', teacher' if copies == 4 else ''} {_mb(copies * weights)}; "
+        f"activations of a batch about {_mb(activation_bytes(setup))}",
+    ]
+
+
+def activation_bytes(setup: Setup) -> int:
+    """Bytes that the backward pass of one batch keeps, run eagerly: counted on the meta device, without work."""
+    params, state = tree.cast(
+        model.init(0, setup.config.model.backbone, setup.num_classes), dtype=setup.dtype, device="meta"
+    )
+    settings = setup.config.optim
+    shape = (settings.batch_size, 3, *setup.train_images.shape[1:3])
+    images = torch.empty(shape, dtype=setup.compute_dtype, device="meta")
+    held: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held[id(tensor.untyped_storage())] = tensor
+        return tensor
+
+    for leaf in tree.leaves(params):
+        leaf.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.apply(params, state, images, train=True, norm_batch=settings.norm_batch)
+    own = {id(leaf.untyped_storage()) for leaf in tree.leaves((params, state))}
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)
+
+
+def _bytes(tensors: tree.Tree) -> int:
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(tensors))
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,61 @@
+"""Events in words: the lines that both consoles print."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cil_func.report import tables
+from cil_func.report.time_left import duration
+
+Event = Mapping[str, Any]
+
+
+def header_lines(event: Event) -> list[str]:
+    """What runs, on what, how much of it and where its files go: two lines."""
+    phases, epochs = event.get("phases") or [], event.get("epochs") or []
+    planned = sum(a * b for a, b in zip(event.get("train_images") or [], epochs, strict=False))
+    name = f"{event.get('method', '-')} on {event.get('data', '-')}"
+    sizes = f"{event.get('num_classes', '-')} classes in {times(len(phases), 'phase')} ({groups(phases)})"
+    device = ", ".join(str(event.get(key) or "-") for key in ("backbone", "device", "precision"))
+    return [
+        f"{name}: {sizes}, {device}",
+        f"epochs {groups(epochs)}, {planned:,} images in all; files in {event.get('directory', '-')}",
+    ]
+
+
+def groups(counts: Sequence[int]) -> str:
+    """Counts with repeats folded: [50, 10, 10] is "50, 2 x 10"."""
+    folded = ((value, len(list(same))) for value, same in itertools.groupby(counts))
+    return ", ".join(f"{many} x {value}" if many > 1 else str(value) for value, many in folded) or "-"
+
+
+def phase_text(event: Event) -> str:
+    """What a phase brings: "2 new classes, 4 seen, 387 images, 40 epochs"."""
+    new, epochs, images = (event.get(key) or 0 for key in ("num_new", "epochs", "train_images"))
+    seen = event.get("classes_seen", "-")
+    return f"{times(new, 'new class', 'es')}, {seen} seen, {images:,} images, {times(epochs, 'epoch')}"
+
+
+def measures_text(latest: Event, doing: str) -> str:
+    """The bar's second line: measures of the newest epoch, or what is being done instead of training."""
+    parts = []
+    if "loss" in latest:
+        parts.append(f"loss {tables.number(latest['loss'], 4)}")
+        parts.append(f"train {tables.number(latest.get('train_top1'))} %")
+    if "test_top1" in latest:
+        parts.append(f"test {tables.number(latest['test_top1'])} %")
+    if doing:
+        parts.append(doing)
+    elif latest.get("images_per_second") is not None:
+        parts.append(f"{latest['images_per_second']:,.0f} images/s")
+    return "  " + "   ".join(parts)
+
+
+def time_line(event: Event) -> str:
+    """The run's wall time, aligned with `tables.summary_lines`."""
+    return f"{'time':<28}  {duration(event.get('seconds'))}"
+
+
+def times(count: int, noun: str, plural: str = "s") -> str:
+    """A count with its noun: "1 phase", "2 new classes"."""
+    return f"{count} {noun}{'' if count == 1 else plural}"

@@ -1,0 +1,157 @@
+"""The table of phases: as plain text, as Markdown, and as a rich.Table for a terminal.
+
+All of them take `results`, the dict of results.json (its "phases", averages, config and environment);
+what is missing or null shows as "-". Percent everywhere, shares too. Plain text is ASCII and fits in 80
+columns: a log may be read in any encoding.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+
+Row = Mapping[str, Any]
+Results = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """One column: `cell` makes a row's text, at most `width` characters for the values that occur."""
+
+    title: str
+    width: int
+    cell: Callable[[Row], str]
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """`value` with that many decimals, or "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as percent with one decimal, or "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def fair_share(row: Row) -> float | None:
+    """The part of the classes seen that the newest phase brought: what its share of predictions should be."""
+    seen, new = row.get("classes_seen"), row.get("num_new")
+    return new / seen if seen and new is not None else None
+
+
+def _new_share(row: Row) -> str:
+    before, after = row.get("new_share_before_align"), row.get("new_share")
+    return percent(after) if before is None else f"{percent(before)} -> {percent(after)}"
+
+
+def _seconds(row: Row) -> str:
+    spent = row.get("seconds")
+    total = sum(value or 0 for value in spent.values()) if isinstance(spent, Mapping) else spent
+    return number(total, 1 if total is None or total < 1000 else 0)
+
+
+COLUMNS = (
+    Column("phase", 5, lambda row: str(row.get("phase", "-"))),
+    Column("classes", 7, lambda row: str(row.get("classes_seen", "-"))),
+    Column("top1", 5, lambda row: number(row.get("top1"))),
+    Column("top5", 5, lambda row: number(row.get("top5"))),
+    Column("nme", 5, lambda row: number(row.get("nme_top1"))),
+    Column("old", 5, lambda row: number(row.get("old_top1"))),
+    Column("new", 5, lambda row: number(row.get("new_top1"))),
+    Column("gamma", 5, lambda row: number(row.get("gamma"), 3)),
+    Column("new share", 13, _new_share),
+    Column("fair", 5, lambda row: percent(fair_share(row))),
+    Column("seconds", 7, _seconds),
+)
+
+LEGEND = (
+    "percent; new share: predictions that name a class of the newest phase, before ->",
+    "after aligning; fair: the part of the classes seen that the newest phase brought",
+)
+
+
+def header_line() -> str:
+    """The titles, aligned with `row_line`; 77 characters."""
+    return " ".join(column.title.rjust(column.width) for column in COLUMNS)
+
+
+def row_line(row: Row) -> str:
+    """One phase as a line under `header_line`."""
+    return " ".join(column.cell(row).rjust(column.width) for column in COLUMNS)
+
+
+def summary_lines(results: Results) -> list[str]:
+    """The run in three aligned lines: average incremental accuracy, last accuracy, forgetting."""
+    figures = (
+        ("average incremental accuracy", results.get("average_incremental_accuracy"), "%"),
+        ("last accuracy", results.get("last_accuracy"), "%"),
+        ("forgetting", results.get("forgetting"), "points"),
+    )
+    return [
+        f"{name:<28}  {number(value):>5}" + (f" {unit}" if value is not None else "")
+        for name, value, unit in figures
+    ]
+
+
+def phase_table(results: Results) -> str:
+    """The phases and the summary as plain text, without a trailing newline."""
+    rows = [row_line(row) for row in results.get("phases", [])]
+    rule = "-" * len(header_line())
+    return "\n".join([header_line(), rule, *rows, rule, *LEGEND, "", *summary_lines(results)])
+
+
+def rich_table(results: Results) -> Table:
+    """The phases as a table for a terminal of 80 columns or more."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
+    for column in COLUMNS:
+        style = "bold" if column.title == "top1" else None
+        table.add_column(column.title, justify="right", no_wrap=True, min_width=column.width, style=style)
+    for row in results.get("phases", []):
+        table.add_row(*(column.cell(row) for column in COLUMNS))
+    return table
+
+
+def markdown(results: Results) -> str:
+    """The phases, the summary and the recipe behind them, as a Markdown document."""
+    lines = [f"# {title(results)}", "", _cells(column.title for column in COLUMNS)]
+    lines.append(_cells("---:" for _ in COLUMNS))
+    lines += [_cells(column.cell(row) for column in COLUMNS) for row in results.get("phases", [])]
+    legend = " ".join(LEGEND)
+    lines += ["", legend[0].upper() + legend[1:] + ".", ""]
+    lines += ["- " + " ".join(line.split()) for line in summary_lines(results)]
+    return "\n".join([*lines, "", "## Recipe", "", *_recipe(results)]) + "\n"
+
+
+def title(results: Results) -> str:
+    """The run's name: method, backbone and data, as far as the results tell them."""
+    config = results.get("config") or {}
+    backbone = (config.get("model") or {}).get("backbone")
+    data = (config.get("data") or {}).get("name")
+    return ", ".join(str(part) for part in (results.get("method"), backbone, data) if part)
+
+
+def _recipe(results: Results) -> list[str]:
+    """What a reader needs to weigh the numbers or to get them again: versions, seed, order, configuration."""
+    facts = {"seed": results.get("seed"), **(results.get("environment") or {})}
+    lines = ["- " + ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)]
+    if results.get("class_order"):
+        lines.append("- class order: " + " ".join(map(str, results["class_order"])))
+    for name, table in (results.get("config") or {}).items():
+        lines.append(f"- `[{name}]` " + _inline(table))
+    return lines
+
+
+def _inline(table: Any) -> str:
+    """A table of the configuration on one line, sub-tables in braces."""
+    if not isinstance(table, Mapping):
+        return f"`{table}`"
+    pairs = (
+        f"{key} = {{ {_inline(value)} }}" if isinstance(value, Mapping) else f"{key} = `{value}`"
+        for key, value in table.items()
+        if value is not None
+    )
+    return ", ".join(pairs)
+
+
+def _cells(texts: Sequence[str] | Any) -> str:
+    return "| " + " | ".join(texts) + " |"

@@ -1,0 +1,87 @@
+"""How long a run will still take, from the events so far."""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_EPOCHS = 9  # recent epochs that the rate is taken from
+
+
+class TimeLeft:
+    """A consumer of events that knows the seconds left for the whole run.
+
+    Two terms: the images still to be trained at the recent pace, and for each phase still to end the
+    mean of what finished phases spent outside their epochs (selection, evaluation, saving). The pace is
+    the *median* of recent epochs: the epochs that wait for a compilation would spoil a mean for long.
+    Images of phases before the first one seen count as done, so a run that goes on is estimated rightly.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._planned: list[int] = []  # images to train on, a phase
+        self._phase = 0
+        self._images = 0  # in one epoch of the current phase
+        self._done = 0  # images of the current phase in whole epochs
+        self._partial = 0  # images of the epoch that is going on
+        self._first: tuple[float, int] | None = None  # time and images of the first progress of the run
+        self._paces: deque[float] = deque(maxlen=_EPOCHS)  # seconds an image
+        self._began = clock()
+        self._trained = 0.0  # seconds of the current phase inside epochs
+        self._outside: list[float] = []  # seconds outside epochs, a finished phase
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Takes one event; those that say nothing about time are ignored."""
+        match event.get("event"):
+            case "run_start":
+                images, epochs = event.get("train_images") or [], event.get("epochs") or []
+                self._planned = [count * times for count, times in zip(images, epochs, strict=False)]
+            case "phase_start":
+                self._phase, self._done, self._partial = event["phase"], 0, 0
+                self._images = event.get("train_images") or 0
+                self._began, self._trained = self._clock(), 0.0
+            case "progress":
+                self._done = event.get("epoch", 0) * self._images  # not 0 where a phase goes on in its middle
+                self._partial += event["images"]
+                self._first = self._first or (self._clock(), self._partial)
+            case "epoch":
+                self._end_epoch(event.get("epoch", 0), event.get("images") or 0, event.get("seconds") or 0.0)
+            case "phase_end":
+                self._outside.append(max(0.0, self._clock() - self._began - self._trained))
+                self._phase, self._done, self._partial = event["phase"] + 1, 0, 0
+
+    def images(self) -> int:
+        """Images trained on in the current phase."""
+        return self._done + self._partial
+
+    def seconds(self) -> float | None:
+        """Seconds until the run ends; None while nothing has been trained, or without a plan."""
+        pace = self._pace()
+        if pace is None or not self._planned:
+            return None
+        images = max(0, sum(self._planned[self._phase :]) - self.images())
+        outside = statistics.fmean(self._outside) if self._outside else 0.0
+        return images * pace + max(0, len(self._planned) - self._phase) * outside
+
+    def _end_epoch(self, epoch: int, images: int, seconds: float) -> None:
+        self._done, self._partial = (epoch + 1) * images, 0
+        self._trained += seconds
+        if images and seconds:
+            self._paces.append(seconds / images)
+
+    def _pace(self) -> float | None:
+        """Seconds an image; before an epoch has ended, from its steps after the first, which may compile."""
+        if self._paces:
+            return statistics.median_low(self._paces)
+        if self._first is None or self._partial <= self._first[1]:
+            return None
+        return (self._clock() - self._first[0]) / (self._partial - self._first[1])
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as h:mm:ss, or "-" for None."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

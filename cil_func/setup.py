@@ -1,0 +1,226 @@
+"""Everything that a run needs, built from its configuration before anything is trained."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+
+import torch
+
+from cil_func import methods, model, optim
+from cil_func.config import Config, Optim
+from cil_func.data import augment, resident, scenario, sources
+from cil_func.engine import compile, infer, step
+from cil_func.errors import ConfigError, DataError
+
+EVAL_BATCH = 500  # divides CIFAR-100's test set; no result depends on it but by rounding
+
+DTYPES = {  # precision -> (parameters, statistics, loss and update; convolutions)
+    "float64": (torch.float64, torch.float64),
+    "float32": (torch.float32, torch.float32),
+    "bfloat16": (torch.float32, torch.bfloat16),
+}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """rate: epoch -> learning rate; step: see `engine.step.make`."""
+
+    optimiser: optim.Optimiser
+    rate: Callable[[int], float]
+    step: Callable
+    epochs: int
+    batch_size: int
+    eval_every_epochs: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, ready to start. Images are uint8 (N, H, W, 3); labels count in order of arrival."""
+
+    config: Config
+    scenario: scenario.Scenario
+    class_names: tuple[str, ...]
+    train_images: torch.Tensor
+    test_images: torch.Tensor
+    method: methods.Method
+    augment: augment.Augment
+    preprocess: step.Preprocess
+    device: torch.device
+    dtype: torch.dtype
+    compute_dtype: torch.dtype
+    forward: Callable
+    trainers: tuple[Trainer, Trainer]  # of the first phase, of the later ones
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.scenario.class_order)
+
+    def classes(self, phase: scenario.Phase) -> methods.Classes:
+        """Which of the run's classes are known in a phase, as masks on the device."""
+        seen = sum(len(other.classes) for other in self.scenario.phases[: phase.index + 1])
+        labels = torch.arange(self.num_classes, device=self.device)
+        return methods.Classes(seen=labels < seen, old=labels < seen - len(phase.classes))
+
+    def trainer(self, phase: scenario.Phase) -> "Trainer":
+        """How a phase is trained."""
+        return self.trainers[min(phase.index, 1)]
+
+
+def build(config: Config) -> Setup:
+    """Resolves device and precision, loads the data and cuts it into phases.
+
+    Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
+    """
+    config = resolve(config)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    device, (dtype, compute_dtype) = torch.device(config.run.device), DTYPES[config.run.precision]
+    model.backbone(config.model.backbone).feature_dim()  # a wrong name is told before the data are loaded
+    data = sources.load(config.data.name, path=config.data.path, image_size=config.data.image_size)
+    phases = _phases(config, data)
+    train_images = torch.from_numpy(data.train_images)
+    mean, std = config.data.mean, config.data.std
+    if not mean:  # of the first phase alone: later images are not known yet
+        mean, std = resident.channel_statistics(train_images, phases.phases[0].train_rows)
+    preprocess = step.Preprocess(*(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std)))
+    method = methods.make(config.method.name, _options(config))
+    _check_memory(config, method, len(phases.class_order))
+    forward = infer.make(preprocess, dtype=compute_dtype)
+    if config.run.compile:
+        forward = compile.compiled(forward, full=lambda *args: len(args[2]) == EVAL_BATCH)
+    return Setup(
+        config=config,
+        scenario=phases,
+        class_names=data.class_names,
+        train_images=train_images,
+        test_images=torch.from_numpy(data.test_images),
+        method=method,
+        augment=_augment(config, mean),
+        preprocess=preprocess,
+        device=device,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        forward=forward,
+        trainers=_trainers(config, method, preprocess, compute_dtype),
+    )
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with "auto" replaced by what this machine has; ConfigError for what it lacks."""
+    device, precision = config.run.device, config.run.precision
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError('run.device: "cuda", and torch finds no CUDA device here; "auto" or "cpu" fits')
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bfloat16" if _has_bfloat16(device) else "float32"
+    return config.model_copy(
+        update={"run": config.run.model_copy(update={"device": device, "precision": precision})}
+    )
+
+
+def _has_bfloat16(device: str) -> bool:
+    """The fixed table of `precision = "auto"`: GPUs from compute capability 8.0, CPUs with AVX512-BF16 or AMX."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def environment(setup: Setup) -> dict:
+    """What the results depend on besides the configuration: versions, device, precision, threads."""
+    cuda = setup.device.type == "cuda"
+    packages = ("torch", "torchvision", "timm", "continuum", "numpy", "pillow")
+    return {
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "world_size": 1,
+        "precision": setup.config.run.precision,
+    }
+
+
+def _phases(config: Config, data: sources.Dataset) -> scenario.Scenario:
+    order = scenario.class_order(
+        config.data.class_order,
+        num_classes=len(data.class_names),
+        class_names=data.class_names,
+        order_seed=config.data.order_seed,
+    )
+    return scenario.build(
+        data.train_targets,
+        data.test_targets,
+        order,
+        initial_increment=config.data.initial_increment,
+        increment=config.data.increment,
+    )
+
+
+def _options(config: Config) -> methods.Options:
+    fields = config.method.model_dump()
+    fields.pop("name")
+    return methods.Options(**fields)
+
+
+def _augment(config: Config, mean: list[float]) -> augment.Augment:
+    settings = config.augment
+    return augment.pil(
+        auto_augment=settings.auto_augment,
+        crop_padding=settings.crop_padding,
+        flip=settings.flip,
+        brightness=settings.brightness,
+        mean=tuple(mean),
+    )
+
+
+def _check_memory(config: Config, method: methods.Method, num_classes: int) -> None:
+    """A budget that leaves a class without an exemplar is a mistake; 0 for all of them may be meant."""
+    settings = config.memory
+    if method.uses_memory and not settings.fixed_per_class and 0 < settings.size < num_classes:
+        raise DataError(
+            f"memory.size: {settings.size} leaves no exemplar a class once {num_classes} classes are seen; "
+            f"at least {num_classes}, or 0 to keep none"
+        )
+
+
+def _trainers(
+    config: Config, method: methods.Method, preprocess: step.Preprocess, dtype: torch.dtype
+) -> tuple[Trainer, Trainer]:
+    """One trainer where both settings are equal: a step made twice would be compiled twice."""
+    first, later = config.optim_of_phase(0), config.optim_of_phase(1)
+    make = partial(_trainer, method=method, preprocess=preprocess, dtype=dtype, compiled=config.run.compile)
+    trainer = make(later)
+    return (trainer if first == later else make(first)), trainer
+
+
+def _trainer(
+    settings: Optim, *, method: methods.Method, preprocess: step.Preprocess, dtype: torch.dtype, compiled: bool
+) -> Trainer:
+    optimiser = optim.sgd(momentum=settings.momentum, weight_decay=settings.weight_decay)
+    train_step = step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=settings.norm_batch)
+    if compiled:
+        size = settings.batch_size
+        train_step = compile.compiled(train_step, full=lambda *args: len(args[2].labels) == size)
+    return Trainer(
+        optimiser=optimiser,
+        rate=_schedule(settings),
+        step=train_step,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        eval_every_epochs=settings.eval_every_epochs,
+    )
+
+
+def _schedule(settings: Optim) -> Callable[[int], float]:
+    if settings.schedule == "cosine":
+        return optim.cosine(
+            settings.learning_rate, epochs=settings.epochs, warmup_epochs=settings.warmup_epochs
+        )
+    return optim.milestones(
+        settings.learning_rate,
+        at=settings.milestones,
+        factor=settings.milestone_factor,
+        warmup_epochs=settings.warmup_epochs,
+    )

@@ -1,0 +1,96 @@
+"""Algebra of pytrees: the only file that touches torch's pytree module.
+
+A tree is a dict, list, tuple or NamedTuple of trees, whose leaves are tensors. A leaf's path is the
+keys that lead to it, joined by dots: `classifier.weight`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+Tree = Any
+
+
+def map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
+    """Applies `function` leaf by leaf to trees of one structure.
+
+    Raises ValueError where a later tree lacks a node or a key of the first. Dicts are matched by key,
+    whatever their order; where the first has a leaf and another a subtree, `function` gets the subtree.
+    """
+    return pytree.tree_map(function, tree, *rest)
+
+
+def leaves(tree: Tree) -> list[torch.Tensor]:
+    """The leaves, in the order of `map`."""
+    return pytree.tree_leaves(tree)
+
+
+def size(tree: Tree) -> int:
+    """How many numbers the tree holds."""
+    return sum(leaf.numel() for leaf in leaves(tree))
+
+
+def cast(tree: Tree, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tree:
+    """The same tree in another floating-point dtype or on another device; integer leaves keep their dtype."""
+    return map(lambda leaf: leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None), tree)
+
+
+def to_paths(tree: Tree) -> dict[str, torch.Tensor]:
+    """A tree of nested dicts as one flat dict {path: leaf}. Raises ValueError for a key that holds a dot."""
+    flat = {}
+    for key, value in tree.items():
+        if "." in key:
+            raise ValueError(f"to_paths: the key {key!r} holds a dot, which separates keys")
+        inner = to_paths(value) if isinstance(value, dict) else None
+        flat |= {key: value} if inner is None else {f"{key}.{path}": leaf for path, leaf in inner.items()}
+    return flat
+
+
+def from_paths(flat: dict[str, torch.Tensor]) -> Tree:
+    """The inverse of `to_paths` (empty dicts, which have no path, do not come back).
+
+    Raises ValueError where one path is the start of another: a leaf cannot hold leaves.
+    """
+    tree: dict = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split(".")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"from_paths: {path!r} lies below a leaf")
+        if last in node:
+            raise ValueError(f"from_paths: {path!r} is a leaf and the start of another path")
+        node[last] = leaf
+    return tree
+
+
+def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """Splits a tree of nested dicts in two by the paths of its leaves.
+
+    Returns (the leaves where `chosen(path)` is true, the others), each a tree that lacks the other's
+    leaves. Freezing is this: differentiate with respect to the first part, `merge` inside the loss.
+    """
+    flat = to_paths(tree)
+    return (
+        from_paths({path: leaf for path, leaf in flat.items() if chosen(path)}),
+        from_paths({path: leaf for path, leaf in flat.items() if not chosen(path)}),
+    )
+
+
+def merge(first: Tree, second: Tree) -> Tree:
+    """Joins two trees of nested dicts that share no leaf: the inverse of `partition`.
+
+    Raises ValueError where both hold the same leaf.
+    """
+    merged = dict(first)
+    for key, value in second.items():
+        if key not in merged:
+            merged[key] = value
+        elif isinstance(value, dict) and isinstance(merged[key], dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            raise ValueError(f"merge: both trees hold {key!r}")
+    return merged

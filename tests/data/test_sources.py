@@ -1,0 +1,154 @@
+"""Named data sets: the embedded digits, CIFAR-100 with and without a download, ImageNet's folders."""
+
+import hashlib
+import pickle
+import urllib.error
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import CIFAR100
+
+from cil_func.data import sources
+from cil_func.errors import ConfigError, DataError
+
+
+def test_digits_are_scikit_learns_with_a_stratified_fifth_held_out():
+    from sklearn.datasets import load_digits
+
+    data = sources.load("digits")
+    assert data.class_names == tuple("0123456789")
+    assert data.train_images.shape == (1437, 8, 8, 3) and data.test_images.shape == (360, 8, 8, 3)
+    assert data.train_images.dtype == np.uint8 and data.train_targets.dtype == np.int64
+    shares = np.bincount(data.test_targets) / np.bincount(np.r_[data.train_targets, data.test_targets])
+    assert np.all(abs(shares - 0.2) < 0.01)
+    # together they are the 1,797 originals, level v of 16 as the nearest of v * 255 / 16
+    levels = np.array([0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255])
+    original = levels[load_digits().images.astype(int)]
+    ours = np.r_[data.train_images, data.test_images]
+    assert np.array_equal(ours[..., 0], ours[..., 1]) and np.array_equal(ours[..., 0], ours[..., 2])
+    assert sorted(map(bytes, ours[..., 0])) == sorted(map(bytes, original.astype(np.uint8)))
+
+
+def test_digits_split_is_the_same_every_time_and_disjoint():
+    first, second = sources.load("digits"), sources.load("digits")
+    assert np.array_equal(first.test_images, second.test_images)
+    rows = {bytes(image) for image in first.train_images}
+    assert not any(bytes(image) in rows for image in first.test_images)  # digits has no duplicate images
+
+
+def test_digits_can_be_resized():
+    data = sources.load("digits", image_size=32)
+    assert data.train_images.shape == (1437, 32, 32, 3)
+    same = sources.load("digits", image_size=8)
+    assert np.array_equal(same.train_images, sources.load("digits").train_images)
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(ConfigError, match=r"cifar100, image_folder.*did you mean 'cifar100'"):
+        sources.load("cifar10")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Every download fails, as on a machine without a network, after half the archive."""
+    import torchvision.datasets.cifar as module
+
+    def fail(url, root, filename, md5):
+        from pathlib import Path
+
+        (Path(root) / filename).write_bytes(b"half an archive")
+        raise urllib.error.URLError("no route\nto host")
+
+    monkeypatch.setattr(module, "download_and_extract_archive", fail)
+
+
+def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, no_network):
+    root = tmp_path / "a" / "b"
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            sources.load("cifar100", path=str(root))
+        message = str(caught.value)
+        assert "\n" not in message
+        for part in ("cifar100", str(root), "no route", 'data.name = "image_folder"', "data.path"):
+            assert part in message
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_download_goes_to_the_default_folder_and_keeps_what_was_there(
+    tmp_path, no_network, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "mine.txt").write_text("stays")
+    with pytest.raises(DataError, match=r"\.data"):
+        sources.load("cifar100")
+    assert [p.name for p in (tmp_path / ".data").iterdir()] == ["mine.txt"]
+
+
+def fake_cifar(root, monkeypatch):
+    """CIFAR-100's files with 4 and 2 images in them, and torchvision's checksums to match."""
+    base = root / "cifar-100-python"
+    base.mkdir(parents=True)
+    names = [f"class{index:03}" for index in range(100)]
+    pixels = np.random.RandomState(0).randint(0, 256, (6, 3072), dtype=np.uint8)
+    contents = {
+        "train": {"data": pixels[:4], "fine_labels": [3, 0, 99, 3]},
+        "test": {"data": pixels[4:], "fine_labels": [99, 0]},
+        "meta": {"fine_label_names": names},
+    }
+    sums = {}
+    for name, content in contents.items():
+        (base / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((base / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": sums["meta"]})
+    return pixels, names
+
+
+def test_cifar_that_is_there_already_is_read_without_a_download(tmp_path, no_network, monkeypatch):
+    pixels, names = fake_cifar(tmp_path, monkeypatch)
+    data = sources.load("cifar100", path=str(tmp_path))
+    assert data.class_names == tuple(names)
+    assert data.train_targets.tolist() == [3, 0, 99, 3] and data.test_targets.tolist() == [99, 0]
+    assert data.train_targets.dtype == np.int64
+    images = pixels.reshape(6, 3, 32, 32).transpose(0, 2, 3, 1)  # the archive holds channels first
+    assert np.array_equal(data.train_images, images[:4]) and np.array_equal(data.test_images, images[4:])
+    assert sources.load("cifar100", path=str(tmp_path), image_size=16).test_images.shape == (2, 16, 16, 3)
+
+
+def test_a_damaged_cifar_is_not_read(tmp_path, no_network, monkeypatch):
+    fake_cifar(tmp_path, monkeypatch)
+    with (tmp_path / "cifar-100-python" / "train").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="could not be downloaded"):
+        sources.load("cifar100", path=str(tmp_path))
+    assert (tmp_path / "cifar-100-python" / "test").exists()  # what was there is left
+
+
+def imagenet(root, num_classes):
+    image = Image.fromarray(np.full((40, 30, 3), 9, dtype=np.uint8))
+    for split in ("train", "val"):
+        for index in range(num_classes):
+            (root / split / f"n{index:08}").mkdir(parents=True)
+            image.save(root / split / f"n{index:08}" / "0.JPEG")
+    (root / "test").mkdir()  # ImageNet's own test images have no labels and no class folders
+    return str(root)
+
+
+def test_imagenet100_is_read_from_train_and_val_at_224(tmp_path):
+    data = sources.load("imagenet100", path=imagenet(tmp_path, 100))
+    assert data.train_images.shape == (100, 224, 224, 3) and len(data.class_names) == 100
+    small = sources.load("imagenet100", path=str(tmp_path), image_size=16)
+    assert small.test_images.shape == (100, 16, 16, 3)
+
+
+def test_imagenet_with_another_number_of_classes_is_refused(tmp_path):
+    path = imagenet(tmp_path, 7)
+    with pytest.raises(DataError, match="has 7 class folders, imagenet100 has 100"):
+        sources.load("imagenet100", path=path)
+    with pytest.raises(DataError, match="has 7 class folders, imagenet1000 has 1000"):
+        sources.load("imagenet1000", path=path)
+    with pytest.raises(DataError, match=r"data\.path is empty"):
+        sources.load("imagenet100")

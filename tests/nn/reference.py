@@ -1,0 +1,46 @@
+"""The CIFAR ResNet written with torch.nn, as one writes it conventionally: the oracle for `cil_func.nn`."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.stride = stride
+
+    def forward(self, x):
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        if self.stride != 1:  # option A
+            x = x[:, :, ::2, ::2]
+            x = torch.cat([x, torch.zeros_like(x)], dim=1)
+        return F.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Parameter names are this package's paths, so that a tree loads as a state dict."""
+
+    def __init__(self, depth: int, num_classes: int):
+        super().__init__()
+        self.stem = nn.ModuleDict({"conv": nn.Conv2d(3, 16, 3, padding=1, bias=False), "norm": nn.BatchNorm2d(16)})
+        in_channels = 16
+        for stage, channels in enumerate((16, 32, 64)):
+            blocks = nn.ModuleDict()
+            for i in range((depth - 2) // 6):
+                blocks[f"block{i}"] = Block(in_channels, channels, 2 if stage and i == 0 else 1)
+                in_channels = channels
+            setattr(self, f"stage{stage}", blocks)
+        self.classifier = nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        x = F.relu(self.stem["norm"](self.stem["conv"](images)))
+        for stage in (self.stage0, self.stage1, self.stage2):
+            for block in stage.values():
+                x = block(x)
+        features = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.classifier(features), features

@@ -1,0 +1,170 @@
+"""What a person sees, as plain lines and on a terminal of 80 columns."""
+
+import io
+import re
+import threading
+
+import pytest
+from rich.console import Console as Screen
+
+from cil_func.report import console, lines
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def play(events, *, plain, step=0.0, stream=None, close=True):
+    """The text that a console prints for events; the clock moves `step` seconds before each epoch event."""
+    clock, out = Clock(), stream or io.StringIO()
+    show = console.make(out, plain, width=None if plain else 80, clock=clock)
+    for event in events:
+        clock.now += step if event["event"] == "epoch" else 0.0
+        show(event)
+    if close:
+        show.close()
+    return out.getvalue() if stream is None else show
+
+
+def screen(text):
+    """Terminal output without its escape sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def test_plain_lines_tell_the_run_the_phases_and_the_end(make_run):
+    text = play(make_run(num_phases=3)[0], plain=True, step=2.0)
+    out = text.splitlines()
+    assert out[0] == "wa on digits: 6 classes in 3 phases (3 x 2), resnet20, cpu, float32"
+    assert out[1] == "epochs 3 x 2, 1,200 images in all; files in runs/digits"
+    assert out[3] == "phase 0 (1/3): 2 new classes, 2 seen, 200 images, 2 epochs"
+    # 200 of 1200 images done, 0.01 s each
+    assert out[4] == "  epoch 1/2  loss  1.5000  train  45.0 %     100 images/s   0:00:10 left"
+    assert out[5] == "  epoch 2/2  loss  1.0000  train  45.0 %     100 images/s   0:00:08 left"
+    assert out[6].split()[:3] == ["phase", "classes", "top1"] and out[7].split()[:3] == ["0", "2", "90.0"]
+    assert "\nphase 2 (3/3): " in text
+    assert out[-4].split() == ["average", "incremental", "accuracy", "80.0", "%"]
+    assert out[-1].split() == ["time", "0:01:15"]
+    assert "\x1b" not in text and text.isascii() and max(map(len, out)) <= 80
+
+
+def test_plain_rows_and_titles_are_aligned(make_run):
+    out = play(make_run(num_phases=3)[0], plain=True).splitlines()
+    titles = [line for line in out if line.startswith("phase classes")]
+    rows = [line for line in out if re.match(r" +\d +\d", line)]
+    assert len(titles) == 3 + 1 and len(rows) == 3 + 3  # each as its phase ends, all at the end
+    assert len({len(line) for line in titles + rows}) == 1
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0.01, 2, 2), (1.0, 10, 12), (60.0, 11, 45)])
+def test_a_log_of_170_epochs_stays_short_and_has_the_first_and_the_last(make_run, seconds, least, most):
+    text = play(make_run(num_phases=1, epochs=170)[0], plain=True, step=seconds)
+    epochs = re.findall(r"^  epoch +(\d+)/170 ", text, flags=re.M)
+    assert epochs[0] == "1" and epochs[-1] == "170"
+    assert least <= len(epochs) <= most
+
+
+def test_plain_shows_that_a_very_long_epoch_lives():
+    clock, out = Clock(), io.StringIO()
+    show = console.make(out, True, clock=clock)
+    show({"event": "run_start", "phases": [2], "epochs": [3], "train_images": [1000]})
+    show({"event": "phase_start", "phase": 0, "epochs": 3, "train_images": 1000})
+    for _ in range(5):
+        clock.now += 200
+        show({"event": "progress", "phase": 0, "epoch": 1, "images": 100})
+    found = re.findall(r"epoch 2/3  (\d+) % of its images", out.getvalue())
+    assert found == ["20", "40"]  # after 400 s and 800 s
+
+
+def test_evaluation_in_the_middle_has_its_line(make_run):
+    events, _ = make_run(num_phases=1, epochs=20)
+    events.insert(-2, {"event": "evaluation", "phase": 0, "epoch": 9, "top1": 91.25})
+    assert "  epoch 10/20  test top1 91.2 %\n" in play(events, plain=True)
+    assert "test 91.2 %" in screen(play(events, plain=False))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_one_phase_nulls_and_unknown_events_do_no_harm(make_run, plain, aligned):
+    events, _ = make_run(num_phases=1, aligned=aligned)
+    events.insert(3, {"event": "something_new"})
+    nulls = [{k: None if k in ("loss", "images_per_second", "top1", "nme_top1", "seconds", "new_share") else v
+              for k, v in event.items()} for event in events]  # fmt: skip
+    for variant in (events, nulls):
+        text = screen(play(variant, plain=plain))
+        assert "phase 0 (1/1)" in text and "average incremental accuracy   90.0 %" in text
+
+
+def test_a_directory_name_that_the_stream_cannot_encode_ends_no_run(make_run):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    events, _ = make_run(num_phases=1)
+    play([{**events[0], "directory": "runs/größe"}], plain=True, stream=stream)
+    assert b"runs/gr\\xf6\\xdfe" in raw.getvalue()
+
+
+def test_plain_is_chosen_for_files_and_dumb_terminals_even_where_colour_is_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(console.make(io.StringIO()), console.Plain)
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert isinstance(console.make(stream), console.Terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(console.make(stream), console.Plain)
+
+
+def test_terminal_has_a_bar_of_two_lines_that_fit_80_columns(make_run):
+    events, _ = make_run(num_phases=3, epochs=170)
+    names = [(event["event"], event.get("phase"), event.get("epoch")) for event in events]
+    middle = names.index(("epoch", 1, 84))
+    with play(events[: middle + 1], plain=False, stream=io.StringIO(), close=False) as show:
+        drawn = io.StringIO()
+        Screen(file=drawn, force_terminal=True, width=80).print(show.bar())
+    out = screen(drawn.getvalue()).splitlines()
+    assert len(out) == 2 and max(map(len, out)) <= 80
+    assert out[0].startswith("phase 1 (2/3)  ━") and "epoch  85/170" in out[0]
+    assert "run 0:08:30 left" in out[0]  # 255 of 510 epochs to go, 2 s each
+    assert out[1].split("   ") == ["  loss 1.0059", "train 45.0 %", "100 images/s"]  # 1.5 - 84 / 170
+
+
+def test_terminal_table_grows_above_the_bar_and_the_end_gives_the_cursor_back(make_run):
+    events, _ = make_run(num_phases=3)
+    raw = play(events, plain=False, close=False)  # the run's end closes the bar by itself
+    text = screen(raw)
+    assert raw.rfind("\x1b[?25h") > raw.rfind("\x1b[?25l") >= 0
+    # as the first phase ends, and in the last table
+    assert text.count("phase classes  top1") == 2 and text.count("    0       2  90.0") == 2
+    assert text.index("    2       6  70.0") < text.index("average incremental accuracy")
+    end = text[text.index("average incremental accuracy") :]
+    assert "forgetting                     12.5 points" in end and "epoch" not in end
+
+
+def test_close_in_the_middle_of_a_run_shows_the_cursor_and_may_be_repeated(make_run):
+    out = io.StringIO()
+    show = play(make_run()[0][:6], plain=False, stream=out)
+    show.close()
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l") >= 0
+
+
+def test_the_bar_is_drawn_by_the_caller_and_not_more_than_four_times_a_second(make_run):
+    clock, out = Clock(), io.StringIO()
+    with console.make(out, False, width=80, clock=clock) as show:
+        for event in make_run()[0][:2]:
+            show(event)
+        assert not any("rich" in type(thread).__module__ for thread in threading.enumerate())
+        before = len(out.getvalue())
+        for _ in range(100):
+            clock.now += 0.01
+            show({"event": "progress", "phase": 0, "epoch": 0, "images": 1})
+        drawn = screen(out.getvalue()[before:]).count("phase 0 (1/3)")
+    assert 3 <= drawn <= 5
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"), [([50, 10, 10], "50, 2 x 10"), ([2] * 5, "5 x 2"), ([3, 3, 1], "2 x 3, 1"), ([], "-")]
+)
+def test_repeated_counts_are_folded(counts, text):
+    assert lines.groups(counts) == text

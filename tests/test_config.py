@@ -1,0 +1,530 @@
+"""The configuration: what is refused and how, what survives a round trip, what the presets hold."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cil_func import config
+from cil_func.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+PRESETS = ["cifar", "cifar-b0-10", "cifar-survey", "digits"]
+
+
+def refused(name, overrides=()):
+    """The message of the ConfigError that loading must raise: one line, printable, short enough to read."""
+    with pytest.raises(ConfigError) as caught:
+        config.load(str(name), overrides)
+    message = str(caught.value)
+    assert message.isprintable() and 0 < len(message) < 400, repr(message)
+    return message
+
+
+def written(folder, tables):
+    """A TOML file that holds these tables."""
+    path = folder / "given.toml"
+    path.write_text(tomli_w.dumps(tables))
+    return path
+
+
+def nested(key, value):
+    """{"a": {"b": value}} for "a.b"."""
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+# --- Every field, by walking the JSON schema: a new field is covered without a line here.
+
+SCHEMA = config.Config.model_json_schema()
+
+
+def walk(node=SCHEMA, prefix=""):
+    """Yields (dotted key, [JSON schemas of its alternatives]) for every key that is no table."""
+    for name, field in node["properties"].items():
+        reference = field.get("$ref") or next(iter(field.get("allOf", [{}]))).get("$ref")
+        if reference:
+            yield from walk(SCHEMA["$defs"][reference.rsplit("/", 1)[1]], f"{prefix}{name}.")
+        else:
+            yield prefix + name, [one for one in field.get("anyOf", [field]) if one.get("type") != "null"]
+
+
+FIELDS = dict(walk())
+NUMBERS = [key for key, kinds in FIELDS.items() if {"integer", "number"} & {kind["type"] for kind in kinds}]
+
+# For text, lists, and numbers with a gap, what the JSON schema cannot say.
+WRONG = {
+    "data.path": ["a\0b"],
+    "data.image_size": [1, 7],
+    "optim.norm_batch": [1],
+    "optim.first_phase.norm_batch": [1],
+    "data.class_order": ["cannonical", [], [0, 0], ["a", "a"], [0, "a"], [-1], [0.5], [True]],
+    "data.mean": [[0.5], [0.5, 0.5, 1.1], [0.5, 0.5, -0.1], ["a", "b", "c"], [math.nan, 0.5, 0.5]],
+    "data.std": [[0.5, 0.5], [0.0, 0.5, 0.5], [0.5, 0.5, 1.1], [True, True, True], [0.5, math.inf, 0.5]],
+    "augment.auto_augment": ["augmix-m3", "original", "v0", "3a", "rand-", "rand9", "Rand-m9", "rand-x1",
+                             "rand-w0", "rand-m", "rand-m9 ", "rand-m9-m8", "rand-mstdinf", "rand-n0",
+                             "rand-p2", "rand-p05", "rand-inc2", "rand-tnone"],
+    "model.backbone": ["resnet18", "resnet200", "resnet", "timm:", "timm:a.b", "resnet20\n", "", "xtimm:a"],
+    "optim.milestones": [[3, 2], [2, 2], [0], [1.5], ["a"]],
+    "optim.first_phase.milestones": [[3, 2], [2, 2], [0], [1.5], ["a"]],
+}  # fmt: skip
+
+
+def wrong_types(kinds):
+    """A value of each TOML type that the field doesn't take; strings that look like numbers among them."""
+    takes = {kind["type"] for kind in kinds}
+    takes |= {"integer"} if "number" in takes else set()
+    values = {"boolean": True, "integer": 3, "number": 1.5, "string": "3", "object": {"a": 1}}
+    return [value for kind, value in values.items() if kind not in takes] + [[[]]]
+
+
+def out_of_range(key, kinds):
+    """Values of the right type just outside the range that the JSON schema states."""
+    values = list(WRONG.get(key, []))
+    lows = [kind["minimum"] for kind in kinds if "minimum" in kind]
+    highs = [kind["maximum"] for kind in kinds if "maximum" in kind]
+    values += [min(lows) - 1] if lows else []
+    values += [max(highs) + 1] if highs else []
+    for bound in ("exclusiveMinimum", "exclusiveMaximum"):
+        values += [kind[bound] for kind in kinds if bound in kind]
+    return values + (["no such word"] if any("enum" in kind or "const" in kind for kind in kinds) else [])
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_a_misspelt_key_is_refused_and_the_right_one_named(key, tmp_path):
+    table, _, name = key.rpartition(".")
+    slip = f"{table}.{name[0]}{name[2:]}"  # one letter lost
+    for message in (refused(written(tmp_path, nested(slip, 1))), refused("cifar", [f"{slip}=1"])):
+        assert f"{slip}: unknown key; did you mean {key}?" in message
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_a_wrong_type_is_refused(key, tmp_path):
+    for value in wrong_types(FIELDS[key]):
+        message = refused(written(tmp_path, nested(key, value)))
+        assert message.startswith(f"{key}: ") and " is not allowed; " in message, (value, message)
+
+
+@pytest.mark.parametrize("key", [key for key, kinds in FIELDS.items() if kinds[0]["type"] != "boolean"])
+def test_a_value_out_of_range_is_refused(key, tmp_path):
+    values = out_of_range(key, FIELDS[key])
+    assert values, f"nothing is out of range for {key}: give it a range, or put examples in WRONG"
+    for value in values:
+        message = refused(written(tmp_path, nested(key, value)))
+        assert message.startswith(f"{key}: ") and " is not allowed; " in message, (value, message)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf"])
+def test_what_is_not_finite_is_refused(key, word):
+    assert refused("cifar", [f"{key}={word}"]).startswith(f"{key}: {word} is not allowed; ")
+
+
+def test_every_kind_of_field_is_walked():
+    assert len(FIELDS) > 40 and len(NUMBERS) > 25
+    assert {"run.seed", "method.kd_weight", "optim.first_phase.norm_batch"} < set(NUMBERS)
+    first_phase = {key.rpartition(".")[2] for key in FIELDS if key.startswith("optim.first_phase.")}
+    assert first_phase == {key.rpartition(".")[2] for key in FIELDS if key.startswith("optim.")}
+
+
+# --- Messages
+
+MESSAGES = {
+    "optim.batch_size=0": "optim.batch_size: 0 is not allowed; an integer >= 2",
+    "run.threads=2000": "run.threads: 2000 is not allowed; an integer in 0..1024",
+    "method.label_smoothing=1": "method.label_smoothing: 1 is not allowed; a number >= 0 and < 1",
+    "data.image_size=4": "data.image_size: 4 is not allowed; 0 or an integer in 8..1024",
+    "method.kd_weight=-1": 'method.kd_weight: -1 is not allowed; "dynamic" or a number >= 0',
+    "method.name=wq": 'method.name: "wq" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", '
+                      '"icarl"; did you mean "wa"?',
+    "run.device=gpu": 'run.device: "gpu" is not allowed; one of "auto", "cpu", "cuda"; did you mean "cuda"?',
+    "run.compile=True": 'run.compile: "True" is not allowed; true or false; did you mean true?',
+    "optim.learning_rate=.1": 'optim.learning_rate: ".1" is not allowed; a number > 0; did you mean 0.1?',
+    'optim.epochs="3"': 'optim.epochs: "3" is not allowed; an integer >= 1; did you mean 3?',
+    'optim.epochs="0"': 'optim.epochs: "0" is not allowed; an integer >= 1',
+    "data.path=1993": 'data.path: 1993 is not allowed; a path as a string in quotes, without NUL; '
+                      'did you mean "1993"?',
+    "optim.lr=1": "--set optim.lr: unknown key; did you mean optim.learning_rate?",
+    "epochs=1": "--set epochs: unknown table; did you mean optim.epochs?",
+    "model.epochs=1": "--set model.epochs: unknown key; did you mean optim.epochs?",
+    "epoch=1": "--set epoch: unknown table; did you mean optim.epochs?",
+    "augment.backbone=x": "--set augment.backbone: unknown key; did you mean model.backbone?",
+    "optm.epoch=1": "--set optm.epoch: unknown key; did you mean optim.epochs?",
+    "optim.epochs.x=1": "--set optim.epochs.x: unknown key; did you mean optim.epochs?",
+    "memory.zzz=1": "--set memory.zzz: unknown key; [memory] has size, fixed_per_class, selection",
+    "zzz=1": "--set zzz: unknown table; there are [run], [data], [augment], [model], [memory], [method], "
+             "[optim], [checkpoint]",
+    "optim={epochs=1}": "--set optim: a whole table; set its keys, each as optim.key=value",
+    "optim.epochs": '--set optim.epochs: no "="; write --set optim.epochs=value',
+    "=1": '--set "": unknown table; there are [run], [data], [augment], [model], [memory], [method], '
+          "[optim], [checkpoint]",
+    "data.path=\udcff": '--set data.path: "\\udcff" is not UTF-8',
+    "optim.first_phase={epochs=0, foo=1}": "optim.first_phase.epochs: 0 is not allowed; an integer >= 1; "
+                                           "and 1 more mistake",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("override", MESSAGES)
+def test_the_whole_line_for_one_mistake(override):
+    assert refused("cifar", [override]) == MESSAGES[override]
+
+
+def test_several_mistakes_are_counted_and_a_union_counts_once():
+    given = ["run.seed=-1", "method.kd_weight=true", "data.class_order=1", "optim.epochs=0"]
+    line = "run.seed: -1 is not allowed; an integer in 0..2147483647; and 3 more mistakes"
+    assert refused("cifar", given) == line
+
+
+def test_tables_of_the_file_that_are_wrong(tmp_path):
+    assert refused(written(tmp_path, {"optm": {"epochs": 1}})) == "optm: unknown table; did you mean [optim]?"
+    assert refused(written(tmp_path, {"optim": 3})) == "optim: 3 is not allowed; a table of keys"
+    both = "optim: 3 is not allowed; a table of keys"
+    assert refused(written(tmp_path, {"optim": 3}), ["optim.epochs=1"]) == both
+    quoted = refused(written(tmp_path, {"optim.epochs": 1, "a\nb": 1}))
+    assert quoted.startswith('"optim.epochs": unknown table; did you mean [optim]?; and 1 more')
+
+
+@pytest.mark.parametrize("value", ["a\nb", "\x1b[31mred", "line\u2028end", "x" * 5000, "\x85", ["\n"] * 500])
+def test_a_strange_value_stays_on_one_short_line(value, tmp_path):
+    for key in ("run.device", "optim.epochs", "data.mean", "model.backbone"):
+        assert refused(written(tmp_path, nested(key, value))).startswith(f"{key}: ")
+
+
+def test_an_integer_that_python_refuses_to_print_is_refused():
+    assert "optim.epochs: 0xffff" in refused("cifar", ["optim.epochs=0x" + "f" * 9000])
+    assert "optim.learning_rate: 0xffff" in refused("cifar", ["optim.learning_rate=0x" + "f" * 9000])
+
+
+# --- Combinations
+
+KD = "method.kd_weight: {} with kd_combination = {}; {}"
+COMBINATIONS = [
+    (["method.kd_weight=2.0"],
+     KD.format("2.0", '"convex"', 'a number in 0..1, or "dynamic", or kd_combination = "sum"')),
+    (["method.kd_combination=sum"],
+     KD.format('"dynamic"', '"sum"', 'a number >= 0, or kd_combination = "convex"')),
+    (["method.name=icarl", "memory.size=0"], 'memory.size: 0 with method.name = "icarl"'),
+    (["data.name=image_folder"], 'data.path: missing, with data.name = "image_folder"'),
+    (["data.name=imagenet100"], "data.path: missing"),
+    (["data.name=imagenet1000"], "data.path: missing"),
+    (["data.mean=[]"], "data.mean: [] with data.std = [0.2673, 0.2564, 0.2762]; give both or neither"),
+    (["data.std=[]"], "data.std: [] with data.mean = [0.5071, 0.4865, 0.4409]; give both or neither"),
+    (["optim.norm_batch=513"], "optim.norm_batch: 513 with batch_size = 512; 0 (the whole batch), or"),
+    (["model.backbone=timm:resnet18"],
+     'optim.norm_batch: 128 with batch_size = 512 and model.backbone = "timm:resnet18"'),
+    (["optim.warmup_epochs=170"], "optim.warmup_epochs: 170 with epochs = 170; an integer below epochs"),
+    (["optim.schedule=milestones"], 'optim.milestones: [] with schedule = "milestones" and epochs = 170'),
+    (["optim.schedule=milestones", "optim.milestones=[60, 170]"],
+     'optim.milestones: [60, 170] with schedule = "milestones" and epochs = 170; one or more'),
+    (["optim.first_phase.batch_size=64"], "optim.first_phase.norm_batch: 128 with batch_size = 64"),
+    (["optim.warmup_epochs=9", "optim.first_phase.epochs=9"],
+     "optim.first_phase.warmup_epochs: 9 with epochs = 9; an integer below epochs"),
+    (["optim.schedule=milestones", "optim.milestones=[60, 100]", "optim.first_phase.epochs=100"],
+     "optim.first_phase.milestones: [60, 100] with schedule"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "line"), COMBINATIONS)
+def test_values_that_do_not_go_together_are_refused(overrides, line):
+    assert refused("cifar", overrides).startswith(line)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method.kd_weight=1"],
+        ["method.kd_combination=sum", "method.kd_weight=7.5"],
+        ["method.name=icarl", "memory.size=0", "memory.fixed_per_class=20"],
+        ["method.name=finetune", "memory.size=0"],
+        ["method.name=replay", "method.align=true"],  # a method ignores what it doesn't use
+        ["data.name=image_folder", "data.path=x"],
+        ["data.mean=[]", "data.std=[]"],
+        ["optim.norm_batch=512", "model.backbone=timm:resnet18"],
+        ["optim.norm_batch=0", "model.backbone=timm:vit_tiny_patch16_224"],
+        ["optim.milestones=[600]"],  # cosine ignores them
+        ["optim.schedule=milestones", "optim.milestones=[1, 169]"],
+        ["optim.epochs=1", "optim.warmup_epochs=0"],
+        ["data.class_order=[3, 1, 0]"],
+        ['data.class_order=["dog", "cat"]'],
+        ["data.image_size=8", "run.seed=2147483647"],
+        ["augment.auto_augment=rand"],
+        ["augment.auto_augment=rand-m9-n3-mstd0.5"],
+        ["augment.auto_augment=rand-p0.5-mmax30-inc0-tweights"],
+        ["augment.auto_augment=rand-p1-t3a"],
+        ["augment.auto_augment="],
+    ],
+)
+def test_what_is_allowed_is_not_refused(overrides):
+    config.load("cifar", overrides)
+
+
+def test_the_second_mistake_in_first_phase_is_not_the_first_again():
+    assert "more" not in refused("cifar", ["optim.warmup_epochs=170", "optim.first_phase.learning_rate=1"])
+
+
+# --- Overrides and files
+
+
+def test_overrides_are_toml_and_a_bare_word_is_a_string():
+    given = ["optim.epochs=2", "method.name=finetune", "optim.learning_rate=1", "data.path=a=b c"]
+    given += ["data.class_order=[2, 0, 1]", "run.compile=false", "run . seed = 7", "method.kd_weight=1"]
+    got = config.load("cifar", given)
+    assert (got.optim.epochs, got.method.name, got.data.path) == (2, "finetune", "a=b c")
+    assert (got.data.class_order, got.run.compile, got.run.seed) == ((2, 0, 1), False, 7)
+    assert isinstance(got.optim.learning_rate, float) and got.optim.learning_rate == 1.0
+    assert isinstance(got.method.kd_weight, float) and got.optim.batch_size == 512  # the rest is the file's
+    assert config.load("cifar", ["optim.epochs=2", "optim.epochs=3"]).optim.epochs == 3  # the last one holds
+    assert config.load("cifar", ["data.path="]).data.path == ""
+    assert config.load("cifar", ["data.path= x "]).data.path == "x"
+    assert config.load("cifar", ["data.path='x'\nseed = 1"]).data.path == "'x'\nseed = 1"  # not a second key
+    assert config.load("cifar", ["data.path=" + "[" * 5000]).data.path == "[" * 5000  # too deep for tomllib
+
+
+def test_first_phase_holds_for_phase_0_alone():
+    got = config.load("cifar", ["optim.first_phase.epochs=3", "optim.first_phase.norm_batch=0"])
+    assert [got.optim_of_phase(phase).epochs for phase in (0, 1, 2)] == [3, 170, 170]
+    assert [got.optim_of_phase(phase).norm_batch for phase in (0, 1, 2)] == [0, 128, 128]
+    assert got.optim_of_phase(0).learning_rate == 0.1 and got.optim.epochs == 170
+    dropped = config.load("cifar-survey", ["optim.first_phase={}", "optim.epochs=150"])
+    assert dropped.optim_of_phase(0) == dropped.optim_of_phase(1) and dropped.optim_of_phase(0).epochs == 150
+
+
+def test_a_configuration_cannot_be_changed():
+    got = config.load("digits")
+    with pytest.raises(ValueError, match="frozen"):
+        got.optim.epochs = 3
+    assert hash(got) == hash(config.load("digits"))
+
+
+def test_a_path_comes_before_a_name_but_a_folder_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert config.load("digits").data.name == "digits"
+    (tmp_path / "cifar.toml").write_text("run.seed = 5")
+    assert config.load("cifar.toml").run.seed == 5
+    assert config.load("cifar").run.seed == 0
+
+
+@pytest.mark.parametrize("name", ["cifr", "no/such/file.toml", "", "a\0b", "x" * 5000, "../config", "a\nb"])
+def test_an_unknown_name_lists_what_there_is(name):
+    message = refused(name)
+    assert "cifar, cifar-b0-10, cifar-survey, digits" in message
+    assert message.endswith("did you mean cifar?") == (name == "cifr")
+
+
+BROKEN = {
+    "syntax": (b"[run]\nseed = 1\n\nseed = = 2\n", ", line 4: not TOML: Invalid value (column 8)"),
+    "twice": (b"[run]\nseed = 1\nseed = 2\n", ", line 3: not TOML: Cannot overwrite a value"),
+    "open": (b'[run]\ndevice = """', ": not TOML: Unterminated string"),
+    "latin": ("[data]\npath = 'ü'".encode("latin-1"), ", line 2: not UTF-8"),
+    "binary": (bytes(range(256)) * 10, ", line 2: not UTF-8"),
+    "digits": (b"[run]\nseed = " + b"9" * 5000, ": not TOML: Exceeds the limit"),
+    "deep": (b"[run]\nseed = " + b"[" * 5000, ": nested too deep"),
+    "large": (b"#" * (1 << 21), ": more than 1 MiB"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_is_no_toml_is_refused_with_its_name_and_line(case, tmp_path):
+    content, line = BROKEN[case]
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    assert refused(path).startswith(f'--config "{path}"{line}')
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    assert "a folder; name a TOML file in it" in refused(tmp_path)
+    if os.path.exists("/proc/self/mem"):  # reading its start fails even for root
+        assert "cannot be read (" in refused("/proc/self/mem")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path):
+    (tmp_path / "w.toml").write_bytes(b"\xef\xbb\xbf[run]\r\nseed = 3\r\n")
+    assert config.load(str(tmp_path / "w.toml")).run.seed == 3
+
+
+def test_name_of():
+    names = {"cifar": "cifar", "cifar.toml": "cifar", "a/b.c/my.v2.toml": "my.v2", "./x/survey": "survey"}
+    assert {name: config.name_of(name) for name in names} == names
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(), st.builds("{}={}".format, st.sampled_from(sorted(FIELDS)), st.text())))
+def test_any_text_as_an_override_is_taken_or_refused_on_one_line(override):
+    try:
+        got = config.load("digits", [override])
+    except ConfigError as refusal:
+        assert str(refusal).isprintable() and len(str(refusal)) < 400
+    else:
+        assert "=" in override and isinstance(got, config.Config)
+
+
+# --- Round trip
+
+
+def a_value(kinds):
+    """Any value that the JSON schema of a field allows."""
+    return st.one_of([_of_kind(kind) for kind in kinds])
+
+
+def _of_kind(kind):
+    if "enum" in kind or "const" in kind:
+        return st.sampled_from(kind.get("enum", [kind.get("const")]))
+    if kind["type"] == "boolean":
+        return st.booleans()
+    if kind["type"] == "integer":
+        return st.integers(kind["minimum"], kind["maximum"])
+    low, high = kind.get("minimum"), kind.get("maximum")
+    above, below = kind.get("exclusiveMinimum"), kind.get("exclusiveMaximum")
+    return st.floats(
+        low if above is None else above,
+        high if below is None else below,
+        exclude_min=above is not None,
+        exclude_max=below is not None,
+        allow_nan=False,
+        allow_infinity=False,
+    )
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+THREE = st.lists(st.floats(0, 1, exclude_min=True), min_size=3, max_size=3)
+SPECIAL = {
+    "data.path": WORDS,
+    "data.class_order": st.one_of(
+        st.sampled_from(["canonical", "shuffled", "sorted"]),
+        st.lists(st.integers(0, 1000), min_size=1, unique=True),
+        st.lists(WORDS, min_size=1, unique=True),
+    ),
+    "data.mean": THREE,
+    "data.std": THREE,
+    "augment.auto_augment": st.sampled_from(["", "rand", "rand-m9-mstd0.5-inc1"]),
+    "model.backbone": st.sampled_from(["resnet20", "resnet110", "timm:resnet18"]),
+    "optim.milestones": st.just([]),  # drawn after epochs
+}
+
+
+@st.composite
+def tables_of(draw):
+    """A valid configuration as tables: each key drawn alone, then those that depend on each other mended."""
+    tables = {}
+    for key, kinds in FIELDS.items():
+        table, _, name = key.rpartition(".")
+        if table != "optim.first_phase" and draw(st.booleans()):
+            tables.setdefault(table, {})[name] = draw(SPECIAL[key] if key in SPECIAL else a_value(kinds))
+    data, method, memory = (tables.setdefault(table, {}) for table in ("data", "method", "memory"))
+    data.setdefault("path", "somewhere")
+    if "mean" not in data or "std" not in data:
+        data.pop("mean", None), data.pop("std", None)
+    if method.get("kd_combination") == "sum":
+        method["kd_weight"] = draw(st.floats(0, 1e300))
+    elif method.get("kd_weight", "dynamic") != "dynamic":
+        method["kd_weight"] = draw(st.floats(0, 1))
+    memory["size"] = memory.get("size", 0) + 1 if memory.get("size", 0) < 2**62 else 1
+    whole_batch = tables.get("model", {}).get("backbone", "").startswith("timm:")
+    optim = tables["optim"] = draw(an_optim(tables.get("optim", {}), whole_batch))
+    lone = {name: optim[name] for name in ("learning_rate", "momentum", "weight_decay") if name in optim}
+    optim["first_phase"] = draw(st.one_of(st.just({}), st.just(lone), an_optim(dict(optim), whole_batch)))
+    return tables
+
+
+@st.composite
+def an_optim(draw, optim, whole_batch):
+    """[optim] with epochs, milestones, warm-up and both batches drawn so that they fit each other."""
+    epochs = draw(st.integers(2, 500))
+    batch_size = draw(st.integers(2, 4096))
+    return optim | {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "norm_batch": draw(st.sampled_from([0, batch_size] + ([] if whole_batch else [2]))),
+        "milestones": sorted(draw(st.sets(st.integers(1, epochs - 1), min_size=1, max_size=5))),
+        "warmup_epochs": draw(st.integers(0, epochs - 1)),
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables_of())
+def test_every_value_survives_and_toml_can_be_fed_back(tmp_path_factory, tables):
+    first = config.from_dict(tables)
+    resolved = config.to_dict(first)
+    for table, keys in tables.items():
+        assert {key: resolved[table][key] for key in keys} == keys
+    path = tmp_path_factory.getbasetemp() / "round.toml"
+    path.write_text(config.to_toml(first), encoding="utf-8")
+    second = config.load(str(path))
+    assert second == first and config.fingerprint(second) == config.fingerprint(first)
+    assert config.from_dict(json.loads(json.dumps(resolved))) == first  # as results.json holds it
+
+
+def test_the_fingerprint_is_short_stable_and_of_the_values():
+    plain = config.fingerprint(config.load("digits"))
+    assert len(plain) == 8 and int(plain, 16) >= 0
+    assert plain == config.fingerprint(config.load("digits", ["run.seed=0"]))
+    changes = ["run.seed=1", "data.order_seed=1", "optim.first_phase.learning_rate=0.2", "method.align=false"]
+    assert len({config.fingerprint(config.load("digits", [change])) for change in changes} | {plain}) == 5
+
+
+# --- Presets
+
+
+def test_the_presets_are_these():
+    assert config.presets() == PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_loads_comes_back_and_opens_with_its_command(name, tmp_path):
+    loaded = config.load(name)
+    assert config.load(f"{name}.toml") == loaded
+    (tmp_path / "again.toml").write_text(config.to_toml(loaded))
+    assert config.load(str(tmp_path / "again.toml")) == loaded
+    opening = (ROOT / "cil_func" / "configs" / f"{name}.toml").read_text().splitlines()[0]
+    command = "# torchrun train.py" if name == "digits" else f"# torchrun train.py --config {name}.toml"
+    assert opening.startswith(command)
+
+
+def test_digits_is_pinned():
+    got = config.load("digits")
+    data, augment = got.data, got.augment
+    assert (data.name, data.class_order) == ("digits", "canonical")
+    assert (data.initial_increment, data.increment) == (0, 2)
+    assert (augment.crop_padding, augment.flip, augment.auto_augment, augment.brightness) == (1, False, "", 0)
+    assert (got.memory.size, got.memory.selection, got.run.compile, got.run.precision) == (
+        100, "herding", False, "float32")  # fmt: skip
+    assert (got.method.name, got.method.kd_combination, got.method.kd_weight) == ("wa", "convex", "dynamic")
+
+
+def test_cifar_is_the_tutorials_recipe():
+    got, b0 = config.load("cifar"), config.load("cifar-b0-10")
+    assert (got.data.initial_increment, got.data.increment, got.data.class_order) == (50, 10, "canonical")
+    optim = got.optim_of_phase(0)
+    assert (optim.epochs, optim.learning_rate, optim.momentum, optim.weight_decay) == (170, 0.1, 0.9, 5e-4)
+    assert (optim.batch_size, optim.norm_batch, optim.schedule) == (512, 128, "cosine")
+    assert (got.augment.auto_augment, got.augment.crop_padding) == ("rand-m9-mstd0.5-inc1", 4)
+    assert (got.memory.size, got.model.backbone, got.method.align) == (2000, "resnet32", True)
+    assert b0.data.initial_increment == 0
+    assert b0.model_copy(update={"data": got.data}) == got  # nothing else differs
+
+
+def test_cifar_survey_is_the_recipe_of_the_published_curves():
+    got = config.load("cifar-survey")
+    keys = ("epochs", "milestones", "weight_decay", "learning_rate", "batch_size", "norm_batch", "schedule")
+    assert [getattr(got.optim_of_phase(0), key) for key in keys] == [
+        200, (60, 120, 170), 5e-4, 0.1, 128, 0, "milestones"]  # fmt: skip
+    assert [getattr(got.optim_of_phase(1), key) for key in keys] == [
+        170, (60, 100, 140), 2e-4, 0.1, 128, 0, "milestones"]  # fmt: skip
+    assert (got.method.kd_combination, got.method.kd_weight, got.method.temperature) == ("sum", 2.0, 2.0)
+    assert (got.augment.auto_augment, got.augment.brightness) == ("", 63 / 255)
+
+
+def test_importing_it_imports_nothing_heavy():
+    heavy = ("torch", "timm", "continuum", "numpy", "PIL", "sklearn")
+    command = f"import sys, cil_func.config; print([m for m in {heavy} if m in sys.modules])"
+    run = [sys.executable, "-c", command]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr

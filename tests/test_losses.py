@@ -1,0 +1,235 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import grad, vmap
+
+from cil_func import losses
+
+F64 = torch.float64
+MASK = torch.tensor([True, False, True, True, False, True])
+KEPT = MASK.nonzero()[:, 0]
+LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
+
+
+def draw(*shape, seed=0, dtype=F64):
+    return 3 * torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+# cross entropy
+
+
+def test_cross_entropy_by_hand():
+    # softmax of (ln 3, 0) is (3/4, 1/4)
+    logits = torch.tensor([[LN3, 0.0], [LN3, 0.0]], dtype=F64)
+    value = losses.cross_entropy(logits, torch.tensor([0, 1]))
+    assert value.ndim == 0
+    assert value.item() == pytest.approx((math.log(4 / 3) + LN4) / 2, rel=1e-12)
+    # smoothing 0.2 over 2 classes: q = (0.9, 0.1) for target 0
+    smoothed = losses.cross_entropy(logits[:1], torch.tensor([0]), label_smoothing=0.2)
+    assert smoothed.item() == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * LN4, rel=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0, 0.99), st.integers(0, 99))
+def test_cross_entropy_and_gradient_equal_torchs(rows, classes, smoothing, seed):
+    logits = draw(rows, classes, seed=seed)
+    targets = torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed))
+    ours = grad(lambda logits: losses.cross_entropy(logits, targets, label_smoothing=smoothing))
+    theirs = grad(lambda logits: F.cross_entropy(logits, targets, label_smoothing=smoothing))
+    torch.testing.assert_close(
+        losses.cross_entropy(logits, targets, label_smoothing=smoothing),
+        F.cross_entropy(logits, targets, label_smoothing=smoothing),
+    )
+    torch.testing.assert_close(ours(logits), theirs(logits))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_targets_may_be_any_integers(dtype):
+    logits, targets = draw(2, 3), torch.tensor([2, 0])
+    assert losses.cross_entropy(logits, targets.to(dtype)) == losses.cross_entropy(logits, targets)
+
+
+def test_extreme_logits_stay_finite():
+    # the loss of a logit 1e4 below the best is 1e4
+    value = losses.cross_entropy(torch.tensor([[1e4, 0.0]]), torch.tensor([1]))
+    assert value.item() == 1e4
+
+
+# distillation
+
+
+def test_distillation_by_hand():
+    # T = 2: teacher (2 ln 3, 0) / 2 -> (3/4, 1/4); student (0, 0) -> (1/2, 1/2)
+    teacher = torch.tensor([[2 * LN3, 0.0]], dtype=F64)
+    student = torch.zeros(1, 2, dtype=F64)
+    assert losses.distillation(student, teacher, temperature=2.0).item() == pytest.approx(LN2, rel=1e-12)
+    # the other way round it is not the same: 1/2 (ln 4/3 + ln 4)
+    back = losses.distillation(teacher, student, temperature=2.0)
+    assert back.item() == pytest.approx((math.log(4 / 3) + LN4) / 2, rel=1e-12)
+    # the mean over the batch, not over batch x classes
+    both = losses.distillation(torch.cat([student, teacher]), torch.cat([teacher, student]), temperature=2.0)
+    assert both.item() == pytest.approx((LN2 + back.item()) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2.0, 7.5])
+def test_distillation_is_torchs_soft_cross_entropy_with_the_gradient_of_kl(temperature):
+    student, teacher = draw(4, 5), draw(4, 5, seed=1)
+    soft = F.softmax(teacher / temperature, dim=1)
+    torch.testing.assert_close(
+        losses.distillation(student, teacher, temperature=temperature),
+        F.cross_entropy(student / temperature, soft),  # torch's takes probabilities as targets too
+    )
+
+    def kl(student):
+        return F.kl_div(F.log_softmax(student / temperature, dim=1), soft, reduction="batchmean")
+
+    ours = grad(lambda student: losses.distillation(student, teacher, temperature=temperature))
+    torch.testing.assert_close(ours(student), grad(kl)(student))
+
+
+def test_distillation_is_least_at_the_teacher():
+    teacher = draw(4, 5)
+    slope = grad(lambda student: losses.distillation(student, teacher, temperature=2.0))(teacher)
+    torch.testing.assert_close(slope, torch.zeros_like(slope))
+
+
+# masks: a full-width classifier must train as a narrow one
+
+
+def narrow_targets(targets):
+    """Targets among the kept classes, numbered by their place in MASK."""
+    return KEPT[targets]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_masked_cross_entropy_is_that_of_the_slice(smoothing, dtype):
+    logits, targets = draw(5, 6, dtype=dtype), torch.tensor([0, 1, 2, 3, 0])
+
+    def wide(logits):
+        return losses.cross_entropy(logits, narrow_targets(targets), label_smoothing=smoothing, mask=MASK)
+
+    def narrow(cut):
+        return F.cross_entropy(cut, targets, label_smoothing=smoothing)
+
+    torch.testing.assert_close(wide(logits), narrow(logits[:, MASK]))
+    slope = grad(wide)(logits)
+    assert (slope[:, ~MASK] == 0).all()
+    torch.testing.assert_close(slope[:, MASK], grad(narrow)(logits[:, MASK]))
+
+
+@pytest.mark.parametrize("temperature", [0.01, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_masked_distillation_is_that_of_the_slice(temperature, dtype):
+    student, teacher = draw(5, 6, dtype=dtype), draw(5, 6, seed=1, dtype=dtype)
+
+    def wide(student):
+        return losses.distillation(student, teacher, temperature=temperature, mask=MASK)
+
+    def narrow(cut):
+        return F.cross_entropy(cut / temperature, F.softmax(teacher[:, MASK] / temperature, dim=1))
+
+    torch.testing.assert_close(wide(student), narrow(student[:, MASK]))
+    slope = grad(wide)(student)
+    assert (slope[:, ~MASK] == 0).all()
+    torch.testing.assert_close(slope[:, MASK], grad(narrow)(student[:, MASK]))
+
+
+@pytest.mark.parametrize("junk", [1e30, -1e30, math.inf, -math.inf, math.nan])
+def test_masked_columns_may_hold_anything(junk):
+    logits = draw(4, 6, dtype=torch.float32)
+    spoilt = torch.where(MASK, logits, junk)
+    targets = KEPT[torch.tensor([0, 1, 2, 3])]
+
+    def loss(student, teacher):
+        return losses.distillation(student, teacher, temperature=2.0, mask=MASK) + losses.cross_entropy(
+            student, targets, label_smoothing=0.1, mask=MASK
+        )
+
+    assert torch.equal(loss(spoilt, spoilt), loss(logits, logits))
+    slope = grad(loss)(spoilt, spoilt)
+    assert torch.equal(slope, grad(loss)(logits, logits))
+    assert (slope[:, ~MASK] == 0).all()
+
+
+def test_a_mask_of_all_is_no_mask():
+    logits, targets, everything = draw(3, 4), torch.tensor([0, 1, 2]), torch.ones(4, dtype=torch.bool)
+    for smoothing in (0.0, 0.3):
+        torch.testing.assert_close(
+            losses.cross_entropy(logits, targets, label_smoothing=smoothing, mask=everything),
+            losses.cross_entropy(logits, targets, label_smoothing=smoothing),
+        )
+
+
+# dtypes, transformations, errors
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_answered_in_float32(dtype):
+    logits, targets = draw(3, 6).to(dtype), torch.tensor([0, 2, 3])
+    for mask in (None, MASK):
+        half = losses.cross_entropy(logits, targets, mask=mask)
+        assert half.dtype == torch.float32
+        assert torch.equal(half, losses.cross_entropy(logits.float(), targets, mask=mask))
+        soft = losses.distillation(logits, logits, temperature=2.0, mask=mask)
+        wide = logits.float()
+        assert torch.equal(soft, losses.distillation(wide, wide, temperature=2.0, mask=mask))
+        assert grad(lambda x, mask=mask: losses.cross_entropy(x, targets, mask=mask))(logits).isfinite().all()
+
+
+def test_vmap_is_a_loop():
+    logits, teacher = draw(3, 4, 6), draw(3, 4, 6, seed=1)
+    targets = KEPT[torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 1, 1]])]
+    masks = torch.stack([MASK, torch.ones_like(MASK), MASK])
+
+    def loss(logits, targets, teacher, mask):
+        return losses.cross_entropy(logits, targets, label_smoothing=0.1, mask=mask) + losses.distillation(
+            logits, teacher, temperature=2.0, mask=mask
+        )
+
+    for function in (loss, grad(loss)):
+        looped = torch.stack([function(*row) for row in zip(logits, targets, teacher, masks, strict=True)])
+        torch.testing.assert_close(vmap(function)(logits, targets, teacher, masks), looped)
+    # the batch axis that vmap hides must not be mistaken for a row axis
+    with pytest.raises(ValueError, match="cross_entropy"):
+        vmap(losses.cross_entropy)(logits[0], targets[0])
+
+
+LOGITS, TARGETS = torch.zeros(2, 3), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: losses.cross_entropy(LOGITS[0], TARGETS), r"logits \(3,\)"),
+        (lambda: losses.cross_entropy(LOGITS[:0], TARGETS[:0]), r"logits \(0, 3\)"),
+        (lambda: losses.cross_entropy(LOGITS[:, :0], TARGETS), r"logits \(2, 0\)"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS[:1]), r"targets \(1,\) for logits \(2, 3\)"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS[None]), r"targets \(1, 2\)"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS.float()), r"float32"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS.bool()), r"bool"),
+        (lambda: losses.cross_entropy(LOGITS.long(), TARGETS), r"logits are torch.int64"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS, label_smoothing=1.0), r"label_smoothing=1.0"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS, label_smoothing=-0.1), r"label_smoothing=-0.1"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS, label_smoothing=math.nan), r"label_smoothing=nan"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS, mask=torch.ones(2, dtype=torch.bool)), r"mask \(2,\)"),
+        (lambda: losses.cross_entropy(LOGITS, TARGETS, mask=torch.ones(3)), r"mask \(3,\) torch.float32"),
+        (lambda: losses.distillation(LOGITS, LOGITS[:, :2], temperature=2.0), r"\(2, 3\) and .*\(2, 2\)"),
+        (lambda: losses.distillation(LOGITS, LOGITS[:1], temperature=2.0), r"\(2, 3\) and .*\(1, 3\)"),
+        (lambda: losses.distillation(LOGITS[0], LOGITS[0], temperature=2.0), r"student_logits \(3,\)"),
+        (lambda: losses.distillation(LOGITS, LOGITS.long(), temperature=2.0), r"teacher_logits are"),
+        (lambda: losses.distillation(LOGITS, LOGITS, temperature=0), r"temperature=0"),
+        (lambda: losses.distillation(LOGITS, LOGITS, temperature=-2.0), r"temperature=-2.0"),
+        (lambda: losses.distillation(LOGITS, LOGITS, temperature=math.inf), r"temperature=inf"),
+        (lambda: losses.distillation(LOGITS, LOGITS, temperature=math.nan), r"temperature=nan"),
+        (lambda: losses.distillation(LOGITS, LOGITS, temperature=1.0, mask=MASK), r"mask \(6,\)"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert str(caught.value).startswith(("cross_entropy: ", "distillation: "))

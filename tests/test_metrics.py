@@ -1,0 +1,197 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cil_func import metrics
+
+# sums over a run
+
+
+def test_average_incremental_accuracy_by_hand():
+    # the facts' own run: (45.1 + 38.0 + 38.9 + 36.4 + 36.6 + 36.6) / 6 = 231.6 / 6
+    average = metrics.average_incremental_accuracy([45.1, 38.0, 38.9, 36.4, 36.6, 36.6])
+    assert isinstance(average, float) and average == pytest.approx(38.6)
+    assert metrics.average_incremental_accuracy([70]) == 70.0
+
+
+def test_forgetting_by_hand():
+    # phase 0: best earlier 0.9, final 0.4: 0.5. Phase 1: 0.8 - 0.4 = 0.4. Mean 0.45. Divided by all three phases
+    # it would be 0.30; continuum, which leaves the newest old phase out of the sum alone, says 0.5 / 2 = 0.25
+    assert metrics.forgetting([[0.9], [0.6, 0.8], [0.4, 0.4, 0.7]]) == pytest.approx(0.45)
+
+
+def test_forgetting_takes_the_best_and_not_the_first_or_the_last_but_one():
+    # phase 0 rises to 80 after phase 1, then 70, ends at 50: 30. Phase 1: 60 then 65, ends at 55: 10.
+    # Phase 2: 90, ends at 85: 5. Mean 15
+    matrix = [[75], [80, 60], [70, 65, 90], [50, 55, 85, 99]]
+    assert metrics.forgetting(matrix) == pytest.approx(15.0)
+
+
+def test_forgetting_is_negative_where_old_phases_improve():
+    # the best *earlier*: the final accuracy isn't a candidate, or this would be 0
+    assert metrics.forgetting([[50], [60, 70]]) == pytest.approx(-10.0)
+
+
+def test_forgetting_of_a_single_phase_is_none():
+    assert metrics.forgetting([[77.1]]) is None
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: metrics.average_incremental_accuracy([]), "average_incremental_accuracy: no"),
+        (lambda: metrics.average_incremental_accuracy([1.0, math.nan]), "average_incremental_.*nan"),
+        (lambda: metrics.forgetting([]), "forgetting: no row"),
+        (lambda: metrics.forgetting([[1.0], [1.0]]), "forgetting: row 1 has 1 entries; .* 2"),
+        (lambda: metrics.forgetting([[1.0, 2.0], [1.0, 2.0]]), "forgetting: row 0 has 2 entries"),
+        (lambda: metrics.forgetting([[1.0], [math.nan, 1.0]]), "forgetting: .*nan"),
+    ],
+)
+def test_sums_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# accuracy
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 8), st.integers(0, 999), st.booleans())
+def test_top_k_is_that_of_a_sorted_list(rows, classes, k, seed, ties):
+    draws = np.random.RandomState(seed)
+    scores = draws.randint(0, 3, (rows, classes)) if ties else draws.randn(rows, classes)
+    targets = draws.randint(0, classes, rows)
+    # sorted is stable: equal scores keep the order of classes, so ties go to the lower one
+    hits = [
+        target in sorted(range(classes), key=lambda c, row=row: -row[c])[:k]
+        for row, target in zip(scores.tolist(), targets, strict=True)
+    ]
+    given_scores, given_targets = torch.from_numpy(scores), torch.from_numpy(targets)
+    assert metrics.correct(given_scores, given_targets, k=k).tolist() == hits
+    assert metrics.accuracy(given_scores, given_targets, k=k) == pytest.approx(100 * sum(hits) / rows)
+    if k == 1:
+        assert hits == (scores.argmax(axis=1) == targets).tolist()
+    if k >= classes:
+        assert all(hits)
+
+
+def test_top_k_agrees_with_scikit_learn():
+    from sklearn.metrics import top_k_accuracy_score
+
+    draws = np.random.RandomState(0)
+    scores, targets = draws.randn(200, 10), draws.randint(0, 10, 200)
+    for k in (1, 3, 5):
+        ours = metrics.accuracy(torch.from_numpy(scores), torch.from_numpy(targets), k=k)
+        assert ours == pytest.approx(100 * top_k_accuracy_score(targets, scores, k=k, labels=range(10)))
+
+
+def test_a_model_that_answers_the_same_everywhere_knows_one_class():
+    for constant in (0.0, -math.inf):
+        assert metrics.accuracy(torch.full((4, 4), constant), torch.arange(4)) == 25.0
+
+
+def test_per_phase_accuracy_by_hand():
+    correct = torch.tensor([True, False, True, True, False, False, False, True])
+    phase_of = torch.tensor([0, 0, 1, 1, 1, 2, 2, 0])
+    # phase 0: 2 of 3; phase 1: 2 of 3; phase 2: 0 of 2
+    assert metrics.per_phase_accuracy(correct, phase_of, 3) == pytest.approx([200 / 3, 200 / 3, 0.0])
+
+
+def test_new_share_by_hand():
+    predictions = torch.tensor([0, 49, 50, 59, 50])
+    assert metrics.new_share(predictions, 50) == pytest.approx(3 / 5)
+    assert metrics.new_share(predictions, 0) == 1.0
+    assert metrics.new_share(predictions, 60) == 0.0
+
+
+SCORES, TARGETS = torch.zeros(2, 3), torch.tensor([0, 1])
+RIGHT = torch.tensor([True, False])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: metrics.accuracy(SCORES[:0], TARGETS[:0]), r"correct: scores \(0, 3\)"),
+        (lambda: metrics.accuracy(SCORES[:, :0], TARGETS), r"correct: scores \(2, 0\)"),
+        (lambda: metrics.accuracy(SCORES[0], TARGETS), r"correct: scores \(3,\)"),
+        (lambda: metrics.accuracy(SCORES, TARGETS[:1]), r"correct: .*targets \(1,\)"),
+        (lambda: metrics.accuracy(SCORES, TARGETS, k=0), r"correct: k=0"),
+        (lambda: metrics.accuracy(SCORES, TARGETS + 2), r"correct: targets from 2 to 3"),
+        (lambda: metrics.accuracy(SCORES, TARGETS - 1), r"correct: targets from -1 to 0"),
+        (lambda: metrics.accuracy(SCORES / 0, TARGETS), r"correct: scores hold NaN"),
+        (lambda: metrics.per_phase_accuracy(RIGHT, TARGETS[:1], 2), r"per_phase_accuracy: .*\(2,\)"),
+        (lambda: metrics.per_phase_accuracy(RIGHT, TARGETS, 1), r"per_phase_accuracy: phase_of from 0 to 1"),
+        (lambda: metrics.per_phase_accuracy(RIGHT, TARGETS, 3), r"per_phase_accuracy: phase 2 of 3 has no"),
+        (lambda: metrics.new_share(TARGETS[:0], 1), r"new_share: predictions \(0,\)"),
+        (lambda: metrics.new_share(SCORES, 1), r"new_share: predictions \(2, 3\)"),
+        (lambda: metrics.new_share(TARGETS, -1), r"new_share: .*num_old=-1"),
+        (lambda: metrics.class_means(SCORES, TARGETS, 4), r"class_means: no row for classes \[2, 3\]"),
+        (lambda: metrics.class_means(SCORES[:0], TARGETS[:0], 1), r"class_means: no row for classes \[0\]"),
+        (lambda: metrics.class_means(SCORES, TARGETS, 1), r"class_means: labels from 0 to 1"),
+        (lambda: metrics.class_means(SCORES, TARGETS[:1], 1), r"class_means: features \(2, 3\)"),
+        (lambda: metrics.nme_scores(SCORES, SCORES[:, :2]), r"nme_scores: .*\(2, 3\).*\(2, 2\)"),
+        (lambda: metrics.nme_scores(SCORES[0], SCORES), r"nme_scores: features \(3,\)"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# nearest mean of exemplars
+
+
+def test_class_means_by_hand():
+    # class 0: (2, 0) and (0, 3) -> (1, 0), (0, 1) -> (.5, .5) -> (1, 1) / sqrt 2; lengths play no part.
+    # class 1: (6, 8) -> (.6, .8)
+    features = torch.tensor([[2.0, 0.0], [6.0, 8.0], [0.0, 3.0]])
+    means = metrics.class_means(features, torch.tensor([0, 1, 0]), 2)
+    torch.testing.assert_close(means, torch.tensor([[0.5**0.5, 0.5**0.5], [0.6, 0.8]]))
+    # the mean of rows first, then the length: three rows at 0 degrees outweigh one at 90, (3, 1) / sqrt 10
+    outweighed = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 7.0]])
+    skew = metrics.class_means(outweighed, torch.zeros(4, dtype=torch.int64), 1)
+    torch.testing.assert_close(skew, torch.tensor([[3.0, 1.0]]) / 10**0.5)
+
+
+def test_nme_scores_by_hand():
+    # unit feature (1, 0); means (1, 0), (0, 1), (-1, 0): squared distances 0, 2, 4
+    means = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    scores = metrics.nme_scores(torch.tensor([[5.0, 0.0]]), means)
+    assert scores.tolist() == [[0.0, -2.0, -4.0]]
+
+
+def test_nme_is_scikit_learns_nearest_centroid_on_unit_rows():
+    from sklearn.neighbors import NearestCentroid
+
+    draws = np.random.RandomState(0)
+    centres, labels = draws.randn(6, 12), np.arange(300) % 6
+    features = centres[labels] + 1.5 * draws.randn(300, 12)
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    oracle = NearestCentroid().fit(units[:120], labels[:120])
+    oracle.centroids_ /= np.linalg.norm(oracle.centroids_, axis=1, keepdims=True)
+    means = metrics.class_means(torch.from_numpy(features[:120]), torch.from_numpy(labels[:120]), 6)
+    np.testing.assert_allclose(means, oracle.centroids_, rtol=1e-12)
+    scores = metrics.nme_scores(torch.from_numpy(features[120:]), means)
+    squared = ((units[120:, None] - oracle.centroids_) ** 2).sum(axis=2)
+    np.testing.assert_allclose(scores, -squared, atol=1e-12)
+    assert scores.argmax(1).tolist() == oracle.predict(units[120:]).tolist()
+    hits = metrics.accuracy(scores, torch.from_numpy(labels[120:]))
+    assert 50 < hits < 100  # a task where both right and wrong answers occur
+
+
+def test_zero_features_and_opposite_exemplars_stay_finite():
+    features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    means = metrics.class_means(features, torch.tensor([0, 0, 1]), 2)
+    assert means.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert metrics.nme_scores(torch.zeros(1, 2), means).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("dtype, expected", [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_nme_works_in_float32_or_wider(dtype, expected):
+    features = torch.eye(3, dtype=dtype)
+    means = metrics.class_means(features, torch.arange(3), 3)
+    assert means.dtype == metrics.nme_scores(features, means).dtype == expected

@@ -1,0 +1,58 @@
+"""SGD and schedules against torch.optim."""
+
+import pytest
+import torch
+
+from cil_func import optim, tree
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 5e-4)])
+def test_sgd_takes_the_steps_of_torch(momentum, weight_decay):
+    generator = torch.Generator().manual_seed(0)
+    params = {"a": torch.randn(3, 2, generator=generator).double(), "b": {"c": torch.randn(4).double()}}
+    theirs = [leaf.clone().requires_grad_() for leaf in tree.leaves(params)]
+    reference = torch.optim.SGD(theirs, lr=1.0, momentum=momentum, weight_decay=weight_decay)
+    optimiser = optim.sgd(momentum=momentum, weight_decay=weight_decay)
+    opt_state = optimiser.init(params)
+    for rate in (0.1, 0.1, 0.05, 0.01):
+        grads = tree.map(lambda leaf: torch.randn(leaf.shape, generator=generator).double(), params)
+        for parameter, grad in zip(theirs, tree.leaves(grads), strict=True):
+            parameter.grad = grad
+        reference.param_groups[0]["lr"] = rate
+        reference.step()
+        updates, opt_state = optimiser.update(grads, opt_state, params, torch.tensor(rate).double())
+        params = optim.apply_updates(params, updates)
+    for mine, other in zip(tree.leaves(params), theirs, strict=True):
+        # A rate of 0.1 as a float32 tensor would differ from the number 0.1 by 1e-9: it is given in float64.
+        torch.testing.assert_close(mine, other.detach(), rtol=1e-7, atol=0)
+
+
+def torch_rates(make, epochs: int) -> list[float]:
+    """What a torch scheduler stepped once an epoch sets."""
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = make(optimiser)
+    rates = []
+    for _ in range(epochs):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    return rates
+
+
+def test_cosine_is_torchs():
+    schedule = optim.cosine(0.1, epochs=12)
+    expected = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12), 12)
+    assert [schedule(epoch) for epoch in range(12)] == pytest.approx(expected)
+
+
+def test_milestones_are_torchs():
+    schedule = optim.milestones(0.1, at=(3, 7), factor=0.1)
+    expected = torch_rates(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3, 7]), 10)
+    assert [schedule(epoch) for epoch in range(10)] == pytest.approx(expected)
+
+
+def test_warmup_rises_in_equal_steps_and_then_hands_over():
+    schedule = optim.cosine(0.8, epochs=8, warmup_epochs=4)
+    assert [schedule(epoch) for epoch in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert schedule(4) == pytest.approx(0.8)  # the cosine's top
+    assert schedule(6) == pytest.approx(0.4)  # and its middle

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cil_func import tree
+
+KEYS = st.text("abc_0", min_size=1, max_size=3)
+TREES = st.recursive(
+    st.integers(0, 99).map(torch.tensor),
+    lambda inner: st.dictionaries(KEYS, inner, min_size=1, max_size=3),
+    max_leaves=8,
+).filter(lambda value: isinstance(value, dict))
+
+
+def numbers(nested):
+    """The same tree with ints for leaves, which == compares."""
+    return tree.map(int, nested)
+
+
+@given(TREES)
+def test_paths_come_back(nested):
+    flat = tree.to_paths(nested)
+    assert numbers(tree.from_paths(flat)) == numbers(nested)
+    assert len(flat) == len(tree.leaves(nested)) == tree.size(nested)
+
+
+@given(TREES, st.sets(st.integers(0, 7)))
+def test_partition_splits_and_merge_joins(nested, places):
+    paths = list(tree.to_paths(nested))
+    wanted = {paths[i] for i in places if i < len(paths)}
+    chosen, others = tree.partition(nested, wanted.__contains__)
+    assert set(tree.to_paths(chosen)) == wanted
+    assert set(tree.to_paths(others)) == set(paths) - wanted
+    assert numbers(tree.merge(chosen, others)) == numbers(tree.merge(others, chosen)) == numbers(nested)
+
+
+def test_a_path_is_the_keys_joined_by_dots():
+    leaf = torch.ones(2)
+    assert tree.to_paths({"classifier": {"weight": leaf}}) == {"classifier.weight": leaf}
+
+
+@pytest.mark.parametrize("order", [("a", "a.b"), ("a.b", "a"), ("a.b", "a.b.c"), ("a.b.c", "a.b")])
+def test_a_leaf_cannot_hold_leaves(order):
+    # the second order once dropped a leaf without a word
+    with pytest.raises(ValueError, match="from_paths"):
+        tree.from_paths({path: torch.ones(1) for path in order})
+
+
+def test_a_dot_in_a_key_is_refused():
+    with pytest.raises(ValueError, match=r"a\.b"):
+        tree.to_paths({"x": {"a.b": torch.ones(1)}})
+
+
+def test_merge_refuses_a_leaf_that_both_hold_and_changes_nothing():
+    first, second = {"a": {"x": torch.ones(1)}}, {"a": {"y": torch.ones(1)}}
+    assert set(tree.merge(first, second)["a"]) == {"x", "y"}
+    assert set(first["a"]) == {"x"} and set(second["a"]) == {"y"}
+    with pytest.raises(ValueError, match="'x'"):
+        tree.merge(first, first)
+    with pytest.raises(ValueError, match="'a'"):
+        tree.merge(first, {"a": torch.ones(1)})
+
+
+def test_map_matches_dicts_by_key_and_refuses_other_structures():
+    first = {"a": torch.tensor(1), "b": [torch.tensor(2)]}
+    second = {"b": [torch.tensor(20)], "a": torch.tensor(10)}
+    assert numbers(tree.map(torch.add, first, second)) == {"a": 11, "b": [22]}
+    for other in ({"a": torch.tensor(1)}, {"a": torch.tensor(1), "c": [torch.tensor(1)]}, [1, 2]):
+        with pytest.raises(ValueError):
+            tree.map(torch.add, first, other)
+
+
+def test_size_counts_numbers():
+    assert tree.size({"weight": torch.ones(3, 4), "more": (torch.ones(5), torch.tensor(1.0))}) == 18  # 12+5+1
+    assert tree.size({}) == 0
+
+
+def test_cast_changes_floating_leaves_and_no_others():
+    nested = {"weight": torch.ones(2), "steps": torch.tensor(3)}
+    wide = tree.cast(nested, dtype=torch.float64)
+    assert (wide["weight"].dtype, wide["steps"].dtype) == (torch.float64, torch.int64)
+    assert nested["weight"].dtype == torch.float32
+    moved = tree.cast(nested, device="meta")
+    assert {leaf.device.type for leaf in tree.leaves(moved)} == {"meta"}
+    assert moved["weight"].dtype == torch.float32

@@ -1,0 +1,76 @@
+"""The command line: `torchrun train.py --config cifar.toml`, or `python train.py ...` without a launcher."""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from cil_func import config as configuration
+from cil_func.errors import CilError, ConfigError
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status; every failure that a person can mend is one line."""
+    try:
+        options = parse(arguments)
+        config = configuration.load(options.config, options.set)
+        if options.print_config:
+            print(configuration.to_toml(config), end="")
+            return 0
+        refuse_launchers()
+        from cil_func import run  # late: it imports torch, and a mistake above is answered before that
+
+        if options.dry_run:
+            print(run.plan(config))
+            return 0
+        return run.run(config, options.out or default_directory(options, config))
+    except CilError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("train.py: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong flag with one line instead of the whole usage."""
+
+    def error(self, message: str):
+        raise ConfigError(f"{message}; --help lists the flags")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The flags; raises ConfigError for a wrong one."""
+    parser = Parser(description="Class-incremental learning with WA and its relatives.", allow_abbrev=False)
+    parser.add_argument("--config", default="digits.toml", metavar="NAME", help="a path, else a preset's name")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides one value; repeatable"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default runs/<config name>")
+    parser.add_argument("--print-config", action="store_true", help="print the configuration as TOML and exit")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
+    return parser.parse_args(arguments)
+
+
+def default_directory(options: argparse.Namespace, config: configuration.Config) -> Path:
+    """runs/<config name>, with a short hash of the configuration behind it when --set changed something."""
+    name = configuration.name_of(options.config)
+    changed = config != configuration.load(options.config)
+    return Path("runs") / (f"{name}-{configuration.fingerprint(config)}" if changed else name)
+
+
+def refuse_launchers() -> None:
+    """Data parallel training is not built yet; several processes would write over each other."""
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if world_size != "1":
+        raise ConfigError(f"{world_size} processes were started, and one is supported; use --nproc_per_node=1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
