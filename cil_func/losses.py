@@ -90,7 +90,7 @@ def distillation(
     _check("distillation", "teacher_logits", teacher_logits, mask)
     if not 0 < temperature < float("inf"):
         raise ValueError(f"distillation: temperature={temperature}; it must be above 0 and finite")
-    # hidden after the division, so that a small temperature cannot make the constant infinite
+    # hidden after the division: a large temperature would bring the constant back among the logits
     log_student = F.log_softmax(_hide(_widen(student_logits) / temperature, mask), dim=1)
     teacher = F.softmax(_hide(_widen(teacher_logits) / temperature, mask), dim=1)
     return -(teacher * log_student).sum(dim=1).mean()

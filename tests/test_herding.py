@@ -37,8 +37,8 @@ def matrices(elements, max_rows=9, max_columns=4):
 
 
 def test_one_dimension_by_hand():
-    # mean (0 + 1 + 2 + 9) / 4 = 3. First: 2 is nearest (1 off). Then means 1, 1.5, 5.5: 1.5 is nearest (row 1,
-    # 1.5 off, against 2 and 2.5). Then (2+1+0)/3 = 1 or (2+1+9)/3 = 4: row 3.
+    # mean (0 + 1 + 2 + 9) / 4 = 3. First: 2 is nearest (1 off). Then rows 0, 1, 3 give means 1, 1.5, 5.5,
+    # off by 2, 1.5, 2.5: row 1. Then (2+1+0)/3 = 1 or (2+1+9)/3 = 4: row 3.
     features = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
     assert herding.herd(features, 4, normalize=False).tolist() == [2, 1, 3, 0]
 

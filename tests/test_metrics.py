@@ -19,8 +19,8 @@ def test_average_incremental_accuracy_by_hand():
 
 
 def test_forgetting_by_hand():
-    # phase 0: best earlier 0.9, final 0.4: 0.5. Phase 1: 0.8 - 0.4 = 0.4. Mean 0.45. Divided by all three phases
-    # it would be 0.30; continuum, which leaves the newest old phase out of the sum alone, says 0.5 / 2 = 0.25
+    # phase 0: best earlier 0.9, final 0.4: 0.5. Phase 1: 0.8 - 0.4 = 0.4. Mean 0.45. Divided by three it
+    # would be 0.30; continuum, which leaves the newest old phase out of the sum, says 0.5 / 2 = 0.25
     assert metrics.forgetting([[0.9], [0.6, 0.8], [0.4, 0.4, 0.7]]) == pytest.approx(0.45)
 
 
