@@ -1,16 +1,10 @@
 """The functional ResNet against the same network written with torch.nn, in float64."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import reference
 import torch
 
 from cil_func import model, tree
-
-_spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
 
 NUM_CLASSES = 7
 
@@ -23,21 +17,6 @@ def draw(depth: int) -> tuple[dict, dict]:
     return tree.map(jitter, params), tree.map(jitter, state)
 
 
-def conventional(depth: int, params: dict, state: dict) -> torch.nn.Module:
-    """The torch.nn network with the same numbers."""
-    network = reference.ResNet(depth, NUM_CLASSES).double()
-    name = f"resnet{depth}"
-    weights = tree.to_paths({**params["backbone"][name], "classifier": params["classifier"]})
-    running = {
-        path.replace(".mean", ".running_mean").replace(".var", ".running_var"): leaf
-        for path, leaf in tree.to_paths(state["backbone"][name]).items()
-    }
-    found = network.load_state_dict(weights | running, strict=False)
-    assert not found.unexpected_keys
-    assert all(key.endswith("num_batches_tracked") for key in found.missing_keys)
-    return network
-
-
 def images(count: int = 6, size: int = 16) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -46,7 +25,7 @@ def images(count: int = 6, size: int = 16) -> torch.Tensor:
 @pytest.mark.parametrize("train", [True, False])
 def test_outputs_gradients_and_statistics_match(depth, train):
     params, state = draw(depth)
-    network = conventional(depth, params, state).train(train)
+    network = reference.load(depth, params, state).train(train)
     x = images()
     cotangent = torch.randn(6, NUM_CLASSES, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
@@ -60,16 +39,14 @@ def test_outputs_gradients_and_statistics_match(depth, train):
 
     torch.testing.assert_close(logits, expected_logits)
     torch.testing.assert_close(features, expected_features)
-    name = f"resnet{depth}"
-    flat = tree.to_paths({**grads["backbone"][name], "classifier": grads["classifier"]})
+    flat = reference.parameters(grads)
     expected = {path: parameter.grad for path, parameter in network.named_parameters()}
     assert flat.keys() == expected.keys()
     for path, grad in flat.items():
         torch.testing.assert_close(grad, expected[path], msg=lambda text, path=path: f"{path}: {text}")
     moved = dict(network.named_buffers())
-    for path, leaf in tree.to_paths(new_state["backbone"][name]).items():
-        theirs = path.replace(".mean", ".running_mean").replace(".var", ".running_var")
-        torch.testing.assert_close(leaf, moved[theirs])
+    for path, leaf in reference.statistics(new_state).items():
+        torch.testing.assert_close(leaf, moved[path])
 
 
 @pytest.mark.parametrize("size", [8, 15, 32])

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cil_func import tree
+
 
 class Block(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int):
@@ -44,3 +46,27 @@ class ResNet(nn.Module):
                 x = block(x)
         features = F.adaptive_avg_pool2d(x, 1).flatten(1)
         return self.classifier(features), features
+
+
+def parameters(params: dict) -> dict[str, torch.Tensor]:
+    """Our parameters (or their gradients) under the names that the network has for them."""
+    (backbone,) = params["backbone"].values()
+    return tree.to_paths({**backbone, "classifier": params["classifier"]})
+
+
+def statistics(state: dict) -> dict[str, torch.Tensor]:
+    """Our running statistics under the names that the network has for them."""
+    (backbone,) = state["backbone"].values()
+    names = {"mean": "running_mean", "var": "running_var"}
+    flat = tree.to_paths(backbone)
+    return {f"{path.rpartition('.')[0]}.{names[path.rpartition('.')[2]]}": leaf for path, leaf in flat.items()}
+
+
+def load(depth: int, params: dict, state: dict) -> ResNet:
+    """The torch.nn network with our numbers, in their dtype."""
+    num_classes = len(params["classifier"]["bias"])
+    network = ResNet(depth, num_classes).to(params["classifier"]["bias"].dtype)
+    found = network.load_state_dict(parameters(params) | statistics(state), strict=False)
+    assert not found.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in found.missing_keys)
+    return network

@@ -1,0 +1,18 @@
+"""Features of many images in batches are those of each image alone, in order."""
+
+import torch
+
+from cil_func import model
+from cil_func.engine import infer, step
+
+
+def test_order_of_rows_is_kept_and_batches_do_not_matter():
+    params, state = model.init(0, "resnet20", 3)
+    images = torch.randint(0, 256, (9, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    preprocess = step.Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
+    forward = infer.make(preprocess, dtype=torch.float32)
+    rows = torch.tensor([8, 0, 3, 3, 5])
+    found = infer.features(forward, params, state, images, rows, batch_size=2, device=torch.device("cpu"))
+    for feature, row in zip(found, rows, strict=True):
+        pixels = (images[row].permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+        torch.testing.assert_close(feature, model.apply(params, state, pixels, train=False)[1][0])

@@ -1,0 +1,105 @@
+"""Each method's record: its loss from torch's own functions on sliced logits, and what it declares."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cil_func import methods
+
+WIDTH, SEEN, OLD = 8, 6, 4
+CLASSES = methods.Classes(seen=torch.arange(WIDTH) < SEEN, old=torch.arange(WIDTH) < OLD)
+FIRST = methods.Classes(seen=torch.arange(WIDTH) < OLD, old=torch.zeros(WIDTH, dtype=torch.bool))
+
+
+def draw(key: int) -> methods.Outputs:
+    generator = torch.Generator().manual_seed(key)
+    return methods.Outputs(torch.randn(5, WIDTH, generator=generator).double(), torch.zeros(5, 2))
+
+
+STUDENT, TEACHER = draw(1), draw(2)
+LABELS = torch.tensor([5, 4, 4, 5, 5])  # new classes, so that LwF's loss is defined too
+LOGITS = STUDENT.logits[:, :SEEN]
+SOFT = -(F.softmax(TEACHER.logits[:, :OLD] / 2, 1) * F.log_softmax(LOGITS[:, :OLD] / 2, 1)).sum(1).mean()
+CE = F.cross_entropy(LOGITS, LABELS)
+NEW_CE = F.cross_entropy(LOGITS[:, OLD:], LABELS - OLD)
+SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
+CONSTANT = methods.Options(kd_weight=0.25)
+LAMBDA = OLD / SEEN
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("finetune", methods.Options(), CE),
+        ("replay", methods.Options(), CE),
+        ("joint", methods.Options(), CE),
+        ("wa", methods.Options(), (1 - LAMBDA) * CE + LAMBDA * SOFT),
+        ("wa", CONSTANT, 0.75 * CE + 0.25 * SOFT),
+        ("wa", SUM, CE + 2 * SOFT),
+        ("icarl", SUM, CE + 2 * SOFT),
+        ("lwf", methods.Options(), (1 - LAMBDA) * NEW_CE + LAMBDA * SOFT),
+    ],
+)
+def test_loss_of_a_later_phase(name, options, expected):
+    torch.testing.assert_close(methods.make(name, options).loss(STUDENT, TEACHER, LABELS, CLASSES), expected)
+
+
+@pytest.mark.parametrize("name", methods.TABLE)
+def test_phase_0_is_cross_entropy_alone(name):
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    loss = methods.make(name, SUM).loss(STUDENT, None, labels, FIRST)
+    torch.testing.assert_close(loss, F.cross_entropy(STUDENT.logits[:, :OLD], labels))
+
+
+@pytest.mark.parametrize("name", methods.TABLE)
+def test_label_smoothing_reaches_every_method(name):
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    loss = methods.make(name, methods.Options(label_smoothing=0.1)).loss(STUDENT, None, labels, FIRST)
+    torch.testing.assert_close(loss, F.cross_entropy(STUDENT.logits[:, :OLD], labels, label_smoothing=0.1))
+
+
+def test_the_published_sum_has_the_gradient_of_half_t_squared_kl():
+    """Facts of the field: CE + 2 H(T) and CE + 0.5 T^2 KL at T = 2 train alike."""
+
+    def ours(logits):
+        return methods.make("wa", SUM).loss(methods.Outputs(logits, None), TEACHER, LABELS, CLASSES)
+
+    def tutorial(logits):
+        teacher = F.softmax(TEACHER.logits[:, :OLD] / 2, dim=1)
+        kl = F.kl_div(F.log_softmax(logits[:, :OLD] / 2, dim=1), teacher, reduction="batchmean")
+        return F.cross_entropy(logits[:, :SEEN], LABELS) + 0.5 * 2**2 * kl
+
+    torch.testing.assert_close(torch.func.grad(ours)(STUDENT.logits), torch.func.grad(tutorial)(STUDENT.logits))
+
+
+def test_only_wa_aligns_and_only_when_asked():
+    head = {"weight": torch.tensor([[3.0, 4.0], [0.0, 5.0], [6.0, 8.0]]), "bias": torch.arange(3.0)}
+    params = {"backbone": {}, "classifier": head}
+    finished, gamma = methods.make("wa", methods.Options()).finish(params, 1)
+    assert gamma == 0.5  # old norms 5 and 5, the new one 10
+    assert finished["classifier"]["weight"].tolist() == [[3, 4], [0, 5], [3, 4]]
+    for name in methods.TABLE:
+        options = methods.Options(align=name != "wa")
+        finished, gamma = methods.make(name, options).finish(params, 1)
+        assert gamma is None and finished is params
+
+
+def test_declarations():
+    """(memory, teacher, rows, restart, predict) as the papers have them."""
+    expected = {
+        "wa": (True, True, "new", False, "logits"),
+        "icarl": (True, True, "new", False, "nme"),
+        "replay": (True, False, "new", False, "logits"),
+        "lwf": (False, True, "new", False, "logits"),
+        "finetune": (False, False, "new", False, "logits"),
+        "joint": (False, False, "all", True, "logits"),
+    }
+    for name, declared in expected.items():
+        method = methods.make(name, methods.Options())
+        found = (method.uses_memory, method.uses_teacher, method.rows, method.restart, method.predict)
+        assert (method.name, found) == (name, declared)
+
+
+def test_unknown_method_lists_the_known():
+    with pytest.raises(ValueError, match="wa, icarl"):
+        methods.make("wq", methods.Options())
