@@ -99,10 +99,11 @@ def train(
         start(setup.method, trainer.optimiser, *_widen(expanded, setup.num_classes)),
         teacher,
         setup.classes(phase),
+        phase=phase.index,
         batches=batches,
         rate=trainer.rate,
         epochs=trainer.epochs,
-        emit=lambda event: emit({"phase": phase.index, **event}),
+        emit=emit,
         after_epoch=after_epoch,
     )
     return _narrow(train_state, setup, phase)

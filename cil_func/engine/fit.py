@@ -8,7 +8,7 @@ import torch
 
 from cil_func import tree
 from cil_func.data.resident import Batch
-from cil_func.engine.step import Measures, Teacher, TrainState
+from cil_func.engine.step import Teacher, TrainState
 from cil_func.errors import NonFiniteError
 from cil_func.methods import Classes
 
@@ -19,6 +19,7 @@ def fit(
     teacher: Teacher | None,
     classes: Classes,
     *,
+    phase: int,
     batches: Callable[[int], Iterable[Batch]],
     rate: Callable[[int], float],
     epochs: int,
@@ -41,29 +42,25 @@ def fit(
             train_state, measures = step(train_state, teacher, batch, classes, rate_now)
             totals = measures if totals is None else tree.map(torch.add, totals, measures)
             images += len(batch.labels)
-            emit({"event": "progress", "epoch": epoch, "images": len(batch.labels)})
-        emit(_epoch_event(totals, images, time.perf_counter() - started, epoch, epochs, rate(epoch)))
+            emit({"event": "progress", "phase": phase, "epoch": epoch, "images": len(batch.labels)})
+        loss = totals.loss.item() / images  # the epoch's one host sync
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"phase {phase}, epoch {epoch}: the loss is {loss}; "
+                "try a lower optim.learning_rate, or optim.warmup_epochs"
+            )
+        seconds = time.perf_counter() - started
+        emit({
+            "event": "epoch",
+            "phase": phase,
+            "epoch": epoch,
+            "epochs": epochs,
+            "loss": loss,
+            "train_top1": 100.0 * totals.correct.item() / images,
+            "learning_rate": rate(epoch),
+            "images": images,
+            "images_per_second": images / seconds,
+            "seconds": seconds,
+        })
         after_epoch(epoch, train_state)
     return train_state
-
-
-def _epoch_event(
-    totals: Measures, images: int, seconds: float, epoch: int, epochs: int, rate: float
-) -> dict:
-    """Reads the measures: the epoch's one host sync."""
-    loss = totals.loss.item() / images
-    if not math.isfinite(loss):
-        raise NonFiniteError(
-            f"epoch {epoch}: the loss is {loss}; try a lower optim.learning_rate, or optim.warmup_epochs"
-        )
-    return {
-        "event": "epoch",
-        "epoch": epoch,
-        "epochs": epochs,
-        "loss": loss,
-        "train_top1": 100.0 * totals.correct.item() / images,
-        "learning_rate": rate,
-        "images": images,
-        "images_per_second": images / seconds,
-        "seconds": seconds,
-    }

@@ -31,7 +31,7 @@ def start() -> TrainState:
 def test_runs_every_batch_at_the_epochs_rate_and_reports_means():
     events, seen = [], []
     finished = fit(
-        count_step, start(), None, CLASSES, batches=batches, rate=lambda epoch: 0.5**epoch, epochs=2,
+        count_step, start(), None, CLASSES, phase=2, batches=batches, rate=lambda epoch: 0.5**epoch, epochs=2,
         emit=events.append, after_epoch=lambda epoch, train_state: seen.append((epoch, float(train_state.params["sum"]))),
     )  # fmt: skip
     assert finished.params["sum"] == 5 * 1 + 5 * 0.5
@@ -49,8 +49,8 @@ def test_a_loss_that_is_not_finite_stops_after_its_epoch(loss):
         value = loss if batch.labels[0] == 1 else 1.0
         return train_state, Measures(torch.tensor(value), torch.tensor(0))
 
-    with pytest.raises(NonFiniteError, match="epoch 1"):
+    with pytest.raises(NonFiniteError, match="phase 2, epoch 1"):
         fit(
-            broken, start(), None, CLASSES, batches=batches, rate=lambda epoch: 0.1, epochs=3,
+            broken, start(), None, CLASSES, phase=2, batches=batches, rate=lambda epoch: 0.1, epochs=3,
             emit=lambda event: None,
         )  # fmt: skip

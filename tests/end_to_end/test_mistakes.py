@@ -1,0 +1,162 @@
+"""What people get wrong on the command line: one clear line, the right exit status, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+from cil_func import experiment
+
+ROOT = Path(train.__file__).parent
+QUICK = ["--set", "optim.epochs=1", "--set", "data.increment=5", "--set", "optim.batch_size=256"]
+
+
+def one_line(capsys) -> str:
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("train.py: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--confg", "cifar.toml"], "--confg"),
+        (["--config", "cifr.toml"], "cifar"),
+        (["--set", "optim.epoch=3"], "optim.epochs"),
+        (["--set", "optim.epochs=0"], "optim.epochs"),
+        (["--set", "optim.epochs"], "="),
+        (["--set", "method.name=wq"], '"wa"'),
+        (["--set", "method.kd_weight=2"], "method.kd_weight"),
+        (["--set", "augment.auto_augment=rand-k9"], "augment.auto_augment"),
+        (["--set", "data.name=image_folder"], "data.path"),
+        (["--set", "model.backbone=timm:resnet1000"], "timm"),
+        (["--set", "run.device=cuda"], "cuda"),
+    ],
+)
+def test_exit_2_for_what_the_configuration_shows(flags, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # the last case, where there is a GPU too
+    assert train.main([*flags, "--out", str(tmp_path / "run")]) == 2
+    assert says in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.increment=11"], "data.increment"),
+        (["data.class_order=[0, 1, 2]"], "data.class_order"),
+        (["data.name=image_folder", "data.path=/nowhere"], "/nowhere"),
+        (["memory.size=5"], "memory.size"),
+    ],
+)
+def test_exit_3_for_what_the_data_show_and_the_directory_can_be_used_again(overrides, says, tmp_path, capsys):
+    flags = [flag for override in overrides for flag in ("--set", override)]
+    assert train.main([*flags, "--out", str(tmp_path / "run")]) == 3
+    assert says in one_line(capsys)
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 3)
+    assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 0
+
+
+def test_a_directory_that_holds_a_run_is_left_as_it_is(tmp_path, capsys):
+    assert train.main([*QUICK, "--out", str(tmp_path)]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train.main([*QUICK, "--out", str(tmp_path)]) == 2
+    assert "--out" in one_line(capsys)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_file_in_place_of_the_run_directory(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train.main(["--out", str(tmp_path / "file" / "run")]) == 2
+    assert "--out" in one_line(capsys)
+
+
+def test_exit_4_for_a_loss_that_is_not_finite(tmp_path, capsys):
+    flags = [*QUICK, "--set", "optim.learning_rate=1e30", "--out", str(tmp_path / "run")]
+    assert train.main(flags) == 4
+    assert "phase 0" in one_line(capsys)
+    assert json.loads((tmp_path / "run/status.json").read_text())["exit_code"] == 4
+
+
+def test_exit_130_for_an_interrupt_and_what_was_earned_stays(tmp_path, capsys, monkeypatch):
+    evaluate, calls = experiment.evaluate, []
+
+    def interrupt(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(experiment, "evaluate", interrupt)
+    assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 130
+    assert "interrupted" in one_line(capsys)
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "stopped"
+    assert len(json.loads((tmp_path / "run/results.json").read_text())["phases"]) == 1
+
+
+def test_exit_1_with_a_traceback_for_our_own_bug(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "select", lambda *arguments: 1 / 0)
+    assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert status["exit_code"] == 1 and "ZeroDivisionError" in status["message"]
+
+
+def test_more_than_one_process_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train.main(["--out", str(tmp_path / "run")]) == 2
+    assert "2 processes" in one_line(capsys)
+
+
+def test_print_config_can_be_fed_back(tmp_path, capsys):
+    flags = ["--config", "cifar-survey", "--set", "run.seed=7"]
+    assert train.main([*flags, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "again.toml").write_text(printed)
+    assert train.main(["--config", str(tmp_path / "again.toml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_dry_run_counts_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--set", "optim.epochs=2", "--set", "data.increment=4", "--set", "optim.batch_size=32"]
+    assert train.main([*flags, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()]
+    phases = [[int(cell) for cell in row] for row in rows if len(row) == 7]
+    assert [row[:3] for row in phases] == [[0, 4, 4], [1, 4, 8], [2, 2, 10]]
+    assert [row[4] for row in phases] == [0, 100, 96]  # 4 x 25 and 8 x 12 exemplars
+    assert sum(row[3] - row[4] for row in phases) == 1437  # four fifths of 1,797
+    assert all(row[6] == 2 * -(-row[3] // 32) for row in phases)
+    assert "270,554" in printed.replace(" ", "") or "parameters" in printed
+
+
+def test_a_default_directory_tells_runs_apart(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(QUICK) == 0
+    (only,) = (tmp_path / "runs").iterdir()
+    assert only.name.startswith("digits-")
+
+
+def test_torchrun_starts_it_from_another_folder(tmp_path):
+    """The command as people type it, by a real launcher: the import path and the preset must not need the folder."""
+    torchrun = Path(sys.executable).with_name("torchrun")
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [str(torchrun), "--nproc_per_node=1", "--master_port=29517", str(ROOT / "train.py"), *QUICK]
+    done = subprocess.run([*command, "--out", "here"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "average incremental accuracy" in done.stdout
+    assert (tmp_path / "here/results.json").exists()
+
+
+def test_a_mistake_is_answered_before_torch_is_imported():
+    code = "import sys, train; status = train.main(['--set', 'optim.epoch=3']); print(status, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"]
