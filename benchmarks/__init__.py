@@ -1,0 +1,1 @@
+"""Measurements, one module a question; results/ holds what they printed, with the conditions."""

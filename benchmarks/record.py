@@ -1,0 +1,71 @@
+"""Keeps a finished run's figures in the repository: `python -m benchmarks.record RUN_DIR NAME [--commit HASH]`.
+
+Prints the phase table and writes benchmarks/results/NAME-<device>.json (or --json PATH): every figure that the
+README may quote, with the configuration, the versions and the commit that produced it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from cil_func import events
+from cil_func.report import tables
+
+RESULTS = Path(__file__).parent / "results"
+SUMMARY = ("average_incremental_accuracy", "last_accuracy", "forgetting")
+COLUMNS = ("top1", "nme_top1", "gamma", "top1_before_align", "new_share", "new_share_before_align")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the directory of a finished run")
+    parser.add_argument("name")
+    parser.add_argument("--commit", help="what was run; default: the commit checked out now")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    try:
+        results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        print(f"record: {options.run} holds no results.json ({error.strerror})", file=sys.stderr)
+        return 2
+    device = results["config"]["run"]["device"]
+    path = options.json or RESULTS / f"{options.name}-{device}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    events.write_json(path, {
+        "name": options.name,
+        "figures": figures(results),
+        "conditions": {
+            **results["environment"],
+            "commit": options.commit or head(),
+            "method": results["method"],
+            "seed": results["seed"],
+            "class_order": results["class_order"],
+            "config": {**results["config"], "data": {**results["config"]["data"], "path": ""}},  # not this machine's
+        },
+    })
+    print(tables.phase_table(results))
+    print(path)
+    return 0
+
+
+def figures(results: dict) -> dict:
+    """Flat {name: number or null}: the summary, the seconds, and columns of the table by phase."""
+    found = {key: results[key] for key in SUMMARY}
+    found["seconds"] = sum(sum(row["seconds"].values()) for row in results["phases"])
+    for row in results["phases"]:
+        found |= {f"{column}_phase_{row['phase']}": row[column] for column in COLUMNS}
+        found[f"fair_share_phase_{row['phase']}"] = row["num_new"] / row["classes_seen"]
+    return found
+
+
+def head() -> str:
+    """The commit that is checked out, marked where files differ from it."""
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What the README prints has to be so: its Python runs, its commands parse, its numbers are in the records."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+import train
+from cil_func import config
+
+ROOT = Path(train.__file__).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {"features": torch.randn(50, 64, generator=torch.Generator().manual_seed(0))}
+    exec(code, names)
+    assert names["head"]["weight"].shape == (60, 64) and len(set(names["rows"].tolist())) == 20
+
+
+def test_every_train_command_is_understood():
+    commands = re.findall(r"^(?:python|torchrun|\.venv/bin/python) train\.py(.*?)(?:#.*)?$", README, re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        options = train.parse(command.split())
+        config.load(options.config, options.set)
+
+
+def test_every_key_is_listed():
+    tables = config.to_dict(config.load("cifar"))
+    for name, table in tables.items():
+        (row,) = re.findall(rf"^\| `\[{name}\]` \|(.*)$", README, re.MULTILINE)
+        for key in table.keys() - {"first_phase"}:
+            assert f"`{key}`" in row, f"{name}.{key}"
+
+
+def test_accuracies_are_those_of_the_records():
+    """Each row of the two tables of results against the record that it is said to come from."""
+    rows = {name: [float(cell) for cell in cells.split("|")] for name, cells in re.findall(
+        r"^\| (joint|wa|icarl|replay|lwf|finetune) \|(.*) \|$", README, re.MULTILINE
+    )}  # fmt: skip
+    assert len(rows) == 6
+    for name, (average, last, forgetting, _) in rows.items():
+        figures = json.loads((ROOT / f"benchmarks/results/digits-{name}-cpu.json").read_text())["figures"]
+        found = [figures[key] for key in ("average_incremental_accuracy", "last_accuracy", "forgetting")]
+        assert [average, last, forgetting] == [round(value, 1) for value in found]
+    runs = {"WA, sum": "wa-sum-10", "WA, convex": "wa-convex-5", "iCaRL": "icarl-5", "replay, 5": "replay-5"}
+    for start, name in runs.items():
+        (cells,) = re.findall(rf"^\| {start}[^|]*\|(.*)\|$", README, re.MULTILINE)
+        figures = json.loads((ROOT / f"benchmarks/results/cifar100-b50-{name}-cpu.json").read_text())["figures"]
+        top1 = [float(value) for value in cells.split("|")[0].split(",")]
+        assert top1 == [round(figures[f"top1_phase_{phase}"], 1) for phase in range(6)]
