@@ -11,7 +11,9 @@
     evaluation                             what is measured at the end of a phase
     config, setup                          the TOML; everything that a run needs, built from it
     experiment                             the phase loop: the whole method, top to bottom
+    planning                               what a run will do, counted before it does it
     events, checkpoint, report             the record of a run; the saved model; what a person sees
+    run                                    one run and its directory: what train.py calls
 
 Imports go up this list only. Start reading at `experiment`.
 """

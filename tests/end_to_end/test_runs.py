@@ -83,7 +83,7 @@ def test_the_methods_differ_as_they_should(runs):
 
 
 def test_the_directory_holds_a_finished_run(runs):
-    directory, results = runs["wa"]
+    directory, _ = runs["wa"]
     names = {path.name for path in directory.iterdir()}
     assert names == {
         "config.toml", "metrics.jsonl", "results.json", "status.json", "model.safetensors", "model.json", "report",
@@ -142,8 +142,9 @@ def test_the_saved_configuration_is_the_run(runs, tmp_path):
 
 def test_evaluation_between_epochs_and_variants(tmp_path):
     overrides = small(
-        "wa", "optim.eval_every_epochs=1", "optim.norm_batch=32", "method.clip_weights=true", "memory.fixed_per_class=3",
-        "run.precision=float64", "optim.first_phase.epochs=2", "memory.selection=closest", "augment.brightness=0.2",
+        "wa", "optim.eval_every_epochs=1", "optim.norm_batch=32", "method.clip_weights=true",
+        "memory.fixed_per_class=3", "run.precision=float64", "optim.first_phase.epochs=2",
+        "memory.selection=closest", "augment.brightness=0.2",
     )  # fmt: skip
     assert run(tmp_path / "run", *overrides) == 0
     events = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -170,7 +171,8 @@ def test_an_image_folder_is_learned_by_a_timm_backbone(tmp_path):
     overrides = (
         "data.name=image_folder", f"data.path={tmp_path / 'images'}", "data.image_size=16", "data.increment=2",
         'model.backbone="timm:resnet10t"', "augment.auto_augment=rand-m9-mstd0.5-inc1", "augment.flip=true",
-        "memory.size=8", "optim.epochs=2", "optim.batch_size=4", "data.class_order=[\"dog\", \"ant\", \"cat\", \"bée\"]",
+        "memory.size=8", "optim.epochs=2", "optim.batch_size=4",
+        "data.class_order=[\"dog\", \"ant\", \"cat\", \"bée\"]",
     )  # fmt: skip
     assert run(tmp_path / "run", *overrides) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())

@@ -32,7 +32,8 @@ def test_runs_every_batch_at_the_epochs_rate_and_reports_means():
     events, seen = [], []
     finished = fit(
         count_step, start(), None, CLASSES, phase=2, batches=batches, rate=lambda epoch: 0.5**epoch, epochs=2,
-        emit=events.append, after_epoch=lambda epoch, train_state: seen.append((epoch, float(train_state.params["sum"]))),
+        emit=events.append,
+        after_epoch=lambda epoch, train_state: seen.append((epoch, float(train_state.params["sum"]))),
     )  # fmt: skip
     assert finished.params["sum"] == 5 * 1 + 5 * 0.5
     assert seen == [(0, 5.0), (1, 7.5)]
