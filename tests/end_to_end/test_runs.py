@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import train
+from benchmarks import prior, record
 from cil_func import checkpoint, model
 from cil_func.data import sources
 
@@ -178,3 +179,18 @@ def test_an_image_folder_is_learned_by_a_timm_backbone(tmp_path):
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["class_order"] == [3, 0, 2, 1]
     assert math.isfinite(results["average_incremental_accuracy"])
+
+
+def test_the_records_of_a_run_hold_its_figures(runs, tmp_path, monkeypatch, capsys):
+    directory, results = runs["wa"]
+    flags = ["--commit", "c", "--json", str(tmp_path / "a.json")]
+    monkeypatch.setattr("sys.argv", ["record", str(directory), "x", *flags])
+    assert record.main() == 0
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["figures"]["gamma_phase_2"] == results["phases"][2]["gamma"]
+    assert written["conditions"]["commit"] == "c"
+    monkeypatch.setattr("sys.argv", ["prior", str(directory), "x", "--json", str(tmp_path / "b.json")])
+    assert prior.main() == 0
+    found = json.loads((tmp_path / "b.json").read_text())["figures"]
+    assert found["top1"] == pytest.approx(results["last_accuracy"], abs=0.3)  # one image of 360
+    assert found["log_ratio_of_images"] == pytest.approx(math.log(len_new(2) / 2 / (50 / 8)))

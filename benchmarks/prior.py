@@ -1,0 +1,71 @@
+"""Why a run prefers its newest classes: `python -m benchmarks.prior RUN_DIR NAME [--data FOLDER] [--json PATH]`.
+
+In the last phase a new class has many more training images than an old one has exemplars. A classifier that
+learned little else predicts by that prior. If it does, lowering the logits of the newest classes by the log of the
+ratio of images a class mends the accuracy; if the features are spoiled as well, it doesn't. Prints both, beside
+where the newest rows point: their mean cosine with the mean feature, which aligning lengths cannot change.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from benchmarks.record import RESULTS, head
+from cil_func import checkpoint, classifier, config, events, metrics, setup
+from cil_func.engine import infer
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the directory of a finished run")
+    parser.add_argument("name")
+    parser.add_argument("--data", default="", help="data.path, where it isn't the run's own")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    ready = setup.build(config.load(str(options.run / "config.toml"), ["run.compile=false", *_path(options.data)]))
+    results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
+    found = figures(ready, options.run, results["phases"][-1])
+    for name, value in found.items():
+        print(f"{name:<32} {value:8.3f}")
+    path = options.json or RESULTS / f"{options.name}-{ready.device.type}.json"
+    conditions = {**setup.environment(ready), "commit": head(), "run": options.run.name}
+    events.write_json(path, {"name": options.name, "figures": found, "conditions": conditions})
+    return 0
+
+
+def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
+    """Accuracies in percent on all test images, by the saved model and with the newest logits lowered."""
+    params, state, _ = checkpoint.load_model(run)
+    rows, labels = torch.arange(len(ready.test_images)), ready.scenario.test_labels
+    features = infer.features(
+        ready.forward, params, state, ready.test_images, rows, batch_size=setup.EVAL_BATCH, device=ready.device
+    )
+    logits = classifier.apply(params["classifier"], features)                      # (N, K)
+    num_old = last["classes_seen"] - last["num_new"]
+    images = len(ready.scenario.phases[-1].train_rows) / last["num_new"]
+    kept = ready.config.memory.size / num_old  # exemplars of an old class while the last phase was trained
+    is_new = torch.arange(logits.shape[1]) >= num_old
+    lowered = logits - math.log(images / kept) * is_new
+    old, weight = labels < num_old, params["classifier"]["weight"]
+    cosine = torch.nn.functional.cosine_similarity(weight, features.mean(0)[None], dim=1)
+    return {
+        "top1": metrics.accuracy(logits, labels),
+        "top1_prior_removed": metrics.accuracy(lowered, labels),
+        "log_ratio_of_images": math.log(images / kept),
+        "nme_top1": last["nme_top1"],
+        "old_among_old_top1": metrics.accuracy(logits[old][:, :num_old], labels[old]),
+        "new_among_new_top1": metrics.accuracy(logits[~old][:, num_old:], labels[~old] - num_old),
+        "cosine_old_rows_mean_feature": cosine[:num_old].mean().item(),
+        "cosine_new_rows_mean_feature": cosine[num_old:].mean().item(),
+    }
+
+
+def _path(data: str) -> list[str]:
+    return [f"data.path={json.dumps(data)}"] if data else []
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
