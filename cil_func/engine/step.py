@@ -83,7 +83,11 @@ def make(
 def start(
     method: Method, optimiser: optim.Optimiser, params: tree.Tree, state: tree.Tree
 ) -> TrainState:
-    """The train state at the start of a phase: the optimiser anew, for the parameters that are trained."""
+    """The train state at the start of a phase: the optimiser anew, for the parameters that are trained.
+
+    Copies: a first step whose student shares tensors with its teacher would be compiled as a graph of its own.
+    """
+    params, state = tree.map(torch.clone, (params, state))
     chosen, _ = tree.partition(params, method.trainable)
     return TrainState(params, state, optimiser.init(chosen))
 
