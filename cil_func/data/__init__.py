@@ -1,10 +1,12 @@
-"""Images in, batches out. This room sees no configuration: every function takes plain arguments.
+"""Images in, chunks of batches out. This room sees no configuration: every function takes plain arguments.
 
     sources.py    a name -> `Dataset`: train and test images as uint8, original class indices, class names
     folder.py     folders of image files -> arrays, with the mistakes people make in them named
     scenario.py   class order, and the phases of continuum's ClassIncremental as row numbers
-    resident.py   the whole set in memory: batches are gathers of rows
+    resident.py   the whole set in memory, of the device where it fits: chunks are gathers of rows
     augment.py    random transforms of a batch: draws apart from their application
+    randaugment.py  timm's policy string -> draws;  operations.py  images sorted by operation, each family once
+    image_ops.py  image_geometry.py   what the operations do, exactly as Pillow does it
 
 Images are uint8 (N, H, W, 3) everywhere in this room; a row is an index into them.
 """

@@ -1,12 +1,12 @@
 """Random transforms of a batch of uint8 images.
 
-An `Augment` is two functions: `draw` makes all random numbers, `apply` is a pure function of images and
-draws. So draws belong to the epoch and not to whoever applies them, and a version that runs on the device
-can take the place of `pil` by giving its own two functions.
+An `Augment` is two functions: `draw` makes all random numbers, on the host, and `apply` is a pure function of
+images and draws. So draws belong to the epoch and not to whoever applies them. `device` does everything in
+batches where the images are; `pil` leaves RandAugment to timm and Pillow, image by image on the host.
 """
 
+import math
 import random
-import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,53 +16,87 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
 
 from cil_func import rng
-from cil_func.errors import ConfigError
+from cil_func.data import image_geometry, image_ops, operations, randaugment
+from cil_func.data.operations import upload
 
 Draws = dict[str, Tensor]
 
-# timm ignores a section that it can't read; here "rand-inc" or "rand-mstdinf" is refused
-_RAND_SECTION = re.compile(r"(m|n|inc|mmax)\d+|(mstd|p)\d+(\.\d+)?|t(weights|3a|3aw)")
+_JITTER = {"brightness": image_ops.brightness, "contrast": image_ops.contrast, "saturation": image_ops.color}
+# Pixels that are worked on at a time: on a CPU they stay in the cache, on a GPU they bound the working memory
+CHUNK_PIXELS = {"cpu": 1 << 21, "cuda": 1 << 25}
+_BOX_ATTEMPTS = 10  # boxes drawn for an image to be erased, of which the first that fits is taken
+_BOX_AREA = (0.02, 1 / 3)  # of the image's area
+_BOX_ASPECT = (0.3, 1 / 0.3)  # height over width
 _timm_lock = threading.Lock()  # timm draws from the process's global generators: one batch at a time
 
 
 @dataclass(frozen=True)
 class Augment:
-    """draw(key, count) -> {name: (count,)}; apply(images uint8 (B, H, W, 3), draws of B) -> images uint8."""
+    """draw(key, count) -> {name: (count, ...)}; apply(images uint8 (B, H, W, 3), draws of B) -> images uint8.
+
+    Draws are made and stay on the host; images may be on any device, and come back on it.
+    by_pillow: whether Pillow works image by image, so that a thread of its own is worth having.
+    """
 
     draw: Callable[[int, int], Draws]
     apply: Callable[[Tensor, Draws], Tensor]
+    by_pillow: bool = False
 
 
-def pil(
+def make(
     *,
+    backend: str,
     auto_augment: str = "",
     crop_padding: int = 0,
     flip: bool = False,
     brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    erasing: float = 0.0,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
 ) -> Augment:
-    """Crop, flip and brightness on the whole batch, then timm's RandAugment by Pillow, image by image.
+    """Crop, flip, brightness, contrast, saturation, RandAugment, erasing, in this order.
 
-    auto_augment: timm's string, like "rand-m9-mstd0.5-inc1", "" for none; crop_padding: pixels of zeros
-    around the image, of which a window of the image's size is cut; flip: left-right, probability 0.5;
-    brightness: factor uniform in [max(0, 1 - brightness), 1 + brightness], as torchvision's ColorJitter;
-    mean: of each channel, 0..1, what RandAugment fills borders with.
-    With everything off, images pass as they are. Raises ConfigError for a string that timm doesn't take.
+    backend: "device" or "pil", who does RandAugment; auto_augment: timm's string, like
+    "rand-m9-mstd0.5-inc1", "" for none; crop_padding: pixels of zeros around the image, of which a window of the
+    image's size is cut; flip: left-right, probability 0.5; brightness, contrast, saturation: each a factor uniform
+    in [max(0, 1 - value), 1 + value], as torchvision's ColorJitter; erasing: probability that a rectangle is filled,
+    of area and aspect as timm's RandomErasing draws them; mean: of each channel, 0..1, what RandAugment fills
+    borders and erasing rectangles with.
+    With everything off, images pass as they are. Raises ConfigError for a string that isn't RandAugment.
+    Sources: torchvision's ColorJitter on Pillow; Zhong et al. 2020 (arXiv:1708.04896); see `randaugment`.
     """
     fill = tuple(min(255, round(255 * value)) for value in mean)
-    if auto_augment:
-        _rand_augment(auto_augment, 32, fill)  # any size: a bad string should fail now, not in a worker
+    policy = randaugment.parse(auto_augment) if auto_augment else None
+    if policy and backend == "device":
+        draw_policy, apply_policy = partial(randaugment.draw, policy), _by_device
+    elif policy:
+        draw_policy, apply_policy = _draw_seeds, partial(_by_pillow, auto_augment=auto_augment)
+    else:
+        draw_policy, apply_policy = (lambda *_: {}), None
+    jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     draw = partial(
-        _draw, auto_augment=bool(auto_augment), crop_padding=crop_padding, flip=flip, brightness=brightness
+        _draw, crop_padding=crop_padding, flip=flip, jitter=jitter, draw_policy=draw_policy, erasing=erasing
     )
-    return Augment(draw, partial(_apply, auto_augment=auto_augment, crop_padding=crop_padding, fill=fill))
+    chunk = partial(_apply_chunk, crop_padding=crop_padding, apply_policy=apply_policy, fill=fill)
+    return Augment(draw, partial(_apply, apply_chunk=chunk), by_pillow=bool(policy) and backend == "pil")
+
+
+device = partial(make, backend="device")
+pil = partial(make, backend="pil")
 
 
 def _draw(
-    key: int, count: int, *, auto_augment: bool, crop_padding: int, flip: bool, brightness: float
+    key: int,
+    count: int,
+    *,
+    crop_padding: int,
+    flip: bool,
+    jitter: dict[str, float],
+    draw_policy: Callable[[int, int], Draws],
+    erasing: float,
 ) -> Draws:
     """Draws for `count` images. Each purpose has a key of its own: turning one on leaves the others be."""
 
@@ -75,64 +109,112 @@ def _draw(
             draws[side] = torch.randint(2 * crop_padding + 1, (count,), generator=generator(side))
     if flip:
         draws["flip"] = torch.rand(count, generator=generator("flip")) < 0.5
-    if brightness:
-        low = max(0.0, 1.0 - brightness)
-        span = 1.0 + brightness - low
-        draws["brightness"] = torch.rand(count, generator=generator("brightness")) * span + low
-    if auto_augment:
-        draws["seed"] = torch.randint(2**63 - 1, (count,), generator=generator("seed"))
+    for name, strength in jitter.items():
+        if strength:
+            low = max(0.0, 1.0 - strength)
+            span = 1.0 + strength - low
+            draws[name] = torch.rand(count, generator=generator(name)) * span + low
+    draws |= draw_policy(key, count)
+    if erasing:
+        draws["erasing"] = _draw_boxes(generator("erasing"), count, erasing)
     return draws
 
 
-def _apply(
-    images: Tensor, draws: Draws, *, auto_augment: str, crop_padding: int, fill: tuple[int, ...]
-) -> Tensor:
-    """images uint8 (B, H, W, 3) -> uint8 (B, H, W, 3)."""
-    if "top" in draws or "flip" in draws:
-        images = _crop_flip(images, draws, crop_padding)
-    if "brightness" in draws:  # Pillow blends with black in float32 and cuts the fraction off
-        factors = draws["brightness"].to(images.device)[:, None, None, None]  # (B, 1, 1, 1)
-        images = (images.float() * factors).clamp_(0, 255).to(torch.uint8)
-    if "seed" in draws:
-        transform = _rand_augment(auto_augment, min(images.shape[1:3]), fill)
-        images = _by_pillow(images, draws["seed"].tolist(), transform)
-    return images
+def _draw_boxes(generator: torch.Generator, count: int, probability: float) -> Tensor:
+    """float64 (count, attempts, 4): share of the image's area (0: not erased), aspect, and how far down and to
+    the right of the places it may have, in 0..1."""
+    boxes = torch.rand(count, _BOX_ATTEMPTS, 4, generator=generator, dtype=torch.float64)
+    erased = torch.rand(count, 1, generator=generator, dtype=torch.float64) < probability
+    low, high = _BOX_AREA
+    boxes[..., 0] = (low + (high - low) * boxes[..., 0]) * erased
+    low, high = map(math.log, _BOX_ASPECT)
+    boxes[..., 1] = (low + (high - low) * boxes[..., 1]).exp()
+    return boxes
 
 
-def _crop_flip(images: Tensor, draws: Draws, crop_padding: int) -> Tensor:
-    """Zero-padded crop, then left-right flip, in one gather: a flip only reverses the columns gathered."""
+def _draw_seeds(key: int, count: int) -> Draws:
+    generator = rng.generator(rng.fold_in(key, "seed"))
+    return {"seed": torch.randint(2**63 - 1, (count,), generator=generator)}
+
+
+def _apply(images: Tensor, draws: Draws, *, apply_chunk: Callable[[Tensor, Draws], Tensor]) -> Tensor:
+    """images uint8 (B, H, W, 3) -> uint8 (B, H, W, 3), some images at a time."""
+    if not draws or not len(images):
+        return images
     count, height, width, _ = images.shape
-    device = images.device
-    zeros = torch.zeros(count, dtype=torch.int64)
-    top, left = (draws.get(side, zeros).to(device)[:, None] for side in ("top", "left"))  # (B, 1)
-    flip = draws.get("flip", zeros.bool()).to(device)[:, None]  # (B, 1)
-    column = torch.arange(width, device=device)[None]  # (1, W)
-    rows = top + torch.arange(height, device=device)[None]  # (B, H)
-    columns = left + torch.where(flip, width - 1 - column, column)  # (B, W)
-    padded = pad(images, (0, 0, crop_padding, crop_padding, crop_padding, crop_padding))
-    batch = torch.arange(count, device=device)[:, None, None]
-    return padded[batch, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+    size = max(1, CHUNK_PIXELS[images.device.type] // (height * width))
+    chunks = [slice(start, start + size) for start in range(0, count, size)]
+    return torch.cat([apply_chunk(images[c], {name: draw[c] for name, draw in draws.items()}) for c in chunks])
 
 
-def _by_pillow(images: Tensor, seeds: list[int], transform: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """Applies a transform that draws from `random` and `numpy.random`, each image under its own seed.
+def _apply_chunk(
+    images: Tensor,
+    draws: Draws,
+    *,
+    crop_padding: int,
+    apply_policy: Callable[..., Tensor] | None,
+    fill: tuple[int, ...],
+) -> Tensor:
+    there = images.device
+    _, height, width, _ = images.shape
+    if "top" in draws:
+        top, left = (upload(draws[side].int(), there) for side in ("top", "left"))
+        images = image_geometry.crop(images, top, left, padding=crop_padding)
+    planes = images.permute(0, 3, 1, 2).contiguous()
+    if "flip" in draws:
+        planes = image_geometry.flip(planes, upload(draws["flip"].int(), there))
+    for name, change in _JITTER.items():
+        if name in draws:
+            planes = change(planes, upload(draws[name], there))
+    colour = torch.stack([torch.full((), value, dtype=torch.uint8, device=there) for value in fill])  # (3,)
+    if apply_policy:
+        planes = apply_policy(planes, draws, fill=colour)
+    if "erasing" in draws:
+        boxes = _boxes(draws["erasing"], height, width)
+        planes = image_geometry.erase(planes, upload(boxes, there), fill=colour)
+    return torch.stack(planes.unbind(1), dim=-1)  # twice as fast as a permuted copy on a CPU
+
+
+def _boxes(draws: Tensor, height: int, width: int) -> Tensor:
+    """For each image the first box that is smaller than it both ways, as `image_geometry.erase` takes it.
+
+    draws: float64 (N, attempts, 4). None of ten fits 1 image in 10**20; it gets a box of no size.
+    """
+    area, aspect, down, right = draws.unbind(2)  # (N, attempts) each
+    tall = (area * height * width * aspect).sqrt().round()  # to even, as Python's
+    wide = (area * height * width / aspect).sqrt().round()
+    fits = (tall < height) & (wide < width)
+    tall, wide = tall * fits, wide * fits
+    top = (down * (height - tall + 1)).floor()
+    left = (right * (width - wide + 1)).floor()
+    first = fits.int().argmax(1)[:, None, None].expand(-1, 1, 4)
+    return torch.stack((top, left, tall, wide), dim=2).gather(1, first)[:, 0].int()  # (N, 4)
+
+
+def _by_device(planes: Tensor, draws: Draws, *, fill: Tensor) -> Tensor:
+    return operations.apply(planes, draws["operation"], draws["argument"], fill=fill)
+
+
+def _by_pillow(planes: Tensor, draws: Draws, *, auto_augment: str, fill: Tensor) -> Tensor:
+    """Planes through a transform that draws from `random` and `numpy.random`, each image under its own seed.
 
     Both global states are put back afterwards. Whoever draws from them in another thread meanwhile
     disturbs this batch; nothing in this package does.
     """
-    arrays = images.cpu().numpy()
+    arrays = planes.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    transform = _rand_augment(auto_augment, min(arrays.shape[1:3]), tuple(fill.tolist()))
     out = np.empty_like(arrays)
     with _timm_lock:
         states = random.getstate(), np.random.get_state()
         try:
-            for slot, array, seed in zip(out, arrays, seeds, strict=True):
+            for slot, array, seed in zip(out, arrays, draws["seed"].tolist(), strict=True):
                 random.seed(seed)
                 np.random.seed(seed & 0xFFFFFFFF)  # numpy takes 32 bits
                 slot[:] = np.asarray(transform(Image.fromarray(array)))
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-    return torch.from_numpy(out).to(images.device)
+    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(planes.device)
 
 
 @lru_cache(maxsize=8)
@@ -140,19 +222,9 @@ def _rand_augment(config: str, size: int, fill: tuple[int, ...]) -> Callable[[Im
     """timm's RandAugment with the settings of timm's own `create_transform` at image size `size`, bicubic."""
     from timm.data.auto_augment import rand_augment_transform  # late: timm costs seconds
 
-    kind, *sections = config.split("-")
-    try:
-        unread = [section for section in sections if not _RAND_SECTION.fullmatch(section)]
-        if kind != "rand" or unread:
-            raise ValueError(f"can't read {unread[0] if kind == 'rand' else kind!r}")
-        hparams = {
-            "translate_const": int(size * 0.45),
-            "img_mean": fill,
-            "interpolation": Image.Resampling.BICUBIC,
-        }
-        return rand_augment_transform(config, hparams)
-    except (AssertionError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"augment.auto_augment = {config!r}: {error}; give a RandAugment string of timm's, like "
-            '"rand-m9-mstd0.5-inc1", or "" for none'
-        ) from error
+    hparams = {
+        "translate_const": int(size * 0.45),
+        "img_mean": fill,
+        "interpolation": Image.Resampling.BICUBIC,
+    }
+    return rand_augment_transform(config, hparams)

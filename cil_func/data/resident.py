@@ -1,4 +1,4 @@
-"""The whole data set in memory as uint8: a batch is a gather of rows, prepared one ahead of its use."""
+"""The whole data set in memory as uint8: a chunk of batches is a gather of rows, augmented at once."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from cil_func import rng
-from cil_func.data.augment import Augment
+from cil_func.data.augment import CHUNK_PIXELS, Augment
 
-_PREFETCH = 2  # batches prepared ahead: one to hand out, one to hide a slow one
+_PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
 _STATISTICS_PIXELS = 1 << 24  # pixels looked at at a time: bounds the working memory
+_FREE_SHARE = 0.5  # of the GPU's free memory, that a set of images may take
 
 
 class Batch(NamedTuple):
@@ -22,38 +23,63 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-def epoch_batches(
-    images: Tensor, labels: Tensor, rows: Tensor, *, batch_size: int, key: int, augment: Augment | None
-) -> Iterator[Batch]:
-    """One epoch over `rows` in random order; the last, smaller batch is used, not dropped.
+def place(images: Tensor, device: torch.device) -> Tensor:
+    """Images uint8 (N, H, W, 3) on the device if half of its free memory holds them, else as they are."""
+    if device.type == "cuda" and images.nbytes > _FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return images
+    return images.to(device)
 
-    images: uint8 (N, H, W, 3); labels: int64 (N,); rows: int64 (M,), each comes once; key: the epoch's,
-    from which order and draws follow; augment: None for the images as they are.
-    Draws are made for the whole epoch at once: what an image gets doesn't depend on the batch size.
-    One background thread prepares batches while others are trained on; it ends when the iterator is
-    used up or closed, and its exceptions reach the caller as themselves.
+
+def epoch_chunks(
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    *,
+    batch_size: int,
+    key: int,
+    augment: Augment | None,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """One epoch over `rows` in random order, in chunks on the device of as many whole batches as measured well.
+
+    images: uint8 (N, H, W, 3); labels: int64 (N,), both wherever they are; rows: int64 (M,), each comes once;
+    key: the epoch's, from which order and draws follow; augment: None for the images as they are.
+    Order and draws are made when this is called, on the host and for the whole epoch: what an image gets
+    doesn't depend on batches or chunks, and nothing waits for a GPU.
+    Where Pillow augments, one background thread prepares batches while others are trained on; it ends when
+    the iterator is used up or closed, and its exceptions reach the caller as themselves.
     """
-    _check_batch_size("epoch_batches", batch_size)
+    if batch_size < 1:
+        raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
     order = torch.randperm(len(rows), generator=rng.generator(rng.fold_in(key, "order")))
     rows = rows.cpu()[order]  # (M,)
     draws = augment.draw(rng.fold_in(key, "augment"), len(rows)) if augment else {}
+    ahead = augment is not None and augment.by_pillow
+    size = batch_size if ahead else _chunk_size(images, batch_size, device)
 
     def prepare(start: int) -> Batch:
-        here = slice(start, start + batch_size)
+        here = slice(start, start + size)
         chosen = rows[here]
-        batch = images[chosen.to(images.device)]  # (B, H, W, 3)
+        chunk = _gather(images, chosen).to(device)  # (B, H, W, 3)
         if augment:
-            batch = augment.apply(batch, {name: draw[here] for name, draw in draws.items()})
-        return Batch(batch, labels[chosen.to(labels.device)])
+            chunk = augment.apply(chunk, {name: draw[here] for name, draw in draws.items()})
+        return Batch(chunk, _gather(labels, chosen).to(device))
 
-    return _prefetched(prepare, range(0, len(rows), batch_size))
+    starts = range(0, len(rows), size)
+    return _prefetched(prepare, starts) if ahead else map(prepare, starts)
 
 
-def eval_batches(images: Tensor, rows: Tensor, *, batch_size: int) -> Iterator[Tensor]:
-    """Images uint8 (B, H, W, 3) of `rows`, in their order, un-augmented; the last may be smaller."""
-    _check_batch_size("eval_batches", batch_size)
-    for chosen in rows.to(images.device).split(batch_size) if len(rows) else ():
-        yield images[chosen]
+def _chunk_size(images: Tensor, batch_size: int, device: torch.device) -> int:
+    """Images in a chunk: whole batches, at least one."""
+    pixels = images.shape[1] * images.shape[2]
+    return max(1, CHUNK_PIXELS[device.type] // (pixels * batch_size)) * batch_size
+
+
+def _gather(source: Tensor, rows: Tensor) -> Tensor:
+    """source[rows], rows being on the host: a pinned upload, so that a GPU is not waited for."""
+    if source.is_cuda:
+        rows = rows.pin_memory().to(source.device, non_blocking=True)
+    return source[rows]
 
 
 def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -68,7 +94,8 @@ def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...],
     _, height, width, channels = images.shape
     chunk = max(1, _STATISTICS_PIXELS // (height * width))
     counts = torch.zeros(channels, 256, dtype=torch.int64)
-    for part in eval_batches(images, rows, batch_size=chunk):
+    for chosen in rows.split(chunk):
+        part = images[chosen]
         for channel in range(channels):
             counts[channel] += torch.bincount(part[..., channel].flatten(), minlength=256).cpu()
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -92,8 +119,3 @@ def _prefetched(prepare: Callable[[int], Batch], starts: range) -> Iterator[Batc
             yield pending.popleft().result()
     finally:  # also when the consumer stops early: closing a generator raises in it
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _check_batch_size(name: str, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"{name}: batch_size={batch_size}; give 1 or more")

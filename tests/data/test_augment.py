@@ -1,19 +1,34 @@
 """Augmentation, each step against an independent way to do it."""
 
+import hashlib
 import random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
+from timm.data import auto_augment
 from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional as tvf
 
-from cil_func.data import augment
+from cil_func.data import augment, operations
 from cil_func.errors import ConfigError
 
 POLICY = "rand-m9-mstd0.5-inc1"
 MEAN = (0.5071, 0.4865, 0.4409)
+EVERYTHING = {
+    "auto_augment": POLICY,
+    "crop_padding": 2,
+    "flip": True,
+    "brightness": 0.2,
+    "contrast": 0.3,
+    "saturation": 0.4,
+    "erasing": 0.5,
+    "mean": MEAN,
+}
 
 
 @pytest.fixture
@@ -21,8 +36,9 @@ def images():
     return torch.from_numpy(np.random.RandomState(0).randint(0, 256, (40, 12, 10, 3), dtype=np.uint8))
 
 
-def test_off_is_the_identity(images):
-    nothing = augment.pil()
+@pytest.mark.parametrize("backend", [augment.device, augment.pil])
+def test_off_is_the_identity(images, backend):
+    nothing = backend()
     assert nothing.draw(1, 40) == {}
     assert nothing.apply(images, {}) is images
 
@@ -45,13 +61,17 @@ def test_crop_and_flip_against_brute_force(images, padding, flip):
 
 
 def test_draws_cover_their_ranges_evenly():
-    draws = augment.pil(crop_padding=2, flip=True, brightness=0.25, auto_augment=POLICY).draw(3, 5000)
+    draws = augment.pil(
+        crop_padding=2, flip=True, brightness=0.25, contrast=0.5, saturation=1.0, auto_augment=POLICY
+    ).draw(3, 5000)
     for side in ("top", "left"):
         counts = torch.bincount(draws[side], minlength=5)
         assert len(counts) == 5 and (counts - 1000).abs().max() < 150  # 5 standard deviations are 141
     assert not torch.equal(draws["top"], draws["left"])
     assert abs(draws["flip"].float().mean() - 0.5) < 0.036
     assert 0.75 <= draws["brightness"].min() < 0.76 and 1.24 < draws["brightness"].max() <= 1.25
+    assert 0.5 <= draws["contrast"].min() < 0.51 and 1.49 < draws["contrast"].max() <= 1.5
+    assert 0.0 <= draws["saturation"].min() < 0.01 and 1.99 < draws["saturation"].max() <= 2.0
     assert len(draws["seed"].unique()) == 5000
     assert all(draw.shape == (5000,) for draw in draws.values())
 
@@ -61,13 +81,92 @@ def test_brightness_never_turns_negative(images):
     assert 0.0 <= draws.min() < 0.02 and 3.98 < draws.max() <= 4.0
 
 
-def test_brightness_is_torchvisions_on_pillow_images(images):
-    bright = augment.pil(brightness=0.9)
-    draws = bright.draw(5, 40)
-    draws["brightness"][:3] = torch.tensor([0.0, 1.0, 1.9])
-    out = bright.apply(images, draws)
-    for image, factor, ours in zip(images.numpy(), draws["brightness"].tolist(), out.numpy(), strict=True):
-        assert np.array_equal(np.asarray(tvf.adjust_brightness(Image.fromarray(image), factor)), ours)
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_jitter_is_torchvisions_on_pillow_images(images, name):
+    jitter = augment.device(**{name: 0.9})
+    draws = jitter.draw(5, 40)
+    draws[name][:3] = torch.tensor([0.0, 1.0, 1.9])
+    out = jitter.apply(images, draws)
+    adjust = getattr(tvf, f"adjust_{name}")
+    for image, factor, ours in zip(images.numpy(), draws[name].tolist(), out.numpy(), strict=True):
+        assert np.array_equal(np.asarray(adjust(Image.fromarray(image), factor)), ours)
+
+
+def test_jitter_goes_from_brightness_by_contrast_to_saturation(images):
+    everything = augment.device(brightness=0.5, contrast=0.6, saturation=0.7)
+    draws = everything.draw(5, 40)
+    expected = images
+    for name in ("brightness", "contrast", "saturation"):
+        expected = augment.device(**{name: 0.1}).apply(expected, {name: draws[name]})
+    assert torch.equal(everything.apply(images, draws), expected)
+
+
+def test_earlier_draws_and_bits_stay():
+    """Of crop, flip and brightness, as they were before other transforms and the device joined them."""
+    images = torch.arange(4 * 8 * 8 * 3, dtype=torch.int32).mul(7919).remainder(251).to(torch.uint8).view(4, 8, 8, 3)
+    for backend in (augment.pil, augment.device):
+        earlier = backend(crop_padding=2, flip=True, brightness=0.25)
+        draws = earlier.draw(9, 4)
+        out = earlier.apply(images, draws)
+        assert list(draws) == ["top", "left", "flip", "brightness"]
+        assert hashlib.sha256(out.numpy().tobytes()).hexdigest()[:16] == "9417071a238358a6"
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_boxes_are_distributed_as_timms(size):
+    height, width = size
+    count = 20_000
+    draws = augment.device(erasing=0.4).draw(3, count)["erasing"]
+    ours = augment._boxes(draws, height, width).numpy()  # (N, 4): top, left, rows, columns
+    erasing = RandomErasing(0.4, device="cpu")
+    random.seed(5)
+    theirs = []
+    for _ in range(count):
+        image = torch.ones(1, height, width)
+        erasing(image)
+        rows, columns = (image[0].eq(0).any(axis).nonzero()[:, 0] for axis in (1, 0))
+        theirs.append([rows[0], columns[0], len(rows), len(columns)] if len(rows) else [0, 0, 0, 0])
+    theirs = np.array(theirs)
+    shares = [(boxes[:, 2] > 0).mean() for boxes in (ours, theirs)]
+    assert abs(shares[0] - 0.4) < 0.015 and abs(shares[1] - 0.4) < 0.015
+    ours, theirs = ours[ours[:, 2] > 0], theirs[theirs[:, 2] > 0]
+    for column in range(4):
+        assert ks_2samp(ours[:, column], theirs[:, column], method="asymp").pvalue > 1e-4
+    for part in (0, 1):  # where a box ends
+        ends = [boxes[:, part] + boxes[:, part + 2] for boxes in (ours, theirs)]
+        assert ks_2samp(*ends, method="asymp").pvalue > 1e-4 and ends[0].max() == size[part]
+
+
+@pytest.mark.parametrize("backend", [augment.device, augment.pil])
+def test_erasing_comes_last_and_fills_with_the_mean(images, backend):
+    everything = backend(erasing=1.0, brightness=0.5, auto_augment=POLICY, mean=MEAN)
+    draws = everything.draw(1, 40)
+    boxes = augment._boxes(draws["erasing"], 12, 10)
+    bare = backend(brightness=0.5, auto_augment=POLICY, mean=MEAN)
+    expected = bare.apply(images, {name: draw for name, draw in draws.items() if name != "erasing"})
+    for image, (top, left, tall, wide) in zip(expected, boxes.tolist(), strict=True):
+        assert tall * wide > 0
+        image[top : top + tall, left : left + wide] = torch.tensor([129, 124, 112], dtype=torch.uint8)  # 255 x MEAN
+    assert torch.equal(everything.apply(images, draws), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40)])
+def test_device_is_timm_but_for_a_level_under_the_same_draws(height, width):
+    photographs = np.random.RandomState(1).randint(0, 256, (60, 6, 5, 3), dtype=np.uint8)
+    arrays = [np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC)) for p in photographs]
+    ours = augment.device(auto_augment="rand-m9-mstd0.5-inc1-n1", mean=MEAN)
+    draws = ours.draw(3, 60)
+    out = ours.apply(torch.from_numpy(np.stack(arrays)), draws)
+    settings = {"fillcolor": (129, 124, 112), "resample": Image.Resampling.BICUBIC}
+    functions = {"blur": "gaussian_blur", "translate_x": "translate_x_rel", "translate_y": "translate_y_rel"}
+    plain, whole = ("auto_contrast", "equalize", "invert"), ("posterize", "solarize", "solarize_add")
+    for array, code, argument, result in zip(arrays, draws["operation"], draws["argument"], out, strict=True):
+        name = operations.OPERATIONS[code]
+        image = Image.fromarray(array)
+        if name != "none":
+            given = () if name in plain else (int(argument) if name in whole else float(argument),)
+            image = getattr(auto_augment, functions.get(name, name))(image, *given, **settings)
+        assert np.abs(np.asarray(image).astype(int) - result.numpy()).max() <= 1
 
 
 def test_rand_augment_is_timms(images):
@@ -97,9 +196,9 @@ def test_all_together_are_the_steps_in_order(images):
     assert torch.equal(everything.apply(images, draws), expected)
 
 
-def test_same_key_same_bits_other_key_other_bits(images):
-    settings = {"auto_augment": POLICY, "crop_padding": 2, "flip": True, "brightness": 0.2}
-    first, second = augment.pil(**settings), augment.pil(**settings)
+@pytest.mark.parametrize("backend", [augment.device, augment.pil])
+def test_same_key_same_bits_other_key_other_bits(images, backend):
+    first, second = backend(**EVERYTHING), backend(**EVERYTHING)
     before = images.clone()
     out = first.apply(images, first.draw(1, 40))
     random.seed(9)
@@ -110,17 +209,68 @@ def test_same_key_same_bits_other_key_other_bits(images):
     assert torch.equal(images, before)
 
 
-def test_a_purpose_draws_the_same_beside_others():
-    alone = augment.pil(flip=True).draw(4, 50)
-    beside = augment.pil(flip=True, crop_padding=4, brightness=0.1).draw(4, 50)
-    assert torch.equal(alone["flip"], beside["flip"])
+@pytest.mark.parametrize(
+    "name", ["top", "left", "flip", "brightness", "contrast", "saturation", "operation", "argument", "erasing"]
+)
+def test_a_purpose_draws_the_same_beside_others(name):
+    settings = {"crop_padding": ("top", "left"), "auto_augment": ("operation", "argument")}
+    own = next((setting for setting, draws in settings.items() if name in draws), name)
+    alone = augment.device(**{own: EVERYTHING[own]}).draw(4, 50)
+    beside = augment.device(**EVERYTHING).draw(4, 50)
+    assert torch.equal(alone[name], beside[name])
 
 
-def test_a_batch_may_be_cut_anywhere(images):
-    both = augment.pil(auto_augment=POLICY, crop_padding=2, flip=True)
-    draws = both.draw(6, 40)
-    parts = [both.apply(images[p], {k: v[p] for k, v in draws.items()}) for p in (slice(0, 7), slice(7, 40))]
-    assert torch.equal(torch.cat(parts), both.apply(images, draws))
+@pytest.mark.parametrize("backend", [augment.device, augment.pil])
+@pytest.mark.parametrize("pixels", [1, 700, 1 << 21])
+def test_a_batch_may_be_cut_anywhere(images, backend, pixels, monkeypatch):
+    everything = backend(**EVERYTHING)
+    draws = everything.draw(6, 40)
+    whole = everything.apply(images, draws)
+    monkeypatch.setitem(augment.CHUNK_PIXELS, "cpu", pixels)
+    cuts = (slice(0, 7), slice(7, 7), slice(7, 40))
+    parts = [everything.apply(images[cut], {name: draw[cut] for name, draw in draws.items()}) for cut in cuts]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_batch_as_large_as_many_chunks_is_its_chunks(monkeypatch):
+    """Enough images that vectors and their tails meet every operation."""
+    images = torch.from_numpy(np.random.RandomState(3).randint(0, 256, (1500, 9, 11, 3), dtype=np.uint8))
+    everything = augment.device(**EVERYTHING)
+    draws = everything.draw(2, 1500)
+    whole = everything.apply(images, draws)
+    for size in (1, 37, 128):
+        parts = [
+            everything.apply(images[start : start + size], {n: d[start : start + size] for n, d in draws.items()})
+            for start in range(0, 1500, size)
+        ]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+class Counter(TorchDispatchMode):
+    """Counts what torch runs on a device but `cpu`; views and allocations among it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        out = function(*arguments, **(settings or {}))
+        self.count += isinstance(out, torch.Tensor) and out.device.type != "cpu" and not function.is_view
+        return out
+
+
+def test_nothing_waits_for_the_device_and_operations_do_not_grow_with_the_batch(monkeypatch):
+    """On "meta", tensors have no values: whoever asks for one, or for how many are not zero, raises."""
+    monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", 1 << 25)
+    everything = augment.device(**EVERYTHING)
+    counts = []
+    for number in (2000, 8000):
+        images = torch.empty(number, 12, 10, 3, dtype=torch.uint8, device="meta")
+        with Counter() as counter:
+            out = everything.apply(images, everything.draw(1, number))
+        assert out.device.type == "meta" and out.shape == images.shape and out.dtype == torch.uint8
+        counts.append(counter.count)
+    assert counts[0] == counts[1] < 1000
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -146,14 +296,18 @@ def test_global_random_states_are_put_back(images, fails, monkeypatch):
     assert (random.random(), np.random.rand(), random.gauss(0, 1)) == expected
 
 
+@pytest.mark.parametrize("backend", [augment.device, augment.pil])
 @pytest.mark.parametrize("good", [POLICY, "rand", "rand-m9-n3-mstd0.5", "rand-tweights-p0.7", "rand-mstd101"])
-def test_timms_strings_are_taken(good):
-    augment.pil(auto_augment=good)
+def test_timms_strings_are_taken(images, good, backend):
+    ours = backend(auto_augment=good)
+    out = ours.apply(images, ours.draw(1, 40))
+    assert out.shape == images.shape and not torch.equal(out, images)
 
 
+@pytest.mark.parametrize("backend", [augment.device, augment.pil])
 @pytest.mark.parametrize("bad", ["rand2-m9", "rand-m9.5", "rand-msd1", "rand-inc", "rand-mstdinf", "v0"])
-def test_a_string_that_timm_refuses_or_ignores_is_refused(bad):
+def test_a_string_that_timm_refuses_or_ignores_is_refused(bad, backend):
     with pytest.raises(ConfigError) as caught:
-        augment.pil(auto_augment=bad)
+        backend(auto_augment=bad)
     message = str(caught.value)
     assert "augment.auto_augment" in message and repr(bad) in message and "\n" not in message

@@ -1,4 +1,4 @@
-"""Batches of a set in memory: every row once, the same for the same key, and no thread left behind."""
+"""Chunks of a set in memory: every row once, the same for the same key, and no thread left behind."""
 
 import threading
 import time
@@ -25,27 +25,49 @@ ROWS = torch.tensor([3, 49, 7, 8, 21, 22, 23, 40, 41, 0, 13])
 
 
 def epoch(images, labels, rows=ROWS, **changes):
-    settings = {"batch_size": 4, "key": 1, "augment": None, **changes}
-    return resident.epoch_batches(images, labels, rows, **settings)
+    settings = {"batch_size": 4, "key": 1, "augment": None, "device": torch.device("cpu"), **changes}
+    return resident.epoch_chunks(images, labels, rows, **settings)
+
+
+def nothing(apply=lambda images, draws: images) -> augment.Augment:
+    """On the thread that Pillow has."""
+    return augment.Augment(lambda key, count: {"number": torch.arange(count)}, apply, by_pillow=True)
 
 
 def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
-def test_every_row_comes_once_and_the_last_batch_is_smaller(images, labels):
-    batches = list(epoch(images, labels))
-    assert [len(batch.labels) for batch in batches] == [4, 4, 3]
-    seen = torch.cat([batch.labels for batch in batches])
+@pytest.mark.parametrize("pixels", [1, 24 * 8, 24 * 9, 1 << 21])
+def test_every_row_comes_once_in_chunks_of_whole_batches(images, labels, pixels, monkeypatch):
+    monkeypatch.setitem(resident.CHUNK_PIXELS, "cpu", pixels)  # an image has 24
+    chunks = list(epoch(images, labels))
+    sizes = {1: [4, 4, 3], 24 * 8: [8, 3], 24 * 9: [8, 3], 1 << 21: [11]}
+    assert [len(chunk.labels) for chunk in chunks] == sizes[pixels]
+    seen = torch.cat([chunk.labels for chunk in chunks])
     assert sorted(seen.tolist()) == sorted((ROWS * 10).tolist())
-    assert torch.equal(torch.cat([batch.images for batch in batches]), images[seen // 10])
-    assert batches[0].images.dtype == torch.uint8 and batches[0].labels.dtype == torch.int64
-    assert not threads()
+    assert torch.equal(torch.cat([chunk.images for chunk in chunks]), images[seen // 10])
+    assert chunks[0].images.dtype == torch.uint8 and chunks[0].labels.dtype == torch.int64
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (5, [4, 1])])
-def test_few_rows(images, labels, count, sizes):
-    assert [len(batch.labels) for batch in epoch(images, labels, ROWS[:count])] == sizes
+def test_pillow_gets_batches_and_few_rows_are_enough(images, labels, count, sizes):
+    chunks = list(epoch(images, labels, ROWS[:count], augment=nothing()))
+    assert [len(chunk.labels) for chunk in chunks] == sizes and not threads()
+
+
+def test_nothing_but_pillow_has_a_thread(images, labels):
+    chunks = epoch(images, labels, augment=augment.device(flip=True), batch_size=1)
+    next(chunks)
+    assert not threads()
+
+
+def test_order_and_draws_are_made_when_it_is_called(images, labels):
+    """So that the host draws the next epoch while a GPU still works on this one."""
+    drawn = []
+    lazy = augment.Augment(lambda key, count: drawn.append(count) or {}, lambda images, draws: images)
+    epoch(images, labels, augment=lazy)
+    assert drawn == [11]
 
 
 def test_the_key_decides_the_order_and_the_draws(images, labels):
@@ -56,10 +78,13 @@ def test_the_key_decides_the_order_and_the_draws(images, labels):
     assert [batch.labels.tolist() for batch in first] != [batch.labels.tolist() for batch in other]
 
 
-def test_draws_belong_to_the_epoch_and_not_to_the_batches(images, labels):
-    jitter = augment.pil(crop_padding=2, flip=True, auto_augment="rand-m9-mstd0.5-inc1")
+@pytest.mark.parametrize("make", [augment.pil, augment.device])
+def test_draws_belong_to_the_epoch_and_not_to_the_batches(make, images, labels, monkeypatch):
+    jitter = make(crop_padding=2, flip=True, auto_augment="rand-m9-mstd0.5-inc1")
     whole = next(epoch(images, labels, augment=jitter, batch_size=11))
+    monkeypatch.setitem(resident.CHUNK_PIXELS, "cpu", 1)
     cut = list(epoch(images, labels, augment=jitter, batch_size=3))
+    assert [len(chunk.labels) for chunk in cut] == [3, 3, 3, 2]
     assert torch.equal(torch.cat([batch.images for batch in cut]), whole.images)
     order = ROWS[torch.randperm(11, generator=rng.generator(rng.fold_in(1, "order")))]
     draws = jitter.draw(rng.fold_in(1, "augment"), 11)
@@ -68,12 +93,12 @@ def test_draws_belong_to_the_epoch_and_not_to_the_batches(images, labels):
 
 
 def test_stopping_early_leaves_no_thread(images, labels):
-    batches = epoch(images, labels, batch_size=1)
+    batches = epoch(images, labels, batch_size=1, augment=nothing())
     next(batches)
     assert threads()
     batches.close()
     assert not threads()
-    for _ in epoch(images, labels, batch_size=1):
+    for _ in epoch(images, labels, batch_size=1, augment=nothing()):
         break
     assert not threads()
 
@@ -87,7 +112,7 @@ def test_an_exception_reaches_the_consumer_as_itself(images, labels):
             raise Odd("third batch")
         return batch
 
-    broken = augment.Augment(lambda key, count: {"number": torch.arange(count)}, apply)
+    broken = nothing(apply)
     seen = []
     with pytest.raises(Odd, match="third batch"):
         for batch in epoch(images, labels, augment=broken):
@@ -103,7 +128,7 @@ def test_batches_are_prepared_ahead_by_two_and_no_more(images, labels):
         other_threads.append(threading.current_thread() is not threading.main_thread())
         return batch
 
-    counting = augment.Augment(lambda key, count: {"number": torch.arange(count)}, apply)
+    counting = nothing(apply)
     batches = epoch(images, labels, augment=counting, batch_size=1)
     next(batches)
     deadline = time.monotonic() + 5
@@ -114,18 +139,18 @@ def test_batches_are_prepared_ahead_by_two_and_no_more(images, labels):
     assert len(list(batches)) == 10 and made == list(range(11)) and all(other_threads)
 
 
-def test_eval_batches_are_the_rows_in_order(images):
-    batches = list(resident.eval_batches(images, ROWS, batch_size=4))
-    assert [len(batch) for batch in batches] == [4, 4, 3]
-    assert torch.equal(torch.cat(batches), images[ROWS])
-    assert list(resident.eval_batches(images, ROWS[:0], batch_size=4)) == []
-
-
 def test_a_batch_of_no_images_is_refused(images, labels):
     with pytest.raises(ValueError, match="batch_size=0"):
         epoch(images, labels, batch_size=0)
-    with pytest.raises(ValueError, match="batch_size=-1"):
-        list(resident.eval_batches(images, ROWS, batch_size=-1))
+
+
+@pytest.mark.parametrize(("free", "moved"), [(4 * 50 * 72, True), (2 * 50 * 72 - 1, False)])
+def test_images_live_on_the_gpu_where_half_of_its_free_memory_holds_them(images, free, moved, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: asked.append(device) or self)
+    resident.place(images, torch.device("cuda"))
+    assert asked == [torch.device("cuda")] * moved
 
 
 def test_channel_statistics_are_numpys(images, monkeypatch):
@@ -143,3 +168,14 @@ def test_channel_statistics_of_one_colour_can_be_divided_by(images):
     assert mean == pytest.approx((0.2, 0.2, 0.2)) and std == (1 / 255,) * 3
     with pytest.raises(ValueError, match="no rows"):
         resident.channel_statistics(images, ROWS[:0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("resident_on", ["cpu", "cuda"])
+def test_on_cuda_an_epoch_is_the_cpus(resident_on, images, labels):
+    jitter = augment.device(crop_padding=2, flip=True)  # exact on any device
+    expected = list(epoch(images, labels, augment=jitter))
+    found = list(epoch(images.to(resident_on), labels, augment=jitter, device=torch.device("cuda")))
+    assert all(chunk.images.is_cuda and chunk.labels.is_cuda for chunk in found)
+    for place in range(2):  # images, labels
+        assert torch.equal(torch.cat([c[place] for c in found]).cpu(), torch.cat([c[place] for c in expected]))
