@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             print(run.plan(config))
             return 0
+        if options.profile:
+            print(run.profile(config, options.out or default_directory(options, config), options.profile))
+            return 0
         return run.run(config, options.out or default_directory(options, config))
     except CilError as error:
         print(f"train.py: {error}", file=sys.stderr)
@@ -55,7 +58,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default runs/<config name>")
     parser.add_argument("--print-config", action="store_true", help="print the configuration as TOML and exit")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
+    parser.add_argument(
+        "--profile", type=positive, metavar="N", help="trace N training steps into DIR/trace.json, train nothing else"
+    )
     return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    """A count of steps."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def default_directory(options: argparse.Namespace, config: configuration.Config) -> Path:

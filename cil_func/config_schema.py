@@ -64,6 +64,7 @@ Positive = Annotated[int, Interval(ge=1, le=LARGEST)]
 Images = Annotated[int, Interval(ge=2, le=LARGEST)]  # batch norm needs two
 Zero = Annotated[int, Interval(ge=0, le=0), Allowed("0")]  # Literal[0] takes `false` too
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
+Strength = Annotated[float, Interval(ge=0, le=1)]
 Epochs = Annotated[
     tuple[Positive, ...],
     _from_list, AfterValidator(_increasing), Allowed("a list of increasing integers >= 1"),
@@ -126,10 +127,14 @@ class Augment(Table):
     """[augment]: what happens to a training image each time it is seen."""
 
     auto_augment: RandAugment = ""  # a timm string; "": none
-    backend: Literal["pil"] = "pil"  # who draws and applies auto_augment
+    # who does auto_augment: in batches where the images are, or timm with Pillow, one by one (other draws)
+    backend: Literal["device", "pil"] = "device"
     crop_padding: Annotated[int, Interval(ge=0, le=64)] = 4  # pixels of zeros a side before a random crop
     flip: bool = True  # left to right, every other time
-    brightness: Annotated[float, Interval(ge=0, le=1)] = 0.0  # b: times a factor in [1 - b, 1 + b]
+    brightness: Strength = 0.0  # b: times a factor in [1 - b, 1 + b]
+    contrast: Strength = 0.0  # likewise, the distance from the image's mean grey
+    saturation: Strength = 0.0  # likewise, the distance from the image in grey
+    erasing: Strength = 0.0  # probability that a rectangle is filled with the mean colour
 
 
 class Model(Table):

@@ -15,10 +15,12 @@ from cil_func import classifier, evaluation, memory, metrics, model, rng, tree
 from cil_func.data import resident
 from cil_func.data.scenario import Phase
 from cil_func.engine import infer
+from cil_func.engine.compile import Captured, Threaded
 from cil_func.engine.fit import fit
-from cil_func.engine.step import Teacher, start
+from cil_func.engine.step import start
 from cil_func.errors import NonFiniteError
-from cil_func.setup import EVAL_BATCH, Setup
+from cil_func.methods import Outputs
+from cil_func.setup import Setup
 
 Model = tuple[tree.Tree, tree.Tree]
 Emit = Callable[[dict], None]
@@ -72,41 +74,77 @@ def train(
 ) -> Model:
     """Trains on the phase's rows, with the last model as the teacher where the method uses one.
 
-    Student and teacher get classifiers of the run's full width, so that no shape changes as classes grow.
+    The student gets a classifier of the run's full width, so that no shape changes as classes grow.
     """
     trainer, rows = setup.trainer(phase), train_rows(setup, phase, exemplars)
-    teacher = Teacher(*_widen(learned, setup.num_classes)) if learned and setup.method.uses_teacher else None
+    teach = _teacher(setup, learned)
 
-    def batches(epoch: int):
-        epoch_key = rng.fold_in(key, "epoch", epoch)
-        images, labels = setup.train_images, setup.scenario.train_labels
-        return resident.epoch_batches(
-            images, labels, rows, batch_size=trainer.batch_size, key=epoch_key, augment=setup.augment
+    def chunks(epoch: int):
+        return resident.epoch_chunks(
+            setup.train_images,
+            setup.scenario.train_labels,
+            rows,
+            batch_size=trainer.batch_size,
+            key=rng.fold_in(key, "epoch", epoch),
+            augment=setup.augment,
+            device=setup.device,
         )
 
     def after_epoch(epoch: int, train_state) -> None:
         every = trainer.eval_every_epochs
         if every and (epoch + 1) % every == 0 and epoch + 1 < trainer.epochs:
-            top1 = evaluate(setup, phase, _narrow(train_state, setup, phase), {}, by="logits")["top1"]
+            top1 = evaluate(setup, phase, _narrow(train_state(), setup, phase), {}, by="logits")["top1"]
             emit({"event": "evaluation", "phase": phase.index, "epoch": epoch, "top1": top1})
 
     emit({
         "event": "phase_start", "phase": phase.index, "num_new": len(phase.classes),
         "classes_seen": sum(sizes(setup, phase)), "train_images": len(rows), "epochs": trainer.epochs,
     })
+    steps = Captured if setup.captures else Threaded
     train_state = fit(
-        trainer.step,
-        start(setup.method, trainer.optimiser, *_widen(expanded, setup.num_classes)),
-        teacher,
-        setup.classes(phase),
+        steps(
+            trainer.step,
+            start(setup.method, trainer.optimiser, *_widen(expanded, setup.num_classes)),
+            setup.classes(phase),
+        ),
         phase=phase.index,
-        batches=batches,
+        chunks=chunks,
+        batch_size=trainer.batch_size,
+        teach=teach,
         rate=trainer.rate,
         epochs=trainer.epochs,
+        dtype=setup.dtype,
+        padded=trainer.padded,
         emit=emit,
         after_epoch=after_epoch,
     )
     return _narrow(train_state, setup, phase)
+
+
+def _teacher(setup: Setup, learned: Model | None) -> Callable[[torch.Tensor], Outputs | None]:
+    """What the last model says of images uint8 (B, H, W, 3): zeros in phase 0, where nothing is known yet.
+
+    Its classifier has the run's full width, as the student's has, so that no shape changes as classes grow.
+    """
+    if not setup.method.uses_teacher:
+        return lambda images: None
+    if learned is None:
+        width = model.backbone(setup.config.model.backbone).feature_dim()
+        shapes = (setup.num_classes, width)
+        return lambda images: Outputs(
+            *(torch.zeros(len(images), size, dtype=setup.dtype, device=setup.device) for size in shapes)
+        )
+    params, state = _widen(learned, setup.num_classes)
+
+    def teach(images: torch.Tensor) -> Outputs:
+        return infer.teach(
+            infer.features(
+                setup.forward, params, state, images, batch_size=setup.forward_batch, device=setup.device
+            ),
+            params,
+        )
+
+    return teach
 
 
 def train_rows(setup: Setup, phase: Phase, exemplars: dict) -> torch.Tensor:
@@ -162,8 +200,8 @@ def sizes(setup: Setup, phase: Phase) -> list[int]:
 
 def _features(setup: Setup, learned: Model, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     features = infer.features(
-        setup.forward, *learned, images, rows, batch_size=EVAL_BATCH, device=setup.device
-    )
+        setup.forward, *learned, images, rows, batch_size=setup.forward_batch, device=setup.device
+    ).cpu()
     if not features.isfinite().all():
         raise NonFiniteError("the features are not finite; try a lower optim.learning_rate")
     return features

@@ -4,7 +4,8 @@
 
 Both take an optional `mask` (C,) bool of the classes that take part. It is a tensor, so its value changes
 from phase to phase while shapes, and the compiled step, stay: a classifier of full width with the mask of
-the classes seen has the loss and the gradients of a narrow one cut to those classes.
+the classes seen has the loss and the gradients of a narrow one cut to those classes. `rows` (B,) bool does
+the same for images: a last, smaller batch may be padded to the size of the others.
 
 Nothing that depends on data is checked, for these run inside a compiled step, which cannot branch on it:
 that targets lie in [0, C), that their class is in the mask, and that the mask holds a class is up to the
@@ -25,14 +26,16 @@ def cross_entropy(
     *,
     label_smoothing: float = 0.0,
     mask: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over the batch of -sum_c q_c log softmax(logits)_c, where q is the label, smoothed.
 
         q_c = (1 - label_smoothing) [c = target] + label_smoothing / (number of classes that take part)
 
     logits: (B, C); targets: (B,) integers in [0, C) (outside: undefined when compiled, an index error
-    else); mask: (C,) bool, None for all classes. With a mask, value and gradients are those of
-    `logits[:, mask]`; masked logits get a gradient of exactly 0, whatever they hold.
+    else); mask: (C,) bool, None for all classes; rows: (B,) bool, None for all images. With both, value and
+    gradients are those of `logits[rows][:, mask]`; the other logits get a gradient of exactly 0, whatever
+    they hold. The targets of the other rows must be in [0, C) too.
     Returns a 0-d tensor in nats. Works under torch.func.grad, vmap and torch.compile(fullgraph=True).
     Raises ValueError for shapes that don't fit, targets that are not integers, an empty batch, and
     label_smoothing outside [0, 1).
@@ -49,14 +52,14 @@ def cross_entropy(
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; it must be in [0, 1)")
     log_probs = F.log_softmax(_hide(_widen(logits), mask), dim=1)  # (B, C)
-    loss = -log_probs.gather(1, targets.long()[:, None]).mean()
+    loss = -_mean(log_probs.gather(1, targets.long()[:, None])[:, 0], rows)
     if label_smoothing == 0:
         return loss
     if mask is None:
-        spread = log_probs.mean()
+        spread = _mean(log_probs.mean(dim=1), rows)
     else:
         # masked columns are left out of the sum: there log_probs is -1e9 and not 0
-        spread = torch.where(mask, log_probs, 0.0).sum(dim=1).mean() / mask.sum()
+        spread = _mean(torch.where(mask, log_probs, 0.0).sum(dim=1) / mask.sum(), rows)
     return (1 - label_smoothing) * loss - label_smoothing * spread
 
 
@@ -66,6 +69,7 @@ def distillation(
     *,
     temperature: float,
     mask: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Soft cross-entropy of the student against the teacher: what the old model knew is kept.
 
@@ -77,7 +81,7 @@ def distillation(
     with respect to the student); published recipes differ there, so the weight is the method's business.
     The gradient is not stopped at the teacher: differentiate with respect to the student.
     Returns a 0-d tensor in nats, never 0 unless the teacher is certain. Works under torch.func.grad, vmap
-    and torch.compile(fullgraph=True). With a mask, value and gradients are those of `[:, mask]`.
+    and torch.compile(fullgraph=True). With mask and rows, value and gradients are those of `[rows][:, mask]`.
     Raises ValueError for unequal shapes, an empty batch, and a temperature that is not above 0 and finite.
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq. 2.
     """
@@ -93,7 +97,14 @@ def distillation(
     # hidden after the division: a large temperature would bring the constant back among the logits
     log_student = F.log_softmax(_hide(_widen(student_logits) / temperature, mask), dim=1)
     teacher = F.softmax(_hide(_widen(teacher_logits) / temperature, mask), dim=1)
-    return -(teacher * log_student).sum(dim=1).mean()
+    return -_mean((teacher * log_student).sum(dim=1), rows)
+
+
+def _mean(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """The mean of values (B,) over the rows that count; 0 where none does, so that an empty share adds nothing."""
+    if rows is None:
+        return values.mean()
+    return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)
 
 
 def _widen(logits: torch.Tensor) -> torch.Tensor:

@@ -19,14 +19,15 @@ from cil_func.nn import resnet, timm_backbone
 
 @dataclass(frozen=True)
 class Backbone:
-    """init(key) -> (params, state); apply(params, state, images, *, train[, norm_batch]) -> (features, state).
+    """init(key) -> (params, state); apply(params, state, images, *, train[, norm_batch, valid]) -> (features, state).
 
-    feature_dim() is the width D of the features (B, D).
+    feature_dim() is the width D of the features (B, D); pads: whether apply takes norm_batch and valid.
     """
 
     init: Callable
     apply: Callable
     feature_dim: Callable[[], int]
+    pads: bool = False
 
 
 def backbone(name: str) -> Backbone:
@@ -44,7 +45,7 @@ def backbone(name: str) -> Backbone:
     depths = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
     if name not in depths:
         raise ValueError(f'backbone: "{name}"; one of {", ".join(depths)}, or "timm:<name>"')
-    return Backbone(partial(resnet.init, depth=depths[name]), resnet.apply, resnet.feature_dim)
+    return Backbone(partial(resnet.init, depth=depths[name]), resnet.apply, resnet.feature_dim, pads=True)
 
 
 def init(key: int, backbone_name: str, num_classes: int) -> tuple[dict, dict]:
@@ -56,20 +57,49 @@ def init(key: int, backbone_name: str, num_classes: int) -> tuple[dict, dict]:
 
 
 def apply(
-    params: dict, state: dict, images: torch.Tensor, *, train: bool, norm_batch: int = 0
+    params: dict,
+    state: dict,
+    images: torch.Tensor,
+    *,
+    train: bool,
+    norm_batch: int = 0,
+    valid: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """The forward pass: images (B, 3, H, W), float -> (logits (B, K), features (B, D), new state).
 
     The images' dtype is the precision of the convolutions; features and logits have the parameters'.
     train: batch norm uses the batch (by groups of `norm_batch` images, 0: all) and moves the state;
-    otherwise the state comes back as it went in. Works under torch.func and torch.compile(fullgraph=True).
-    Raises ValueError for images that are not (B, 3, H, W).
+    otherwise the state comes back as it went in. valid: (B,), 1 for an image and 0 for padding, which batch
+    norm then passes over (`backbone(name).pads`); None: no padding.
+    Works under torch.func and torch.compile(fullgraph=True).
+    Raises ValueError for images that are not (B, 3, H, W), or that norm_batch doesn't divide.
     """
+    features, state = apply_backbone(
+        params["backbone"], state, images, train=train, norm_batch=norm_batch, valid=valid
+    )                                                                              # (B, D)
+    return classifier.apply(params["classifier"], features), features, state
+
+
+def apply_backbone(
+    params: dict,
+    state: dict,
+    images: torch.Tensor,
+    *,
+    train: bool,
+    norm_batch: int = 0,
+    valid: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict]:
+    """`apply` without the classifier: params["backbone"] and the whole state -> (features (B, D), new state)."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"apply: images of shape {tuple(images.shape)}; (B, 3, H, W) fits")
-    ((name, weights),) = params["backbone"].items()
+    if train and norm_batch and images.shape[0] > norm_batch and images.shape[0] % norm_batch:
+        raise ValueError(
+            f"apply: {images.shape[0]} images in groups of {norm_batch}; fill the last group up and say so in `valid`"
+        )
+    ((name, weights),) = params.items()
     groups = {"norm_batch": norm_batch} if norm_batch else {}
+    padding = {} if valid is None else {"valid": valid}
     features, moved = backbone(name).apply(
-        weights, state["backbone"][name], images, train=train, **groups
+        weights, state["backbone"][name], images, train=train, **groups, **padding
     )                                                                              # (B, D)
-    return classifier.apply(params["classifier"], features), features, {"backbone": {name: moved}}
+    return features, {"backbone": {name: moved}}

@@ -87,7 +87,9 @@ def activation_bytes(setup: Setup) -> int:
         model.init(0, setup.config.model.backbone, setup.num_classes), dtype=setup.dtype, device="meta"
     )
     settings = setup.config.optim
-    shape = (settings.batch_size, 3, *setup.train_images.shape[1:3])
+    groups = settings.norm_batch or settings.batch_size
+    count = math.ceil(settings.batch_size / groups) * groups  # the step fills the last group up
+    shape = (count, 3, *setup.train_images.shape[1:3])
     images = torch.empty(shape, dtype=setup.compute_dtype, device="meta")
     held: dict[int, torch.Tensor] = {}
 

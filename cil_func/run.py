@@ -43,6 +43,13 @@ def plan(config: Config) -> str:
     return planning.describe(setup.build(config))
 
 
+def profile(config: Config, directory: Path, steps: int) -> str:
+    """Traces `steps` training steps into directory/trace.json; the report as text."""
+    from cil_func import profiling  # late: torch's profiler costs a moment, and few runs want it
+
+    return profiling.run(config, directory, steps)
+
+
 def _claim(directory: Path) -> None:
     """Makes the run directory; refuses one that holds a run, for continuing is not built yet."""
     held = [name for name in MARKS if (directory / name).exists()]

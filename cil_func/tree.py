@@ -1,7 +1,8 @@
 """Algebra of pytrees: the only file that touches torch's pytree module.
 
 A tree is a dict, list, tuple or NamedTuple of trees, whose leaves are tensors. A leaf's path is the
-keys that lead to it, joined by dots: `classifier.weight`.
+keys that lead to it, joined by dots: `classifier.weight`. None is a tree without leaves, which torch's module
+takes for a leaf.
 """
 
 from collections.abc import Callable
@@ -19,12 +20,20 @@ def map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
     Raises ValueError where a later tree lacks a node or a key of the first. Dicts are matched by key,
     whatever their order; where the first has a leaf and another a subtree, `function` gets the subtree.
     """
-    return pytree.tree_map(function, tree, *rest)
+    return pytree.tree_map(lambda leaf, *others: None if leaf is None else function(leaf, *others), tree, *rest)
 
 
 def leaves(tree: Tree) -> list[torch.Tensor]:
     """The leaves, in the order of `map`."""
-    return pytree.tree_leaves(tree)
+    return [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None]
+
+
+def unflatten(leaves: list[torch.Tensor], tree: Tree) -> Tree:
+    """The inverse of `leaves`: a tree of the structure of `tree`, which has no None.
+
+    Raises ValueError for another number of leaves.
+    """
+    return pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
 
 
 def size(tree: Tree) -> int:

@@ -156,6 +156,30 @@ def test_masked_columns_may_hold_anything(junk):
     assert (slope[:, ~MASK] == 0).all()
 
 
+ROWS = torch.tensor([True, False, True, True])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_rows_left_out_count_nowhere(smoothing, mask):
+    logits, teacher, targets = draw(4, 6, seed=1), draw(4, 6, seed=2), torch.tensor([0, 3, 5, 2])
+    settings = {"label_smoothing": smoothing, "mask": mask}
+    calls = [
+        lambda logits, rows: losses.cross_entropy(
+            logits, targets if rows is not None else targets[ROWS], rows=rows, **settings
+        ),
+        lambda logits, rows: losses.distillation(
+            logits, teacher if rows is not None else teacher[ROWS], temperature=2.0, mask=mask, rows=rows
+        ),
+    ]
+    for loss in calls:
+        torch.testing.assert_close(loss(logits, ROWS), loss(logits[ROWS], None))
+        whole = grad(loss)(logits, ROWS)
+        torch.testing.assert_close(whole[ROWS], grad(loss)(logits[ROWS], None))
+        assert not whole[~ROWS].any()
+        assert loss(logits, ROWS & False) == 0 and not grad(loss)(logits, ROWS & False).any()
+
+
 def test_a_mask_of_all_is_no_mask():
     logits, targets, everything = draw(3, 4), torch.tensor([0, 1, 2]), torch.ones(4, dtype=torch.bool)
     for smoothing in (0.0, 0.3):

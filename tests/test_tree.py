@@ -35,6 +35,21 @@ def test_partition_splits_and_merge_joins(nested, places):
     assert numbers(tree.merge(chosen, others)) == numbers(tree.merge(others, chosen)) == numbers(nested)
 
 
+@given(TREES)
+def test_unflatten_is_the_inverse_of_leaves(nested):
+    doubled = tree.unflatten([2 * leaf for leaf in tree.leaves(nested)], nested)
+    assert numbers(doubled) == tree.map(lambda leaf: 2 * int(leaf), nested)
+    with pytest.raises(ValueError):
+        tree.unflatten([torch.zeros(())] * (len(tree.leaves(nested)) + 1), nested)
+
+
+def test_none_is_a_tree_without_leaves():
+    nested = (None, {"a": torch.tensor(1), "b": None})
+    assert tree.map(lambda leaf: leaf + 1, nested) == (None, {"a": 2, "b": None})
+    assert tree.map(torch.add, nested, nested) == (None, {"a": 2, "b": None})
+    assert tree.leaves(nested) == [1] and tree.size(nested) == 1 and tree.leaves(None) == []
+
+
 def test_a_path_is_the_keys_joined_by_dots():
     leaf = torch.ones(2)
     assert tree.to_paths({"classifier": {"weight": leaf}}) == {"classifier.weight": leaf}

@@ -1,8 +1,16 @@
-"""The only place that calls torch.compile."""
+"""The only place that calls torch.compile and captures CUDA graphs; how a train state is threaded through steps."""
 
 from collections.abc import Callable
 
 import torch
+import torch._inductor.config
+
+from cil_func import tree
+from cil_func.data.resident import Batch
+from cil_func.engine.step import Measures, TrainState
+from cil_func.methods import Classes, Outputs
+
+_WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
 
 
 def compiled(function: Callable, *, full: Callable[..., bool]) -> Callable:
@@ -14,3 +22,85 @@ def compiled(function: Callable, *, full: Callable[..., bool]) -> Callable:
     # dynamic=False: a second shape must never turn the graph of the first into a slower, general one.
     fast = torch.compile(function, fullgraph=True, dynamic=False)
     return lambda *args: fast(*args) if full(*args) else function(*args)
+
+
+def name_kernels() -> None:
+    """Makes kernels compiled from now on show themselves in a profile by name; on a GPU they do anyway."""
+    torch._inductor.config.cpp.enable_kernel_profile = True
+
+
+class Threaded:
+    """Threads a train state through a step: call it with (taught, batch, rate), then read.
+
+    The measures add up on the device until `measures` is called.
+    """
+
+    def __init__(self, step: Callable, train_state: TrainState, classes: Classes):
+        self._step, self._train_state, self._classes = step, train_state, classes
+        self._totals: Measures | None = None
+
+    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
+        self._train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
+        self._totals = measures if self._totals is None else tree.map(torch.add, self._totals, measures)
+
+    def measures(self) -> Measures:
+        """The sums since the last call; they start anew."""
+        totals, self._totals = self._totals, None
+        return totals
+
+    def train_state(self) -> TrainState:
+        """The train state after the last step."""
+        return self._train_state
+
+
+class Captured:
+    """The same as `Threaded` by one CUDA graph, captured at the first call and replayed by all others.
+
+    Owns static copies of everything that the step reads and writes; nothing outside is an alias of them.
+    A batch of another shape (a backbone that can't take padding has a smaller last one) runs uncaptured.
+    """
+
+    def __init__(self, step: Callable, train_state: TrainState, classes: Classes):
+        self._step, self._graph = step, None
+        self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
+
+    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
+        inputs = (taught, batch, rate)
+        if self._graph is None:
+            self._inputs = tree.map(torch.clone, inputs)
+            self._capture()
+        if batch.labels.shape != self._inputs[1].labels.shape:
+            self._write(self._step(self._train_state, taught, batch, self._classes, rate))
+            return
+        torch._foreach_copy_(tree.leaves(self._inputs), tree.leaves(inputs))
+        self._graph.replay()
+
+    def _capture(self) -> None:
+        taught, batch, rate = self._inputs
+        arguments = (self._train_state, taught, batch, self._classes, rate)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # the step is pure: what it returns here is dropped, and nothing has changed
+            for _ in range(_WARM_UP):
+                _, measures = self._step(*arguments)
+            self._totals = tree.map(torch.zeros_like, measures)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._write(self._step(*arguments))
+
+    def _write(self, outputs: tuple[TrainState, Measures]) -> None:
+        """Puts what a step returned into the static state, in place."""
+        train_state, measures = outputs
+        torch._foreach_copy_(tree.leaves(self._train_state), tree.leaves(train_state))
+        torch._foreach_add_(tree.leaves(self._totals), tree.leaves(measures))
+
+    def measures(self) -> Measures:
+        """The sums since the last call; they start anew."""
+        totals = tree.map(torch.clone, self._totals)
+        torch._foreach_zero_(tree.leaves(self._totals))
+        return totals
+
+    def train_state(self) -> TrainState:
+        """A copy of the train state after the last step."""
+        return tree.map(torch.clone, self._train_state)

@@ -1,20 +1,22 @@
-"""Runs a model forward over many images, in eval mode."""
+"""Runs a model forward over many images, in eval mode: evaluation, selection, and the teacher."""
 
 from collections.abc import Callable
 
 import torch
 
-from cil_func import model, tree
-from cil_func.data import resident
+from cil_func import classifier, model, tree
 from cil_func.engine.step import Preprocess
+from cil_func.methods import Outputs
 
 
 def make(preprocess: Preprocess, *, dtype: torch.dtype) -> Callable:
-    """The forward function (params, state, images (B, H, W, 3) uint8) -> features (B, D)."""
+    """The forward function (params["backbone"], state, images (B, H, W, 3) uint8) -> features (B, D).
+
+    Without the classifier: its shape grows with the classes, and each would be another graph.
+    """
 
     def forward(params: tree.Tree, state: tree.Tree, images: torch.Tensor) -> torch.Tensor:
-        _, features, _ = model.apply(params, state, preprocess(images, dtype), train=False)
-        return features
+        return model.apply_backbone(params, state, preprocess(images, dtype), train=False)[0]
 
     return forward
 
@@ -24,13 +26,21 @@ def features(
     params: tree.Tree,
     state: tree.Tree,
     images: torch.Tensor,
-    rows: torch.Tensor,
+    rows: torch.Tensor | None = None,
     *,
     batch_size: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Features (len(rows), D), on the CPU, of un-augmented images (N, H, W, 3), in the order of `rows`."""
+    """Features (M, D), on the device, of images uint8 (N, H, W, 3) as they are: of `rows` (M,), in their order."""
+    count = len(images) if rows is None else len(rows)
     parts = []
-    for batch in resident.eval_batches(images, rows, batch_size=batch_size):
-        parts.append(forward(params, state, batch.to(device)))
-    return torch.cat(parts).cpu()
+    for start in range(0, count, batch_size):
+        here = slice(start, start + batch_size)
+        batch = images[here] if rows is None else images[rows[here].to(images.device)]
+        parts.append(forward(params["backbone"], state, batch.to(device)))
+    return torch.cat(parts)
+
+
+def teach(features: torch.Tensor, params: tree.Tree) -> Outputs:
+    """What a model says, from its features (B, D): its logits are those of its classifier."""
+    return Outputs(classifier.apply(params["classifier"], features), features)

@@ -1,7 +1,7 @@
 """A method of class-incremental learning is a record of functions (`base.Method`). The table of names."""
 
 from cil_func.methods import finetune, icarl, joint, lwf, replay, wa
-from cil_func.methods.base import Classes, Method, Options, Outputs
+from cil_func.methods.base import Classes, Method, Options, Outputs, Targets
 
 TABLE = {
     "wa": wa.make,
@@ -20,4 +20,4 @@ def make(name: str, options: Options) -> Method:
     return TABLE[name](options)
 
 
-__all__ = ["TABLE", "Classes", "Method", "Options", "Outputs", "make"]
+__all__ = ["TABLE", "Classes", "Method", "Options", "Outputs", "Targets", "make"]

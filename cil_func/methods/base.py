@@ -14,6 +14,13 @@ class Outputs(NamedTuple):
     features: torch.Tensor
 
 
+class Targets(NamedTuple):
+    """labels: (B,) integers; rows: (B,) bool, False for padding, or None: all are images."""
+
+    labels: torch.Tensor
+    rows: torch.Tensor | None = None
+
+
 class Classes(NamedTuple):
     """Which of the C classes of the whole run are known: `seen` and `old`, (C,) bool, old within seen.
 
@@ -46,8 +53,9 @@ def _no_finish(params: dict, num_new: int) -> tuple[dict, None]:
 
 @dataclass(frozen=True)
 class Method:
-    """loss(student, teacher, labels, classes) -> scalar; `teacher` is None in phase 0 and without `uses_teacher`.
+    """loss(student, teacher, targets, classes) -> scalar; `teacher` is None without `uses_teacher`.
 
+    In phase 0 nobody has taught yet: what a teacher says then must not count, which `classes.old` shows.
     finish(params, num_new) -> (params, gamma or None): after the training of a phase that has old classes.
     project(params) -> params: after each update, back into the set of allowed weights.
     trainable(path) -> bool: which parameters are differentiated, by their path in the tree.
@@ -57,7 +65,7 @@ class Method:
     """
 
     name: str
-    loss: Callable[[Outputs, Outputs | None, torch.Tensor, Classes], torch.Tensor]
+    loss: Callable[[Outputs, Outputs | None, Targets, Classes], torch.Tensor]
     finish: Callable[[dict, int], tuple[dict, torch.Tensor | None]] = _no_finish
     project: Callable[[dict], dict] = _unchanged
     trainable: Callable[[str], bool] = lambda path: True

@@ -13,15 +13,16 @@ def add(method: Method, options: Options) -> Method:
     "sum": CE + w KD. Source: Zhao et al. 2020 (arXiv:1911.07053).
     """
 
-    def loss(student, teacher, labels, classes):
-        ce = method.loss(student, None, labels, classes)
+    def loss(student, teacher, targets, classes):
+        ce = method.loss(student, None, targets, classes)
         if teacher is None:
             return ce
         kd = losses.distillation(
-            student.logits, teacher.logits, temperature=options.temperature, mask=classes.old
+            student.logits, teacher.logits, temperature=options.temperature, mask=classes.old, rows=targets.rows
         )
-        dynamic = options.kd_weight == "dynamic"
-        weight = classes.old.sum() / classes.seen.sum() if dynamic else options.kd_weight
+        num_old, num_seen = (known.sum(dtype=kd.dtype) for known in (classes.old, classes.seen))
+        # A tensor also where it is a number: with no old class, in phase 0, the same graph is CE alone.
+        weight = num_old / num_seen if options.kd_weight == "dynamic" else options.kd_weight * num_old.sign()
         return ce + weight * kd if options.kd_combination == "sum" else (1 - weight) * ce + weight * kd
 
     return replace(method, loss=loss, uses_teacher=True)

@@ -7,9 +7,13 @@ from cil_func.methods.base import Method, Options
 def make(options: Options) -> Method:
     """Cross-entropy over all classes seen."""
 
-    def loss(student, teacher, labels, classes):
+    def loss(student, teacher, targets, classes):
         return losses.cross_entropy(
-            student.logits, labels, label_smoothing=options.label_smoothing, mask=classes.seen
+            student.logits,
+            targets.labels,
+            label_smoothing=options.label_smoothing,
+            mask=classes.seen,
+            rows=targets.rows,
         )
 
     return Method(name="finetune", loss=loss)

@@ -13,10 +13,14 @@ def make(options: Options) -> Method:
     Over all classes, with no old image to hold them, cross-entropy would push every old logit down.
     """
 
-    def loss(student, teacher, labels, classes):
+    def loss(student, teacher, targets, classes):
         new = classes.seen & ~classes.old
         return losses.cross_entropy(
-            student.logits, labels, label_smoothing=options.label_smoothing, mask=new
+            student.logits,
+            targets.labels,
+            label_smoothing=options.label_smoothing,
+            mask=new,
+            rows=targets.rows,
         )
 
     return distill.add(replace(finetune.make(options), name="lwf", loss=loss), options)

@@ -7,7 +7,6 @@ pooling at the end, so any size from 4x4 on works: digits are 8x8, CIFAR is 32x3
 
 import torch
 import torch.nn.functional as F
-from einops import reduce
 
 from cil_func import rng
 from cil_func.nn import layers
@@ -40,14 +39,19 @@ def feature_dim() -> int:
 
 
 def apply(
-    params: dict, state: dict, images: torch.Tensor, *, train: bool, norm_batch: int = 0
+    params: dict,
+    state: dict,
+    images: torch.Tensor,
+    *,
+    train: bool,
+    norm_batch: int = 0,
+    valid: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict]:
     """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, new state)."""
-    mode = {"train": train, "norm_batch": norm_batch}
+    mode = {"train": train, "norm_batch": norm_batch, "valid": valid}
     stem, stem_state = params["stem"], state["stem"]
-    x = layers.conv(stem["conv"], images)                                          # (B, 16, H, W)
-    x, moved = layers.batch_norm(stem["norm"], stem_state["norm"], x, **mode)
-    x, new_state = F.relu(x), {"stem": {"norm": moved}}
+    x, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode)
+    x, new_state = F.relu(x), {"stem": {"norm": moved}}                            # (B, 16, H, W)
     for stage in range(len(WIDTHS)):
         name, stage_state = f"stage{stage}", {}
         for i in range(len(params[name])):  # counted, not iterated: a tree read from a file may be sorted by name
@@ -55,7 +59,7 @@ def apply(
             stride = 2 if stage > 0 and i == 0 else 1
             x, stage_state[block] = _block(params[name][block], state[name][block], x, stride, mode)
         new_state[name] = stage_state
-    return reduce(x.to(stem["norm"]["weight"].dtype), "b c h w -> b c", "mean"), new_state
+    return x.to(stem["norm"]["weight"].dtype).mean((2, 3)), new_state
 
 
 def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
@@ -71,10 +75,8 @@ def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
 
 def _block(params: dict, state: dict, x: torch.Tensor, stride: int, mode: dict) -> tuple[torch.Tensor, dict]:
     """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))): (B, C, H, W) -> (B, C', H', W')."""
-    y = layers.conv(params["conv1"], x, stride=stride)
-    y, norm1 = layers.batch_norm(params["norm1"], state["norm1"], y, **mode)
-    y = layers.conv(params["conv2"], F.relu(y))
-    y, norm2 = layers.batch_norm(params["norm2"], state["norm2"], y, **mode)
+    y, norm1 = layers.conv_norm(params["conv1"], params["norm1"], state["norm1"], x, stride=stride, **mode)
+    y, norm2 = layers.conv_norm(params["conv2"], params["norm2"], state["norm2"], F.relu(y), **mode)
     if stride != 1:
         x = x[:, :, ::stride, ::stride]
         x = F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))  # zeros for the new channels

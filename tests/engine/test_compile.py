@@ -1,14 +1,31 @@
-"""Compilation: the same numbers, and two graphs for a whole run."""
+"""Compilation and capture: the same numbers as eagerly, one training graph for a whole run, nothing shared outside.
 
+The network is a ResNet-8, one block a stage: it compiles three times as fast as the smallest that a run can have.
+"""
+
+import fake_cuda
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from cil_func import classifier, methods, model, optim, tree
+from cil_func import classifier, methods, model, optim, setup, tree
+from cil_func.config import load
 from cil_func.data.resident import Batch
-from cil_func.engine import compile, step
+from cil_func.engine import compile, infer, step
+from cil_func.engine.compile import Captured, Threaded
+from cil_func.engine.fit import fit
+from cil_func.experiment import run as run_experiment
+from cil_func.methods import Outputs
+from cil_func.nn import resnet
 
 WIDTH, BATCH = 6, 8
+PHASES = [(2, 0), (4, 2), (6, 4)]  # classes seen, classes known before
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def resnet8(monkeypatch):
+    monkeypatch.setattr(resnet, "DEPTHS", (8,))
 
 
 @pytest.fixture
@@ -18,46 +35,284 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
-def make_step(dtype=torch.float32):
+@pytest.fixture
+def counters(monkeypatch):
+    """One counter for each function that is compiled, in order; the graphs run without inductor."""
+    made, original = [], torch.compile
+
+    def counting(function, **settings):
+        made.append(CompileCounter())
+        return original(function, **settings, backend=made[-1])
+
+    monkeypatch.setattr(torch, "compile", counting)
+    return made
+
+
+def make(*, dtype=torch.float32, device="cpu", norm_batch=4, padded=False):
+    """(step of WA, its start from (params, state), forward) with parameters in `dtype`."""
     method = methods.make("wa", methods.Options())
     optimiser = optim.sgd(momentum=0.9, weight_decay=5e-4)
-    preprocess = step.Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
-    run = step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=4)
-    return run, lambda params, state: step.start(method, optimiser, params, state)
+    mean, std = (torch.full((3,), value, dtype=dtype, device=device) for value in (0.5, 0.25))
+    preprocess = step.Preprocess(mean, std)
+    run = step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
+    return run, lambda learned: step.start(method, optimiser, *learned), infer.make(preprocess, dtype=dtype)
 
 
-def phase(seen: int, old: int):
-    """(params, state) at full width, classes, batch of a phase."""
-    params, state = model.init(seen, "resnet20", seen)
-    params = {**params, "classifier": classifier.pad(params["classifier"], WIDTH)}
-    labels = torch.arange(WIDTH)
-    images = torch.randint(0, 256, (BATCH, 8, 8, 3), generator=torch.Generator().manual_seed(seen), dtype=torch.uint8)
-    batch = Batch(images, torch.arange(BATCH) % seen)
-    return (params, state), methods.Classes(seen=labels < seen, old=labels < old), batch
+def draw_model(key: int, num_classes: int, **cast) -> tuple[dict, dict]:
+    """(params, state) at full width."""
+    params, state = tree.cast(model.init(key, "resnet8", num_classes), **cast)
+    return {**params, "classifier": classifier.pad(params["classifier"], WIDTH)}, state
 
 
-def test_two_graphs_serve_three_phases_rates_and_a_short_batch(monkeypatch, fresh_dynamo):
-    counter = CompileCounter()
-    original = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **kw: original(function, **kw, backend=counter))
-    run, start = make_step()
-    run = compile.compiled(run, full=lambda *args: len(args[2].labels) == BATCH)
-    for index, (seen, old) in enumerate([(2, 0), (4, 2), (6, 4)]):
-        learned, classes, batch = phase(seen, old)
-        teacher = step.Teacher(*learned) if index else None
-        train_state = start(*learned)
-        for rate in (0.1, 0.01):
-            train_state, _ = run(train_state, teacher, batch, classes, torch.tensor(rate))
-        run(train_state, teacher, Batch(batch.images[:5], batch.labels[:5]), classes, torch.tensor(0.1))
-    assert counter.frame_count == 2  # without and with a teacher
+def classes_of(seen: int, old: int, device="cpu") -> methods.Classes:
+    labels = torch.arange(WIDTH, device=device)
+    return methods.Classes(seen=labels < seen, old=labels < old)
+
+
+def draw_batch(key: int, seen: int, size: int = BATCH) -> Batch:
+    images = torch.randint(0, 256, (size, 8, 8, 3), generator=torch.Generator().manual_seed(key), dtype=torch.uint8)
+    return Batch(images, torch.arange(size) % seen)
+
+
+def draw_taught(key: int, size: int = BATCH, dtype=torch.float32) -> Outputs:
+    generator = torch.Generator().manual_seed(100 + key)
+    return Outputs(*(torch.randn(size, width, generator=generator, dtype=dtype) for width in (WIDTH, 64)))
+
+
+def assert_same(mine, theirs):
+    """Bit by bit."""
+    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(mine), tree.leaves(theirs), strict=True))
+
+
+# how many graphs
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_training_graph_and_one_forward_graph_serve_three_phases_rates_and_short_batches(
+    padded, counters, fresh_dynamo
+):
+    """Padded, the short batches are in that graph too; else they run eagerly."""
+    run, start, forward = make(padded=padded)
+    sizes = []
+    run = compile.compiled(run, full=lambda *args: sizes.append(len(args[2].labels)) or sizes[-1] == BATCH)
+    forward = compile.compiled(forward, full=lambda *args: len(args[2]) == BATCH)
+    learned = None
+    for seen, old in PHASES:
+
+        def teach(images, learned=learned):
+            if learned is None:  # the first phase: a teacher of zeros, so that the graph is the later ones'
+                return Outputs(torch.zeros(len(images), WIDTH), torch.zeros(len(images), 64))
+            features = infer.features(forward, *learned, images, batch_size=BATCH, device=torch.device("cpu"))
+            return infer.teach(features, learned[0])
+
+        train_state = fit(
+            Threaded(run, start(draw_model(seen, seen)), classes_of(seen, old)),
+            phase=0,
+            chunks=lambda epoch, seen=seen: [draw_batch(epoch, seen, BATCH + 5)],
+            batch_size=BATCH,
+            teach=teach,
+            rate=lambda epoch: 0.1 / (1 + epoch),
+            epochs=2,
+            dtype=torch.float32,
+            padded=padded,
+            emit=lambda event: None,
+        )
+        learned = (train_state.params, train_state.state)
+    assert sizes == [BATCH, BATCH if padded else 5] * 6
+    assert [counter.frame_count for counter in counters] == [1, 1]
+
+
+def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch):
+    """`experiment.run` on the digits: 3 phases of WA, and again with finetune, whose step has no teacher."""
+    monkeypatch.setitem(setup._FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the digits' calls is full
+    for method in ("wa", "finetune"):
+        overrides = ["data.increment=4", "optim.epochs=1", "optim.batch_size=64", "run.compile=true",
+                     f"method.name={method}", "run.threads=1", "run.device=cpu"]  # fmt: skip
+        config = load("digits", overrides)
+        small = config.model.model_copy(update={"backbone": "resnet8"})
+        built = setup.build(config.model_copy(update={"model": small}))
+        rows = []
+        run_experiment(built, emit=lambda event: None, save=rows.append)
+        assert len(rows) == 3
+        assert [counter.frame_count for counter in counters] == [1, 1]  # the forward pass, the step
+        counters.clear()
+
+
+# the numbers
 
 
 def test_compiled_step_computes_the_eager_step(fresh_dynamo):
-    """By inductor, with a teacher and two norm groups: float32 rounding apart, the same numbers."""
-    run, start = make_step()
-    learned, classes, batch = phase(4, 2)
-    arguments = (start(*learned), step.Teacher(*phase(3, 2)[0]), batch, classes, torch.tensor(0.1))
+    """By inductor, with a teacher, two norm groups and padding: float32 rounding apart, the same numbers."""
+    run, start, _ = make(padded=True)
+    given = step.pad(draw_taught(0, BATCH - 3), draw_batch(1, 4, BATCH - 3), 3)
+    arguments = (start(draw_model(4, 4)), *given, classes_of(4, 2), torch.tensor(0.1))
     expected, expected_measures = run(*arguments)
     compiled, measures = compile.compiled(run, full=lambda *args: True)(*arguments)
     assert measures.loss.item() == pytest.approx(expected_measures.loss.item(), rel=1e-4)
+    assert measures.correct == expected_measures.correct
     tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4), compiled, expected)
+
+
+def test_only_full_calls_are_compiled(counters, fresh_dynamo):
+    run = compile.compiled(lambda x: x + 1, full=lambda x: len(x) == 3)
+    assert torch.equal(run(torch.zeros(2)), torch.ones(2)) and counters[0].frame_count == 0
+    assert torch.equal(run(torch.zeros(3)), torch.ones(3)) and counters[0].frame_count == 1
+
+
+# a train state threaded through steps
+
+
+def count_step(train_state, taught, batch, classes, rate):
+    """Multiplies what is there by the rate and adds the sum of the labels and what the teacher says."""
+    total = batch.labels.sum() + taught.logits.sum()
+    measures = step.Measures(total * 2, (batch.labels >= 0).sum())
+    return train_state._replace(params={"sum": train_state.params["sum"] * rate + total}), measures
+
+
+def count_state() -> step.TrainState:
+    return step.TrainState({"sum": torch.tensor(1.0)}, {"kept": torch.tensor(7.0)}, {})
+
+
+def count_inputs(*labels: int) -> tuple[Outputs, Batch]:
+    taught = Outputs(torch.full((len(labels), 1), 0.5), torch.zeros(len(labels), 1))
+    return taught, Batch(torch.zeros(len(labels), 1, 1, 3, dtype=torch.uint8), torch.tensor(labels))
+
+
+THREADERS = {"threaded": Threaded, "captured": Captured}
+
+
+@pytest.fixture(params=THREADERS)
+def threader(request, monkeypatch):
+    fake_cuda.install(monkeypatch)
+    return THREADERS[request.param]
+
+
+def test_states_are_threaded_and_measures_add_up_until_they_are_read(threader):
+    steps = threader(count_step, count_state(), classes_of(2, 0))
+    steps(*count_inputs(1, 2), torch.tensor(3.0))  # 1 * 3 + (3 + 1) = 7
+    steps(*count_inputs(4, 4), torch.tensor(10.0))  # 7 * 10 + 9 = 79
+    assert steps.train_state().params["sum"] == 79 and steps.train_state().state["kept"] == 7
+    measures = steps.measures()
+    assert (measures.loss, measures.correct) == (2 * (4 + 9), 4)
+    steps(*count_inputs(0, -1), torch.tensor(1.0))
+    again = steps.measures()
+    assert (again.loss, again.correct) == (0, 1)
+    assert (measures.loss, measures.correct) == (26, 4)  # those read before stay as they were
+    assert steps.train_state().params["sum"] == 79
+
+
+def test_a_capture_replays_what_it_can_and_steps_without_it_where_the_shape_differs(monkeypatch):
+    fake_cuda.install(monkeypatch)
+    calls = []
+
+    def counted(*args):
+        calls.append(len(args[2].labels))
+        return count_step(*args)
+
+    steps = Captured(counted, count_state(), classes_of(2, 0))
+    for _ in range(4):
+        steps(*count_inputs(1, 2), torch.tensor(1.0))  # + 4 each
+    traced = len(calls)
+    assert calls == [2] * traced and traced < 8
+    assert steps._graph.replays == 4
+    steps(*count_inputs(5), torch.tensor(2.0))  # (1 + 16) * 2 + 5.5 = 39.5
+    assert calls[traced:] == [1] and steps._graph.replays == 4
+    steps(*count_inputs(1, 2), torch.tensor(1.0))
+    assert len(calls) == traced + 1 and steps._graph.replays == 5
+    assert steps.train_state().params["sum"] == 43.5
+    measures = steps.measures()
+    assert (measures.loss, measures.correct) == (2 * (5 * 4 + 5.5), 11)
+
+
+def check_no_alias(steps, train_state, classes, inputs, more, rate):
+    """Whatever is written into what went in or came out, the next step doesn't see; nor does it write there."""
+    expected_start = tree.map(torch.clone, (train_state, classes, inputs))
+    steps(*inputs, rate)
+    assert_same((train_state, classes, inputs), expected_start)
+    first = tree.map(torch.clone, steps.train_state())
+    returned = steps.train_state(), steps.measures()
+    for leaf in tree.leaves((train_state, inputs, returned)):
+        leaf.fill_(99)
+    classes.seen.fill_(False)
+    rate.fill_(50.0)
+    assert_same(steps.train_state(), first)
+    assert not any(leaf.any() for leaf in tree.leaves(steps.measures()))
+    steps(*more)
+    assert all((leaf == 99).all() for leaf in tree.leaves((train_state, inputs, returned)))
+
+
+def test_a_capture_shares_nothing_with_outside(monkeypatch):
+    fake_cuda.install(monkeypatch)
+    run, start, _ = make(norm_batch=0)
+    train_state, classes = start(draw_model(4, 4)), classes_of(4, 2)
+    steps = Captured(run, train_state, classes)
+    plain = Threaded(run, *tree.map(torch.clone, (train_state, classes)))
+    rate = torch.tensor(0.1)
+    more = draw_taught(1), draw_batch(1, 4), torch.tensor(0.05)
+    plain(draw_taught(0), draw_batch(0, 4), rate.clone())
+    plain(*more)
+    check_no_alias(steps, train_state, classes, (draw_taught(0), draw_batch(0, 4)), more, rate)
+    assert_same(steps.train_state(), plain.train_state())
+
+
+def captured_and_plain(run, start, *, device, taught, dtype=torch.float32):
+    """Both over 5 steps with changing rates, the third one short, read out in between: [(measures, train state)]."""
+    results = []
+    for threader in (Captured, Threaded):
+        learned = draw_model(4, 4, device=device, dtype=dtype)
+        steps, found = threader(run, start(learned), classes_of(4, 2, device)), []
+        for index, rate in enumerate((0.1, 0.1, 0.05, 0.02, 0.01)):
+            size = 5 if index == 2 else BATCH
+            given = draw_taught(index, size, dtype) if taught else None, draw_batch(index, 4, size)
+            steps(*tree.map(lambda leaf: leaf.to(device), given), torch.tensor(rate, device=device, dtype=dtype))
+            if index in (1, 4):
+                found.append((steps.measures(), steps.train_state()))
+        results.append(found)
+    return results
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_what_is_captured_is_the_eager_step(taught, monkeypatch):
+    """The real step under the fake graph: every number of it is recomputed at a replay, from what is static."""
+    fake_cuda.install(monkeypatch)
+    run, start, _ = make()
+    captured, plain = captured_and_plain(run, start, device="cpu", taught=taught)
+    assert_same(captured, plain)
+    assert not torch.equal(*(t.params["classifier"]["weight"] for _, t in plain))  # the steps in between moved it
+
+
+# on a GPU
+
+
+@cuda
+@pytest.mark.parametrize("taught", [True, False])
+def test_on_cuda_what_is_captured_is_the_eager_step(taught):
+    run, start, _ = make(device="cuda", dtype=torch.float64)
+    captured, plain = captured_and_plain(run, start, device="cuda", taught=taught, dtype=torch.float64)
+    for mine, theirs in zip(captured, plain, strict=True):
+        tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9), mine, theirs)
+
+
+@cuda
+def test_on_cuda_a_capture_shares_nothing_with_outside():
+    run, start, _ = make(device="cuda", norm_batch=0)
+    train_state, classes = start(draw_model(4, 4, device="cuda")), classes_of(4, 2, "cuda")
+    steps = Captured(run, train_state, classes)
+    more = draw_taught(1), draw_batch(1, 4), torch.tensor(0.05)
+    given, more = tree.map(lambda leaf: leaf.cuda(), ((draw_taught(0), draw_batch(0, 4)), more))
+    check_no_alias(steps, train_state, classes, given, more, torch.tensor(0.1, device="cuda"))
+
+
+@cuda
+def test_on_cuda_a_captured_compiled_padded_step_is_the_eager_one(fresh_dynamo):
+    """As a run on a GPU has it: compiled, captured, the short batch padded by `pad`."""
+    run, start, _ = make(device="cuda", padded=True)
+    fast = compile.compiled(run, full=lambda *args: len(args[2].labels) == BATCH)
+    learned, results = draw_model(4, 4, device="cuda"), []
+    for threader, function in ((Captured, fast), (Threaded, run)):
+        steps = threader(function, start(learned), classes_of(4, 2, "cuda"))
+        for index, size in enumerate((BATCH, BATCH, 3)):  # the last: a whole norm group of padding
+            given = step.pad(draw_taught(index, size), draw_batch(index, 4, size), BATCH - size)
+            steps(*tree.map(lambda leaf: leaf.cuda(), given), torch.tensor(0.01, device="cuda"))
+        results.append((steps.measures(), steps.train_state()))
+    tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3), *results)

@@ -1,5 +1,6 @@
 """Features of many images in batches are those of each image alone, in order."""
 
+import reference
 import torch
 
 from cil_func import model
@@ -12,7 +13,13 @@ def test_order_of_rows_is_kept_and_batches_do_not_matter():
     preprocess = step.Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
     forward = infer.make(preprocess, dtype=torch.float32)
     rows = torch.tensor([8, 0, 3, 3, 5])
-    found = infer.features(forward, params, state, images, rows, batch_size=2, device=torch.device("cpu"))
+    cpu = {"batch_size": 2, "device": torch.device("cpu")}
+    found = infer.features(forward, params, state, images, rows, **cpu)
+    assert torch.equal(infer.features(forward, params, state, images[rows], **cpu), found)
+    taught = infer.teach(found, params)
+    torch.testing.assert_close(taught.logits, found @ params["classifier"]["weight"].T + params["classifier"]["bias"])
+    assert taught.features is found
+    network = reference.load(20, params, state).eval()
     for feature, row in zip(found, rows, strict=True):
         pixels = (images[row].permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
-        torch.testing.assert_close(feature, model.apply(params, state, pixels, train=False)[1][0])
+        torch.testing.assert_close(feature, network(pixels)[1][0].detach())

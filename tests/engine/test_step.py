@@ -33,16 +33,26 @@ def draw_batches(count: int, size: int = 12) -> list[Batch]:
     return [Batch(image, torch.randint(0, SEEN, (size,), generator=generator)) for image in pixels]
 
 
-def make(options=SUM, *, name="wa", norm_batch=0, **changes):
+def make(options=SUM, *, name="wa", norm_batch=0, padded=False, dtype=torch.float64, **changes):
     optimiser = optim.sgd(momentum=0.9, weight_decay=5e-4)
     method = replace(methods.make(name, options), **changes)
-    run = step.make(method, optimiser, PREPROCESS, dtype=torch.float64, norm_batch=norm_batch)
+    preprocess = tree.cast(PREPROCESS, dtype=dtype)
+    run = step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
     return run, lambda params, state: step.start(method, optimiser, params, state)
 
 
 def normalised(batch: Batch) -> torch.Tensor:
     mean, std = (values.view(1, 3, 1, 1) for values in PREPROCESS)
     return (batch.images.permute(0, 3, 1, 2).double() / 255 - mean) / std
+
+
+def taught_by(params: dict, state: dict, batch: Batch) -> methods.Outputs:
+    """What a model says of a batch, at full width."""
+    return methods.Outputs(*model.apply(widen(params), state, normalised(batch), train=False)[:2])
+
+
+def assert_close(mine, theirs):
+    tree.map(torch.testing.assert_close, mine, theirs)
 
 
 RATE = torch.tensor(0.1, dtype=torch.float64)
@@ -58,15 +68,20 @@ def test_three_steps_are_those_of_a_conventional_loop():
     teacher = reference.load(20, old_params, old_state).eval()
     sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     for batch in draw_batches(3):
-        train_state, measures = run(train_state, step.Teacher(widen(old_params), old_state), batch, CLASSES, RATE)
         images = normalised(batch)
         logits, _ = network(images)
         with torch.no_grad():
-            soft = F.softmax(teacher(images)[0] / 2, dim=1)
+            old_logits, old_features = teacher(images)
+        soft = F.softmax(old_logits / 2, dim=1)
+        taught = methods.Outputs(F.pad(old_logits, (0, WIDTH - OLD), value=123.0), old_features)
+        train_state, measures = run(train_state, taught, batch, CLASSES, RATE)
         kl = F.kl_div(F.log_softmax(logits[:, :OLD] / 2, dim=1), soft, reduction="batchmean")
         sgd.zero_grad()
         (F.cross_entropy(logits, batch.labels) + 0.5 * 2**2 * kl).backward()
         sgd.step()
+        # the sum over 12 images of CE + 2 H, which is KL and the teacher's own entropy
+        loss = F.cross_entropy(logits, batch.labels) + 2 * (kl - (soft * soft.log()).sum(1).mean())
+        assert measures.loss.item() == pytest.approx(12 * loss.item(), rel=1e-9)
         assert measures.correct == (logits.argmax(1) == batch.labels).sum()
     ours = {**train_state.params, "classifier": classifier.head(train_state.params["classifier"], SEEN)}
     for path, leaf in reference.parameters(ours).items():
@@ -81,18 +96,21 @@ def test_rows_of_unseen_classes_stay_zero():
     run, start = make()
     train_state = start(widen(params), state)
     for batch in draw_batches(2):
-        train_state, _ = run(train_state, step.Teacher(widen(params), state), batch, CLASSES, RATE)
+        train_state, _ = run(train_state, taught_by(params, state, batch), batch, CLASSES, RATE)
     for head in (train_state.params["classifier"], train_state.opt_state["classifier"]):
         assert not head["weight"][SEEN:].any() and not head["bias"][SEEN:].any()
         assert head["weight"][:SEEN].any()
 
 
-def test_a_step_changes_none_of_its_arguments():
+@pytest.mark.parametrize(("norm_batch", "missing"), [(0, 0), (5, 0), (5, 3)])  # padded not at all, inside, outside
+def test_a_step_changes_none_of_its_arguments(norm_batch, missing):
     params, state = draw_model(1, SEEN)
-    run, start = make()
-    arguments = (start(widen(params), state), step.Teacher(widen(params), state), draw_batches(1)[0], CLASSES)
+    run, start = make(norm_batch=norm_batch, padded=missing > 0)
+    batch = draw_batches(1)[0]
+    inputs = step.pad(taught_by(params, state, batch), batch, missing)
+    arguments = (start(widen(params), state), *inputs, CLASSES, RATE)
     before = tree.map(torch.clone, arguments)
-    run(*arguments, RATE)
+    run(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(arguments), tree.leaves(before), strict=True))
 
 
@@ -129,6 +147,78 @@ def test_norm_groups_average_their_gradients():
     alone = [run(start(widen(params), state), None, half, CLASSES, RATE)[0] for half in halves]
     tree.map(lambda a, b, c: torch.testing.assert_close(a, (b + c) / 2), together.params, *(t.params for t in alone))
     tree.map(lambda a, b, c: torch.testing.assert_close(a, (b + c) / 2), together.state, *(t.state for t in alone))
+
+
+def test_before_anything_is_known_a_taught_zero_changes_no_bit():
+    """Phase 0: one graph serves it and the phases with a teacher, and computes what replay does, CE alone."""
+    params, state = draw_model(1, SEEN)
+    batch, first = draw_batches(1)[0], methods.Classes(CLASSES.seen, torch.zeros(WIDTH, dtype=torch.bool))
+    zeros = methods.Outputs(torch.zeros(12, WIDTH).double(), torch.zeros(12, 64).double())
+    run, start = make(name="replay")
+    expected = run(start(widen(params), state), None, batch, first, RATE)
+    for name, options in (
+        ("wa", SUM), ("wa", methods.Options()), ("wa", methods.Options(kd_weight=0.3)), ("lwf", methods.Options()),
+    ):  # fmt: skip
+        run, start = make(options, name=name)
+        for outputs in (None, zeros):
+            found = run(start(widen(params), state), outputs, batch, first, RATE)
+            tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0), found, expected)
+
+
+@pytest.mark.parametrize(("size", "total", "norm_batch"), [
+    (12, 16, 0), (12, 17, 0), (8, 12, 4), (6, 12, 4), (4, 12, 4), (2, 12, 6), (12, 12, 4),
+])  # fmt: skip
+def test_padding_counts_nowhere(size, total, norm_batch):
+    """Rows labelled -1, whatever their pixels: half a group of them, a whole one, two."""
+    params, state = draw_model(1, SEEN)
+    whole, junk = draw_batches(2, 17)
+    batch = Batch(whole.images[:size], whole.labels[:size])
+    images = torch.cat([batch.images, junk.images[: total - size]])
+    labels = torch.cat([batch.labels, torch.full((total - size,), step.PADDING)])
+    run, start = make(norm_batch=norm_batch, padded=True)
+    taught = taught_by(params, state, Batch(images, labels))
+    padded = run(start(widen(params), state), taught, Batch(images, labels), CLASSES, RATE)
+    run, _ = make(norm_batch=norm_batch)
+    taught = methods.Outputs(*(leaf[:size] for leaf in taught))
+    assert_close(padded, run(start(widen(params), state), taught, batch, CLASSES, RATE))
+
+
+def test_a_group_of_padding_alone_stays_finite_in_float32():
+    """Its variance is 0, so normalising would multiply it by 316 a layer: beyond float32, and gradients NaN."""
+    learned = tree.cast(draw_model(1, SEEN), dtype=torch.float32)
+    params, state = widen(learned[0]), learned[1]
+    batch, rate = draw_batches(1, 5)[0], RATE.float()
+    run, start = make(norm_batch=4, dtype=torch.float32)
+    expected = run(start(params, state), None, batch, CLASSES, rate)
+    run, start = make(norm_batch=4, padded=True, dtype=torch.float32)
+    _, filled = step.pad(None, batch, 15)  # groups of 4, 1, 0, 0 and 0 images
+    found = run(start(params, state), None, filled, CLASSES, rate)
+    tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4), found, expected)
+
+
+def test_a_short_last_group_weighs_as_much_as_its_images():
+    """9 images in groups of 6: a group of 6 and one of 3, each with statistics of its own."""
+    params, state = draw_model(1, SEEN)
+    batch = draw_batches(1, 9)[0]
+    run, start = make(norm_batch=6)
+    together, measures = run(start(widen(params), state), None, batch, CLASSES, RATE)
+    run, start = make()
+    parts = [Batch(batch.images[part], batch.labels[part]) for part in (slice(0, 6), slice(6, 9))]
+    alone = [run(start(widen(params), state), None, part, CLASSES, RATE) for part in parts]
+    mean = tree.map(lambda a, b: (2 * a + b) / 3, alone[0][0], alone[1][0])
+    assert_close(together, mean)
+    assert_close(measures, tree.map(torch.add, alone[0][1], alone[1][1]))
+
+
+def test_pad_fills_up_with_black_images_that_nobody_knows():
+    batch, taught = draw_batches(1, 3)[0], methods.Outputs(torch.ones(3, WIDTH), torch.ones(3, 64))
+    assert step.pad(taught, batch, 0) == (taught, batch)
+    outputs, padded = step.pad(taught, batch, 2)
+    assert padded.images.shape == (5, 8, 8, 3) and padded.images.dtype == torch.uint8
+    assert torch.equal(padded.images[:3], batch.images) and not padded.images[3:].any()
+    assert padded.labels.tolist() == [*batch.labels.tolist(), -1, -1]
+    assert outputs.logits.sum() == 3 * WIDTH and outputs.features.shape == (5, 64)
+    assert step.pad(None, batch, 2)[0] is None
 
 
 def test_dtype_is_that_of_the_convolutions_only():

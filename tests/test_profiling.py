@@ -1,0 +1,55 @@
+"""`--profile`: a trace that a browser opens, and a count of kernels that can be checked."""
+
+import json
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import train
+from cil_func import config, profiling
+from cil_func.errors import ConfigError, DataError
+
+TINY = ["optim.batch_size=8"]
+
+
+def test_a_trace_of_steps_with_a_teacher(tmp_path):
+    text = profiling.run(config.load("digits", TINY), tmp_path / "new", 3)
+    trace = json.loads((tmp_path / "new" / "trace.json").read_text())
+    names = [event["name"] for event in trace["traceEvents"] if event["ph"] == "X"]  # what has a duration
+    # ResNet-20 has 19 convolutions; torch.func shows the backward pass of each once a level
+    assert names.count("aten::convolution_backward") in (3 * 19, 2 * 3 * 19, 3 * 3 * 19)
+    assert "aten::convolution_backward" in text and "trace.json" in text
+    count = int(text.split("kernels a step: ")[1].split()[0])
+    assert 19 * 2 < count < 5000
+
+
+def test_kernels_are_the_operations_that_leave_their_work_to_no_other():
+    x = torch.randn(4, 4)
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as trace:
+        torch.mm(x, x)
+        torch.empty(3)
+        torch.add(x, x)
+        torch.nn.functional.linear(x, x)  # a view and a product
+        x.T.contiguous()  # a clone, which calls a copy
+    assert profiling.kernels(trace) == 4
+
+
+def test_more_steps_than_the_phase_has(tmp_path):
+    settings = ["optim.epochs=1"]
+    with pytest.raises(DataError, match="--profile 5000: the phase has"):
+        profiling.run(config.load("digits", settings), tmp_path, 5000)
+
+
+def test_a_directory_that_can_not_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="can't be written"):
+        profiling.run(config.load("digits", TINY), tmp_path / "file", 1)
+
+
+def test_by_the_command_line(tmp_path, capsys):
+    for wrong in ("0", "-1", "two"):
+        assert train.main(["--profile", wrong]) == 2
+    assert capsys.readouterr().err.count("--profile") == 3
+    assert train.main(["--profile", "1", "--out", str(tmp_path), "--set", "optim.batch_size=8"]) == 0
+    assert (tmp_path / "trace.json").exists() and "kernels a step" in capsys.readouterr().out
