@@ -41,7 +41,7 @@ def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
     params, state, _ = checkpoint.load_model(run)
     rows, labels = torch.arange(len(ready.test_images)), ready.scenario.test_labels
     features = infer.features(
-        ready.forward, params, state, ready.test_images, rows, batch_size=setup.EVAL_BATCH, device=ready.device
+        ready.forward, params, state, ready.test_images, rows, batch_size=ready.forward_batch, device=ready.device
     )
     logits = classifier.apply(params["classifier"], features)                      # (N, K)
     num_old = last["classes_seen"] - last["num_new"]

@@ -6,14 +6,13 @@ README may quote, with the configuration, the versions and the commit that produ
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.measure import RESULTS, head
 from cil_func import events
 from cil_func.report import tables
 
-RESULTS = Path(__file__).parent / "results"
 SUMMARY = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 COLUMNS = ("top1", "nme_top1", "gamma", "top1_before_align", "new_share", "new_share_before_align")
 
@@ -58,13 +57,6 @@ def figures(results: dict) -> dict:
         found |= {f"{column}_phase_{row['phase']}": row[column] for column in COLUMNS}
         found[f"fair_share_phase_{row['phase']}"] = row["num_new"] / row["classes_seen"]
     return found
-
-
-def head() -> str:
-    """The commit that is checked out, marked where files differ from it."""
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""The opponent's network, loss and step: torch.nn modules and autograd, as one writes them conventionally.
+
+`benchmarks.conventional` makes a whole trainer of them, `benchmarks.step` holds the step against ours.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters (option A)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.stride, self.widened = stride, channels - in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        if self.stride > 1:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.widened))
+        return self.relu(x + y)
+
+
+class Net(nn.Module):
+    """CIFAR's ResNet of depth 6n + 2 with a linear head that grows: images -> (logits, features)."""
+
+    def __init__(self, depth: int, num_classes: int):
+        super().__init__()
+        layers = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+        in_channels = 16
+        for channels in (16, 32, 64):
+            for _ in range((depth - 2) // 6):
+                layers.append(Block(in_channels, channels, 1 + (channels > in_channels)))
+                in_channels = channels
+        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(in_channels, num_classes)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.backbone(images)
+        return self.head(features), features
+
+    def grow(self, num_new: int) -> None:
+        """Gives the head num_new rows more; the old ones stay."""
+        old = self.head
+        self.head = nn.Linear(old.in_features, old.out_features + num_new).to(old.weight.device)
+        with torch.no_grad():
+            self.head.weight[: old.out_features] = old.weight
+            self.head.bias[: old.out_features] = old.bias
+
+
+def make_step(
+    net: Net,
+    teacher: Net | None,
+    optimiser: torch.optim.Optimizer,
+    *,
+    autocast: bool = False,
+    channels_last: bool = False,
+    temperature: float = 2.0,
+    kd_weight: float | str = 2.0,
+    kd_combination: str = "sum",
+    label_smoothing: float = 0.0,
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A training step: (images (B, 3, H, W) float, labels (B,)) -> loss, a 0-d tensor; net is trained in place.
+
+    The toolboxes' own: float32, NCHW. At its best: channels_last, and autocast to bfloat16.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for module in (net, teacher):
+        if module is not None:
+            module.to(memory_format=layout)
+    num_old, num_seen = 0 if teacher is None else teacher.head.out_features, net.head.out_features
+    weight = num_old / num_seen if kd_weight == "dynamic" else kd_weight
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        images, taught = images.contiguous(memory_format=layout), None
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=autocast):
+            logits = net(images)[0].float()
+            if teacher is not None:
+                with torch.no_grad():
+                    taught = teacher(images)[0].float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        if taught is not None:
+            kd = distillation(logits[:, :num_old], taught, temperature)
+            loss = loss + weight * kd if kd_combination == "sum" else (1 - weight) * loss + weight * kd
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return step
+
+
+def distillation(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Soft cross-entropy of the student's old logits against the teacher's."""
+    return F.cross_entropy(logits / temperature, F.softmax(taught / temperature, dim=1))
+
+
+def align(head: nn.Linear, num_new: int) -> float:
+    """Weight aligning, in place; returns gamma."""
+    with torch.no_grad():
+        norms = head.weight.norm(dim=1)
+        gamma = norms[:-num_new].mean() / norms[-num_new:].mean()
+        head.weight[-num_new:] *= gamma
+    return gamma.item()

@@ -1,0 +1,146 @@
+"""What the benchmarks share: conditions of a measurement, times in turn, the table, the results file, images.
+
+A benchmark is `python -m benchmarks.NAME [--json PATH]`: it prints a table and writes
+benchmarks/results/NAME-<cpu|cuda>.json. This module measures nothing by itself.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from numbers import Real
+from pathlib import Path
+
+from cil_func import events
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The flags that every benchmark has; description: its docstring, of which the first line is shown."""
+    made = argparse.ArgumentParser(description=description.splitlines()[0], allow_abbrev=False)
+    made.add_argument("--json", type=Path, metavar="PATH", help="results file; default benchmarks/results/")
+    made.add_argument("--commit", default="", metavar="HASH", help="what is measured, where git can't tell")
+    return made
+
+
+def conditions(device: str, *, commit: str = "") -> dict:
+    """What a measurement depends on besides the code; take it at the start, for it holds the load average.
+
+    device: "cpu" or "cuda", also the end of the file's name.
+    """
+    import torch  # late: `run` times a child's imports, and its parent needs none
+
+    processor = _processor()
+    return {
+        "device": device,
+        "device_name": torch.cuda.get_device_name() if device == "cuda" else processor,
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "commit": commit or head(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def head() -> str:
+    """The commit that is checked out, marked where files differ from it; "unknown" in a copy without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=True, cwd=RESULTS.parent)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def write(name: str, figures: Mapping[str, Real], conditions: Mapping, json_path: Path | None = None) -> Path:
+    """Writes {"name", "figures", "conditions"} to json_path, or to results/NAME-<device>.json; returns the path.
+
+    Raises TypeError for a figure that is no number, ValueError for one that is not finite.
+    """
+    wrong = [key for key, value in figures.items() if isinstance(value, bool) or not isinstance(value, Real)]
+    if wrong:
+        raise TypeError(f"write: figure {wrong[0]!r} is {figures[wrong[0]]!r}; figures are numbers")
+    path = json_path or RESULTS / f"{name}-{conditions['device']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    events.write_json(path, {"name": name, "figures": dict(figures), "conditions": dict(conditions)})
+    return path
+
+
+def paired(
+    first: Callable[[], object], second: Callable[[], object], *, repeats: int, warmup: int = 1
+) -> tuple[list[float], list[float]]:
+    """Seconds of each call of two functions, called in turn: whatever slows the machine slows both.
+
+    Who goes first alternates. What runs on an accelerator has to wait for it before it returns.
+    """
+    seconds = ([], [])
+    for repeat in range(-warmup, repeats):
+        for which in (0, 1) if repeat % 2 == 0 else (1, 0):
+            clock = time.perf_counter()
+            (first, second)[which]()
+            if repeat >= 0:
+                seconds[which].append(time.perf_counter() - clock)
+    return seconds
+
+
+def ratio(first: Sequence[float], second: Sequence[float]) -> float:
+    """Median of the paired ratios first / second: with (conventional, ours) in seconds, a speedup."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+
+def table(rows: Sequence[Sequence]) -> None:
+    """Prints rows (the first is the heading) in aligned columns, names to the left and numbers to the right."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    for row in texts:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        print("  ".join(cells).rstrip(), flush=True)
+
+
+def write_images(folder: Path, *, classes: int, train: int, test: int, size: int, seed: int = 0) -> None:
+    """Random images that can be learned, as folder/train/<class>/*.png and folder/test/<class>/*.png.
+
+    Each class has a pattern of 4 x 4 colours; its images are the pattern, shifted, under noise. train and test:
+    images a class; size: pixels a side, a multiple of 4.
+    """
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(seed)
+    for label in range(classes):
+        pattern = np.kron(random.uniform(0, 255, (4, 4, 3)), np.ones((size // 4, size // 4, 1)))  # (H, W, 3)
+        for split, count in (("train", train), ("test", test)):
+            own = folder / split / f"class{label:03d}"
+            own.mkdir(parents=True)
+            for number in range(count):
+                shifted = np.roll(pattern, tuple(random.integers(-2, 3, 2)), axis=(0, 1))
+                noisy = shifted + random.normal(0, 64, shifted.shape)
+                image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+                image.save(own / f"{number:04d}.png", compress_level=1)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.2f}" if abs(cell) >= 10 else f"{cell:.4g}"
+    return str(cell)
+
+
+def _processor() -> str:
+    """The processor's model as Linux names it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

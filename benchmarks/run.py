@@ -1,0 +1,253 @@
+"""How long does a whole run take, ours and a conventional one? `python -m benchmarks.run --epochs N [--data FOLDER]`.
+
+CIFAR-100 B50 inc 10 from spawning a process to its end: reading images, augmentation, training, alignment,
+herding, evaluation, and what ours takes to compile. Three processes, one after the other, with one recipe and the
+same images: the conventional trainer (`benchmarks.conventional`), ours with an empty inductor cache (cold), and
+ours again with the cache that was filled (warm). FOLDER: an image folder; without it, generated images.
+
+    --parts conventional,warm     leaves out what isn't named ("tuned": the conventional one with channels_last and
+                                  bfloat16 autocast); warm without cold fills its cache by a run of one epoch first
+    --cache FOLDER                keeps the inductor cache; warm finds it filled the next time
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import measure
+from cil_func import config as configuration
+
+PARTS = ("conventional", "tuned", "cold", "warm")
+RECIPE = ("optim.batch_size=128", "optim.norm_batch=0", "method.kd_combination=sum", "method.kd_weight=2")
+SECTIONS = ("start", "data", "train", "select", "evaluate")
+
+
+class ChildError(RuntimeError):
+    """A side ended with an error; its own message was shown."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.side:
+        return child(options)
+    with tempfile.TemporaryDirectory(prefix="benchmark-run-") as scratch:
+        folder = Path(scratch)
+        recipe = load(options, folder, epochs=options.epochs)
+        device = recipe.run.device if recipe.run.device != "auto" else _device()
+        conditions = measure.conditions(device, commit=options.commit)
+        conditions |= {"threads": _threads(recipe), "workers": options.workers}
+        try:
+            found = sides(options, recipe, folder)
+        except ChildError as error:
+            print(f"benchmarks.run: {error}", file=sys.stderr)
+            return 1
+    show(found)
+    conditions["generated_images"] = not options.data
+    conditions["config"] = configuration.to_dict(recipe)
+    conditions["config"]["data"]["path"] = ""  # not this machine's
+    conditions["precision"] = {part: result["precision"] for part, result in found.items()}
+    print(measure.write(f"run-epochs{options.epochs}", figures(found), conditions, options.json))
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The flags; those of a child and of small tests are not listed."""
+    parser = measure.parser(__doc__)
+    hidden = argparse.SUPPRESS
+    parser.add_argument("--epochs", type=int, default=1, help="of every phase")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="train/<class>/*.png and test/<class>/*.png")
+    parser.add_argument("--parts", default="conventional,cold,warm", help=f"of {','.join(PARTS)}")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the recipe")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="inductor's cache, kept; cold wants it empty")
+    workers = min(8, len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=workers, help="processes that load images, conventional side")
+    parser.add_argument("--classes", type=int, default=100, help=hidden)  # of generated images
+    parser.add_argument("--train-images", type=int, default=500, help=hidden)  # a class
+    parser.add_argument("--test-images", type=int, default=100, help=hidden)
+    parser.add_argument("--image-size", type=int, default=32, help=hidden)
+    parser.add_argument("--side", choices=PARTS, help=hidden)  # this process is a child
+    parser.add_argument("--config", help=hidden)
+    parser.add_argument("--result", type=Path, help=hidden)
+    parser.add_argument("--spawned", type=float, help=hidden)
+    options = parser.parse_args(arguments)
+    options.parts = options.parts.split(",")
+    if unknown := sorted(set(options.parts) - set(PARTS)):
+        parser.error(f"--parts {unknown[0]!r}; of {', '.join(PARTS)}")
+    if "cold" in options.parts and options.cache and options.cache.is_dir() and any(options.cache.iterdir()):
+        parser.error(f"--cache {options.cache} is not empty, and cold wants an empty one; leave cold out of --parts")
+    return options
+
+
+def load(options: argparse.Namespace, folder: Path, *, epochs: int) -> configuration.Config:
+    """The recipe on the images that were named, or on new ones made in `folder`."""
+    images = options.data
+    if images is None:
+        images = folder / "images"
+        if not images.is_dir():
+            print("generating images", flush=True)
+            counts = {"train": options.train_images, "test": options.test_images}
+            measure.write_images(images, classes=options.classes, size=options.image_size, **counts)
+    data = ["data.name=image_folder", f"data.path={json.dumps(str(images.resolve()))}"]
+    data.append(f"data.image_size={options.image_size}")
+    recipe = [*data, *RECIPE, f"optim.epochs={epochs}", "optim.first_phase={}"]
+    return configuration.load("cifar", [*recipe, *options.set])
+
+
+def sides(options: argparse.Namespace, recipe: configuration.Config, folder: Path) -> dict[str, dict]:
+    """Runs each part in a process of its own: {part: what it measured, with its wall time}."""
+    cache = options.cache or folder / "inductor"
+    cache.mkdir(parents=True, exist_ok=True)
+    if "warm" in options.parts and "cold" not in options.parts and not any(cache.iterdir()):
+        print("filling the cache by a run of one epoch", flush=True)
+        spawn("warm", load(options, folder, epochs=1), options, folder, cache)
+    return {part: spawn(part, recipe, options, folder, cache) for part in PARTS if part in options.parts}
+
+
+def spawn(part: str, recipe: configuration.Config, options: argparse.Namespace, folder: Path, cache: Path) -> dict:
+    """What one side measured in a fresh process; raises ChildError if that fails."""
+    config, result = folder / "config.toml", folder / f"{part}.json"
+    config.write_text(configuration.to_toml(recipe), encoding="utf-8")
+    threads = str(_threads(recipe))
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": threads}
+    command = [sys.executable, "-m", "benchmarks.run", "--side", part, "--config", str(config), "--result", str(result)]
+    clock, spawned = time.perf_counter(), time.time()
+    finished = subprocess.run(
+        [*command, "--workers", str(options.workers), "--spawned", repr(spawned)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
+    wall = time.perf_counter() - clock
+    if finished.returncode or not result.is_file():
+        raise ChildError(f"the {part} side ended with status {finished.returncode}")
+    found = json.loads(result.read_text(encoding="utf-8")) | {"wall": wall}
+    print(f"{part}: {wall:.1f} s", flush=True)
+    return found
+
+
+def child(options: argparse.Namespace) -> int:
+    """One side, in its own process: learns all phases and leaves what it measured in --result."""
+    side = conventional_side if options.side in ("conventional", "tuned") else our_side
+
+    def emit(row: dict) -> None:
+        took = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in row["seconds"].items())
+        top1 = f"top-1 {row['top1']:.2f}, nearest mean {row['nme_top1']:.2f}"
+        print(f"{options.side} phase {row['phase']}: {top1}, {took}", flush=True)
+
+    found = side(configuration.load(options.config), options, emit)
+    mib = 1024  # ru_maxrss is in KiB on Linux
+    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / mib
+    found["peak_child_mib"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / mib
+    import torch
+
+    if torch.cuda.is_available():
+        found["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    options.result.write_text(json.dumps(found), encoding="utf-8")
+    return 0
+
+
+def conventional_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
+    """The conventional trainer; "tuned" with channels_last and autocast."""
+    import torch
+
+    from benchmarks import conventional
+    from cil_func.data import sources
+
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    start, clock = time.time() - options.spawned, time.perf_counter()
+    data = sources.load(config.data.name, path=config.data.path, image_size=config.data.image_size)
+    seconds = {"start": start, "data": time.perf_counter() - clock}
+    tuned = options.side == "tuned"
+    results = conventional.run(config, data, emit=emit, workers=options.workers, autocast=tuned, channels_last=tuned)
+    return summary(results, seconds) | {"precision": "bfloat16 autocast" if tuned else "float32"}
+
+
+def our_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
+    """Ours, by its own highest-level calls."""
+    from cil_func import experiment, setup
+
+    start, clock = time.time() - options.spawned, time.perf_counter()
+    ready = setup.build(config)
+    seconds = {"start": start, "data": time.perf_counter() - clock}
+    _, results = experiment.run(
+        ready, emit=lambda event: emit(event) if event["event"] == "phase_end" else None, save=lambda results: None
+    )
+    with contextlib.suppress(ImportError, AttributeError):  # not torch's public interface; no loss if it moves
+        from torch._dynamo.utils import calculate_time_spent
+
+        seconds["compile"] = calculate_time_spent().get("total_wall_time", 0.0)
+    return summary(results, seconds) | {"precision": ready.config.run.precision}
+
+
+def summary(results: dict, seconds: dict[str, float]) -> dict:
+    """What either side reports: accuracies a phase, their average and last, seconds by section."""
+    rows = results["phases"]
+    for section in ("train", "select", "evaluate"):
+        seconds[section] = sum(row["seconds"][section] for row in rows)
+    return {
+        "top1": [row["top1"] for row in rows],
+        "nme_top1": [row["nme_top1"] for row in rows],
+        "average": results["average_incremental_accuracy"],
+        "last": results["last_accuracy"],
+        "seconds": seconds,
+    }
+
+
+def figures(found: dict[str, dict]) -> dict[str, float]:
+    """speedup_* and, of each part, seconds (whole and by section), accuracies, and peak memory."""
+    flat = {}
+    for ours in ("warm", "cold"):
+        for theirs, suffix in (("conventional", ""), ("tuned", "_over_tuned")):
+            if ours in found and theirs in found:
+                flat[f"speedup_{ours}{suffix}"] = measure.ratio([found[theirs]["wall"]], [found[ours]["wall"]])
+    for part, result in found.items():
+        flat[f"seconds_{part}"] = result["wall"]
+        flat |= {f"seconds_{section}_{part}": value for section, value in result["seconds"].items()}
+        flat |= {f"{key}_{part}": result[key] for key in ("average", "last")}
+        for key in ("top1", "nme_top1"):
+            flat |= {f"{key}_phase_{phase}_{part}": value for phase, value in enumerate(result[key])}
+        flat |= {f"{key}_{part}": result[key] for key in result if key.startswith("peak_")}
+    return flat
+
+
+def show(found: dict[str, dict]) -> None:
+    """The table: a column a part."""
+    rows = [["", *found], ["seconds, spawn to exit", *(result["wall"] for result in found.values())]]
+    for section in (*SECTIONS, "compile"):
+        seconds = [result["seconds"].get(section) for result in found.values()]
+        rows.append([f"  {section}" + (" (in train, select)" if section == "compile" else ""), *seconds])
+    phases = len(next(iter(found.values()))["top1"])
+    for phase in range(phases):
+        rows.append([f"top-1, phase {phase}", *(result["top1"][phase] for result in found.values())])
+    for key in ("average", "last"):
+        rows.append([f"top-1, {key}", *(result[key] for result in found.values())])
+    rows.append(["nearest mean, last phase", *(result["nme_top1"][-1] for result in found.values())])
+    for key in ("peak_mib", "peak_child_mib", "peak_gpu_mib"):  # of the process, its largest child, the GPU
+        rows.append([key, *(result.get(key) for result in found.values())])
+    measure.table(rows)
+    for name, value in figures(found).items():
+        if name.startswith("speedup_"):
+            print(f"{name}: {value:.2f}")
+
+
+def _threads(recipe: configuration.Config) -> int:
+    """Threads of either side's main process."""
+    own = os.environ.get("OMP_NUM_THREADS", "")
+    return recipe.run.threads or (int(own) if own.isdecimal() else len(os.sched_getaffinity(0)))
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""How long does a training step with a teacher take, ours and the conventional one? `python -m benchmarks.step`.
+
+WA on 60 of 100 classes, 50 of them old, ResNet-32, 128 images of 32x32 on the device. Contenders, in turn:
+
+    conventional   torch.nn, autograd, torch.optim.SGD in float32 NCHW, as the toolboxes train
+    tuned          the same with channels_last, and bfloat16 autocast where ours chooses bfloat16
+    float32, auto  ours: the teacher's forward graph and the compiled step, at that precision, from uint8 pixels
+
+The floor is the time that the step's convolutions would take at the rate of this machine's matrix product
+(2048 x 2048) in `auto`'s precision. growth_last_phase: ours in the last phase (100 classes) over ours in this one.
+"""
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import conventional_step, measure
+from cil_func import config as configuration
+from cil_func import model, rng, setup, tree
+from cil_func.data.resident import Batch
+from cil_func.engine import compile, infer, step
+from cil_func.methods import Classes
+
+OLD, SEEN, ALL = 50, 60, 100
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="benchmark-step-") as folder:
+        images = Path(folder) / "images"
+        measure.write_images(images, classes=ALL, train=2, test=1, size=options.image_size)
+        ready = {name: build(images, name, options) for name in ("float32", "auto")}
+    device = ready["auto"].device
+    conditions = measure.conditions(device.type, commit=options.commit)
+    auto = ready["auto"].config.run.precision
+    contenders = {
+        "conventional": conventional(ready["auto"], options),
+        "tuned": conventional(ready["auto"], options, tuned=True),
+        **{name: ours(made, old=OLD, seen=SEEN) for name, made in ready.items()},
+        "last": ours(ready["auto"], old=ALL - 10, seen=ALL),
+    }
+    seconds = interleaved(contenders, repeats=options.repeats, device=device)
+    floor = floor_seconds(ready["auto"])
+    figures = {
+        "speedup_float32": measure.ratio(seconds["conventional"], seconds["float32"]),
+        "speedup_auto": measure.ratio(seconds["conventional"], seconds["auto"]),
+        "speedup_same_precision": measure.ratio(seconds["tuned"], seconds["auto"]),
+        "growth_last_phase": measure.ratio(seconds["last"], seconds["auto"]),
+        "floor_seconds_auto": floor,
+        "floor_fraction_auto": floor / statistics.median(seconds["auto"]),
+        **{f"seconds_{name}": statistics.median(values) for name, values in seconds.items()},
+        **{f"seconds_best_{name}": min(values) for name, values in seconds.items()},
+    }
+    batch = ready["auto"].trainers[1].batch_size
+    conditions |= {"precision_auto": auto, "batch_size": batch, "image_size": options.image_size}
+    conditions |= {"backbone": options.backbone, "repeats": options.repeats}
+    rows = [["", "median ms", "best ms", "images/s"]]
+    for name, values in seconds.items():
+        middle = statistics.median(values)
+        rows.append([name, 1e3 * middle, 1e3 * min(values), batch / middle])
+    measure.table([*rows, ["matrix-product floor", 1e3 * floor, None, batch / floor]])
+    for name in (*(key for key in figures if key.startswith("speedup")), "growth_last_phase", "floor_fraction_auto"):
+        print(f"{name}: {figures[name]:.3f}")
+    print(measure.write("step", figures, conditions, options.json))
+    return 0
+
+
+def parse(arguments: list[str] | None):
+    """The flags; the sizes are for tests."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=40, help="calls of each contender")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--backbone", default="resnet32")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides ours")
+    return parser.parse_args(arguments)
+
+
+def build(images: Path, precision: str, options) -> setup.Setup:
+    """Our side, as a run would build it."""
+    settings = [
+        "data.name=image_folder", f'data.path="{images}"', f"data.image_size={options.image_size}",
+        f"model.backbone={options.backbone}", f"optim.batch_size={options.batch_size}", "optim.norm_batch=0",
+        "method.kd_combination=sum", "method.kd_weight=2", f"run.precision={precision}",
+    ]  # fmt: skip
+    return setup.build(configuration.load("cifar", [*settings, *options.set]))
+
+
+def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
+    """One step of a phase with a teacher: what the last model says of the batch, then the step."""
+    trainer = ready.trainers[1]
+    draw = lambda key: tree.cast(  # noqa: E731
+        model.init(key, ready.config.model.backbone, ready.num_classes), dtype=ready.dtype, device=ready.device
+    )
+    params, state = draw(1)
+    images, labels = batch(trainer.batch_size, ready.train_images.shape[1], seen, ready.device)
+    labels_of_all = torch.arange(ready.num_classes, device=ready.device)
+    classes = Classes(seen=labels_of_all < seen, old=labels_of_all < old)
+    train_state = step.start(ready.method, trainer.optimiser, *draw(0))
+    steps = (compile.Captured if ready.captures else compile.Threaded)(trainer.step, train_state, classes)
+    rate = torch.tensor(trainer.rate(0), dtype=ready.dtype, device=ready.device)
+    size = {"batch_size": ready.forward_batch, "device": ready.device}
+
+    def run() -> None:
+        taught = infer.teach(infer.features(ready.forward, params, state, images, **size), params)
+        steps(taught, Batch(images, labels), rate)
+
+    return run
+
+
+def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callable[[], object]:
+    """One step of the conventional trainer on pixels that are floats already."""
+    depth = int(options.backbone.removeprefix("resnet"))
+    net, teacher = (conventional_step.Net(depth, classes).to(ready.device) for classes in (SEEN, OLD))
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    autocast = tuned and ready.compute_dtype == torch.bfloat16
+    train = conventional_step.make_step(net, teacher.eval(), optimiser, autocast=autocast, channels_last=tuned)
+    images, labels = batch(options.batch_size, options.image_size, SEEN, ready.device)
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    pixels = ready.preprocess(images, torch.float32).contiguous(memory_format=layout)
+    return lambda: train(pixels, labels)
+
+
+def batch(size: int, side: int, seen: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(images uint8 (B, H, W, 3), labels (B,)) at random."""
+    generator = rng.generator(0)
+    images = torch.randint(0, 256, (size, side, side, 3), generator=generator, dtype=torch.uint8)
+    return images.to(device), torch.randint(0, seen, (size,), generator=generator).to(device)
+
+
+def interleaved(
+    contenders: dict[str, Callable], *, repeats: int, device: torch.device, warmup: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each call, all contenders in turn and each round in another order."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    shuffle = random.Random(0)
+    for repeat in range(-warmup, repeats):
+        for name in shuffle.sample(list(contenders), len(contenders)):
+            clock = time.perf_counter()
+            contenders[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat >= 0:
+                seconds[name].append(time.perf_counter() - clock)
+    return seconds
+
+
+def floor_seconds(ready: setup.Setup) -> float:
+    """The step's multiply-adds at the best rate of a matrix product in the precision of the convolutions.
+
+    Forward once and backward twice for the student, forward once for the teacher.
+    """
+    a, b = (torch.randn(2048, 2048, device=ready.device).to(ready.compute_dtype) for _ in range(2))
+    seconds = min(interleaved({"mm": lambda: a @ b}, repeats=15, device=ready.device)["mm"])
+    rate = 2 * 2048**3 / seconds
+    return 4 * forward_flops(ready) / rate
+
+
+def forward_flops(ready: setup.Setup) -> float:
+    """Floating-point operations of the forward pass of a batch, counted by torch on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    params, state = tree.cast(model.init(0, ready.config.model.backbone, ready.num_classes), device="meta")
+    shape = (ready.trainers[1].batch_size, 3, *ready.train_images.shape[1:3])
+    with FlopCounterMode(display=False) as counter:
+        model.apply(params, state, torch.empty(shape, device="meta"), train=False)
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The compile benchmark, in small and by dynamo alone: its figures, and a child that fails."""
+
+import json
+
+import pytest
+
+from benchmarks import compile
+
+SMALL = ("--backbone", "resnet20", "--image-size", "16", "--batch-size", "20", "--images", "4", "--backend", "eager")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(compile, "SIZES", (10, 2, 2))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the children: two threads on a busy machine wait for each other
+
+
+def test_figures(tmp_path, capsys):
+    path = tmp_path / "compile.json"
+    assert compile.main([*SMALL, "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    figures = written["figures"]
+    parts = ("step", "step_with_teacher", "forward")
+    expected = {f"{name}_{part}_seconds" for name in ("cold", "warm") for part in parts}
+    assert figures.keys() == expected | {"cold_seconds", "warm_seconds", "graphs"}
+    for name in ("cold", "warm"):
+        total = sum(figures[f"{name}_{part}_seconds"] for part in parts)
+        assert figures[f"{name}_seconds"] == pytest.approx(total) and total > 0
+    assert figures["graphs"] >= 1 and isinstance(figures["graphs"], int)
+    assert written["conditions"]["config"]["data"]["initial_increment"] == 10
+    assert "graphs" in capsys.readouterr().out
+
+
+def test_a_child_that_fails_is_told(tmp_path, capfd):
+    path = tmp_path / "compile.json"
+    assert compile.main([*SMALL, "--set", "memory.size=3", "--json", str(path)]) == 1
+    captured = capfd.readouterr().err
+    assert "memory.size" in captured and "cold process failed" in captured
+    assert not path.exists()

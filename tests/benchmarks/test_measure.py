@@ -1,0 +1,80 @@
+"""What the benchmarks share."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import measure
+from cil_func.data import folder
+
+
+def test_paired_calls_in_turn_and_changes_who_goes_first():
+    calls = []
+    first, second = measure.paired(lambda: calls.append("a"), lambda: calls.append("b"), repeats=4)
+    assert len(first) == len(second) == 4 and min(first + second) >= 0
+    pairs = ["".join(calls[i : i + 2]) for i in range(0, len(calls), 2)]
+    assert pairs == ["ba", "ab", "ba", "ab", "ba"]  # the first pair warms up and is not counted
+
+
+def test_ratio_is_the_median_of_the_pairs_own_ratios():
+    assert measure.ratio([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == 3.0  # 2, 3, 4; the ratio of medians would be 4
+
+
+def test_written_file_holds_name_figures_and_conditions(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    figures, conditions = {"speedup_x": 1.5, "graphs": 2}, {"device": "cpu", "torch": "2"}
+    path = measure.write("thing", figures, conditions)
+    assert path == tmp_path / "thing-cpu.json"
+    assert json.loads(path.read_text()) == {"name": "thing", "figures": figures, "conditions": conditions}
+    elsewhere = tmp_path / "new" / "x.json"
+    assert measure.write("thing", {}, {"device": "cuda"}, elsewhere) == elsewhere and elsewhere.is_file()
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(None, TypeError), (True, TypeError), ("1", TypeError), (np.nan, ValueError)]
+)
+def test_figures_are_finite_numbers(tmp_path, value, error):
+    with pytest.raises(error, match="odd"):
+        measure.write("thing", {"odd": value}, {"device": "cpu"}, tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_conditions_say_what_a_number_depends_on():
+    found = measure.conditions("cpu")
+    machine = {"device", "device_name", "processor", "cores", "threads", "load_average"}
+    assert found.keys() == machine | {"torch", "python", "commit", "date"}
+    assert found["device"] == "cpu" and found["device_name"] == found["processor"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["date"])
+    assert measure.conditions("cpu", commit="abc")["commit"] == "abc"
+
+
+def test_commit_is_unknown_without_git(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")  # git is asked in the folder above
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert measure.head() == "unknown"
+
+
+def test_table_is_aligned(capsys):
+    measure.table([("name", "seconds"), ("long name", 12.25), ("x", 0.00123456), ("n", 3), ("none", None)])
+    assert capsys.readouterr().out.splitlines() == [
+        "name        seconds",
+        "long name     12.25",
+        "x          0.001235",
+        "n                 3",
+        "none              -",
+    ]
+
+
+def test_generated_images_are_a_folder_that_the_data_room_reads(tmp_path):
+    measure.write_images(tmp_path / "images", classes=3, train=4, test=2, size=8)
+    train_images, train_targets, test_images, test_targets, names = folder.read(str(tmp_path / "images"))
+    assert train_images.shape == (12, 8, 8, 3) and test_images.shape == (6, 8, 8, 3) and len(names) == 3
+    assert np.bincount(train_targets).tolist() == [4] * 3 and np.bincount(test_targets).tolist() == [2] * 3
+    assert len(np.unique(train_images, axis=0)) == 12  # no image comes twice
+    measure.write_images(tmp_path / "again", classes=3, train=4, test=2, size=8)
+    file = "train/class002/0003.png"
+    same = (np.asarray(Image.open(tmp_path / name / file)) for name in ("images", "again"))
+    assert np.array_equal(*same)
