@@ -1,7 +1,6 @@
 """The command line: `torchrun train.py --config cifar.toml`, or `python train.py ...` without a launcher."""
 
 import argparse
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -20,16 +19,14 @@ def main(arguments: list[str] | None = None) -> int:
         if options.print_config:
             print(configuration.to_toml(config), end="")
             return 0
-        refuse_launchers()
+        directory = options.out or default_directory(options, config)
         from cil_func import run  # late: it imports torch, and a mistake above is answered before that
+        from cil_func.engine import distributed
 
-        if options.dry_run:
-            print(run.plan(config))
-            return 0
-        if options.profile:
-            print(run.profile(config, options.out or default_directory(options, config), options.profile))
-            return 0
-        return run.run(config, options.out or default_directory(options, config))
+        launch = distributed.launched()
+        if options.dry_run or options.profile:
+            return look(run, config, directory, options, launch)
+        return run.run(config, directory, launch)
     except CilError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return error.exit_status
@@ -79,11 +76,13 @@ def default_directory(options: argparse.Namespace, config: configuration.Config)
     return Path("runs") / (f"{name}-{configuration.fingerprint(config)}" if changed else name)
 
 
-def refuse_launchers() -> None:
-    """Data parallel training is not built yet; several processes would write over each other."""
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size != "1":
-        raise ConfigError(f"{world_size} processes were started, and one is supported; use --nproc_per_node=1")
+def look(run, config: configuration.Config, directory: Path, options: argparse.Namespace, launch) -> int:
+    """--dry-run and --profile, which are the first process's business."""
+    if options.profile and launch.size > 1:
+        raise ConfigError(f"--profile with {launch.size} processes; profile one: python train.py --profile ...")
+    if launch.rank == 0:
+        print(run.profile(config, directory, options.profile) if options.profile else run.plan(config))
+    return 0
 
 
 if __name__ == "__main__":

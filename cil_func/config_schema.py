@@ -61,7 +61,7 @@ _from_list = BeforeValidator(lambda value: tuple(value) if isinstance(value, lis
 Seed = Annotated[int, Interval(ge=0, le=2**31 - 1)]
 Count = Annotated[int, Interval(ge=0, le=LARGEST)]
 Positive = Annotated[int, Interval(ge=1, le=LARGEST)]
-Images = Annotated[int, Interval(ge=2, le=LARGEST)]  # batch norm needs two
+Images = Annotated[int, Interval(ge=2, le=2**31 - 1)]  # batch norm needs two; bytes of a batch fit 64 bits
 Zero = Annotated[int, Interval(ge=0, le=0), Allowed("0")]  # Literal[0] takes `false` too
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 Strength = Annotated[float, Interval(ge=0, le=1)]
@@ -107,6 +107,7 @@ class Run(Table):
     precision: Literal["auto", "float64", "float32", "bfloat16"] = "auto"  # float64: for equality tests
     compile: bool = True  # torch.compile of the whole step: a minute at first, faster afterwards
     threads: Annotated[int, Interval(ge=0, le=1024)] = 0  # CPU threads; 0: torch's own choice
+    timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0  # that a process waits for the others
 
 
 class Data(Table):
@@ -114,6 +115,9 @@ class Data(Table):
 
     name: Literal["digits", "cifar100", "image_folder", "imagenet100", "imagenet1000"] = "cifar100"
     path: Folder = ""  # folder of the images; image_folder and imagenet* need one
+    # an image file that can't be read: stop and name it, or skip it and list it in the results; digits and
+    # cifar100, which have no such files, ignore this
+    on_error: Literal["stop", "skip"] = "stop"
     image_size: Zero | Annotated[int, Interval(ge=8, le=1024)] = 0  # pixels a side; 0: the images' own
     initial_increment: Count = 0  # classes of the first phase; 0: the same as increment
     increment: Positive = 10  # classes of each later phase
@@ -195,7 +199,7 @@ class Optim(PhaseOptim):
 
 
 class Checkpoint(Table):
-    """[checkpoint]: reserved for resuming; nothing reads it yet."""
+    """[checkpoint]: what a run that was stopped goes on from."""
 
     every_seconds: Annotated[float, Interval(gt=0)] = 60.0  # between two saves inside a phase
 

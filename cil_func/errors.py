@@ -19,7 +19,37 @@ class DataError(CilError):
     exit_status = 3
 
 
+class PeerError(CilError):
+    """Another process of the run failed or was lost."""
+
+
+class StoppedError(CilError):
+    """A signal stopped the run, after it was saved; 130 or 143."""
+
+    def __init__(self, exit_status: int, message: str):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class NonFiniteError(CilError):
     """A loss or gradient that is not finite."""
 
     exit_status = 4
+
+
+class CheckpointError(CilError):
+    """A checkpoint or a saved model whose files are damaged or missing."""
+
+    exit_status = 5
+
+
+class InUseError(CilError):
+    """The run directory belongs to another process that is alive."""
+
+    exit_status = 6
+
+
+class DiskError(CilError):
+    """A file that can't be written: the disk is full, read-only or broken, or there is no right to."""
+
+    exit_status = 74

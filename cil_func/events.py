@@ -5,40 +5,91 @@ JSON here is strict: Python's `NaN` and `Infinity` are no JSON, and other reader
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cil_func.errors import DiskError
+
 SKIPPED = frozenset({"progress"})  # several a second, for the eye only
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "mount it for writing, or choose another directory",
+    errno.EACCES: "ask for the right to write there, or choose another directory",
+    errno.EPERM: "ask for the right to write there, or choose another directory",
+    errno.ENOENT: "make its folder",
+}
+# What the call isn't made for, or has no right to, as opposed to what failed.
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF})
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Turns an OSError of the block into a DiskError that says on one line what is wrong with `path`."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno, "look at the disk")
+        raise DiskError(f"{path}: {error.strerror or error}; {advice}") from error
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file atomically: after a crash or a full disk `path` holds the old bytes or the new ones.
+    """Writes a file atomically: after a crash, a power cut or a full disk `path` holds the old bytes or the new.
 
-    Raises OSError (no folder, no space, no right); the old file and no temporary one are left then.
+    Raises DiskError (no folder, no space, no right); the old file and no temporary one are left then. What a
+    killed process leaves, `clean` removes.
     """
     path = Path(path)
     # Not tempfile: its files are readable by the owner alone, and os.replace would keep that.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # before the rename, else a power cut may leave the new name, empty
-        os.replace(temporary, path)
-    except BaseException:
+    with disk_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # before the rename, else a power cut may leave the new name, empty
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+
+
+def clean(*folders: str | Path) -> None:
+    """Removes the temporary files that killed processes left in `folders`, whatever they were writing.
+
+    Nobody else may be writing there: call it under the lock (`lock.held`). A folder that isn't there and a file that
+    can't be deleted are passed over, for neither does harm.
+    """
+    for folder in map(Path, folders):
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
+            for path in folder.iterdir():
+                if _TEMPORARY.fullmatch(path.name):
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+
+
+def make_directory(path: str | Path) -> None:
+    """Makes a folder that lasts through a power cut, and those above it; raises DiskError."""
+    path = Path(path)
+    with disk_errors(path):
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            _sync_directory(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` as UTF-8, atomically; raises OSError as `write_bytes` does."""
+    """Writes `text` as UTF-8, atomically; raises DiskError as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -46,7 +97,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as strict, indented JSON with a trailing newline, atomically.
 
     Arrays and tensors become numbers and lists. Raises ValueError that names the key of a number that is
-    not finite (results with a NaN in them are a fault to find, not to write), OSError as `write_bytes` does.
+    not finite (results with a NaN in them are a fault to find, not to write), DiskError as `write_bytes` does.
     """
     plain = _plain(value, str(path), refuse=True)
     write_text(path, json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -58,25 +109,28 @@ class Log:
     A line is flushed as it is written; "progress" events are skipped. A number that is not finite is
     written as null: the loss that ends a run must not end its log. What a killed process left of a last
     line is cut off when the file is opened again, else the next event would be glued to it.
-    Raises OSError (no folder, no space).
+    Raises DiskError (no folder, no space).
     """
 
     def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        _mend(Path(path))
-        self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by close)
+        self._clock, self._path = clock, Path(path)
+        with disk_errors(path):
+            _mend(self._path)
+            self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by close)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Records one event."""
         if event.get("event") in SKIPPED:
             return
         plain = _plain({**event, "time": round(self._clock(), 3)}, "event", refuse=False)
-        self._file.write(json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with disk_errors(self._path):
+            self._file.write(json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
-        self._file.close()
+        with disk_errors(self._path):
+            self._file.close()
 
     def __enter__(self) -> "Log":
         return self
@@ -107,7 +161,7 @@ class Status:
     """Keeps `directory`/status.json: what the run is doing, or how it ended.
 
     torchrun answers 1 for every failure, so "exit_code" here is the real one (null while the run goes on).
-    "started" and "updated" are UNIX seconds. Each method raises OSError as `write_bytes` does.
+    "started" and "updated" are UNIX seconds. Each method raises DiskError as `write_bytes` does.
     """
 
     def __init__(self, directory: str | Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -182,10 +236,13 @@ def _mend(path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Makes a rename last through a power cut; some network file systems can't, and that is no failure."""
-    with contextlib.suppress(OSError):
+    """Makes a rename last through a power cut; some file systems can't, and that alone is no failure."""
+    try:
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise

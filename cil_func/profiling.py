@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cil_func import experiment, model, rng, setup, tree
+from cil_func import model, rng, setup, training, tree
 from cil_func.config import Config
 from cil_func.engine import compile
 from cil_func.errors import ConfigError, DataError
+from cil_func.progress import Progress
 
 _WARM_UP = 3  # steps before the trace: compilation, capture, the caches
 _ROWS = 15  # operations in the table
@@ -88,10 +89,11 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
             raise _Enough
 
     phase = ready.scenario.phases[min(1, len(ready.scenario.phases) - 1)]
-    learned, key = _drawn(ready, phase), rng.fold_in(ready.config.run.seed, "profile")
-    expanded = experiment.expand(ready, learned, phase, key)
+    key = rng.fold_in(ready.config.run.seed, "profile")
     try:
-        experiment.train(ready, phase, expanded, learned, {}, key, emit)
+        training.train(
+            ready, phase, Progress(learned=_drawn(ready, phase)), key, emit=emit, keep=lambda *_: None, evaluate=dict
+        )
     except _Enough:
         return trace
     raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")
@@ -99,7 +101,7 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
 
 def _drawn(ready: setup.Setup, phase) -> tuple | None:
     """A model of the classes before `phase`, as if learned."""
-    num_old = sum(experiment.sizes(ready, phase)[:-1])
+    num_old = sum(ready.sizes(phase)[:-1])
     if num_old == 0:
         return None
     model_of_old = model.init(0, ready.config.model.backbone, num_old)

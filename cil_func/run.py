@@ -1,40 +1,60 @@
-"""One run and its directory: from a configuration to results, the saved model and a report."""
+"""One run and its directory: from a configuration to results, the saved model and a report; begun, or gone on with."""
 
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from cil_func import checkpoint, events, experiment, planning, setup
 from cil_func import config as configuration
+from cil_func import progress as progressing
 from cil_func.config import Config
-from cil_func.errors import CilError, ConfigError
-from cil_func.report import console, figures
+from cil_func.directory import begin, claimed
+from cil_func.engine import distributed
+from cil_func.engine.distributed import Launch, World
+from cil_func.errors import CilError, DiskError, PeerError, StoppedError
+from cil_func.keeping import Keeper
+from cil_func.progress import Progress
+from cil_func.report import console, figures, tables
+from cil_func.signals import Signals
 
-INTERRUPTED = 130
-MARKS = ("config.toml", "metrics.jsonl", "results.json", "model.safetensors")  # of a run that has begun
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-def run(config: Config, directory: Path) -> int:
-    """Trains, and returns the exit status 0. The run directory is the contract's (README).
+def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
+    """Trains, or goes on with what the directory holds; returns the exit status.
 
-    Raises ConfigError where the directory holds a run or can't be written, and whatever stops the run,
-    after it was written to status.json.
+    The run directory is the contract's (README). launch: what the launcher says, None: one process. A failure is in
+    status.json; of several processes, the one that failed raises it and the others return its exit status.
+    Raises ConfigError where the directory holds another run, InUseError where a live process works in it, DiskError
+    where it can't be written, and whatever stops the run.
     """
-    _claim(directory)
-    status = events.Status(directory)
-    status.running()
-    try:
-        _train(config, directory)
-    except KeyboardInterrupt:
-        status.stopped(INTERRUPTED, "interrupted")
-        raise
-    except CilError as error:
-        status.failed(error.exit_status, str(error))
-        raise
-    except Exception as error:
-        status.failed(1, f"{type(error).__name__}: {error}")
-        raise
-    status.finished()
+    teller = Teller(directory)
+    with (
+        Signals(teller.stopped) as signals,
+        distributed.join(
+            launch or Launch(), timeout_seconds=config.run.timeout_seconds, on_loss=teller.lost
+        ) as world,
+    ):
+        teller.world = world
+        try:
+            with claimed(directory, world):
+                _run(config, directory, world, signals, teller)
+        except PeerError as error:
+            failure = world.watch.blame(str(error))
+            teller.lost(failure)
+            return failure["exit_code"]
+        except BaseException as error:
+            error = _translated(error, directory)
+            if not teller.failed(error):
+                return 1  # another process said it first
+            raise error
     return 0
 
 
@@ -50,21 +70,91 @@ def profile(config: Config, directory: Path, steps: int) -> str:
     return profiling.run(config, directory, steps)
 
 
-def _claim(directory: Path) -> None:
-    """Makes the run directory; refuses one that holds a run, for continuing is not built yet."""
-    held = [name for name in MARKS if (directory / name).exists()]
-    if held:
-        raise ConfigError(
-            f"{directory} already holds a run ({held[0]}); choose another with --out, or move it away"
-        )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {directory}: can't be made ({error.strerror})") from error
+@dataclass
+class Teller:
+    """Writes status.json, once the directory is this run's own, and says on stderr what no other process says."""
+
+    directory: Path
+    world: World | None = None
+    owns: bool = False
+
+    def __post_init__(self):
+        self._status = events.Status(self.directory)
+
+    def running(self) -> None:
+        if self.world.first:
+            self._status.running()
+
+    def finished(self) -> None:
+        if self.world.first:
+            self._status.finished()
+
+    def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
+        self._write(exit_code, message)
+
+    def failed(self, error: BaseException) -> bool:
+        """Tells this process's own failure; False if another process failed first, which is then the run's failure."""
+        exit_code = getattr(error, "exit_status", 1)
+        message = str(error) if isinstance(error, CilError) else f"{type(error).__name__}: {error}"
+        if self.world.watch:
+            named = message if isinstance(error, StoppedError) else f"rank {self.world.rank}: {message}"
+            failure = self.world.watch.fail(exit_code, named)  # several may stop or fail for the same reason
+            self._write(failure["exit_code"], failure["message"])
+            return failure["rank"] == self.world.rank
+        self._write(exit_code, message)
+        return True
+
+    def lost(self, failure: dict) -> None:
+        """Tells the failure of another process; one of those that are left prints it if that one can't."""
+        self._write(failure["exit_code"], failure["message"])
+        if failure.get("lost") and self.world.rank == (1 if failure["rank"] == 0 else 0):
+            print(f"train.py: {failure['message']}", file=sys.stderr, flush=True)
+
+    def _write(self, exit_code: int, message: str) -> None:
+        if self.owns:
+            with suppress(DiskError):  # the failure itself may be a full disk
+                (self._status.stopped if exit_code > 128 else self._status.failed)(exit_code, message)
 
 
-def _train(config: Config, directory: Path) -> None:
-    ready = setup.build(config)
+def _translated(error: BaseException, directory: Path) -> BaseException:
+    """A disk's refusal as the one line that it is."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        name = error.filename or directory
+        return DiskError(f"{name}: {error.strerror}; mend that, and the same command goes on")
+    return error
+
+
+def _run(config: Config, directory: Path, world: World, signals: Signals, teller: Teller) -> None:
+    begun = begin(config, directory, world)
+    teller.owns = True
+    if begun.finished:
+        if world.first:
+            results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+            print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n")
+        return
+    teller.running()
+    ready = setup.build(begun.config, world)
+    world.use(ready.device)
+    signals.defer()
+    held = checkpoint.unpack(begun.checkpoint) if begun.checkpoint else None
+    with _recorders(directory, ready, held) as (emit, save):
+        for problem in begun.problems:
+            emit({"event": "warning", "message": problem})
+        _train(ready, directory, held, signals, emit, save)
+    teller.finished()
+
+
+@contextmanager
+def _recorders(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None) -> Iterator[tuple]:
+    """(emit, save) of events and results; of several processes, only the first one's do anything."""
+    if not ready.world.first:
+        yield (lambda event: None), (lambda results: None)
+        return
+    if not (directory / "config.toml").exists():
+        events.write_text(directory / "config.toml", configuration.to_toml(ready.config))
+    log_path = directory / "metrics.jsonl"
+    if log_path.exists():  # what came after the checkpoint comes again
+        os.truncate(log_path, min(held.record["log_bytes"] if held else 0, log_path.stat().st_size))
     header = {
         "method": ready.method.name,
         "class_order": list(ready.scenario.class_order),
@@ -73,19 +163,46 @@ def _train(config: Config, directory: Path) -> None:
         "config": configuration.to_dict(ready.config),
     }
     environment = setup.environment(ready)
-    events.write_text(directory / "config.toml", configuration.to_toml(ready.config))
 
     def save(results: dict) -> None:
         events.write_json(directory / "results.json", header | results | {"environment": environment})
 
-    with events.Log(directory / "metrics.jsonl") as log, console.make() as show:
+    with events.Log(log_path) as log, console.make() as show:
+        for event in events.read(log_path):
+            show.remember(event)
 
         def emit(event: dict) -> None:
             log(event)
-            show(event)
+            with suppress(OSError):  # nobody reads the screen any more (`| head`), and the training goes on
+                show(event)
 
-        emit(planning.run_start(ready) | {"directory": str(directory)})
-        (params, state), results = experiment.run(ready, emit=emit, save=save)
+        yield emit, save
+
+
+def _train(
+    ready: setup.Setup,
+    directory: Path,
+    held: checkpoint.Loaded | None,
+    signals: Signals,
+    emit: Callable[[dict], None],
+    save: Callable[[dict], None],
+) -> None:
+    """Learns what is left to learn, and writes what a finished run leaves."""
+    progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
+    started = planning.run_start(ready) | {"directory": str(directory)}
+    at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
+    emit(started if held is None else started | {"event": "resume"} | at)
+    keeper = Keeper(
+        directory / "checkpoints",
+        ready.world,
+        signals,
+        every_seconds=ready.config.checkpoint.every_seconds,
+        number=held.number + 1 if held else 0,
+        extra=lambda: {"log_bytes": (directory / "metrics.jsonl").stat().st_size},
+        warn=lambda message: emit({"event": "warning", "message": message}),
+    )
+    (params, state), results = experiment.run(ready, emit=emit, save=save, progress=progress, keep=keeper)
+    if ready.world.first:
         checkpoint.save_model(directory, params, state, _description(ready))
         figures.write(directory)
         keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")

@@ -11,7 +11,7 @@ import torch
 from cil_func import methods, model, optim
 from cil_func.config import Config, Optim
 from cil_func.data import augment, resident, scenario, sources
-from cil_func.engine import compile, infer, step
+from cil_func.engine import compile, distributed, infer, step
 from cil_func.errors import ConfigError, DataError
 
 # Pixels that the forward graph takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
@@ -32,8 +32,9 @@ class Trainer:
     rate: Callable[[int], float]
     step: Callable
     epochs: int
-    batch_size: int
-    padded: bool  # whether an epoch's last batch is filled up, to be the same graph
+    batch_size: int  # images, of all processes
+    own: slice  # this process's places in a batch
+    padded_to: int  # rows that its part of a batch is filled up to, to be the same graph; 0: it is not
     eval_every_epochs: int
 
 
@@ -55,6 +56,7 @@ class Setup:
     forward: Callable
     forward_batch: int  # images
     trainers: tuple[Trainer, Trainer]  # of the first phase, of the later ones
+    world: distributed.World  # the processes that share the run
 
     @property
     def captures(self) -> bool:
@@ -65,9 +67,13 @@ class Setup:
     def num_classes(self) -> int:
         return len(self.scenario.class_order)
 
+    def sizes(self, phase: scenario.Phase) -> list[int]:
+        """num_new of each phase up to this one."""
+        return [len(earlier.classes) for earlier in self.scenario.phases[: phase.index + 1]]
+
     def classes(self, phase: scenario.Phase) -> methods.Classes:
         """Which of the run's classes are known in a phase, as masks on the device."""
-        seen = sum(len(other.classes) for other in self.scenario.phases[: phase.index + 1])
+        seen = sum(self.sizes(phase))
         labels = torch.arange(self.num_classes, device=self.device)
         return methods.Classes(seen=labels < seen, old=labels < seen - len(phase.classes))
 
@@ -76,17 +82,19 @@ class Setup:
         return self.trainers[min(phase.index, 1)]
 
 
-def build(config: Config) -> Setup:
+def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup:
     """Resolves device and precision, loads the data and cuts it into phases.
 
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
     """
     config = resolve(config)
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
-    device, (dtype, compute_dtype) = torch.device(config.run.device), DTYPES[config.run.precision]
+    distributed.set_threads(world.launch, config.run.threads)
+    device = distributed.device_of(world.launch, config.run.device)
+    dtype, compute_dtype = DTYPES[config.run.precision]
     model.backbone(config.model.backbone).feature_dim()  # a wrong name is told before the data are loaded
-    data = sources.load(config.data.name, path=config.data.path, image_size=config.data.image_size)
+    with world.one_by_one("data"):
+        data = sources.load(config.data.name, path=config.data.path, image_size=config.data.image_size)
+    world.meet("data")
     phases = _phases(config, data)
     train_images = torch.from_numpy(data.train_images)
     mean, std = config.data.mean, config.data.std
@@ -114,7 +122,8 @@ def build(config: Config) -> Setup:
         compute_dtype=compute_dtype,
         forward=forward,
         forward_batch=forward_batch,
-        trainers=_trainers(config, method, preprocess, compute_dtype),
+        trainers=_trainers(config, method, preprocess, compute_dtype, world),
+        world=world,
     )
 
 
@@ -148,7 +157,7 @@ def environment(setup: Setup) -> dict:
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "world_size": 1,
+        "world_size": setup.world.size,
         "precision": setup.config.run.precision,
     }
 
@@ -190,15 +199,30 @@ def _check_memory(config: Config, method: methods.Method, num_classes: int) -> N
 
 
 def _trainers(
-    config: Config, method: methods.Method, preprocess: step.Preprocess, dtype: torch.dtype
+    config: Config,
+    method: methods.Method,
+    preprocess: step.Preprocess,
+    dtype: torch.dtype,
+    world: distributed.World,
 ) -> tuple[Trainer, Trainer]:
     """One trainer where both settings are equal: a step made twice would be compiled twice."""
     first, later = config.optim_of_phase(0), config.optim_of_phase(1)
+    pads = model.backbone(config.model.backbone).pads
+    for table, settings in (("optim", later), ("optim.first_phase", first)):
+        distributed.refuse_one_group(
+            world.size, batch_size=settings.batch_size, norm_batch=settings.norm_batch, pads=pads, table=table
+        )
     # An epoch's last batch, filled up, is the same graph: eagerly it would take as long as two on a CPU, and as
-    # long as the rest of a captured epoch on a GPU.
-    padded = config.run.compile and model.backbone(config.model.backbone).pads
+    # long as the rest of a captured epoch on a GPU. Of several processes one may hold no image.
+    padded = pads and (config.run.compile or world.size > 1)
     make = partial(
-        _trainer, method=method, preprocess=preprocess, dtype=dtype, compiled=config.run.compile, padded=padded
+        _trainer,
+        method=method,
+        preprocess=preprocess,
+        dtype=dtype,
+        compiled=config.run.compile,
+        padded=padded,
+        world=world,
     )
     trainer = make(later)
     return (trainer if first == later else make(first)), trainer
@@ -212,23 +236,36 @@ def _trainer(
     dtype: torch.dtype,
     compiled: bool,
     padded: bool,
+    world: distributed.World,
 ) -> Trainer:
     optimiser = optim.sgd(momentum=settings.momentum, weight_decay=settings.weight_decay)
-    train_step = step.make(
+    halves = step.make(
         method, optimiser, preprocess, dtype=dtype, norm_batch=settings.norm_batch, padded=padded
     )
-    if compiled:
-        size = settings.batch_size
-        train_step = compile.compiled(train_step, full=lambda *args: len(args[2].labels) == size)
+    sizes = {"batch_size": settings.batch_size, "norm_batch": settings.norm_batch}
+    rows = distributed.rows_of(world.size, **sizes)
     return Trainer(
         optimiser=optimiser,
         rate=_schedule(settings),
-        step=train_step,
+        step=_whole_step(halves, world, rows) if compiled else step.join(halves, world.reduce),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        padded=padded,
+        own=distributed.share(world.rank, world.size, **sizes),
+        padded_to=rows if padded else 0,
         eval_every_epochs=settings.eval_every_epochs,
     )
+
+
+def _whole_step(halves: step.Halves, world: distributed.World, rows: int) -> Callable:
+    """The step, compiled: one graph, or two with the collective between them."""
+
+    def full(*args) -> bool:
+        return len(args[2].labels) == rows
+
+    if world.size == 1:
+        return compile.compiled(step.join(halves), full=full)
+    update = compile.compiled(halves.update, full=lambda *args: True)
+    return step.join(step.Halves(compile.compiled(halves.gradient, full=full), update), world.reduce)
 
 
 def _schedule(settings: Optim) -> Callable[[int], float]:

@@ -36,6 +36,22 @@ def unflatten(leaves: list[torch.Tensor], tree: Tree) -> Tree:
     return pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
 
 
+def to_vector(tree: Tree) -> torch.Tensor:
+    """All numbers of the floating-point leaves, which have one dtype, in one vector (V,): a flat buffer."""
+    return torch.cat([leaf.reshape(-1) for leaf in leaves(tree) if leaf.is_floating_point()])
+
+
+def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
+    """The inverse of `to_vector`: a tree of the structure and shapes of `tree`, which keeps its integer leaves.
+
+    Its leaves are views of the vector. Raises RuntimeError for a vector of another length.
+    """
+    like = leaves(tree)
+    shapes = [leaf.shape for leaf in like if leaf.is_floating_point()]
+    parts = iter(vector.split([shape.numel() for shape in shapes]))
+    return unflatten([next(parts).view(leaf.shape) if leaf.is_floating_point() else leaf for leaf in like], tree)
+
+
 def size(tree: Tree) -> int:
     """How many numbers the tree holds."""
     return sum(leaf.numel() for leaf in leaves(tree))

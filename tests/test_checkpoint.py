@@ -1,8 +1,293 @@
-"""A saved model is the model."""
+"""Checkpoints outlive what happens to processes, disks and files; a saved model is the model."""
 
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
 import torch
 
+from benchmarks import damage, failing_saves
 from cil_func import checkpoint, model, tree
+from cil_func.checkpoint import Loaded
+from cil_func.errors import CheckpointError, DiskError
+
+FOLDERS = {  # what is there -> what is saved
+    (): 3,
+    (3,): 4,
+    (3, 4): 5,
+    (3, 5): 5,  # the same number again, with other contents
+}
+
+
+def save(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        loaded = damage.example(number)
+        assert checkpoint.save(folder, loaded.tree, loaded.record, number=number) == []
+
+
+def files(folder: Path, number: int) -> tuple[Path, Path]:
+    """(manifest, data)"""
+    manifest, *data = sorted(folder.glob(f"{number:08d}*"), key=lambda path: path.suffix)
+    (data,) = data
+    return manifest, data
+
+
+def break_(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2] + b"??")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def numbers(folder: Path) -> list[int]:
+    """Of the checkpoints in the folder, each of two files."""
+    found = sorted(int(path.name[:8]) for path in folder.iterdir())
+    assert found[::2] == found[1::2]
+    return found[::2]
+
+
+@pytest.fixture(params=FOLDERS, ids=str)
+def folder_and_new(request, tmp_path) -> tuple[Path, Loaded]:
+    """A folder with checkpoints, and one that is to be saved there."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    save(folder, *request.param)
+    return folder, damage.example(99)._replace(number=FOLDERS[request.param])
+
+
+def test_the_newest_comes_back_and_two_are_kept(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    assert checkpoint.newest(folder) == (None, []) == (None, checkpoint.newest_bytes(folder)[1])
+    for number in (0, 1, 7, 123456789):  # more digits than are filled up
+        save(folder, number)
+        found, problems = checkpoint.newest(folder)
+        assert damage.same(found, damage.example(number)) and problems == []
+    assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == [
+        "00000007", "00000007.json", "123456789", "123456789.json",
+    ]  # fmt: skip
+
+
+def test_a_number_below_0_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="number -1"):
+        checkpoint.save(tmp_path, {}, {}, number=-1)
+
+
+def test_the_same_bytes_go_to_other_processes(tmp_path):
+    assert checkpoint.newest_bytes(tmp_path) == (b"", [])
+    save(tmp_path, 1, 2)
+    break_(files(tmp_path, 2)[1])
+    data, problems = checkpoint.newest_bytes(tmp_path)
+    assert damage.same(checkpoint.unpack(data), damage.example(1)) and len(problems) == 1
+    for wrong in (b"", data[:-1], data[1:], data + b"\n", data.replace(b"\n", b" ", 1)):
+        with pytest.raises(CheckpointError):
+            checkpoint.unpack(wrong)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["manifest", "data"])
+@pytest.mark.parametrize("harm", [break_, Path.unlink, empty])
+def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path, which, harm):
+    save(tmp_path, 11, 12)
+    harm(files(tmp_path, 12)[which])
+    found, problems = checkpoint.newest(tmp_path)
+    assert damage.same(found, damage.example(11))
+    [problem] = problems
+    assert problem.startswith("checkpoint 12 is skipped: ") and "\n" not in problem
+    save(tmp_path, 12)  # the run goes on and comes there again
+    assert damage.same(checkpoint.newest(tmp_path)[0], damage.example(12)) and numbers(tmp_path) == [11, 12]
+
+
+def test_without_any_valid_one_it_says_what_is_wrong_and_what_to_do(tmp_path):
+    save(tmp_path, 1, 2)
+    files(tmp_path, 1)[1].unlink()
+    break_(files(tmp_path, 2)[0])
+    says = r"checkpoint 2 .* manifest is damaged.*checkpoint 1 .* missing.*put .* back"
+    with pytest.raises(CheckpointError, match=says) as caught:
+        checkpoint.newest(tmp_path)
+    assert caught.value.exit_status == 5 and "\n" not in str(caught.value)
+
+
+def test_a_first_save_that_was_interrupted_is_no_checkpoint(tmp_path):
+    save(tmp_path, 0)
+    files(tmp_path, 0)[0].unlink()
+    found, [problem] = checkpoint.newest(tmp_path)
+    assert found is None and "00000000.json is missing, as when the process ended" in problem
+
+
+@pytest.mark.parametrize("swapped", [(0,), (1,), (0, 1)], ids=["manifests", "data", "both"])
+def test_swapped_files_are_noticed(tmp_path, swapped):
+    save(tmp_path, 1, 2)
+    for which in swapped:
+        first, second = (files(tmp_path, number)[which] for number in (1, 2))
+        first.rename(tmp_path / "x")
+        second.rename(first)
+        (tmp_path / "x").rename(second)
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 .*checkpoint 1 "):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_checkpoint_under_the_number_of_another_is_refused(tmp_path):
+    save(tmp_path, 1)
+    for path in files(tmp_path, 1):
+        shutil.copy(path, tmp_path / path.name.replace("00000001", "00000002"))
+    found, [problem] = checkpoint.newest(tmp_path)
+    assert found.number == 1 and problem.endswith("its manifest is that of checkpoint 1")
+
+
+def test_a_number_that_is_saved_again_leaves_nothing_of_what_it_was(tmp_path):
+    save(tmp_path, 1, 2)
+    new = damage.example(3)
+    assert checkpoint.save(tmp_path, new.tree, new.record, number=2) == []
+    assert damage.same(checkpoint.newest(tmp_path)[0], new._replace(number=2)) and numbers(tmp_path) == [1, 2]
+
+
+def test_two_valid_ones_are_kept_however_many_damaged_ones_there_are(tmp_path):
+    save(tmp_path, 1, 2)
+    break_(files(tmp_path, 2)[1])
+    save(tmp_path, 3)
+    assert numbers(tmp_path) == [1, 2, 3]
+    save(tmp_path, 4)
+    assert numbers(tmp_path) == [3, 4]
+
+
+def test_a_delete_that_fails_is_told_stops_nothing_and_is_made_up_for(tmp_path, monkeypatch):
+    save(tmp_path, 1, 2)
+
+    def refuse(path, **_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    loaded = damage.example(3)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        [told] = checkpoint.save(tmp_path, loaded.tree, loaded.record, number=3)
+    assert "00000001.json is old and can't be deleted (Operation not permitted)" in told
+    assert numbers(tmp_path) == [1, 2, 3]  # without its manifest the first would be damaged
+    assert damage.same(checkpoint.newest(tmp_path)[0], damage.example(3))
+    save(tmp_path, 4)
+    assert numbers(tmp_path) == [3, 4]
+
+
+def test_what_cannot_be_read_is_reported(tmp_path):
+    save(tmp_path, 1, 2)
+    _, data = files(tmp_path, 2)
+    data.unlink()
+    data.mkdir()  # root reads whatever is a file
+    found, [problem] = checkpoint.newest(tmp_path)
+    assert found.number == 1 and problem.endswith(f"{data.name} can't be read (Is a directory)")
+    with pytest.raises(DiskError, match=r"00000001\.json.*Not a directory"):
+        checkpoint.newest(tmp_path / "00000001.json")
+
+
+def test_a_crash_at_any_call_leaves_a_valid_checkpoint(folder_and_new, tmp_path):
+    tally = failing_saves.crash_at_every_call(*folder_and_new, scratch=tmp_path / "scratch")
+    assert tally.missed == [] and tally.tried > 100
+
+
+@pytest.mark.parametrize(
+    ("error", "lasting"),
+    [(OSError(errno.EROFS, "Read-only file system"), False), (OSError(errno.EIO, "I/O error"), True),
+     (KeyboardInterrupt(), False)],
+    ids=repr,
+)  # fmt: skip
+def test_a_failure_of_any_call_is_told_and_leaves_the_folder_as_it_was(folder_and_new, tmp_path, error, lasting):
+    tally = failing_saves.fail_at_every_call(*folder_and_new, error, lasting=lasting, scratch=tmp_path / "scratch")
+    assert tally.missed == [] and tally.tried > 40
+
+
+def test_a_full_disk_leaves_the_folder_as_it_was(folder_and_new, tmp_path):
+    assert failing_saves.disk_full(*folder_and_new, 10, scratch=tmp_path / "scratch") == (10, [])
+
+
+def mount(folder: Path, *options: str) -> None:
+    """Mounts a file system of 256 KiB in memory there."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(("size=256k", *options)), "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here, which root may: {getattr(error, 'stderr', error)}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real, small file system, with two checkpoints in its folder `checkpoints`."""
+    mount(tmp_path / "disk")
+    try:
+        save(tmp_path / "disk/checkpoints", 1, 2)
+        yield tmp_path / "disk/checkpoints"
+    finally:
+        subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+def test_a_disk_that_is_really_full_leaves_the_folder_as_it_was(small_disk):
+    new = damage.example(3, size=1000)
+    assert failing_saves.disk_really_full(small_disk, new, 10) == (10, [])
+    save(small_disk, 3)
+    assert numbers(small_disk) == [2, 3]
+
+
+def test_a_disk_that_is_really_read_only_has_its_checkpoints_and_exit_74(small_disk):
+    mount(small_disk.parent, "remount", "ro")
+    loaded = damage.example(3)
+    with pytest.raises(DiskError, match="Read-only file system; mount it for writing") as caught:
+        checkpoint.save(small_disk, loaded.tree, loaded.record, number=3)
+    assert caught.value.exit_status == 74
+    assert damage.same(checkpoint.newest(small_disk)[0], damage.example(2)) and numbers(small_disk) == [1, 2]
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """The system refuses files of more bytes within the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000])
+def test_a_limit_of_the_size_of_files_is_a_disk_that_is_full(tmp_path, size):
+    save(tmp_path, 1)
+    loaded = damage.example(2)
+    with largest_file(size), pytest.raises(DiskError, match=r"File too large; raise .*ulimit -f"):
+        checkpoint.save(tmp_path, loaded.tree, loaded.record, number=2)
+    assert damage.same(checkpoint.newest(tmp_path)[0], damage.example(1)) and numbers(tmp_path) == [1]
+
+
+def test_a_folder_that_cannot_be_made_is_exit_74(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(DiskError, match="Not a directory") as caught:
+        checkpoint.save(tmp_path / "run/checkpoints", {}, {}, number=0)
+    assert caught.value.exit_status == 74
+
+
+@pytest.mark.parametrize("harm", [damage.flip_bits, damage.truncate_and_delete])
+def test_damage_anywhere_is_reported_and_never_loaded(tmp_path, harm):
+    save(tmp_path / "checkpoints", 1, 2)
+    assert harm(tmp_path / "checkpoints", 200, seed=0, scratch=tmp_path / "scratch") == (200, [])
+
+
+def test_cleaning_removes_what_killed_processes_left_and_nothing_else(tmp_path):
+    save(tmp_path / "checkpoints", 1)
+    kept = [".lock", "metrics.jsonl", ".hidden.tmp", "notes.12.tmp", "report/.keep", "deeper/.x.json.1.tmp"]
+    left = [".results.json.123.tmp", "checkpoints/.00000002.json.9.tmp", "report/.loss.png.77.tmp"]
+    for name in (*kept, *left):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    checkpoint.clean(tmp_path)
+    assert [name for name in kept if not (tmp_path / name).exists()] == []
+    assert [name for name in left if (tmp_path / name).exists()] == []
+    assert numbers(tmp_path / "checkpoints") == [1]
+    checkpoint.clean(tmp_path / "nowhere")
 
 
 def test_a_model_comes_back_bit_for_bit(tmp_path):
@@ -12,7 +297,7 @@ def test_a_model_comes_back_bit_for_bit(tmp_path):
     assert description["classes"] == ["a", "b", "ü"]
     for ours, theirs in ((params, loaded_params), (state, loaded_state)):
         expected, found = tree.to_paths(ours), tree.to_paths(theirs)
-        assert expected.keys() == found.keys()
+        assert list(expected) == list(found)
         assert all(torch.equal(leaf, found[path]) for path, leaf in expected.items())
     images = torch.randn(2, 3, 8, 8)
     logits = model.apply(params, state, images, train=False)[0]
@@ -25,3 +310,77 @@ def test_views_are_saved_as_what_they_show(tmp_path):
     head = {name: leaf[:2] for name, leaf in params["classifier"].items()}
     checkpoint.save_model(tmp_path, {**params, "classifier": head}, state, {})
     assert checkpoint.load_model(tmp_path)[0]["classifier"]["weight"].shape == (2, 64)
+
+
+def test_a_model_without_running_statistics_keeps_its_empty_state(tmp_path):
+    state = {"backbone": {"timm:vit": {}}}  # `model.apply` looks the name up in it
+    checkpoint.save_model(tmp_path, {"weight": torch.ones(1)}, state, {})
+    assert checkpoint.load_model(tmp_path)[1] == state
+
+
+def saved_model(folder: Path, seed: int) -> None:
+    folder.mkdir()
+    weight = torch.randn(9, generator=torch.Generator().manual_seed(seed))
+    checkpoint.save_model(folder, {"weight": weight}, {}, {"classes": ["a"]})
+
+
+def test_a_flipped_bit_in_a_model_shows(tmp_path):
+    saved_model(tmp_path / "model", 0)
+    path, draw = tmp_path / "model/model.safetensors", random.Random(0)
+    whole = path.read_bytes()
+    for _ in range(50):
+        data = bytearray(whole)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged, or of another model") as caught:
+            checkpoint.load_model(path.parent)
+        assert "\n" not in str(caught.value)
+
+
+def test_files_of_two_models_are_no_model(tmp_path):
+    """As when a process ends between the two."""
+    saved_model(tmp_path / "old", 0)
+    saved_model(tmp_path / "new", 1)
+    shutil.copy(tmp_path / "new/model.safetensors", tmp_path / "old/model.safetensors")
+    with pytest.raises(CheckpointError, match="of another model"):
+        checkpoint.load_model(tmp_path / "old")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("model.json", None, "model.json is missing"),
+        ("model.safetensors", None, "model.safetensors is missing"),
+        ("model.json", "{", "model.json is damaged"),
+        ("model.json", "[]", "model.json is damaged"),
+        ("model.json", '{"format": 2}', "model.json is damaged.*sha256"),
+        ("model.json", '{"format": 1, "sha256": ""}', "format is 1, and this version reads 2"),
+    ],
+)
+def test_a_model_that_is_not_whole_says_so(tmp_path, name, text, says):
+    saved_model(tmp_path / "model", 0)
+    if text is None:
+        (tmp_path / "model" / name).unlink()
+    else:
+        (tmp_path / "model" / name).write_text(text)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        checkpoint.load_model(tmp_path / "model")
+    assert caught.value.exit_status == 5 and "\n" not in str(caught.value)
+
+
+def test_a_model_names_the_hash_of_its_tensors(tmp_path):
+    saved_model(tmp_path / "model", 0)
+    data = (tmp_path / "model/model.safetensors").read_bytes()
+    assert json.loads((tmp_path / "model/model.json").read_text())["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_model_is_written_atomically(tmp_path, monkeypatch):
+    saved_model(tmp_path / "model", 0)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(DiskError, match=r"model\.safetensors: No space"):
+        checkpoint.save_model(tmp_path / "model", {"weight": torch.ones(3)}, {}, {})
+    assert checkpoint.load_model(tmp_path / "model")[0]["weight"].shape == (9,)

@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import tomli_w
+from annotated_types import Interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from benchmarks import mistakes
 from cil_func import config
 from cil_func.errors import ConfigError
 
@@ -77,54 +81,80 @@ WRONG = {
 }  # fmt: skip
 
 
-def wrong_types(kinds):
-    """A value of each TOML type that the field doesn't take; strings that look like numbers among them."""
-    takes = {kind["type"] for kind in kinds}
-    takes |= {"integer"} if "number" in takes else set()
-    values = {"boolean": True, "integer": 3, "number": 1.5, "string": "3", "object": {"a": 1}}
-    return [value for kind, value in values.items() if kind not in takes] + [[[]]]
+BAD = mistakes.configurations()
 
 
-def out_of_range(key, kinds):
-    """Values of the right type just outside the range that the JSON schema states."""
-    values = list(WRONG.get(key, []))
-    lows = [kind["minimum"] for kind in kinds if "minimum" in kind]
-    highs = [kind["maximum"] for kind in kinds if "maximum" in kind]
-    values += [min(lows) - 1] if lows else []
-    values += [max(highs) + 1] if highs else []
-    for bound in ("exclusiveMinimum", "exclusiveMaximum"):
-        values += [kind[bound] for kind in kinds if bound in kind]
-    return values + (["no such word"] if any("enum" in kind or "const" in kind for kind in kinds) else [])
+@pytest.mark.parametrize("key", sorted({case.key for case in BAD}))
+def test_every_mistake_of_a_key_is_refused_by_name(key, tmp_path):
+    for case in BAD:
+        if case.key == key:
+            flag, given = case.flags(tmp_path)
+            message = refused(given) if flag == "--config" else refused("cifar", [given])
+            assert mistakes.fault(2, f"train.py: {message}", expected=2, says=case.says) == "", case.text
+            assert message.removeprefix("--set ").startswith(case.says[0]), (case.text, message)
 
 
 @pytest.mark.parametrize("key", FIELDS)
-def test_a_misspelt_key_is_refused_and_the_right_one_named(key, tmp_path):
-    table, _, name = key.rpartition(".")
-    slip = f"{table}.{name[0]}{name[2:]}"  # one letter lost
-    for message in (refused(written(tmp_path, nested(slip, 1))), refused("cifar", [f"{slip}=1"])):
-        assert f"{slip}: unknown key; did you mean {key}?" in message
+def test_no_mistake_of_a_key_was_forgotten(key):
+    """Against the JSON schema, which pydantic reads off the annotations by itself."""
+    assert set(mistakes.TOML) == {"string", "integer", "float", "boolean", "datetime", "array", "table"}
+    kinds, made = FIELDS[key], {case.kind for case in BAD if case.key == key}
+    takes = {"float" if kind["type"] == "number" else kind["type"] for kind in kinds}
+    takes |= {"integer"} if "float" in takes else set()
+    wanted = {f"type {name}" for name in mistakes.TOML if name not in takes} | {"misspelt"}
+    wanted |= {"not finite"} if takes & {"integer", "float"} else set()
+    wanted |= {"no such word"} if any("enum" in kind or "const" in kind for kind in kinds) else set()
+    wanted |= {"out of range"} if any("imum" in word for kind in kinds for word in kind) else set()
+    assert wanted == {kind for kind in made if not kind.startswith("in a list")}
+    if any(kind["type"] == "array" for kind in kinds):
+        assert made >= {"in a list, type boolean", "in a list, type array", "in a list, type table"}
 
 
-@pytest.mark.parametrize("key", FIELDS)
-def test_a_wrong_type_is_refused(key, tmp_path):
-    for value in wrong_types(FIELDS[key]):
+def test_the_bounds_themselves_are_tried():
+    lines = {case.text for case in BAD}
+    assert lines >= {"run.threads = -1", "run.threads = 1025", "optim.epochs = 0", "optim.batch_size = 1"}
+    assert lines >= {"optim.learning_rate = 0", "method.label_smoothing = 1", "augment.erasing = -5e-324"}
+    assert lines >= {"augment.erasing = 1.0000000000000002", "data.image_size = 7", "data.image_size = 1025"}
+    assert lines >= {"data.mean = [nan, nan, nan]", "optim.milestones = [0, 0, 0]", 'method.kd_weight = "-"'}
+
+
+def test_a_new_key_is_covered_by_itself():
+    class Table(BaseModel):
+        new_count: Annotated[int, Interval(ge=1, le=3)] = 1
+        ratio: Literal["auto"] | Annotated[float, Interval(gt=0)] = "auto"
+
+    class Schema(BaseModel):
+        new: Table = Table()
+
+    cases = mistakes.configurations(schema=Schema)
+    numbers = {case.text.split(" = ")[1] for case in cases if case.key == "new.new_count"}
+    assert numbers >= {"0", "4", "1.5", '"3"', "true", "07:32:00", "[]", "{}", "nan", "inf", "-inf"}
+    assert not numbers & {"2", "3"}
+    assert {case.text for case in cases if case.kind == "out of range" and case.key == "new.ratio"} == {
+        "new.ratio = 0", "new.ratio = -1"}  # fmt: skip
+    slips = {case.text for case in cases if case.kind == "misspelt"}
+    assert slips >= {"new.new-count = 1", "new.NEW_COUNT = 1", "new.RATIO = 1", "NEW = { }"} and len(slips) >= 11
+
+
+@pytest.mark.parametrize("key", [key for key in FIELDS if key in WRONG])
+def test_what_annotations_cannot_tell_is_refused_too(key, tmp_path):
+    for value in WRONG[key]:
         message = refused(written(tmp_path, nested(key, value)))
         assert message.startswith(f"{key}: ") and " is not allowed; " in message, (value, message)
 
 
-@pytest.mark.parametrize("key", [key for key, kinds in FIELDS.items() if kinds[0]["type"] != "boolean"])
-def test_a_value_out_of_range_is_refused(key, tmp_path):
-    values = out_of_range(key, FIELDS[key])
-    assert values, f"nothing is out of range for {key}: give it a range, or put examples in WRONG"
-    for value in values:
-        message = refused(written(tmp_path, nested(key, value)))
-        assert message.startswith(f"{key}: ") and " is not allowed; " in message, (value, message)
+def test_no_text_and_no_list_is_without_an_example_of_what_is_wrong():
+    open_ended = [key for key, kinds in FIELDS.items() if any(
+        kind["type"] in ("array", "string") and not {"enum", "const"} & set(kind) for kind in kinds
+    )]  # fmt: skip
+    assert len(open_ended) > 6
+    assert not set(open_ended) - set(WRONG), f"put examples in WRONG for {set(open_ended) - set(WRONG)}"
 
 
-@pytest.mark.parametrize("key", NUMBERS)
-@pytest.mark.parametrize("word", ["nan", "inf", "-inf"])
-def test_what_is_not_finite_is_refused(key, word):
-    assert refused("cifar", [f"{key}={word}"]).startswith(f"{key}: {word} is not allowed; ")
+def test_the_order_of_the_mistakes_comes_from_the_seed():
+    assert mistakes.configurations() == BAD and mistakes.configurations(1) != BAD
+    assert {case.in_file for case in BAD[:20]} == {True, False}
+    assert len(BAD) > 1500 and {case.key for case in BAD[:500]} >= set(FIELDS)
 
 
 def test_every_kind_of_field_is_walked():
@@ -137,11 +167,14 @@ def test_every_kind_of_field_is_walked():
 # --- Messages
 
 MESSAGES = {
-    "optim.batch_size=0": "optim.batch_size: 0 is not allowed; an integer >= 2",
+    "optim.batch_size=0": "optim.batch_size: 0 is not allowed; an integer in 2..2147483647",
+    "optim.epochs=0": "optim.epochs: 0 is not allowed; an integer >= 1",
     "run.threads=2000": "run.threads: 2000 is not allowed; an integer in 0..1024",
     "method.label_smoothing=1": "method.label_smoothing: 1 is not allowed; a number >= 0 and < 1",
     "data.image_size=4": "data.image_size: 4 is not allowed; 0 or an integer in 8..1024",
     "method.kd_weight=-1": 'method.kd_weight: -1 is not allowed; "dynamic" or a number >= 0',
+    "run.timeout_seconds=0": "run.timeout_seconds: 0 is not allowed; a number > 0 and <= 86400",
+    "data.on_error=Skip": 'data.on_error: "Skip" is not allowed; one of "stop", "skip"; did you mean "skip"?',
     "method.name=wq": 'method.name: "wq" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", '
                       '"icarl"; did you mean "wa"?',
     "run.device=gpu": 'run.device: "gpu" is not allowed; one of "auto", "cpu", "cuda"; did you mean "cuda"?',
@@ -364,6 +397,29 @@ def test_any_text_as_an_override_is_taken_or_refused_on_one_line(override):
         assert str(refusal).isprintable() and len(str(refusal)) < 400
     else:
         assert "=" in override and isinstance(got, config.Config)
+
+
+KEYS = st.one_of(st.sampled_from(sorted(FIELDS)), st.text(max_size=20))
+VALUES = st.one_of(
+    st.sampled_from([value for values in mistakes.TOML.values() for value in values]),
+    st.floats().map(repr),
+    st.integers().map(str),
+    st.text(max_size=20),
+)
+LINES = st.one_of(st.builds("{} = {}".format, KEYS, VALUES), st.builds("[{}]".format, KEYS), st.text(max_size=40))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.lists(LINES, max_size=6).map("\n".join)))
+def test_any_file_is_taken_or_refused_on_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    try:
+        got = config.load(str(path))
+    except ConfigError as refusal:
+        assert str(refusal).isprintable() and 0 < len(str(refusal)) < 700
+    else:
+        assert config.from_dict(config.to_dict(got)) == got
 
 
 # --- Round trip

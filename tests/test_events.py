@@ -1,7 +1,9 @@
 """Files that are whole or not there, the event log and the status file."""
 
+import errno
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from cil_func import events
+from cil_func.errors import DiskError
 
 
 def test_json_is_strict_readable_and_ends_with_a_newline(tmp_path):
@@ -39,10 +42,32 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match=r"results\.json: No space left on device; free some space") as caught:
         events.write_text(path, "new")
+    assert caught.value.exit_status == 74 and "\n" not in str(caught.value)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "Read-only file system; mount it"),
+        (errno.EACCES, "Permission denied; ask"),
+        (errno.EIO, "look at the disk"),
+    ],
+)
+def test_what_a_disk_refuses_is_told_with_what_to_do(code, says):
+    with pytest.raises(DiskError, match=says), events.disk_errors("a/b"):
+        raise OSError(code, os.strerror(code))
+    with pytest.raises(KeyError), events.disk_errors("a/b"):
+        raise KeyError  # nothing else is touched
+
+
+def test_a_file_in_no_folder_is_told(tmp_path):
+    with pytest.raises(DiskError, match=r"no/x: No such file or directory; make its folder"):
+        events.write_text(tmp_path / "no" / "x", "new")
 
 
 def test_the_new_file_appears_only_by_a_rename_after_its_bytes_are_on_disk(tmp_path, monkeypatch):
@@ -52,6 +77,45 @@ def test_the_new_file_appears_only_by_a_rename_after_its_bytes_are_on_disk(tmp_p
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(f"replace {path.exists()}"), replace(a, b)))
     events.write_text(path, "x")
     assert calls[:2] == ["fsync", "replace False"]
+
+
+def opened_and_synced(monkeypatch) -> list[str]:
+    """The folders that are opened to be synced from here on, and "fsync" for each sync."""
+    calls, real_open, real_fsync = [], os.open, os.fsync
+    monkeypatch.setattr(os, "open", lambda path, *rest: (calls.append(os.fspath(path)), real_open(path, *rest))[1])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), real_fsync(descriptor)))
+    return calls
+
+
+def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):
+    calls = opened_and_synced(monkeypatch)
+    events.write_text(tmp_path / "a.txt", "x")
+    assert calls == ["fsync", str(tmp_path), "fsync"]
+
+
+def test_a_new_folder_is_synced_into_the_one_above_it_once(tmp_path, monkeypatch):
+    calls = opened_and_synced(monkeypatch)
+    events.make_directory(tmp_path / "checkpoints")
+    assert calls == [str(tmp_path), "fsync"] and (tmp_path / "checkpoints").is_dir()
+    events.make_directory(tmp_path / "checkpoints")
+    assert len(calls) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"file: File exists"):
+        events.make_directory(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.EINVAL, False), (errno.EACCES, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced_is_a_failure_where_the_disk_is_the_cause(tmp_path, monkeypatch, code, fails):
+    def refuse(path, *rest):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    if fails:
+        with pytest.raises(DiskError):
+            events.write_text(tmp_path / "a.txt", "x")
+    else:
+        events.write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").read_text() == "x"
 
 
 def test_a_written_file_has_the_rights_that_the_umask_gives(tmp_path):
@@ -82,6 +146,24 @@ def test_log_writes_null_for_a_loss_that_is_not_finite(tmp_path):
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
     [event] = events.read(path)
     assert event["loss"] is None and event["norms"]["before_align"] == [1.0, None]
+
+
+def test_a_log_on_a_full_disk_says_so(tmp_path):
+    """By the system's limit of the size of a file; what was written before stays."""
+    path = tmp_path / "metrics.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = events.Log(path)
+    log({"event": "first"})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
+    try:
+        for write in (lambda: log({"event": "second"}), log.close):
+            with pytest.raises(DiskError, match=r"metrics\.jsonl: File too large"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert events.read(path)[0]["event"] == "first"
+    with pytest.raises(DiskError, match=r"no/metrics\.jsonl: No such"):
+        events.Log(tmp_path / "no" / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
@@ -121,6 +203,21 @@ def test_status_keeps_its_start_and_tells_how_the_run_ended(tmp_path):
     status.finished()
     assert (now()["state"], now()["exit_code"]) == ("finished", 0)
     assert (now()["started"], now()["updated"]) == (100.0, 104.0)
+
+
+def test_cleaning_removes_only_what_a_killed_process_left_of_a_write(tmp_path, monkeypatch):
+    """The name that a killed process leaves is asked of `write_bytes` itself."""
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (seen.append(source), replace(source, target)))
+    events.write_text(tmp_path / "results.json", "x")
+    left = seen[0]
+    left.write_text("half")
+    others = [".lock", ".x.tmp", "x.1.tmp", ".results.json.swp"]
+    for name in others:
+        (tmp_path / name).touch()
+    events.clean(tmp_path, tmp_path / "nowhere")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "results.json"])
 
 
 def test_importing_events_and_the_report_brings_in_neither_torch_nor_matplotlib():

@@ -1,5 +1,6 @@
 """The whole data set in memory as uint8: a chunk of batches is a gather of rows, augmented at once."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,16 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+class Chunk(NamedTuple):
+    """batch: the images of some steps in turn, those of this process; sizes: how many a step; totals: how many on all
+    processes; done: the first steps that were taken before, when a training goes on in the middle."""
+
+    batch: Batch
+    sizes: tuple[int, ...]
+    totals: tuple[int, ...]
+    done: int
+
+
 def place(images: Tensor, device: torch.device) -> Tensor:
     """Images uint8 (N, H, W, 3) on the device if half of its free memory holds them, else as they are."""
     if device.type == "cuda" and images.nbytes > _FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -39,40 +50,54 @@ def epoch_chunks(
     key: int,
     augment: Augment | None,
     device: torch.device,
-) -> Iterator[Batch]:
+    own: slice | None = None,
+    first_step: int = 0,
+) -> Iterator[Chunk]:
     """One epoch over `rows` in random order, in chunks on the device of as many whole batches as measured well.
 
     images: uint8 (N, H, W, 3); labels: int64 (N,), both wherever they are; rows: int64 (M,), each comes once;
-    key: the epoch's, from which order and draws follow; augment: None for the images as they are.
+    key: the epoch's, from which order and draws follow; augment: None for the images as they are; own: which places
+    of each batch of batch_size images are this process's, None: all; first_step: the batch to start with, in a chunk
+    that begins where it would have begun from 0 on, so that nothing depends on where one starts.
     Order and draws are made when this is called, on the host and for the whole epoch: what an image gets
-    doesn't depend on batches or chunks, and nothing waits for a GPU.
+    doesn't depend on batches, chunks or processes, and nothing waits for a GPU.
     Where Pillow augments, one background thread prepares batches while others are trained on; it ends when
     the iterator is used up or closed, and its exceptions reach the caller as themselves.
     """
     if batch_size < 1:
         raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
+    own = own or slice(0, batch_size)
     order = torch.randperm(len(rows), generator=rng.generator(rng.fold_in(key, "order")))
     rows = rows.cpu()[order]  # (M,)
     draws = augment.draw(rng.fold_in(key, "augment"), len(rows)) if augment else {}
     ahead = augment is not None and augment.by_pillow
-    size = batch_size if ahead else _chunk_size(images, batch_size, device)
+    steps = math.ceil(len(rows) / batch_size)
+    length = 1 if ahead else _chunk_steps(images, own.stop - own.start, device)
 
-    def prepare(start: int) -> Batch:
-        here = slice(start, start + size)
+    def prepare(start: int) -> Chunk:
+        there = range(start, min(start + length, steps))
+        batches = [range(step * batch_size, min((step + 1) * batch_size, len(rows))) for step in there]
+        places = [batch[own] for batch in batches]
+        here = torch.tensor([place for batch in places for place in batch], dtype=torch.int64)
         chosen = rows[here]
         chunk = _gather(images, chosen).to(device)  # (B, H, W, 3)
         if augment:
             chunk = augment.apply(chunk, {name: draw[here] for name, draw in draws.items()})
-        return Batch(chunk, _gather(labels, chosen).to(device))
+        return Chunk(
+            Batch(chunk, _gather(labels, chosen).to(device)),
+            sizes=tuple(map(len, places)),
+            totals=tuple(map(len, batches)),
+            done=max(0, first_step - start),
+        )
 
-    starts = range(0, len(rows), size)
+    starts = range(first_step // length * length, steps, length)
     return _prefetched(prepare, starts) if ahead else map(prepare, starts)
 
 
-def _chunk_size(images: Tensor, batch_size: int, device: torch.device) -> int:
-    """Images in a chunk: whole batches, at least one."""
+def _chunk_steps(images: Tensor, rows: int, device: torch.device) -> int:
+    """Steps in a chunk, of `rows` images each: at least one."""
     pixels = images.shape[1] * images.shape[2]
-    return max(1, CHUNK_PIXELS[device.type] // (pixels * batch_size)) * batch_size
+    return max(1, CHUNK_PIXELS[device.type] // (pixels * max(1, rows)))
 
 
 def _gather(source: Tensor, rows: Tensor) -> Tensor:
@@ -105,16 +130,16 @@ def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...],
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
 
 
-def _prefetched(prepare: Callable[[int], Batch], starts: range) -> Iterator[Batch]:
+def _prefetched(prepare: Callable[[int], Chunk], starts: range) -> Iterator[Chunk]:
     """prepare(start) for each start, in order, up to _PREFETCH of them ahead of the consumer."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    pending: deque[Future[Batch]] = deque()
+    pending: deque[Future[Chunk]] = deque()
     try:
         pending.extend(pool.submit(prepare, start) for start in starts[:_PREFETCH])
         for start in starts[_PREFETCH:]:
-            batch = pending.popleft().result()
+            chunk = pending.popleft().result()
             pending.append(pool.submit(prepare, start))
-            yield batch
+            yield chunk
         while pending:
             yield pending.popleft().result()
     finally:  # also when the consumer stops early: closing a generator raises in it

@@ -1,8 +1,9 @@
 """Where images come from: a name -> `Dataset`."""
 
+import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,33 +12,42 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cil_func.data import folder
-from cil_func.errors import ConfigError, DataError
+from cil_func.data import decoding, folder, images
+from cil_func.errors import ConfigError
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
+ON_ERROR = ("stop", "skip")
 CACHE = ".data"  # downloads go here, beside the working directory, unless data.path is given
 _TIMEOUT_SECONDS = 30.0  # of silence; without it a filtered network keeps a person waiting for minutes
 
 
 class Dataset(NamedTuple):
-    """Images uint8 (N, H, W, 3); targets int64 (N,), original class indices, each of 0..K-1 in both."""
+    """Images uint8 (N, H, W, 3); targets int64 (N,), original class indices, each of 0..K-1 in both.
+
+    skipped: what `on_error = "skip"` left out, "train/cat/3.png: the file is empty", relative to the path.
+    """
 
     train_images: np.ndarray
     train_targets: np.ndarray
     test_images: np.ndarray
     test_targets: np.ndarray
     class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
 
-def load(name: str, *, path: str = "", image_size: int = 0) -> Dataset:
+def load(name: str, *, path: str = "", image_size: int = 0, on_error: str = "stop") -> Dataset:
     """Loads a whole data set into memory.
 
     name: one of NAMES; path: the folder of image files, or where cifar100 is kept; image_size: 0 for the
-    images' own (ImageNet: 224), otherwise the side in pixels that each is brought to, see `folder.resize`.
+    images' own (ImageNet: 224), otherwise the side in pixels that each is brought to, see `images.resize`.
+    on_error: what an image file that can't be read does, "stop" with a DataError that names it, or "skip": it
+    is left out and listed in `skipped`. digits and cifar100 have no files of single images and ignore it.
     `imagenet100` is whichever 100 class folders are in (or linked into) path/train and path/val: several
     subsets go by that name, and continuum would fetch one list of them from the network.
     Raises DataError (one line) for data that is missing or unfit, ConfigError for an unknown name.
     """
+    if on_error not in ON_ERROR:
+        raise ConfigError(f"data.on_error = {on_error!r}; known are {', '.join(ON_ERROR)}")
     if image_size < 0:
         raise ConfigError(f"data.image_size = {image_size}; give a side in pixels, or 0 for the images' own")
     if name == "digits":
@@ -45,9 +55,9 @@ def load(name: str, *, path: str = "", image_size: int = 0) -> Dataset:
     if name == "cifar100":
         return _resized(_cifar100(path), image_size)
     if name == "image_folder":
-        return Dataset(*folder.read(path, image_size=image_size))
+        return _folder(path, image_size, on_error)
     if name in ("imagenet100", "imagenet1000"):
-        return _imagenet(path, image_size or 224, num_classes=int(name.removeprefix("imagenet")))
+        return _imagenet(path, image_size or 224, on_error, num_classes=int(name.removeprefix("imagenet")))
     near = get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
@@ -78,7 +88,7 @@ def _cifar100(path: str) -> Dataset:
     """
     from continuum.datasets import CIFAR100  # late: 3 s and 2,000 modules
 
-    root = Path(path or CACHE).expanduser()
+    root = Path(os.path.expanduser(path or CACHE))  # Path's own raises for an unknown ~user
     with _download_guard(root, "cifar-100-python"):
         splits = [CIFAR100(data_path=str(root), train=train, download=True) for train in (True, False)]
     arrays = [np.asarray(array) for split in splits for array in split.get_data()[:2]]
@@ -93,22 +103,22 @@ def _download_guard(root: Path, stem: str) -> Iterator[None]:
     root: the folder; stem: the archive is root/stem.tar.gz and unpacks to root/stem. continuum makes
     missing folders and torchvision writes to the final name: what was not there before is removed.
     """
-    made = [p for p in (root, *root.parents) if not p.exists()]  # inner before outer
-    new = [p for p in (root / stem, root / f"{stem}.tar.gz") if not p.exists()]
+    made = [p for p in (root, *root.parents) if not os.path.exists(p)]  # inner before outer
+    new = [p for p in (root / stem, root / f"{stem}.tar.gz") if not os.path.exists(p)]
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
         yield
     except BaseException as error:
-        for left in new:
+        for left in filter(os.path.lexists, new):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-        for directory in made:
-            if directory.is_dir() and not any(directory.iterdir()):
+        for directory in filter(os.path.isdir, made):
+            if not any(directory.iterdir()):
                 directory.rmdir()
         if not isinstance(error, Exception):  # an interrupt stays one
             raise
         lines = str(error).splitlines()
-        raise DataError(
+        raise images.refusal(
             f"cifar100 is not in {root} and could not be downloaded there "
             f"({type(error).__name__}: {lines[0] if lines else 'no reason given'}); if you have the images "
             'as files, set data.name = "image_folder" and data.path to the folder that holds train/ and test/'
@@ -117,18 +127,25 @@ def _download_guard(root: Path, stem: str) -> Iterator[None]:
         socket.setdefaulttimeout(timeout)
 
 
-def _imagenet(path: str, image_size: int, *, num_classes: int) -> Dataset:
+def _folder(path: str, image_size: int, on_error: str, *, test_names: Sequence[str] = ("test", "val")) -> Dataset:
+    skipped: list[str] = []
+    skip = skipped.append if on_error == "skip" else None
+    arrays = folder.read(path, image_size=image_size, test_names=test_names, skip=skip)
+    return Dataset(*arrays, tuple(skipped))
+
+
+def _imagenet(path: str, image_size: int, on_error: str, *, num_classes: int) -> Dataset:
     """A folder with train/ and val/ (ImageNet's test/ has no labels), of exactly num_classes classes."""
     # counted first: a wrong folder shouldn't be decoded for an hour before it is refused
-    train = Path(path).expanduser() / "train"
-    if path and train.is_dir():
-        found = sum(1 for p in train.iterdir() if p.is_dir() and not p.name.startswith("."))
+    train = os.path.join(os.path.expanduser(path), "train")
+    if path and os.path.isdir(train):
+        found = len(folder.class_folders(train))
         if found != num_classes:
-            raise DataError(
+            raise images.refusal(
                 f"{train} has {found} class folders, imagenet{num_classes} has {num_classes}; "
                 'link those you mean into a folder of their own, or set data.name = "image_folder"'
             )
-    return Dataset(*folder.read(path, image_size=image_size, test_names=("val",)))
+    return _folder(path, image_size, on_error, test_names=("val",))
 
 
 def _resized(dataset: Dataset, image_size: int) -> Dataset:
@@ -136,8 +153,13 @@ def _resized(dataset: Dataset, image_size: int) -> Dataset:
     if image_size in (0, dataset.train_images.shape[1]):
         return dataset
 
-    def resize_all(images: np.ndarray) -> np.ndarray:
-        return np.stack([np.asarray(folder.resize(Image.fromarray(image), image_size)) for image in images])
+    decoding.check_memory(len(dataset.train_images) + len(dataset.test_images), image_size, image_size)
+
+    def resize_all(pixels: np.ndarray) -> np.ndarray:
+        resized = np.empty((len(pixels), image_size, image_size, 3), dtype=np.uint8)  # a stack would be held twice
+        for image, slot in zip(pixels, resized, strict=True):
+            slot[:] = images.resize(Image.fromarray(image), image_size)
+        return resized
 
     return dataset._replace(
         train_images=resize_all(dataset.train_images), test_images=resize_all(dataset.test_images)

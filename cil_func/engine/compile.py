@@ -7,7 +7,7 @@ import torch._inductor.config
 
 from cil_func import tree
 from cil_func.data.resident import Batch
-from cil_func.engine.step import Measures, TrainState
+from cil_func.engine.step import Health, Measures, TrainState, nothing_measured
 from cil_func.methods import Classes, Outputs
 
 _WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
@@ -32,25 +32,29 @@ def name_kernels() -> None:
 class Threaded:
     """Threads a train state through a step: call it with (taught, batch, rate), then read.
 
-    The measures add up on the device until `measures` is called.
+    totals: the measures to go on from; they add up on the device until `measures` is called.
     """
 
-    def __init__(self, step: Callable, train_state: TrainState, classes: Classes):
+    def __init__(self, step: Callable, train_state: TrainState, classes: Classes, totals: Measures | None = None):
         self._step, self._train_state, self._classes = step, train_state, classes
-        self._totals: Measures | None = None
+        self._totals = totals or nothing_measured(train_state)
 
     def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
         self._train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
-        self._totals = measures if self._totals is None else tree.map(torch.add, self._totals, measures)
+        self._totals = tree.map(torch.add, self._totals, measures)
 
     def measures(self) -> Measures:
         """The sums since the last call; they start anew."""
-        totals, self._totals = self._totals, None
+        totals, self._totals = self._totals, nothing_measured(self._train_state)
         return totals
 
-    def train_state(self) -> TrainState:
-        """The train state after the last step."""
-        return self._train_state
+    def health(self) -> Health | None:
+        """Whether every step so far was finite."""
+        return self._train_state.health
+
+    def snapshot(self) -> tuple[TrainState, Measures]:
+        """The train state after the last step, and the sums so far."""
+        return self._train_state, self._totals
 
 
 class Captured:
@@ -60,9 +64,10 @@ class Captured:
     A batch of another shape (a backbone that can't take padding has a smaller last one) runs uncaptured.
     """
 
-    def __init__(self, step: Callable, train_state: TrainState, classes: Classes):
+    def __init__(self, step: Callable, train_state: TrainState, classes: Classes, totals: Measures | None = None):
         self._step, self._graph = step, None
         self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
+        self._totals = tree.map(torch.clone, totals or nothing_measured(train_state))
 
     def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
         inputs = (taught, batch, rate)
@@ -82,8 +87,7 @@ class Captured:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # the step is pure: what it returns here is dropped, and nothing has changed
             for _ in range(_WARM_UP):
-                _, measures = self._step(*arguments)
-            self._totals = tree.map(torch.zeros_like, measures)
+                self._step(*arguments)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
@@ -101,6 +105,10 @@ class Captured:
         torch._foreach_zero_(tree.leaves(self._totals))
         return totals
 
-    def train_state(self) -> TrainState:
-        """A copy of the train state after the last step."""
-        return tree.map(torch.clone, self._train_state)
+    def health(self) -> Health | None:
+        """Whether every step so far was finite."""
+        return self._train_state.health
+
+    def snapshot(self) -> tuple[TrainState, Measures]:
+        """Copies of the train state after the last step, and of the sums so far."""
+        return tree.map(torch.clone, (self._train_state, self._totals))

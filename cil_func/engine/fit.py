@@ -1,80 +1,104 @@
 """Trains one phase: epochs over batches, with measures read once an epoch."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 
 from cil_func import tree
-from cil_func.data.resident import Batch
+from cil_func.data.resident import Batch, Chunk
 from cil_func.engine.compile import Captured, Threaded
-from cil_func.engine.step import TrainState, pad
+from cil_func.engine.step import NEVER, Health, pad
 from cil_func.errors import NonFiniteError
 from cil_func.methods import Outputs
+
+
+class Position(NamedTuple):
+    """Where the training of a phase stands: `step` steps of epoch `epoch` are done."""
+
+    epoch: int
+    step: int
 
 
 def fit(
     steps: Threaded | Captured,
     *,
-    phase: int,
-    chunks: Callable[[int], Iterable[Batch]],
+    chunks: Callable[[int, int], Iterable[Chunk]],
     batch_size: int,
     teach: Callable[[torch.Tensor], Outputs | None],
     rate: Callable[[int], float],
     epochs: int,
     dtype: torch.dtype,
-    padded: bool = False,
+    padded_to: int = 0,
+    start: tuple[int, int] = (0, 0),
+    check: Callable[[Health | None], None] = lambda health: None,
     emit: Callable[[dict], None],
-    after_epoch: Callable[[int, Callable[[], TrainState]], None] = lambda epoch, train_state: None,
-) -> TrainState:
-    """Runs `epochs` epochs and returns the last train state.
+    before_step: Callable[[Position], None] = lambda position: None,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """Takes the steps of `epochs` epochs, from `start` on; the train state is in `steps`.
 
-    chunks(epoch) gives what the epoch trains on, in order, in chunks of whole batches on the device;
-    teach(images) is what the teacher says of a chunk; rate(epoch) is the learning rate, in `dtype`.
-    padded: whether the last, smaller batch is filled up to the shape of the others.
-    Emits "progress" events (images trained since the last) and an "epoch" event each. Raises NonFiniteError
-    after an epoch whose loss is not finite.
+    chunks(epoch, first_step) gives what the epoch trains on from a step on, in order, in chunks of whole batches on
+    the device; batch_size: images of a step, on all processes; teach(images) is what the teacher says of a chunk;
+    rate(epoch) is the learning rate, in `dtype`. padded_to: rows that each batch is filled up to, 0: none.
+    check(health) is called once an epoch and raises NonFiniteError where a step was not finite. before_step may stop
+    the training by an exception: everything that a later call needs is then in `steps` and the position.
+    Emits "progress" events (images trained since the last) and an "epoch" event each.
     """
-    upcoming = chunks(0)
-    for epoch in range(epochs):
-        started, images = time.perf_counter(), 0
+    start = Position(*start)
+    upcoming = chunks(*start)
+    for epoch in range(start.epoch, epochs):
+        started, step = time.perf_counter(), start.step if epoch == start.epoch else 0
+        images = before = step * batch_size
         rate_now = None
         for chunk in upcoming:
             if rate_now is None:
-                rate_now = torch.tensor(rate(epoch), dtype=dtype, device=chunk.labels.device)
-            for taught, batch in _batches(teach(chunk.images), chunk, batch_size):
-                missing = batch_size - len(batch.labels) if padded else 0
-                steps(*pad(taught, batch, missing), rate_now)
-                images += len(batch.labels)
-                emit({"event": "progress", "phase": phase, "epoch": epoch, "images": len(batch.labels)})
+                rate_now = torch.tensor(rate(epoch), dtype=dtype, device=chunk.batch.labels.device)
+            for taught, batch, total in _batches(teach(chunk.batch.images), chunk):
+                before_step(Position(epoch, step))
+                steps(*pad(taught, batch, padded_to and padded_to - len(batch.labels)), rate_now)
+                step, images = step + 1, images + total
+                emit({"event": "progress", "images": total, "epoch": epoch})
         # The next epoch's draws are made on the host while a GPU still works on this one.
-        upcoming = chunks(epoch + 1) if epoch + 1 < epochs else ()
+        upcoming = chunks(epoch + 1, 0) if epoch + 1 < epochs else ()
+        check(steps.health())
         totals = steps.measures()
-        loss = totals.loss.item() / images  # the epoch's one host sync
-        if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"phase {phase}, epoch {epoch}: the loss is {loss}; "
-                "try a lower optim.learning_rate, or optim.warmup_epochs"
-            )
+        loss = totals.loss.item() / images  # the epoch's one host sync, if `check` made none
         seconds = time.perf_counter() - started
         emit({
             "event": "epoch",
-            "phase": phase,
             "epoch": epoch,
             "epochs": epochs,
             "loss": loss,
             "train_top1": 100.0 * totals.correct.item() / images,
             "learning_rate": rate(epoch),
             "images": images,
-            "images_per_second": images / seconds,
+            "images_per_second": (images - before) / seconds,
             "seconds": seconds,
         })
-        after_epoch(epoch, steps.train_state)
-    return steps.train_state()
+        after_epoch(epoch)
 
 
-def _batches(taught: Outputs | None, chunk: Batch, size: int) -> Iterator[tuple[Outputs | None, Batch]]:
-    for start in range(0, len(chunk.labels), size):
+def refuse_failed(health: Health, *, phase: int, steps_per_epoch: int, name: Callable[[int], str]) -> None:
+    """Raises NonFiniteError that names phase, epoch, step and tensor, if a step was not finite. Waits for the device.
+
+    name(entry): what an entry of the step's vector is, see `step.entry_name`.
+    """
+    failed, entry = torch.stack((health.failed_step, health.entry)).tolist()
+    if failed != NEVER:
+        epoch, step = divmod(failed, steps_per_epoch)
+        raise NonFiniteError(
+            f"phase {phase}, epoch {epoch}, step {step}: {name(entry)} is not finite, and nothing has changed since; "
+            "try a lower optim.learning_rate, or optim.warmup_epochs"
+        )
+
+
+def _batches(taught: Outputs | None, chunk: Chunk) -> Iterator[tuple[Outputs | None, Batch, int]]:
+    """What is left to do of a chunk, step by step, with the step's images on all processes."""
+    start = 0
+    for step, (size, total) in enumerate(zip(chunk.sizes, chunk.totals, strict=True)):
         here = slice(start, start + size)
-        yield tree.map(lambda leaf, here=here: leaf[here], (taught, chunk))
+        if step >= chunk.done:
+            yield *tree.map(lambda leaf, here=here: leaf[here], (taught, chunk.batch)), total
+        start += size

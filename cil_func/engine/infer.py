@@ -33,6 +33,8 @@ def features(
 ) -> torch.Tensor:
     """Features (M, D), on the device, of images uint8 (N, H, W, 3) as they are: of `rows` (M,), in their order."""
     count = len(images) if rows is None else len(rows)
+    if not count:
+        return params["classifier"]["weight"].new_empty(0, params["classifier"]["weight"].shape[1])
     parts = []
     for start in range(0, count, batch_size):
         here = slice(start, start + batch_size)

@@ -26,7 +26,7 @@ from cil_func.report.time_left import TimeLeft, duration
 
 Event = Mapping[str, Any]
 
-_SHOWN = frozenset({"run_start", "phase_start", "progress", "epoch", "evaluation", "phase_end", "run_end"})
+_SHOWN = frozenset({"run_start", "resume", "phase_start", "progress", "epoch", "evaluation", "phase_end", "run_end"})
 _LINES_A_PHASE = 10
 _SHORTEST_SILENCE = 10.0  # seconds between two epoch lines of a fast run
 _LONGEST_SILENCE = 300.0  # seconds after which a slow run shows that it lives
@@ -65,16 +65,21 @@ class Console:
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
+        self.remember(event)
+        kind = event.get("event")
+        if kind in _SHOWN:
+            getattr(self, kind)(event)
+
+    def remember(self, event: Event) -> None:
+        """Takes note of an event without showing it: of a run that goes on, what happened before."""
         self.left(event)
         kind = event.get("event")
-        if kind == "run_start":
+        if kind in ("run_start", "resume"):
             self.run = event
         elif kind == "phase_start":
             self.phase = event
         elif kind == "phase_end":
             self.rows.append(event)
-        if kind in _SHOWN:
-            getattr(self, kind)(event)
 
     def close(self) -> None:
         """Gives the terminal back; needed before anybody else prints, harmless when repeated."""
@@ -111,6 +116,11 @@ class Plain(Console):
     def run_start(self, event: Event) -> None:
         """Two lines about the run."""
         self._print(*lines.header_lines(event))
+
+    def resume(self, event: Event) -> None:
+        """The same, and from where it goes on."""
+        self._printed = self.clock()
+        self._print(*lines.header_lines(event), lines.resume_line(event))
 
     def phase_start(self, event: Event) -> None:
         """One line about the phase."""
@@ -183,6 +193,11 @@ class Terminal(Console):
         self._print(*lines.header_lines(event))
         self._live = Live(get_renderable=self.bar, console=self._screen, auto_refresh=False, transient=True)
         self._live.start()
+
+    def resume(self, event: Event) -> None:
+        """The same, and from where the run goes on."""
+        self.run_start(event)
+        self._print(lines.resume_line(event))
 
     def phase_start(self, event: Event) -> None:
         """An empty bar: the first step may compile for a minute."""

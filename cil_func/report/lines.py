@@ -23,6 +23,14 @@ def header_lines(event: Event) -> list[str]:
     ]
 
 
+def resume_line(event: Event) -> str:
+    """From where a run goes on, counted as in metrics.jsonl."""
+    at = f"phase {event.get('phase', '-')}"
+    if event.get("epoch", -1) >= 0:
+        at += f", epoch {event['epoch']}, step {event.get('step', '-')}"
+    return f"going on from {at}"
+
+
 def groups(counts: Sequence[int]) -> str:
     """Counts with repeats folded: [50, 10, 10] is "50, 2 x 10"."""
     folded = ((value, len(list(same))) for value, same in itertools.groupby(counts))

@@ -34,7 +34,7 @@ class TimeLeft:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Takes one event; those that say nothing about time are ignored."""
         match event.get("event"):
-            case "run_start":
+            case "run_start" | "resume":
                 images, epochs = event.get("train_images") or [], event.get("epochs") or []
                 self._planned = [count * times for count, times in zip(images, epochs, strict=False)]
             case "phase_start":

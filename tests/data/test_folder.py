@@ -1,13 +1,14 @@
 """Folders of image files: what is read, and each mistake with the line it gets."""
 
-import io
 import os
 
 import numpy as np
 import pytest
-import torchvision.transforms.functional as tvf
+import watchdog
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
+from benchmarks import bad_folders, bad_images, mistakes
 from cil_func.data import folder, sources
 from cil_func.errors import DataError
 
@@ -37,7 +38,7 @@ def refused(root, **settings):
     """The one line with which a folder is refused."""
     with pytest.raises(DataError) as caught:
         sources.load("image_folder", path=str(root), **settings)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
     return str(caught.value)
 
 
@@ -50,13 +51,6 @@ def test_reads_every_image_in_alphabetical_order_bit_for_bit(root):
         assert np.array_equal(data.train_images[row], np.asarray(Image.open(file)))
     for row, file in enumerate(sorted((root / "test").rglob("*.png"))):
         assert np.array_equal(data.test_images[row], np.asarray(Image.open(file)))
-
-
-def test_chunks_and_threads_keep_the_order(root, monkeypatch):
-    whole = sources.load("image_folder", path=str(root))
-    monkeypatch.setattr(folder, "_CHUNK", 2)
-    monkeypatch.setattr(folder, "_THREADED_PIXELS", 0)
-    assert np.array_equal(sources.load("image_folder", path=str(root)).train_images, whole.train_images)
 
 
 def test_val_stands_in_where_there_is_no_test_and_test_comes_first(root):
@@ -118,22 +112,6 @@ def test_a_single_class_and_no_class_are_refused(tmp_path):
     assert "no class folders" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated png", "truncated jpeg", "dangling link"])
-def test_a_broken_image_is_named(root, damage):
-    file = root / "train" / "cat" / "1.png"
-    whole = io.BytesIO()
-    Image.fromarray(pixels(64, 64)).save(whole, "jpeg" if "jpeg" in damage else "png")
-    content = {"empty": b"", "garbage": b"GIF89a, or so they say"}.get(damage, whole.getvalue()[:-500])
-    file.unlink()
-    if damage == "dangling link":
-        file.symlink_to(root / "gone.png")
-    else:
-        file.write_bytes(content)
-    message = refused(root, image_size=8)
-    assert str(file) in message and "broken image" in message
-    assert ("the file is empty" in message) == (damage == "empty")
-
-
 def test_two_sizes_are_named_unless_a_size_is_set(root):
     odd = root / "test" / "cat" / "0.png"
     save(odd, pixels(height=6, width=10))
@@ -146,62 +124,160 @@ def test_two_sizes_are_named_unless_a_size_is_set(root):
     assert np.array_equal(data.train_images[0], untouched)
 
 
-@pytest.mark.parametrize(("height", "width"), [(30, 47), (47, 30), (9, 33), (40, 40), (16, 17)])
-def test_resize_is_torchvisions_shorter_side_and_centre_crop(height, width):
-    image = Image.fromarray(pixels(height, width))
-    expected = tvf.center_crop(tvf.resize(image, [16], tvf.InterpolationMode.BICUBIC), [16])
-    assert np.array_equal(np.asarray(folder.resize(image, 16)), np.asarray(expected))
+# --- Which files, and in which order
 
 
-def test_other_modes_become_rgb(root):
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-    rgb = pixels()
-    alpha = np.dstack([rgb, np.full((8, 8), 7, dtype=np.uint8)])
-    palette = Image.fromarray(rgb // 128 * 255).quantize(8)
-    modes = {
-        "grey": (Image.fromarray(grey), np.dstack([grey] * 3)),
-        "rgba": (Image.fromarray(alpha), rgb),
-        "palette": (palette, np.asarray(palette.convert("RGB"))),
-        "bilevel": (Image.fromarray(grey > 100), np.dstack([(grey > 100) * 255] * 3)),
-    }
-    for name, (image, expected) in modes.items():
-        file = root / "train" / "ant" / "0.png"
-        image.save(file)
-        data = sources.load("image_folder", path=str(root))
-        assert np.array_equal(data.train_images[0], expected), name
+def test_nested_folders_are_read_in_torchvisions_order(root):
+    for name in ("cat/b/0.png", "cat/b.c/0.png", "cat/b/a/0.png", "ant/é.png", "ant/Z.PNG", "cat/9.png"):
+        save(root / "train" / name, pixels())
+    os.symlink(root / "train" / "ant", root / "train" / "cat" / "linked")  # another class's images, if one wishes
+    expected = ImageFolder(root / "train")
+    data = sources.load("image_folder", path=str(root))
+    assert data.train_targets.tolist() == expected.targets and len(expected) == 17
+    assert np.array_equal(data.train_images, np.stack([np.asarray(image) for image, _ in expected]))
 
 
-def test_cmyk_becomes_rgb(root):
-    file = root / "train" / "ant" / "0.jpg"
-    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(file)  # no cyan: red
-    (root / "train" / "ant" / "0.png").unlink()
-    red, green, blue = sources.load("image_folder", path=str(root)).train_images[0, 4, 4]
-    assert red > 200 and green < 60 and blue < 60
+def test_a_link_back_is_refused_not_followed_40_times(root):
+    os.symlink("..", root / "train" / "cat" / "back")
+    assert f"{root / 'train' / 'cat' / 'back'}: it is a link to a folder that holds it" in refused(root)
+    (root / "train" / "cat" / "back").unlink()
+    os.symlink(".", root / "train" / "cat" / "same")
+    assert "train/cat/same: it is a link" in refused(root)
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped(root):
-    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    Image.fromarray(values).save(root / "train" / "ant" / "0.png")
-    image = sources.load("image_folder", path=str(root)).train_images[0]
-    assert np.array_equal(image[..., 0], np.rint(values / 257).astype(np.uint8))
-    assert np.array_equal(image[..., 0], image[..., 2])
-    (root / "train" / "ant" / "0.png").unlink()  # and in the other format that has 16 bits, big end first
-    (root / "train" / "ant" / "0.pgm").write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
-    assert np.array_equal(sources.load("image_folder", path=str(root)).train_images[0], image)
+def test_other_alphabets_and_long_paths_are_read(tmp_path):
+    for split in ("train", "test"):
+        for name in ("Bär", "猫 🐈"):
+            save(tmp_path / split / name / ("ü" * 125 + ".png"), pixels())  # 254 bytes, of 255
+            save(tmp_path / split / name / "/".join(["d" * 250] * 14) / "0.png", pixels())  # about 3,600, of 4,096
+    data = sources.load("image_folder", path=str(tmp_path))
+    assert data.class_names == ("Bär", "猫 🐈") and data.train_targets.tolist() == [0, 0, 1, 1]
 
 
-def test_thirty_two_bit_images_are_refused_by_name(root):
-    file = root / "train" / "ant" / "0.tiff"
-    Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(file)
-    assert str(file) in refused(root) and "32 bits" in refused(root)
+def test_names_that_are_no_utf_8_are_read_and_become_text(tmp_path):
+    for split in ("train", "test"):
+        for name in (b"caf\xe9", "café".encode()):
+            (tmp_path / split / os.fsdecode(name)).mkdir(parents=True)
+            save(tmp_path / split / os.fsdecode(name) / os.fsdecode(b"\xff.png"), pixels())
+    data = sources.load("image_folder", path=str(tmp_path))
+    assert sorted(data.class_names) == ["caf\\xe9", "café"]
+    assert "".join(data.class_names).encode()  # as JSON needs it
 
 
-def test_a_set_that_does_not_fit_in_memory_is_refused_before_decoding(root, monkeypatch):
-    monkeypatch.setattr(folder, "_available_bytes", lambda: 10**9)
-    message = refused(root, image_size=10_000)  # 8 images x 10,000 x 10,000 x 3 bytes = 2.4 GB
-    assert "need 2.4 GB" in message and "1.0 GB are available" in message and "data.image_size" in message
+# --- Bad folders
+
+BAD = bad_folders.folders(100)
 
 
-def test_the_memory_available_is_some_and_no_more_than_there_is():
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 2**20 < folder._available_bytes() <= total
+@pytest.mark.parametrize("number", range(0, 100, 10))
+def test_bad_folders_are_refused_with_one_line_that_names_the_fault(number, tmp_path, capfd):
+    with watchdog.pipes_let_go(tmp_path):
+        for case in BAD[number : number + 10]:
+            assert answer(case, tmp_path / str(BAD.index(case))) == "", case.what
+    assert capfd.readouterr() == ("", "")
+
+
+def answer(case, root):
+    """What is wrong with what loading a bad folder says; the configuration's values are passed by hand."""
+    path = case.make(root)
+    given = dict(override.removeprefix("data.").split("=") for override in case.overrides)
+    given["image_size"] = int(given.get("image_size", 0))
+    try:
+        sources.load(given.pop("name", "image_folder"), path=path, **given)
+    except DataError as refusal:
+        return mistakes.fault(3, f"train.py: {refusal}\n", expected=3, says=case.says)
+    return "taken"
+
+
+def test_the_hundred_hold_every_damage_place_and_mistake():
+    assert len(BAD) == 100
+    said = [case.what.split(", ") for case in BAD]
+    for names in (bad_images.DAMAGES, bad_folders.PLACES):
+        assert {word for words in said for word in words} >= set(names)
+    assert {case.what for case in BAD} >= set(bad_folders.AROUND)
+    assert [case.what for case in BAD] == [case.what for case in bad_folders.folders(100)]
+    assert [case.what for case in BAD] != [case.what for case in bad_folders.folders(100, seed=1)]
+
+
+def test_what_they_are_made_of_is_good(tmp_path):
+    """Else each might be refused for another reason."""
+    assert len(sources.load("image_folder", path=bad_folders.good(tmp_path / "x")).train_images) == 6
+
+
+def test_a_folder_that_may_not_be_listed(root, monkeypatch):
+    """The tests may run as root, who may list everything."""
+    real_listdir, real_scandir = os.listdir, os.scandir
+
+    def forbidding(real, name):
+        def listed(path):
+            if os.fspath(path).endswith(name):
+                raise PermissionError(13, "Permission denied", path)
+            return real(path)
+
+        return listed
+
+    monkeypatch.setattr(os, "listdir", forbidding(real_listdir, "test"))
+    assert f"{root / 'test'} can't be listed (Permission denied)" in refused(root)
+    monkeypatch.setattr(os, "listdir", real_listdir)
+    save(root / "train" / "cat" / "more" / "0.png", pixels())
+    monkeypatch.setattr(os, "scandir", forbidding(real_scandir, "more"))
+    assert "train/cat/more: Permission denied" in refused(root)
+    data = sources.load("image_folder", path=str(root), on_error="skip")
+    assert data.skipped == ("train/cat/more: Permission denied",) and len(data.train_images) == 6
+
+
+def test_an_image_that_disappears_while_the_rest_is_read(root, monkeypatch):
+    listed = folder._list_images
+
+    def lose_one(own, *arguments):
+        files = listed(own, *arguments)
+        if own.endswith("train"):
+            os.unlink(files[0][0])
+        return files
+
+    monkeypatch.setattr(folder, "_list_images", lose_one)
+    assert "train/ant/0.png: the file has disappeared" in refused(root)
+    data = sources.load("image_folder", path=str(root), on_error="skip")  # and the next one goes
+    assert data.skipped == ("train/ant/1.png: the file has disappeared",)
+    assert data.train_targets.tolist() == [0, 1, 1, 1]
+
+
+def test_too_little_memory_is_one_line(root, monkeypatch):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(folder.decoding, "read_all", fail)
+    assert "need more memory than there is; set a smaller data.image_size" in refused(root)
+
+
+# --- Skipped
+
+
+def test_skipped_images_are_left_out_and_listed_with_their_reasons(root):
+    whole = sources.load("image_folder", path=str(root))
+    for name in ("train/ant/1.png", "train/cat/0.png"):
+        (root / name).write_bytes(b"")
+    save(root / "test" / "cat" / "1.png", pixels())
+    (root / "test" / "cat" / "1.png").write_bytes((root / "test" / "cat" / "1.png").read_bytes()[:50])
+    (root / "test" / "ant" / os.fsdecode(b"\xff\n.png")).mkdir()
+    data = sources.load("image_folder", path=str(root) + "/", on_error="skip")
+    assert data.skipped[:3] == (
+        "test/ant/\\udcff\\n.png: it is a folder, not a file",
+        "train/ant/1.png: the file is empty",
+        "train/cat/0.png: the file is empty",
+    )
+    assert data.skipped[3].startswith("test/cat/1.png: damaged (") and len(data.skipped) == 4
+    assert data.train_targets.tolist() == [0, 0, 1, 1] and data.test_targets.tolist() == [0, 1]
+    assert np.array_equal(data.train_images, whole.train_images[[0, 2, 4, 5]])
+    assert np.array_equal(data.test_images, whole.test_images)
+
+
+def test_nothing_is_skipped_where_all_is_well(root):
+    stop, skip = (sources.load("image_folder", path=str(root), on_error=word) for word in ("stop", "skip"))
+    assert stop.skipped == skip.skipped == ()
+    assert np.array_equal(stop.train_images, skip.train_images)
+
+
+def test_two_sizes_are_no_reason_to_skip(root):
+    save(root / "train" / "cat" / "1.png", pixels(9, 9))
+    assert "images differ in size" in refused(root, on_error="skip")

@@ -43,17 +43,17 @@ def test_every_row_comes_once_in_chunks_of_whole_batches(images, labels, pixels,
     monkeypatch.setitem(resident.CHUNK_PIXELS, "cpu", pixels)  # an image has 24
     chunks = list(epoch(images, labels))
     sizes = {1: [4, 4, 3], 24 * 8: [8, 3], 24 * 9: [8, 3], 1 << 21: [11]}
-    assert [len(chunk.labels) for chunk in chunks] == sizes[pixels]
-    seen = torch.cat([chunk.labels for chunk in chunks])
+    assert [len(chunk.batch.labels) for chunk in chunks] == sizes[pixels]
+    seen = torch.cat([chunk.batch.labels for chunk in chunks])
     assert sorted(seen.tolist()) == sorted((ROWS * 10).tolist())
-    assert torch.equal(torch.cat([chunk.images for chunk in chunks]), images[seen // 10])
-    assert chunks[0].images.dtype == torch.uint8 and chunks[0].labels.dtype == torch.int64
+    assert torch.equal(torch.cat([chunk.batch.images for chunk in chunks]), images[seen // 10])
+    assert chunks[0].batch.images.dtype == torch.uint8 and chunks[0].batch.labels.dtype == torch.int64
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (5, [4, 1])])
 def test_pillow_gets_batches_and_few_rows_are_enough(images, labels, count, sizes):
     chunks = list(epoch(images, labels, ROWS[:count], augment=nothing()))
-    assert [len(chunk.labels) for chunk in chunks] == sizes and not threads()
+    assert [len(chunk.batch.labels) for chunk in chunks] == sizes and not threads()
 
 
 def test_nothing_but_pillow_has_a_thread(images, labels):
@@ -74,8 +74,8 @@ def test_the_key_decides_the_order_and_the_draws(images, labels):
     jitter = augment.pil(crop_padding=2, flip=True, brightness=0.5)
     first, second, other = (list(epoch(images, labels, augment=jitter, key=key)) for key in (1, 1, 2))
     for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
-    assert [batch.labels.tolist() for batch in first] != [batch.labels.tolist() for batch in other]
+        assert torch.equal(a.batch.images, b.batch.images) and torch.equal(a.batch.labels, b.batch.labels)
+    assert [batch.batch.labels.tolist() for batch in first] != [batch.batch.labels.tolist() for batch in other]
 
 
 @pytest.mark.parametrize("make", [augment.pil, augment.device])
@@ -84,12 +84,12 @@ def test_draws_belong_to_the_epoch_and_not_to_the_batches(make, images, labels, 
     whole = next(epoch(images, labels, augment=jitter, batch_size=11))
     monkeypatch.setitem(resident.CHUNK_PIXELS, "cpu", 1)
     cut = list(epoch(images, labels, augment=jitter, batch_size=3))
-    assert [len(chunk.labels) for chunk in cut] == [3, 3, 3, 2]
-    assert torch.equal(torch.cat([batch.images for batch in cut]), whole.images)
+    assert [len(chunk.batch.labels) for chunk in cut] == [3, 3, 3, 2]
+    assert torch.equal(torch.cat([batch.batch.images for batch in cut]), whole.batch.images)
     order = ROWS[torch.randperm(11, generator=rng.generator(rng.fold_in(1, "order")))]
     draws = jitter.draw(rng.fold_in(1, "augment"), 11)
-    assert torch.equal(whole.labels, labels[order])
-    assert torch.equal(whole.images, jitter.apply(images[order], draws))
+    assert torch.equal(whole.batch.labels, labels[order])
+    assert torch.equal(whole.batch.images, jitter.apply(images[order], draws))
 
 
 def test_stopping_early_leaves_no_thread(images, labels):
@@ -116,7 +116,7 @@ def test_an_exception_reaches_the_consumer_as_itself(images, labels):
     seen = []
     with pytest.raises(Odd, match="third batch"):
         for batch in epoch(images, labels, augment=broken):
-            seen.append(len(batch.labels))
+            seen.append(len(batch.batch.labels))
     assert seen == [4, 4] and not threads()
 
 
@@ -176,6 +176,6 @@ def test_on_cuda_an_epoch_is_the_cpus(resident_on, images, labels):
     jitter = augment.device(crop_padding=2, flip=True)  # exact on any device
     expected = list(epoch(images, labels, augment=jitter))
     found = list(epoch(images.to(resident_on), labels, augment=jitter, device=torch.device("cuda")))
-    assert all(chunk.images.is_cuda and chunk.labels.is_cuda for chunk in found)
+    assert all(chunk.batch.images.is_cuda and chunk.batch.labels.is_cuda for chunk in found)
     for place in range(2):  # images, labels
         assert torch.equal(torch.cat([c[place] for c in found]).cpu(), torch.cat([c[place] for c in expected]))

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import typing
 import urllib.error
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
+from cil_func import config_schema
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
 
@@ -42,6 +44,23 @@ def test_digits_can_be_resized():
     assert data.train_images.shape == (1437, 32, 32, 3)
     same = sources.load("digits", image_size=8)
     assert np.array_equal(same.train_images, sources.load("digits").train_images)
+
+
+def test_digits_that_would_not_fit_are_refused_before_they_are_resized(monkeypatch):
+    monkeypatch.setattr(sources.decoding, "_available_bytes", lambda: 10**9)
+    with pytest.raises(DataError, match=r"1797 images of 1024x1024 need 5\.7 GB"):  # 1797 x 1024 x 1024 x 3 bytes
+        sources.load("digits", image_size=1024)
+
+
+def test_what_is_done_about_errors_is_a_word_of_two_and_nothing_to_digits():
+    with pytest.raises(ConfigError, match=r"data\.on_error = 'ignore'; known are stop, skip"):
+        sources.load("digits", on_error="ignore")
+    assert sources.load("digits", on_error="skip").skipped == ()
+
+
+def test_the_words_are_the_configurations():
+    hints = typing.get_type_hints(config_schema.Data)
+    assert typing.get_args(hints["on_error"]) == sources.ON_ERROR and typing.get_args(hints["name"]) == sources.NAMES
 
 
 def test_an_unknown_name_lists_what_there_is():
@@ -84,6 +103,16 @@ def test_a_failed_download_goes_to_the_default_folder_and_keeps_what_was_there(
     with pytest.raises(DataError, match=r"\.data"):
         sources.load("cifar100")
     assert [p.name for p in (tmp_path / ".data").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("path", ["~nobody-by-this-name/x", "x" * 5000, "file", "file/below", "a\nb"])
+def test_a_path_that_cannot_hold_cifar_is_one_line(path, tmp_path, no_network, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cifar100 is not in") as caught:
+        sources.load("cifar100", path=path)
+    assert str(caught.value).isprintable()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def fake_cifar(root, monkeypatch):
@@ -142,6 +171,15 @@ def test_imagenet100_is_read_from_train_and_val_at_224(tmp_path):
     assert data.train_images.shape == (100, 224, 224, 3) and len(data.class_names) == 100
     small = sources.load("imagenet100", path=str(tmp_path), image_size=16)
     assert small.test_images.shape == (100, 16, 16, 3)
+
+
+def test_imagenet_skips_unreadable_images_too(tmp_path):
+    path = imagenet(tmp_path, 100)
+    (tmp_path / "train" / "n00000007" / "1.JPEG").write_bytes(b"")
+    with pytest.raises(DataError, match=r"n00000007/1\.JPEG: the file is empty"):
+        sources.load("imagenet100", path=path, image_size=8)
+    data = sources.load("imagenet100", path=path, image_size=8, on_error="skip")
+    assert data.skipped == ("train/n00000007/1.JPEG: the file is empty",) and len(data.train_images) == 100
 
 
 def test_imagenet_with_another_number_of_classes_is_refused(tmp_path):

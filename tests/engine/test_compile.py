@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 
 from cil_func import classifier, methods, model, optim, setup, tree
 from cil_func.config import load
-from cil_func.data.resident import Batch
+from cil_func.data.resident import Batch, Chunk
 from cil_func.engine import compile, infer, step
 from cil_func.engine.compile import Captured, Threaded
 from cil_func.engine.fit import fit
@@ -54,7 +54,7 @@ def make(*, dtype=torch.float32, device="cpu", norm_batch=4, padded=False):
     optimiser = optim.sgd(momentum=0.9, weight_decay=5e-4)
     mean, std = (torch.full((3,), value, dtype=dtype, device=device) for value in (0.5, 0.25))
     preprocess = step.Preprocess(mean, std)
-    run = step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
+    run = step.join(step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded))
     return run, lambda learned: step.start(method, optimiser, *learned), infer.make(preprocess, dtype=dtype)
 
 
@@ -105,19 +105,21 @@ def test_one_training_graph_and_one_forward_graph_serve_three_phases_rates_and_s
             features = infer.features(forward, *learned, images, batch_size=BATCH, device=torch.device("cpu"))
             return infer.teach(features, learned[0])
 
-        train_state = fit(
-            Threaded(run, start(draw_model(seen, seen)), classes_of(seen, old)),
-            phase=0,
-            chunks=lambda epoch, seen=seen: [draw_batch(epoch, seen, BATCH + 5)],
+        steps = Threaded(run, start(draw_model(seen, seen)), classes_of(seen, old))
+        fit(
+            steps,
+            chunks=lambda epoch, step, seen=seen: [
+                Chunk(draw_batch(epoch, seen, BATCH + 5), sizes=(BATCH, 5), totals=(BATCH, 5), done=0)
+            ],
             batch_size=BATCH,
             teach=teach,
             rate=lambda epoch: 0.1 / (1 + epoch),
             epochs=2,
             dtype=torch.float32,
-            padded=padded,
+            padded_to=BATCH if padded else 0,
             emit=lambda event: None,
         )
-        learned = (train_state.params, train_state.state)
+        learned = steps.snapshot()[0][:2]
     assert sizes == [BATCH, BATCH if padded else 5] * 6
     assert [counter.frame_count for counter in counters] == [1, 1]
 
@@ -191,14 +193,14 @@ def test_states_are_threaded_and_measures_add_up_until_they_are_read(threader):
     steps = threader(count_step, count_state(), classes_of(2, 0))
     steps(*count_inputs(1, 2), torch.tensor(3.0))  # 1 * 3 + (3 + 1) = 7
     steps(*count_inputs(4, 4), torch.tensor(10.0))  # 7 * 10 + 9 = 79
-    assert steps.train_state().params["sum"] == 79 and steps.train_state().state["kept"] == 7
+    assert steps.snapshot()[0].params["sum"] == 79 and steps.snapshot()[0].state["kept"] == 7
     measures = steps.measures()
     assert (measures.loss, measures.correct) == (2 * (4 + 9), 4)
     steps(*count_inputs(0, -1), torch.tensor(1.0))
     again = steps.measures()
     assert (again.loss, again.correct) == (0, 1)
     assert (measures.loss, measures.correct) == (26, 4)  # those read before stay as they were
-    assert steps.train_state().params["sum"] == 79
+    assert steps.snapshot()[0].params["sum"] == 79
 
 
 def test_a_capture_replays_what_it_can_and_steps_without_it_where_the_shape_differs(monkeypatch):
@@ -219,7 +221,7 @@ def test_a_capture_replays_what_it_can_and_steps_without_it_where_the_shape_diff
     assert calls[traced:] == [1] and steps._graph.replays == 4
     steps(*count_inputs(1, 2), torch.tensor(1.0))
     assert len(calls) == traced + 1 and steps._graph.replays == 5
-    assert steps.train_state().params["sum"] == 43.5
+    assert steps.snapshot()[0].params["sum"] == 43.5
     measures = steps.measures()
     assert (measures.loss, measures.correct) == (2 * (5 * 4 + 5.5), 11)
 
@@ -229,13 +231,13 @@ def check_no_alias(steps, train_state, classes, inputs, more, rate):
     expected_start = tree.map(torch.clone, (train_state, classes, inputs))
     steps(*inputs, rate)
     assert_same((train_state, classes, inputs), expected_start)
-    first = tree.map(torch.clone, steps.train_state())
-    returned = steps.train_state(), steps.measures()
+    first = tree.map(torch.clone, steps.snapshot()[0])
+    returned = steps.snapshot()[0], steps.measures()
     for leaf in tree.leaves((train_state, inputs, returned)):
         leaf.fill_(99)
     classes.seen.fill_(False)
     rate.fill_(50.0)
-    assert_same(steps.train_state(), first)
+    assert_same(steps.snapshot()[0], first)
     assert not any(leaf.any() for leaf in tree.leaves(steps.measures()))
     steps(*more)
     assert all((leaf == 99).all() for leaf in tree.leaves((train_state, inputs, returned)))
@@ -252,7 +254,7 @@ def test_a_capture_shares_nothing_with_outside(monkeypatch):
     plain(draw_taught(0), draw_batch(0, 4), rate.clone())
     plain(*more)
     check_no_alias(steps, train_state, classes, (draw_taught(0), draw_batch(0, 4)), more, rate)
-    assert_same(steps.train_state(), plain.train_state())
+    assert_same(steps.snapshot()[0], plain.snapshot()[0])
 
 
 def captured_and_plain(run, start, *, device, taught, dtype=torch.float32):
@@ -266,7 +268,7 @@ def captured_and_plain(run, start, *, device, taught, dtype=torch.float32):
             given = draw_taught(index, size, dtype) if taught else None, draw_batch(index, 4, size)
             steps(*tree.map(lambda leaf: leaf.to(device), given), torch.tensor(rate, device=device, dtype=dtype))
             if index in (1, 4):
-                found.append((steps.measures(), steps.train_state()))
+                found.append((steps.measures(), steps.snapshot()[0]))
         results.append(found)
     return results
 
@@ -314,5 +316,5 @@ def test_on_cuda_a_captured_compiled_padded_step_is_the_eager_one(fresh_dynamo):
         for index, size in enumerate((BATCH, BATCH, 3)):  # the last: a whole norm group of padding
             given = step.pad(draw_taught(index, size), draw_batch(index, 4, size), BATCH - size)
             steps(*tree.map(lambda leaf: leaf.cuda(), given), torch.tensor(0.01, device="cuda"))
-        results.append((steps.measures(), steps.train_state()))
+        results.append((steps.measures(), steps.snapshot()[0]))
     tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3), *results)

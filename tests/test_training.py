@@ -1,10 +1,10 @@
-"""What the phase loop hands to the training of a phase."""
+"""What the training of a phase is handed."""
 
 import pytest
 import reference
 import torch
 
-from cil_func import experiment, model, setup
+from cil_func import model, setup, training
 from cil_func.config import load
 
 
@@ -18,7 +18,7 @@ def test_the_teacher_is_the_last_model_at_full_width():
     built = build("wa")
     learned = model.init(3, "resnet20", 4)
     images = built.train_images[:7]
-    taught = experiment._teacher(built, learned)(images)
+    taught = training.teacher(built, learned)(images)
     network = reference.load(20, *learned).eval()
     with torch.no_grad():
         logits, features = network(built.preprocess(images, torch.float32))
@@ -32,7 +32,7 @@ def test_in_phase_0_the_teacher_says_zeros_of_the_later_shapes_and_dtypes(method
     """Else the phases would be two graphs. A method that uses no teacher has none in any phase."""
     built = build(method)
     images = built.train_images[:7]
-    first, later = (experiment._teacher(built, learned)(images) for learned in (None, model.init(3, "resnet20", 4)))
+    first, later = (training.teacher(built, learned)(images) for learned in (None, model.init(3, "resnet20", 4)))
     if method == "finetune":
         assert first is None and later is None
     else:

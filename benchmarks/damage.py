@@ -1,0 +1,115 @@
+"""What damage to its files does a checkpoint survive? Each function tries many cases on copies of a folder.
+
+For the tests, with small counts, and for measurements of reliability. Damage has to be reported, and the checkpoint
+before it loaded. `load` is checkpoint.newest, or what is tried in its place; `scratch` a folder that isn't there yet.
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from cil_func import checkpoint
+from cil_func.checkpoint import Loaded
+from cil_func.errors import CheckpointError
+from cil_func.packing import pack
+
+
+class Tally(NamedTuple):
+    """tried: how many cases; missed: what went wrong, a line for each case in which it did."""
+
+    tried: int
+    missed: list[str]
+
+
+def example(number: int, *, size: int = 300) -> Loaded:
+    """A checkpoint of all dtypes, about 15 * size bytes, with another content for every number."""
+    numbers = torch.randn(size, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+    params = {"weight": numbers.float(), "half": numbers.bfloat16(), "empty": {}, "wide": numbers}
+    tree = {"params": params, "rows": (100 * numbers[:9]).long(), "seen": numbers > 0, "sum": numbers.sum()}
+    return Loaded(tree, {"phase": number, "rows": [{"top1": numbers[0].item(), "gamma": None}]}, number)
+
+
+def same(first: Loaded | None, second: Loaded | None) -> bool:
+    """Whether two checkpoints are equal to the last bit, in the order of their parts too; or both None."""
+    if first is None or second is None:
+        return first is second
+    one, other = (pack(each.tree, each.record, number=each.number) for each in (first, second))
+    return one == other
+
+
+def flip_bits(folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoint.newest) -> Tally:
+    """Flips one random bit in a random file of a random checkpoint of `folder`, `count` times."""
+
+    def flip(path: Path, draw: random.Random) -> str:
+        bit = draw.randrange(8 * path.stat().st_size)
+        with open(path, "r+b") as file:
+            file.seek(bit // 8)
+            byte = file.read(1)[0] ^ 1 << bit % 8
+            file.seek(bit // 8)
+            file.write(bytes([byte]))
+        return f"bit {bit} of {path.name}"
+
+    return _damage(folder, count, flip, seed=seed, scratch=scratch, load=load)
+
+
+def truncate_and_delete(
+    folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoint.newest
+) -> Tally:
+    """Cuts a random file of a random checkpoint short at a random byte or deletes it, `count` times in all."""
+
+    def cut(path: Path, draw: random.Random) -> str:
+        if draw.random() < 0.2:
+            path.unlink()
+            return f"{path.name} deleted"
+        size = draw.randrange(path.stat().st_size)
+        os.truncate(path, size)
+        return f"{path.name} cut to {size} bytes"
+
+    return _damage(folder, count, cut, seed=seed, scratch=scratch, load=load)
+
+
+def _damage(folder: Path, count: int, damage: Callable, *, seed: int, scratch: Path, load: Callable) -> Tally:
+    """Damages the newest checkpoint of copies of `folder` that end with each of its valid ones."""
+    draw, cases = random.Random(seed), _endings(folder, scratch, load)
+    missed = []
+    for _ in range(count):
+        copy, number, earlier = draw.choice(cases)
+        path = draw.choice([path for path in sorted(copy.iterdir()) if path.name.startswith(f"{number:08d}")])
+        whole = path.read_bytes()
+        what = damage(path, draw)
+        problem = _unnoticed(copy, number, earlier, load)
+        path.unlink(missing_ok=True)  # a file that is written over makes some file systems wait for the disk
+        path.write_bytes(whole)
+        missed += [f"{what}: {problem}"] if problem else []
+    return Tally(count, missed)
+
+
+def _endings(folder: Path, scratch: Path, load: Callable) -> list[tuple[Path, int, Loaded | None]]:
+    """(copy, number of its newest checkpoint, the valid one before that), for each valid checkpoint of `folder`."""
+    endings, left = [], scratch / "all"
+    shutil.copytree(folder, left)
+    while (found := load(left)[0]) is not None:
+        copy = scratch / str(found.number)
+        shutil.copytree(left, copy)
+        for path in left.glob(f"{found.number:08d}*"):
+            path.unlink()
+        endings.append((copy, found.number, load(left)[0]))
+    return endings
+
+
+def _unnoticed(copy: Path, number: int, earlier: Loaded | None, load: Callable) -> str:
+    """What is wrong with the answer of `load` to a damaged checkpoint `number`; "" for nothing."""
+    try:
+        found, problems = load(copy)
+    except CheckpointError as error:
+        return "" if earlier is None else f"the earlier one is whole, and: {error}"
+    except Exception as error:
+        return f"load raised {error!r}"
+    if not problems or f"checkpoint {number} " not in problems[0]:
+        return f"not reported: {problems}"
+    return "" if same(found, earlier) else "something else than the earlier one was loaded"

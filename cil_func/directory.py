@@ -1,0 +1,103 @@
+"""The run directory: one process works in it at a time, and the same command finds there what it goes on with."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cil_func import checkpoint, lock, setup
+from cil_func import config as configuration
+from cil_func.config import Config
+from cil_func.config_errors import shown
+from cil_func.engine.distributed import World
+from cil_func.errors import ConfigError
+
+MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  # of a run
+
+
+class Begun(NamedTuple):
+    """What a run starts with: its resolved configuration; whether it is finished already; and of a checkpoint, if there
+    is one, the bytes and what was wrong with newer ones."""
+
+    config: Config
+    finished: bool = False
+    checkpoint: bytes = b""
+    problems: tuple[str, ...] = ()
+
+
+@contextmanager
+def claimed(directory: Path, world: World) -> Iterator[None]:
+    """The run directory, made and locked by the first process."""
+    if world.first:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(f"--out {directory}: can't be made ({error.strerror})") from error
+        with lock.held(directory):
+            checkpoint.clean(directory)
+            yield
+    else:
+        yield
+
+
+def begin(config: Config, directory: Path, world: World) -> Begun:
+    """What the first process finds in the directory, on all of them: other machines may not see its disk."""
+    if not world.first:
+        head = json.loads(world.bytes_from_first(b""))
+        config = configuration.from_dict(head["config"])
+        return Begun(config, head["finished"], world.bytes_from_first(b""), tuple(head["problems"]))
+    begun = _look(config, directory)
+    head = {"config": configuration.to_dict(begun.config), "finished": begun.finished, "problems": begun.problems}
+    world.bytes_from_first(json.dumps(head).encode())
+    world.bytes_from_first(begun.checkpoint)
+    return begun
+
+
+def _look(config: Config, directory: Path) -> Begun:
+    """What the directory holds; raises ConfigError where that is another run."""
+    if not (directory / "config.toml").exists():
+        held = [name for name in MARKS if (directory / name).exists()]
+        if held:
+            raise ConfigError(
+                f"{directory} holds {held[0]} and no config.toml, so nobody knows of which run; choose another --out"
+            )
+        return Begun(setup.resolve(config))
+    stored = configuration.load(str(directory / "config.toml"))
+    differing = _differences(config, stored)
+    if differing:
+        raise ConfigError(
+            f"{directory} holds a run of another configuration: {', '.join(differing)}; give the same, or another --out"
+        )
+    if _state(directory) == "finished":
+        return Begun(stored, finished=True)
+    found, problems = checkpoint.newest_bytes(directory / "checkpoints")
+    return Begun(setup.resolve(stored), checkpoint=found, problems=tuple(problems))
+
+
+def _differences(wanted: Config, stored: Config) -> list[str]:
+    """The keys that differ, each with both values; "auto" fits whatever it became."""
+    new, old = (dict(_flat(configuration.to_dict(config))) for config in (wanted, stored))
+    resolved = {key for key in ("run.device", "run.precision") if new[key] == "auto"}
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in resolved]
+    return [f"{key} is {_told(old, key)} there and {_told(new, key)} here" for key in keys]
+
+
+def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _told(values: dict[str, Any], key: str) -> str:
+    return shown(values[key]) if key in values else "not set"
+
+
+def _state(directory: Path) -> str:
+    """What status.json says; "" where it is missing or damaged, for it is a message and not what a run goes on by."""
+    try:
+        return json.loads((directory / "status.json").read_text(encoding="utf-8"))["state"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

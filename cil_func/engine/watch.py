@@ -1,0 +1,157 @@
+"""Who of several processes failed: each tells that it lives, and one that is silent is named by the others.
+
+A collective that waits for a dead or stopped process says "connection closed" or nothing for minutes, and not who is to
+blame. So a thread in each process counts a beat in the launcher's store, and looks at the beats of the others.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from cil_func.errors import PeerError
+
+BEAT_SECONDS = 0.5
+_GRACE_SECONDS = 2.0  # between knowing of a loss and ending a process whose main thread is still in a collective
+_SUSPECT_SECONDS = 3.0  # of silence, once something is known to be wrong
+_PATIENCE_SECONDS = 8.0  # how long the one to blame is looked for
+
+
+class Watch:
+    """The watch of one process; a context in whose time the thread runs.
+
+    prefix: of the keys in the store, another one after a restart; timeout: seconds of silence after which a process
+    counts as lost; on_loss(failure): called, once, before the process is ended by the thread because its main thread
+    doesn't come back. A failure is {"rank", "exit_code", "message"}, the same one for all processes.
+    """
+
+    def __init__(self, rank: int, size: int, *, prefix: str, timeout: float, on_loss: Callable[[dict], None]):
+        self.rank, self.size, self.failure = rank, size, None
+        self._prefix, self._timeout, self._on_loss = prefix, timeout, on_loss
+        self._heard: dict[int, tuple[int, float]] = {}  # rank -> its last beat, and when it was new
+        self._lock, self._leaving = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> "Watch":
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # a client of its own: a wait of torch's own on the shared one would hold up the beats
+        self._store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self._timeout))
+        self._set(f"who/{self.rank}", f"{socket.gethostname()}, process {os.getpid()}")
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        with suppress(RuntimeError):
+            self._set(f"left/{self.rank}", "")
+
+    def fail(self, exit_code: int, message: str) -> dict:
+        """Says that this process fails; returns the failure that is the run's, which another may have said first."""
+        return self._claim({"rank": self.rank, "exit_code": exit_code, "message": message})
+
+    def blame(self, fallback: str) -> dict:
+        """The failure behind a collective that failed here, which takes a few seconds to show; else `fallback`."""
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < end:
+            if self.failure:
+                return self.failure
+            silent = self._silent(_SUSPECT_SECONDS)
+            if silent:
+                return self._claim(self._loss(silent[0]))
+            time.sleep(BEAT_SECONDS / 5)
+        return self._claim({"rank": self.rank, "exit_code": 1, "message": fallback})
+
+    def say(self, key: str) -> None:
+        """Lets all that `wait_for` the key go on."""
+        self._set(key, "")
+
+    def wait_for(self, key: str) -> None:
+        """Until some process says it, however long that takes; raises PeerError if one fails."""
+        self._poll(lambda: self._has(key))
+
+    def meet(self, place: str, size: int) -> None:
+        """Until `size` processes have come to the place; raises PeerError if one fails."""
+        self._add(f"meet/{place}", 1)
+        self._poll(lambda: self._add(f"meet/{place}", 0) >= size)
+
+    def _poll(self, there: Callable[[], bool]) -> None:
+        while not there():
+            if self.failure:
+                raise PeerError(f"rank {self.rank} waited for rank {self.failure['rank']}, which failed")
+            time.sleep(BEAT_SECONDS / 10)
+
+    def _run(self) -> None:
+        """The thread: a beat, a look at the others, and the end of a process that can't end itself."""
+        known = None
+        while not self._leaving.wait(BEAT_SECONDS):
+            try:
+                self._look()
+            except RuntimeError as error:  # the store is gone, and with it the launcher of the first machine
+                message = f"the launcher of rank 0 is gone ({str(error).splitlines()[0]})"
+                self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": message}
+            known = known or (time.monotonic() if self.failure else None)
+            if known and time.monotonic() - known > _GRACE_SECONDS + _PATIENCE_SECONDS * (self._said_by_me()):
+                self._on_loss(self.failure)
+                os._exit(1)
+
+    def _said_by_me(self) -> bool:
+        return self.failure["rank"] == self.rank
+
+    def _look(self) -> None:
+        self._add(f"beat/{self.rank}", 1)
+        if self._has("failure"):
+            self.failure = json.loads(self._get("failure"))
+            return
+        silent = self._silent(self._timeout)
+        if silent:
+            self._claim(self._loss(silent[0]))
+
+    def _silent(self, seconds: float) -> list[int]:
+        """Ranks that have not left and whose beat is older than that."""
+        now, silent = time.monotonic(), []
+        for rank in range(self.size):
+            if rank == self.rank or self._has(f"left/{rank}"):
+                continue
+            beat = self._add(f"beat/{rank}", 0)
+            if self._heard.get(rank, (None, now))[0] != beat:
+                self._heard[rank] = (beat, now)
+            elif now - self._heard[rank][1] > seconds:
+                silent.append(rank)
+        return silent
+
+    def _loss(self, rank: int) -> dict:
+        seconds = time.monotonic() - self._heard[rank][1]
+        who = self._get(f"who/{rank}") if self._has(f"who/{rank}") else "which never started"
+        message = f"rank {rank} ({who}) was lost: silent for {seconds:.0f} s"
+        return {"rank": rank, "lost": True, "exit_code": 1, "message": message}
+
+    def _claim(self, failure: dict) -> dict:
+        with self._lock:
+            held = self._store.compare_set(self._key("failure"), "", json.dumps(failure))
+        self.failure = json.loads(held)
+        return self.failure
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}"
+
+    def _set(self, name: str, value: str) -> None:
+        with self._lock:
+            self._store.set(self._key(name), value)
+
+    def _get(self, name: str) -> str:
+        with self._lock:
+            return self._store.get(self._key(name)).decode()
+
+    def _has(self, name: str) -> bool:
+        with self._lock:
+            return self._store.check([self._key(name)])
+
+    def _add(self, name: str, count: int) -> int:
+        with self._lock:
+            return self._store.add(self._key(name), count)

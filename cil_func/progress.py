@@ -1,0 +1,79 @@
+"""Where a run stands: everything that it needs to go on, as one value, and as the tree and the record on disk."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from cil_func import tree
+from cil_func.engine.fit import Position
+from cil_func.engine.step import Health, Measures, TrainState
+
+Model = tuple[tree.Tree, tree.Tree]
+
+
+class Training(NamedTuple):
+    """A phase in the middle of its training: totals are the running epoch's measures so far."""
+
+    train_state: TrainState
+    totals: Measures
+    position: Position
+    seconds: float  # that the training took so far
+
+
+@dataclass(frozen=True)
+class Progress:
+    """phase: the one that is next, or in training; learned: the last phase's finished model; exemplars: {label: rows of
+    the training set}; rows: of results.json; training: None between two phases."""
+
+    phase: int = 0
+    learned: Model | None = None
+    exemplars: dict[int, torch.Tensor] = field(default_factory=dict)
+    rows: tuple[dict, ...] = ()
+    training: Training | None = None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """(phase, epoch, step); epoch -1 before the training."""
+        return (self.phase, *(self.training.position if self.training else (-1, 0)))
+
+
+def pack(progress: Progress) -> tuple[tree.Tree, dict]:
+    """(tree of tensors, JSON-able record); the inverse of `unpack`.
+
+    The record holds the order of the leaves, which files don't keep: another one would be another compiled graph.
+    """
+    parts: tree.Tree = {"exemplars": {str(label): rows for label, rows in progress.exemplars.items()}}
+    record = {"phase": progress.phase, "rows": list(progress.rows), "training": None}
+    if progress.learned:
+        parts["learned"] = dict(zip(("params", "state"), progress.learned, strict=True))
+    if progress.training:
+        train_state, totals, position, seconds = progress.training
+        named = {**train_state._asdict(), "health": train_state.health._asdict()}
+        parts["training"] = {**named, "totals": totals._asdict()}
+        record["training"] = {"epoch": position.epoch, "step": position.step, "seconds": seconds}
+    return parts, record | {"order": list(tree.to_paths(parts))}
+
+
+def unpack(parts: tree.Tree, record: dict, *, device: torch.device) -> Progress:
+    """The progress that `pack` wrote, its models on the device."""
+    flat = tree.to_paths(parts)
+    parts = tree.from_paths({path: flat[path] for path in record["order"]})
+    exemplars = {int(label): rows for label, rows in parts.get("exemplars", {}).items()}
+    parts = tree.cast({key: part for key, part in parts.items() if key != "exemplars"}, device=device)
+    learned, training = parts.get("learned"), parts.get("training")
+    at = record["training"]
+    return Progress(
+        phase=record["phase"],
+        learned=(learned["params"], learned.get("state", {})) if learned else None,
+        exemplars=exemplars,
+        rows=tuple(record["rows"]),
+        training=None if at is None else _training(training, at),
+    )
+
+
+def _training(part: tree.Tree, at: dict) -> Training:
+    train_state = TrainState(
+        part["params"], part.get("state", {}), part.get("opt_state", {}), Health(**part["health"])
+    )
+    return Training(train_state, Measures(**part["totals"]), Position(at["epoch"], at["step"]), at["seconds"])

@@ -1,0 +1,156 @@
+"""The training of one phase: what a run's setup and its progress hand to `engine.fit`."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from cil_func import classifier, memory, model, rng, tree
+from cil_func.data import resident
+from cil_func.data.scenario import Phase
+from cil_func.engine import infer
+from cil_func.engine.compile import Captured, Threaded
+from cil_func.engine.fit import Position, fit, refuse_failed
+from cil_func.engine.step import TrainState, entry_name, nothing_measured, start
+from cil_func.methods import Outputs
+from cil_func.progress import Model, Progress, Training
+from cil_func.setup import Setup
+
+Emit = Callable[[dict], None]
+Keep = Callable[[Callable[[], Progress], bool], None]
+
+
+def train(
+    setup: Setup, phase: Phase, progress: Progress, key: int, *, emit: Emit, keep: Keep, evaluate: Callable[..., dict]
+) -> Progress:
+    """Trains on the phase's rows, with the last model as the teacher where the method uses one; the progress after it.
+
+    The student gets a classifier of the run's full width, so that no shape changes as classes grow. key: the phase's;
+    keep: see `experiment.run`; evaluate(model, exemplars, by=...): a row of results, asked for between epochs.
+    Raises NonFiniteError for a step that is not finite.
+    """
+    trainer, rows = setup.trainer(phase), train_rows(setup, phase, progress.exemplars)
+    clock, training = time.perf_counter(), progress.training or _begin(setup, phase, progress, key, len(rows), emit)
+    threader = Captured if setup.captures else Threaded
+    steps = threader(trainer.step, training.train_state, setup.classes(phase), training.totals)
+    steps_per_epoch = math.ceil(len(rows) / trainer.batch_size)
+
+    def check(health) -> None:
+        name = lambda entry: entry_name(steps.snapshot()[0], entry, setup.method)  # noqa: E731
+        refuse_failed(health, phase=phase.index, steps_per_epoch=steps_per_epoch, name=name)
+
+    def at(position: Position) -> Progress:
+        check(steps.health())
+        seconds = training.seconds + time.perf_counter() - clock
+        return replace(progress, training=Training(*steps.snapshot(), position, seconds))
+
+    def after_epoch(epoch: int) -> None:
+        every = trainer.eval_every_epochs
+        if every and (epoch + 1) % every == 0 and epoch + 1 < trainer.epochs:
+            top1 = evaluate(narrow(steps.snapshot()[0], setup, phase), {}, by="logits")["top1"]
+            emit({"event": "evaluation", "phase": phase.index, "epoch": epoch, "top1": top1})
+
+    fit(
+        steps,
+        chunks=partial(_chunks, setup, phase, rows, key),
+        batch_size=trainer.batch_size,
+        teach=teacher(setup, progress.learned),
+        rate=trainer.rate,
+        epochs=trainer.epochs,
+        dtype=setup.dtype,
+        padded_to=trainer.padded_to,
+        start=training.position,
+        check=check,
+        emit=lambda event: emit({"event": event["event"], "phase": phase.index, **event}),
+        before_step=lambda position: keep(lambda: at(position), False),
+        after_epoch=after_epoch,
+    )
+    done = at(Position(trainer.epochs, 0))
+    keep(lambda: done, True)
+    return done
+
+
+def _begin(setup: Setup, phase: Phase, progress: Progress, key: int, count: int, emit: Emit) -> Training:
+    """The start of a phase that trains on `count` images, which it tells."""
+    expanded = _widen(expand(setup, progress.learned, phase, key), setup.num_classes)
+    train_state = start(setup.method, setup.trainer(phase).optimiser, *expanded)
+    emit({
+        "event": "phase_start", "phase": phase.index, "num_new": len(phase.classes),
+        "classes_seen": sum(setup.sizes(phase)), "train_images": count, "epochs": setup.trainer(phase).epochs,
+    })
+    return Training(train_state, nothing_measured(train_state), Position(0, 0), 0.0)
+
+
+def _chunks(
+    setup: Setup, phase: Phase, rows: torch.Tensor, key: int, epoch: int, first_step: int
+) -> Iterator[resident.Chunk]:
+    return resident.epoch_chunks(
+        setup.train_images,
+        setup.scenario.train_labels,
+        rows,
+        batch_size=setup.trainer(phase).batch_size,
+        key=rng.fold_in(key, "epoch", epoch),
+        augment=setup.augment,
+        device=setup.device,
+        own=setup.trainer(phase).own,
+        first_step=first_step,
+    )
+
+
+def expand(setup: Setup, learned: Model | None, phase: Phase, key: int) -> Model:
+    """The model that a phase starts from: the learned one with rows for the new classes, or a new one."""
+    if learned is None or setup.method.restart:
+        seen = sum(setup.sizes(phase))
+        drawn = model.init(rng.fold_in(key, "init"), setup.config.model.backbone, seen)
+        params, state = tree.cast(drawn, dtype=setup.dtype, device=setup.device)
+        return params, state
+    params, state = learned
+    head = classifier.expand(params["classifier"], rng.fold_in(key, "expand"), len(phase.classes))
+    return {**params, "classifier": head}, state
+
+
+def teacher(setup: Setup, learned: Model | None) -> Callable[[torch.Tensor], Outputs | None]:
+    """What the last model says of images uint8 (B, H, W, 3): zeros in phase 0, where nothing is known yet.
+
+    Its classifier has the run's full width, as the student's has, so that no shape changes as classes grow.
+    """
+    if not setup.method.uses_teacher:
+        return lambda images: None
+    if learned is None:
+        width = model.backbone(setup.config.model.backbone).feature_dim()
+        shapes = (setup.num_classes, width)
+        return lambda images: Outputs(
+            *(torch.zeros(len(images), size, dtype=setup.dtype, device=setup.device) for size in shapes)
+        )
+    params, state = _widen(learned, setup.num_classes)
+
+    def teach(images: torch.Tensor) -> Outputs:
+        return infer.teach(
+            infer.features(
+                setup.forward, params, state, images, batch_size=setup.forward_batch, device=setup.device
+            ),
+            params,
+        )
+
+    return teach
+
+
+def train_rows(setup: Setup, phase: Phase, exemplars: dict) -> torch.Tensor:
+    """The rows that a phase trains on: the new images and the exemplars, or all images of all classes seen."""
+    if setup.method.rows == "all":
+        return torch.cat([earlier.train_rows for earlier in setup.scenario.phases[: phase.index + 1]])
+    return torch.cat([phase.train_rows, memory.rows(exemplars)])
+
+
+def _widen(learned: Model, num_classes: int) -> Model:
+    params, state = learned
+    return {**params, "classifier": classifier.pad(params["classifier"], num_classes)}, state
+
+
+def narrow(train_state: TrainState, setup: Setup, phase: Phase) -> Model:
+    """A model of the classes seen, out of the full width of training."""
+    head = classifier.head(train_state.params["classifier"], sum(setup.sizes(phase)))
+    return {**train_state.params, "classifier": head}, train_state.state

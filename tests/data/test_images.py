@@ -1,0 +1,224 @@
+"""One image file: what is converted and to which pixels, what is refused and for which reason."""
+
+import os
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torchvision.transforms.functional as tvf
+import watchdog
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
+
+from benchmarks import bad_images
+from cil_func.data import images
+
+RNG = np.random.RandomState(0)
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4  # (H, W)
+
+
+def pixels(height=8, width=8):
+    return RNG.randint(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def read(file, image_size=0):
+    with images.quiet():
+        return images.read(str(file), image_size)
+
+
+def refused(file, image_size=0):
+    """The reason why a file can't be used."""
+    with pytest.raises(images.UnreadableError) as caught:
+        read(file, image_size)
+    return str(caught.value)
+
+
+def threefold(grey):
+    return np.dstack([grey] * 3)
+
+
+# --- Converted
+
+RGB = pixels()
+ALPHA = RNG.randint(0, 256, (8, 8, 1), dtype=np.uint8)
+FLAT = RGB // 128 * 255  # 8 colours at most, so that a palette holds them all
+PALETTE = Image.fromarray(FLAT).quantize(8)
+MODES = {
+    "grey.png": (Image.fromarray(GREY), threefold(GREY)),
+    "grey with alpha.png": (Image.fromarray(np.dstack([GREY, ALPHA])), threefold(GREY)),
+    "rgba.png": (Image.fromarray(np.dstack([RGB, ALPHA])), RGB),
+    "rgba.tiff": (Image.fromarray(np.dstack([RGB, ALPHA])), RGB),
+    "bilevel.png": (Image.fromarray(GREY > 100), threefold((GREY > 100) * np.uint8(255))),
+    "palette.png": (PALETTE, FLAT),
+    "palette.gif": (PALETTE, FLAT),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_other_modes_become_rgb(name, tmp_path):
+    image, expected = MODES[name]
+    image.save(tmp_path / name)
+    assert np.array_equal(read(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("transparency", [3, bytes([0, 100, 255])])
+def test_transparency_of_a_palette_leaves_its_colours(transparency, tmp_path, recwarn):
+    PALETTE.save(tmp_path / "p.png", transparency=transparency)
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.mode == "P" and "transparency" in image.info
+    assert np.array_equal(read(tmp_path / "p.png"), FLAT)
+    assert not recwarn.list
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "c.jpg")  # no cyan: red
+    red, green, blue = read(tmp_path / "c.jpg")[4, 4]
+    assert red > 200 and green < 60 and blue < 60
+
+
+def png16(values):
+    """A PNG of 16-bit samples (H, W, 1, 2, 3 or 4), which Pillow can read, but not write with colours."""
+    height, width, samples = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[samples]  # PNG's colour types
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    written = b"\x89PNG\r\n\x1a\n"
+    for name, data in [*chunks, (b"IEND", b"")]:
+        written += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return written
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    expected = threefold(np.rint(values / 257).astype(np.uint8))
+    Image.fromarray(values).save(tmp_path / "little.tiff")
+    Image.frombytes("I;16B", (8, 8), values.astype(">u2").tobytes()).save(tmp_path / "big.tiff")
+    (tmp_path / "grey.png").write_bytes(png16(values[..., None]))
+    (tmp_path / "grey.pgm").write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
+    for file in sorted(tmp_path.iterdir()):
+        assert np.array_equal(read(file), expected), file.name
+
+
+def test_sixteen_bit_colours_are_scaled(tmp_path):
+    values = RNG.randint(0, 65536, (8, 8, 4)).astype(np.uint16)
+    for samples in (2, 3, 4):
+        (tmp_path / "c.png").write_bytes(png16(values[..., :samples]))
+        expected = values[..., :3] if samples > 2 else threefold(values[..., 0])
+        assert abs(read(tmp_path / "c.png") - expected / 257).max() <= 1, samples
+
+
+def test_what_a_file_is_counts_not_what_it_is_called(tmp_path):
+    content = bad_images.encoded("BMP")
+    for name in ("a.png", "a.jpeg", "a.bmp"):
+        (tmp_path / name).write_bytes(content)
+        assert np.array_equal(read(tmp_path / name), read(tmp_path / "a.png"))
+
+
+def test_of_several_frames_it_is_the_first(tmp_path):
+    frames = [Image.fromarray(FLAT), Image.fromarray(255 - FLAT)]
+    for name in ("a.gif", "a.tiff", "a.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert np.array_equal(read(tmp_path / name), FLAT), name
+
+
+def test_exifs_orientation_is_left_as_torchvision_leaves_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image = Image.fromarray(pixels(8, 16))
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert read(tmp_path / "turned.png").shape == (8, 16, 3)
+    assert np.array_equal(read(tmp_path / "turned.png"), read(tmp_path / "plain.png"))
+    assert np.array_equal(read(tmp_path / "turned.png"), np.asarray(default_loader(str(tmp_path / "turned.png"))))
+
+
+def test_what_counts_as_an_image_is_torchvisions_list():
+    assert set(images.EXTENSIONS) == set(IMG_EXTENSIONS)
+    assert images.is_image("a/b.PNG") and not images.is_image("png") and not images.is_image("a.png.txt")
+
+
+# --- Brought to a size
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 47), (47, 30), (9, 33), (40, 40), (16, 17)])
+def test_resize_is_torchvisions_shorter_side_and_centre_crop(height, width):
+    image = Image.fromarray(pixels(height, width))
+    expected = tvf.center_crop(tvf.resize(image, [16], tvf.InterpolationMode.BICUBIC), [16])
+    assert np.array_equal(np.asarray(images.resize(image, 16)), np.asarray(expected))
+
+
+def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path):
+    Image.new("RGB", (100_000, 1)).save(tmp_path / "s.png")
+    assert read(tmp_path / "s.png").shape == (1, 100_000, 3)
+    assert "100000x1 pixels become 6400000x64" in refused(tmp_path / "s.png", 64)
+
+
+# --- Refused
+
+
+def test_every_damage_has_its_reason_without_the_name_or_a_warning(tmp_path, capfd, recwarn):
+    """The pipe among them: a watchdog lets go of it, should it be waited for."""
+    with watchdog.pipes_let_go(tmp_path):
+        for name, (damage, says) in bad_images.DAMAGES.items():
+            file = tmp_path / f"{name}.png"
+            damage(file, random.Random(0))
+            reason = refused(file)
+            assert says in reason and reason and str(tmp_path) not in reason, (name, reason)
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+def test_pillows_guard_is_the_limit(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
+    for height, width in ((8, 8), (8, 9), (20, 20)):  # Pillow: silence, a warning, an error
+        Image.fromarray(pixels(height, width)).save(tmp_path / f"{width}.png")
+    assert read(tmp_path / "8.png").shape == (8, 8, 3)
+    assert refused(tmp_path / "9.png") == "72 pixels, at most 64 fit; make it smaller"
+    assert refused(tmp_path / "20.png") == "400 pixels, at most 64 fit; make it smaller"
+    assert not recwarn.list
+
+
+def test_what_is_gone_or_forbidden(tmp_path, monkeypatch):
+    assert refused(tmp_path / "gone.png") == "the file has disappeared"
+    (tmp_path / "x.png").write_bytes(bad_images.encoded("PNG"))
+
+    def forbid(path, flags):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(images, "_open", forbid)  # the tests may run as root, who may read everything
+    assert refused(tmp_path / "x.png") == "Permission denied"
+
+
+def test_too_little_memory_is_not_the_files_fault(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(bad_images.encoded("PNG"))
+
+    def open_no_more(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", open_no_more)
+    with pytest.raises(MemoryError):
+        read(tmp_path / "x.png")
+
+
+def test_stderr_is_back_after_a_tiff(tmp_path, capfd):
+    content = bytearray(bad_images.encoded("TIFF", size=64, compression="tiff_adobe_deflate"))
+    content[1000] ^= 1
+    (tmp_path / "t.tiff").write_bytes(content)
+    assert "damaged" in refused(tmp_path / "t.tiff")
+    os.write(2, b"heard\n")
+    assert capfd.readouterr().err == "heard\n"
+
+
+def test_a_closed_stderr_stops_nothing():
+    reading, writing = os.pipe()
+    os.close(reading), os.close(writing)
+    with images._silenced(writing):
+        pass
+    with pytest.raises(OSError):
+        os.fstat(writing)  # it was not opened by the way
+
+
+def test_a_message_is_one_printable_line_whatever_is_in_it():
+    shown = str(images.refusal("a\nb\x1b\x85 \udcff\u2028é猫"))
+    assert shown == "a\\nb\\x1b\\x85 \\udcff\\u2028é猫"
