@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from cil_func import config_errors
 from cil_func.config_errors import shown
 from cil_func.config_schema import Config, Method, Optim
+from cil_func.errors import ConfigError
 
 __all__ = ["Config", "fingerprint", "from_dict", "load", "name_of", "presets", "to_dict", "to_toml"]
 
@@ -87,9 +88,9 @@ def _find(name: str) -> Path:
     if preset in presets():
         return _CONFIGS / f"{preset}.toml"
     if os.path.isdir(name):
-        raise config_errors.error(f"--config {shown(name)}: a folder; name a TOML file in it")
+        raise ConfigError(f"--config {shown(name)}: a folder; name a TOML file in it")
     close = config_errors.nearest(preset, presets())
-    raise config_errors.error(
+    raise ConfigError(
         f"--config {shown(name)}: no such file, and no such name; there are {', '.join(presets())}"
         + (f"; did you mean {close}?" if close else "")
     )
@@ -102,18 +103,18 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
-            raise config_errors.error(f"{place}: more than 1 MiB, so no configuration; name a TOML file")
+            raise ConfigError(f"{place}: more than 1 MiB, so no configuration; name a TOML file")
         return tomllib.loads(content.decode("utf-8-sig"))  # sig: Windows editors put a byte order mark
     except OSError as failure:
-        raise config_errors.error(f"{place}: cannot be read ({failure.strerror}); name a TOML file") from None
+        raise ConfigError(f"{place}: cannot be read ({failure.strerror}); name a TOML file") from None
     except UnicodeDecodeError as failure:
         line = content.count(b"\n", 0, failure.start) + 1
-        raise config_errors.error(f"{place}, line {line}: not UTF-8; save the file as UTF-8 text") from None
+        raise ConfigError(f"{place}, line {line}: not UTF-8; save the file as UTF-8 text") from None
     except RecursionError:
-        raise config_errors.error(f"{place}: nested too deep; tables and keys are all there is") from None
+        raise ConfigError(f"{place}: nested too deep; tables and keys are all there is") from None
     except ValueError as failure:  # TOMLDecodeError, and Python's own for an integer of 4,300 digits
         what, line, column = _located(str(failure))
-        raise config_errors.error(f"{place}{line}: not TOML: {what}{column}") from None
+        raise ConfigError(f"{place}{line}: not TOML: {what}{column}") from None
 
 
 def _located(message: str) -> tuple[str, str, str]:
@@ -128,16 +129,16 @@ def _override(tables: dict[str, Any], override: str) -> None:
     parts = [part.strip() for part in key.split(".")]
     name = config_errors.dotted(parts)
     if name not in _HINTS:
-        raise config_errors.error("--set " + config_errors.unknown_key(parts, _HINTS))
+        raise ConfigError("--set " + config_errors.unknown_key(parts, _HINTS))
     if len(parts) == 1:
-        raise config_errors.error(f"--set {name}: a whole table; set its keys, each as {name}.key=value")
+        raise ConfigError(f"--set {name}: a whole table; set its keys, each as {name}.key=value")
     if not equals:
-        raise config_errors.error(f'--set {name}: no "="; write --set {name}=value')
+        raise ConfigError(f'--set {name}: no "="; write --set {name}=value')
     for depth, part in enumerate(parts[:-1], start=1):
         tables = tables.setdefault(part, {})
         if not isinstance(tables, dict):
             table = config_errors.dotted(parts[:depth])
-            raise config_errors.error(f"{table}: {shown(tables)} is not allowed; a table of keys")
+            raise ConfigError(f"{table}: {shown(tables)} is not allowed; a table of keys")
     tables[parts[-1]] = _value(name, text.strip())
 
 
@@ -147,7 +148,7 @@ def _value(name: str, text: str) -> Any:
         text.encode()
         parsed = tomllib.loads(f"value = {text}")
     except UnicodeEncodeError:  # an argument of the shell that is not UTF-8, and could not be written to TOML
-        raise config_errors.error(f"--set {name}: {shown(text)} is not UTF-8") from None
+        raise ConfigError(f"--set {name}: {shown(text)} is not UTF-8") from None
     except (ValueError, RecursionError):
         return text
     return parsed["value"] if len(parsed) == 1 else text  # a line break may have brought a second key

@@ -34,15 +34,10 @@ class Allowed:
     text: str
 
 
-def error(message: str) -> ConfigError:
-    """A ConfigError whose message is one line of printable characters, whatever was put into it."""
-    return ConfigError("".join(c if c.isprintable() else _escaped(c) for c in message))
-
-
 def first_of(mistakes: Sequence[str]) -> ConfigError:
     """The first of one or more mistakes, and how many more there are."""
     more = len(mistakes) - 1
-    return error(mistakes[0] + (f"; and {more} more mistake{'s' if more > 1 else ''}" if more else ""))
+    return ConfigError(mistakes[0] + (f"; and {more} more mistake{'s' if more > 1 else ''}" if more else ""))
 
 
 def shown(value: object, *, length: int = _SHOWN_LENGTH) -> str:
@@ -215,7 +210,3 @@ def _is_union(hint: Any) -> bool:
 
 def _is_table(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, BaseModel)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

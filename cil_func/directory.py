@@ -1,5 +1,6 @@
 """The run directory: one process works in it at a time, and the same command finds there what it goes on with."""
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from cil_func.config_errors import shown
 from cil_func.engine.distributed import World
 from cil_func.errors import ConfigError
 
+_MISTAKES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # in what --out says
 MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  # of a run
 
 
@@ -32,8 +34,10 @@ def claimed(directory: Path, world: World) -> Iterator[None]:
     if world.first:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ConfigError(f"--out {directory}: can't be made ({error.strerror})") from error
+        except OSError as error:
+            if error.errno in _MISTAKES:
+                raise ConfigError(f"--out {directory}: can't be made ({error.strerror})") from error
+            raise
         with lock.held(directory):
             checkpoint.clean(directory)
             yield

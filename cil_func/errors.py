@@ -1,10 +1,19 @@
 """What a person can mend: each error is one line, and knows the exit status of `train.py`."""
 
 
+def printable(text: str) -> str:
+    """Line breaks, control characters and bytes that are no UTF-8 are escaped: "\\n", "\\x1b", "\\udcff"."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class CilError(Exception):
-    """A failure with a one-line message for a person; `exit_status` is what the command answers."""
+    """A failure with a message for a person, of one printable line whatever is put into it; `exit_status` is what the
+    command answers."""
 
     exit_status = 1
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class ConfigError(CilError):

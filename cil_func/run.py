@@ -18,7 +18,7 @@ from cil_func.config import Config
 from cil_func.directory import begin, claimed
 from cil_func.engine import distributed
 from cil_func.engine.distributed import Launch, World
-from cil_func.errors import CilError, DiskError, PeerError, StoppedError
+from cil_func.errors import CilError, DataError, DiskError, PeerError, StoppedError
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress
 from cil_func.report import console, figures, tables
@@ -161,6 +161,7 @@ def _recorders(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | No
         "num_classes": ready.num_classes,
         "seed": ready.config.run.seed,
         "config": configuration.to_dict(ready.config),
+        "skipped_images": ready.skipped,
     }
     environment = setup.environment(ready)
 
@@ -188,17 +189,23 @@ def _train(
     save: Callable[[dict], None],
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
+    if held and held.record["skipped"] != list(ready.skipped):  # rows would mean other images
+        fault = "other images can be read than when the run began"
+        raise DataError(f"{fault}; put them back, or start anew with another --out")
     progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
     started = planning.run_start(ready) | {"directory": str(directory)}
     at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
     emit(started if held is None else started | {"event": "resume"} | at)
+    if ready.skipped:
+        first = ready.skipped[0]
+        emit({"event": "warning", "message": f"{len(ready.skipped)} images are skipped, the first one {first}"})
     keeper = Keeper(
         directory / "checkpoints",
         ready.world,
         signals,
         every_seconds=ready.config.checkpoint.every_seconds,
         number=held.number + 1 if held else 0,
-        extra=lambda: {"log_bytes": (directory / "metrics.jsonl").stat().st_size},
+        extra=lambda: {"log_bytes": (directory / "metrics.jsonl").stat().st_size, "skipped": list(ready.skipped)},
         warn=lambda message: emit({"event": "warning", "message": message}),
     )
     (params, state), results = experiment.run(ready, emit=emit, save=save, progress=progress, keep=keeper)

@@ -3,16 +3,16 @@
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 
 import torch
 
-from cil_func import methods, model, optim
-from cil_func.config import Config, Optim
+from cil_func import methods, model, trainer
+from cil_func.config import Config
 from cil_func.data import augment, resident, scenario, sources
 from cil_func.engine import compile, distributed, infer, step
 from cil_func.errors import ConfigError, DataError
+from cil_func.trainer import Trainer
 
 # Pixels that the forward graph takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
 _FORWARD_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 21}
@@ -25,26 +25,13 @@ DTYPES = {  # precision -> (parameters, statistics, loss and update; convolution
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """rate: epoch -> learning rate; step: see `engine.step.make`."""
-
-    optimiser: optim.Optimiser
-    rate: Callable[[int], float]
-    step: Callable
-    epochs: int
-    batch_size: int  # images, of all processes
-    own: slice  # this process's places in a batch
-    padded_to: int  # rows that its part of a batch is filled up to, to be the same graph; 0: it is not
-    eval_every_epochs: int
-
-
-@dataclass(frozen=True)
 class Setup:
     """A run, ready to start. Images are uint8 (N, H, W, 3); labels count in order of arrival."""
 
     config: Config
     scenario: scenario.Scenario
     class_names: tuple[str, ...]
+    skipped: tuple[str, ...]  # image files that couldn't be read, and why
     train_images: torch.Tensor
     test_images: torch.Tensor
     method: methods.Method
@@ -77,7 +64,7 @@ class Setup:
         labels = torch.arange(self.num_classes, device=self.device)
         return methods.Classes(seen=labels < seen, old=labels < seen - len(phase.classes))
 
-    def trainer(self, phase: scenario.Phase) -> "Trainer":
+    def trainer(self, phase: scenario.Phase) -> Trainer:
         """How a phase is trained."""
         return self.trainers[min(phase.index, 1)]
 
@@ -93,8 +80,12 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     dtype, compute_dtype = DTYPES[config.run.precision]
     model.backbone(config.model.backbone).feature_dim()  # a wrong name is told before the data are loaded
     with world.one_by_one("data"):
-        data = sources.load(config.data.name, path=config.data.path, image_size=config.data.image_size)
+        settings = config.data
+        data = sources.load(
+            settings.name, path=settings.path, image_size=settings.image_size, on_error=settings.on_error
+        )
     world.meet("data")
+    world.agree({"the images that were skipped": data.skipped}, when="after reading them")
     phases = _phases(config, data)
     train_images = torch.from_numpy(data.train_images)
     mean, std = config.data.mean, config.data.std
@@ -111,6 +102,7 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     return Setup(
         config=config,
         scenario=phases,
+        skipped=data.skipped,
         class_names=data.class_names,
         train_images=resident.place(train_images, device),
         test_images=resident.place(torch.from_numpy(data.test_images), device),
@@ -122,7 +114,7 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
         compute_dtype=compute_dtype,
         forward=forward,
         forward_batch=forward_batch,
-        trainers=_trainers(config, method, preprocess, compute_dtype, world),
+        trainers=trainer.make(config, method, preprocess, compute_dtype, world),
         world=world,
     )
 
@@ -196,86 +188,3 @@ def _check_memory(config: Config, method: methods.Method, num_classes: int) -> N
             f"memory.size: {settings.size} leaves no exemplar a class once {num_classes} classes are seen; "
             f"at least {num_classes}, or 0 to keep none"
         )
-
-
-def _trainers(
-    config: Config,
-    method: methods.Method,
-    preprocess: step.Preprocess,
-    dtype: torch.dtype,
-    world: distributed.World,
-) -> tuple[Trainer, Trainer]:
-    """One trainer where both settings are equal: a step made twice would be compiled twice."""
-    first, later = config.optim_of_phase(0), config.optim_of_phase(1)
-    pads = model.backbone(config.model.backbone).pads
-    for table, settings in (("optim", later), ("optim.first_phase", first)):
-        distributed.refuse_one_group(
-            world.size, batch_size=settings.batch_size, norm_batch=settings.norm_batch, pads=pads, table=table
-        )
-    # An epoch's last batch, filled up, is the same graph: eagerly it would take as long as two on a CPU, and as
-    # long as the rest of a captured epoch on a GPU. Of several processes one may hold no image.
-    padded = pads and (config.run.compile or world.size > 1)
-    make = partial(
-        _trainer,
-        method=method,
-        preprocess=preprocess,
-        dtype=dtype,
-        compiled=config.run.compile,
-        padded=padded,
-        world=world,
-    )
-    trainer = make(later)
-    return (trainer if first == later else make(first)), trainer
-
-
-def _trainer(
-    settings: Optim,
-    *,
-    method: methods.Method,
-    preprocess: step.Preprocess,
-    dtype: torch.dtype,
-    compiled: bool,
-    padded: bool,
-    world: distributed.World,
-) -> Trainer:
-    optimiser = optim.sgd(momentum=settings.momentum, weight_decay=settings.weight_decay)
-    halves = step.make(
-        method, optimiser, preprocess, dtype=dtype, norm_batch=settings.norm_batch, padded=padded
-    )
-    sizes = {"batch_size": settings.batch_size, "norm_batch": settings.norm_batch}
-    rows = distributed.rows_of(world.size, **sizes)
-    return Trainer(
-        optimiser=optimiser,
-        rate=_schedule(settings),
-        step=_whole_step(halves, world, rows) if compiled else step.join(halves, world.reduce),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        own=distributed.share(world.rank, world.size, **sizes),
-        padded_to=rows if padded else 0,
-        eval_every_epochs=settings.eval_every_epochs,
-    )
-
-
-def _whole_step(halves: step.Halves, world: distributed.World, rows: int) -> Callable:
-    """The step, compiled: one graph, or two with the collective between them."""
-
-    def full(*args) -> bool:
-        return len(args[2].labels) == rows
-
-    if world.size == 1:
-        return compile.compiled(step.join(halves), full=full)
-    update = compile.compiled(halves.update, full=lambda *args: True)
-    return step.join(step.Halves(compile.compiled(halves.gradient, full=full), update), world.reduce)
-
-
-def _schedule(settings: Optim) -> Callable[[int], float]:
-    if settings.schedule == "cosine":
-        return optim.cosine(
-            settings.learning_rate, epochs=settings.epochs, warmup_epochs=settings.warmup_epochs
-        )
-    return optim.milestones(
-        settings.learning_rate,
-        at=settings.milestones,
-        factor=settings.milestone_factor,
-        warmup_epochs=settings.warmup_epochs,
-    )

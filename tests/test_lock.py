@@ -53,10 +53,12 @@ def test_a_live_process_keeps_others_out_and_is_named(tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
+def test_the_lock_of_a_killed_process_is_free_at_once_and_its_name_replaced(tmp_path):
     process = holder(tmp_path)
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
+    with open(tmp_path / lock.NAME, "a") as file:
+        file.write("and a name that is longer than ours")
     with lock.held(tmp_path):
         assert (tmp_path / lock.NAME).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
     process.communicate()
@@ -95,9 +97,10 @@ def test_the_same_process_cannot_hold_it_twice_and_can_hold_it_again(tmp_path):
         pytest.fail("two hold it")
     with pytest.raises(KeyError), lock.held(tmp_path):
         raise KeyError
+    before = len(os.listdir("/dev/fd"))
     with lock.held(tmp_path):
-        pass
-    assert lock._held == set()
+        assert len(os.listdir("/dev/fd")) == before + 1
+    assert len(os.listdir("/dev/fd")) == before and lock._held == set()
 
 
 def test_other_directories_are_free(tmp_path):

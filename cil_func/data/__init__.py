@@ -2,6 +2,7 @@
 
     sources.py    a name -> `Dataset`: train and test images as uint8, original class indices, class names
     folder.py     folders of image files -> arrays, with the mistakes people make in them named
+    images.py     one file -> RGB, or the reason why not;  decoding.py  many of them, on a few threads
     scenario.py   class order, and the phases of continuum's ClassIncremental as row numbers
     resident.py   the whole set in memory, of the device where it fits: chunks are gathers of rows
     augment.py    random transforms of a batch: draws apart from their application

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cil_func.data import images
+from cil_func.errors import DataError
 
 _CHUNK = 128  # images a job: few enough to share evenly, enough that 1.3 M images make no 1.3 M futures
 
@@ -67,7 +68,7 @@ def check_memory(count: int, height: int, width: int) -> None:
     """Refuses a set of RGB images that wouldn't fit, before an hour of decoding."""
     needed, available = count * height * width * 3, _available_bytes()
     if needed > available:
-        raise images.refusal(
+        raise DataError(
             f"{count} images of {width}x{height} need {needed / 1e9:.1f} GB of memory, "
             f"{available / 1e9:.1f} GB are available; set a smaller data.image_size or use fewer images"
         )
@@ -111,7 +112,7 @@ def _fill(
             continue
         if pixels.shape != array[row].shape:
             ended.set()
-            raise images.refusal(_two_sizes(sample, array[row].shape, file, pixels.shape))
+            raise DataError(_two_sizes(sample, array[row].shape, file, pixels.shape))
         array[row] = pixels
     return unread
 

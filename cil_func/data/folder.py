@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cil_func.data import decoding, images
-from cil_func.data.images import printable, refusal
+from cil_func.errors import DataError, printable
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
 Files = list[tuple[str, int]]  # image files and their class indices
@@ -39,7 +39,7 @@ def read(
     try:
         decoded = decoding.read_all([[file for file, _ in split] for split in splits], image_size, stop=skip is None)
     except MemoryError:
-        raise refusal("the images need more memory than there is; set a smaller data.image_size") from None
+        raise DataError("the images need more memory than there is; set a smaller data.image_size") from None
     arrays = []
     for split, (array, unread) in zip(splits, decoded, strict=True):
         for row, reason in unread.items():
@@ -58,7 +58,7 @@ def class_folders(folder: str) -> list[str]:
     for name in (names := _listed(folder)):
         link = os.path.join(folder, name)
         if os.path.islink(link) and not os.path.exists(link):
-            raise refusal(f"{link} is a link that leads nowhere; mend or remove it")
+            raise DataError(f"{link} is a link that leads nowhere; mend or remove it")
     return [name for name in names if os.path.isdir(os.path.join(folder, name))]
 
 
@@ -67,24 +67,25 @@ def _listed(folder: str) -> list[str]:
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        raise refusal(f"{folder} can't be listed ({error.strerror}); make it a folder that you may read") from error
+        raise DataError(f"{folder} can't be listed ({error.strerror}); make it a folder that you may read") from error
 
 
 def _split_folders(root: str, test_names: Sequence[str]) -> tuple[str, str]:
     """The folders of training and of test images."""
     if not root:
-        raise refusal("data.path is empty; set it to a folder that holds train/ and test/ (or val/)")
+        raise DataError("data.path is empty; set it to a folder that holds train/ and test/ (or val/)")
     if not os.path.isdir(root):
-        raise refusal(f"data.path {root} {_why_no_folder(root)}; give a folder that holds train/ and {test_names[0]}/")
+        why = _why_no_folder(root)
+        raise DataError(f"data.path {root} {why}; give a folder that holds train/ and {test_names[0]}/")
     held = [name for name in _listed(root) if os.path.isdir(os.path.join(root, name))]
     shown = ", ".join(held[:5]) or "no folders"
     if "train" not in held:
-        raise refusal(f"{root} has no train/ folder (it holds {shown}); put the classes' folders in train/")
+        raise DataError(f"{root} has no train/ folder (it holds {shown}); put the classes' folders in train/")
     for name in test_names:
         if name in held:
             return os.path.join(root, "train"), os.path.join(root, name)
     wanted = " or ".join(f"{name}/" for name in test_names)
-    raise refusal(f"{root} has no {wanted} folder (it holds {shown}); put the test images there, by class")
+    raise DataError(f"{root} has no {wanted} folder (it holds {shown}); put the test images there, by class")
 
 
 def _why_no_folder(path: str) -> str:
@@ -103,14 +104,14 @@ def _class_names(folders: tuple[str, str]) -> tuple[str, ...]:
     """The class folders' names, which have to be the same in both folders, and at least two."""
     train_names, test_names = (class_folders(folder) for folder in folders)
     if not train_names:
-        raise refusal(f"{folders[0]} has no class folders; put the images of each class in a folder there")
+        raise DataError(f"{folders[0]} has no class folders; put the images of each class in a folder there")
     for here, there in ((0, 1), (1, 0)):
         alone = sorted(set((train_names, test_names)[here]) - set((train_names, test_names)[there]))
         if alone:
             more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
-            raise refusal(f"class {alone[0]!r}{more} is in {folders[here]} but not in {folders[there]}; give it both")
+            raise DataError(f"class {alone[0]!r}{more} is in {folders[here]} but not in {folders[there]}; give it both")
     if len(train_names) == 1:
-        raise refusal(f"{folders[0]} has a single class, {train_names[0]!r}; give two or more")
+        raise DataError(f"{folders[0]} has a single class, {train_names[0]!r}; give two or more")
     return tuple(train_names)
 
 
@@ -119,7 +120,7 @@ def _noter(root: str, skip: Callable[[str], None] | None) -> Note:
 
     def note(path: str, reason: str) -> None:
         if skip is None:
-            raise refusal(f'unreadable image {path}: {reason}; mend or remove it, or set data.on_error = "skip"')
+            raise DataError(f'unreadable image {path}: {reason}; mend or remove it, or set data.on_error = "skip"')
         skip(printable(f"{Path(os.path.relpath(path, root)).as_posix()}: {reason}"))
 
     return note
@@ -132,7 +133,8 @@ def _list_images(folder: str, class_names: tuple[str, ...], note: Note) -> Files
         own = [(file, index) for file in _walk(os.path.join(folder, name), note)]
         if not own:
             kinds = " ".join(images.EXTENSIONS)
-            raise refusal(f"class folder {os.path.join(folder, name)} holds no images ({kinds}); add some or remove it")
+            empty = os.path.join(folder, name)
+            raise DataError(f"class folder {empty} holds no images ({kinds}); add some or remove it")
         files += own
     return files
 
@@ -167,7 +169,7 @@ def _check_left(files: Files, unread: dict[int, str], class_names: tuple[str, ..
     for row, reason in unread.items():
         file, target = files[row]
         if target not in left:
-            raise refusal(
+            raise DataError(
                 f"class {class_names[target]!r} has no image that can be read ({file}: {reason}); "
                 "mend them or remove the class"
             )

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cil_func.errors import DataError
-
 # What counts as an image by its name, in any case: the list of torchvision's ImageFolder.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # What a file may be, whatever its name says (ImageNet has a PNG that is called JPEG). Pillow would take more: for
@@ -32,16 +30,6 @@ class UnreadableError(Exception):
 def is_image(name: str) -> bool:
     """Whether a file (or a whole path) counts as an image, by its extension."""
     return name.lower().endswith(EXTENSIONS)
-
-
-def refusal(message: str) -> DataError:
-    """A DataError of one printable line, whatever the names of files in it hold."""
-    return DataError(printable(message))
-
-
-def printable(text: str) -> str:
-    """Line breaks, control characters and bytes that are no UTF-8 are escaped: "\\n", "\\x1b", "\\udcff"."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def read(file: str, image_size: int = 0) -> np.ndarray:

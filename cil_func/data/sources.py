@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cil_func.data import decoding, folder, images
-from cil_func.errors import ConfigError
+from cil_func.errors import ConfigError, DataError
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
 ON_ERROR = ("stop", "skip")
@@ -118,7 +118,7 @@ def _download_guard(root: Path, stem: str) -> Iterator[None]:
         if not isinstance(error, Exception):  # an interrupt stays one
             raise
         lines = str(error).splitlines()
-        raise images.refusal(
+        raise DataError(
             f"cifar100 is not in {root} and could not be downloaded there "
             f"({type(error).__name__}: {lines[0] if lines else 'no reason given'}); if you have the images "
             'as files, set data.name = "image_folder" and data.path to the folder that holds train/ and test/'
@@ -141,7 +141,7 @@ def _imagenet(path: str, image_size: int, on_error: str, *, num_classes: int) ->
     if path and os.path.isdir(train):
         found = len(folder.class_folders(train))
         if found != num_classes:
-            raise images.refusal(
+            raise DataError(
                 f"{train} has {found} class folders, imagenet{num_classes} has {num_classes}; "
                 'link those you mean into a folder of their own, or set data.name = "image_folder"'
             )

@@ -26,7 +26,9 @@ from cil_func.report.time_left import TimeLeft, duration
 
 Event = Mapping[str, Any]
 
-_SHOWN = frozenset({"run_start", "resume", "phase_start", "progress", "epoch", "evaluation", "phase_end", "run_end"})
+_SHOWN = frozenset({
+    "run_start", "resume", "warning", "phase_start", "progress", "epoch", "evaluation", "phase_end", "run_end",
+})  # fmt: skip
 _LINES_A_PHASE = 10
 _SHORTEST_SILENCE = 10.0  # seconds between two epoch lines of a fast run
 _LONGEST_SILENCE = 300.0  # seconds after which a slow run shows that it lives
@@ -80,6 +82,10 @@ class Console:
             self.phase = event
         elif kind == "phase_end":
             self.rows.append(event)
+
+    def warning(self, event: Event) -> None:
+        """One line: something that doesn't stop the run."""
+        self._print(f"warning: {event.get('message', '-')}")
 
     def close(self) -> None:
         """Gives the terminal back; needed before anybody else prints, harmless when repeated."""

@@ -217,8 +217,3 @@ def test_a_closed_stderr_stops_nothing():
         pass
     with pytest.raises(OSError):
         os.fstat(writing)  # it was not opened by the way
-
-
-def test_a_message_is_one_printable_line_whatever_is_in_it():
-    shown = str(images.refusal("a\nb\x1b\x85 \udcff\u2028é猫"))
-    assert shown == "a\\nb\\x1b\\x85 \\udcff\\u2028é猫"

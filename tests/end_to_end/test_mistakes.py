@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import reference
 
 import train
-from cil_func import experiment
+from cil_func import experiment, lock
 
 ROOT = Path(train.__file__).parent
 QUICK = ["--set", "optim.epochs=1", "--set", "data.increment=5", "--set", "optim.batch_size=256"]
@@ -63,13 +64,34 @@ def test_exit_3_for_what_the_data_show_and_the_directory_can_be_used_again(overr
     assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 0
 
 
-def test_a_directory_that_holds_a_run_is_left_as_it_is(tmp_path, capsys):
+def test_a_directory_that_holds_a_finished_run_is_left_as_it_is(tmp_path, capsys):
+    """The same command prints its table, another configuration is refused with what differs."""
     assert train.main([*QUICK, "--out", str(tmp_path)]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    capsys.readouterr()
-    assert train.main([*QUICK, "--out", str(tmp_path)]) == 2
-    assert "--out" in one_line(capsys)
+    table = capsys.readouterr().out.partition("\nphase classes")[2].splitlines()
+    assert train.main([*QUICK, "--out", str(tmp_path)]) == 0
+    again = capsys.readouterr()
+    assert "finished" in again.out and table[-3] in again.out and not again.err
+    flags = ["--set", "optim.momentum=0.5", "--set", "run.device=cpu", "--set", "method.align=false"]
+    assert train.main([*QUICK, *flags, "--out", str(tmp_path)]) == 2
+    told = one_line(capsys)
+    assert "method.align is true there and false here, optim.momentum is 0.9 there and 0.5 here" in told
+    assert "run.device" not in told  # "auto" became cpu there
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_what_is_left_of_a_run_without_its_configuration_is_not_written_over(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{}")
+    assert train.main([*QUICK, "--out", str(tmp_path)]) == 2
+    assert "config.toml" in one_line(capsys)
+
+
+def test_exit_6_while_another_process_works_in_the_directory(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with lock.held(tmp_path / "run"):
+        assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 6
+    assert f"process {os.getpid()}" in one_line(capsys)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_a_file_in_place_of_the_run_directory(tmp_path, capsys):
@@ -91,14 +113,15 @@ def test_exit_130_for_an_interrupt_and_what_was_earned_stays(tmp_path, capsys, m
     def interrupt(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(experiment, "evaluate", interrupt)
     assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 130
-    assert "interrupted" in one_line(capsys)
+    assert "stopped by SIGINT" in one_line(capsys)
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "stopped"
-    assert len(json.loads((tmp_path / "run/results.json").read_text())["phases"]) == 1
+    assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 0
+    assert "going on from phase 2" in capsys.readouterr().out  # after both: only the model was not written yet
 
 
 def test_exit_1_with_a_traceback_for_our_own_bug(tmp_path, capsys, monkeypatch):
@@ -109,10 +132,20 @@ def test_exit_1_with_a_traceback_for_our_own_bug(tmp_path, capsys, monkeypatch):
     assert status["exit_code"] == 1 and "ZeroDivisionError" in status["message"]
 
 
-def test_more_than_one_process_is_refused(tmp_path, capsys, monkeypatch):
+def test_a_launcher_that_says_half_of_it_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert train.main(["--out", str(tmp_path / "run")]) == 2
-    assert "2 processes" in one_line(capsys)
+    assert "RANK is not set" in one_line(capsys)
+
+
+def test_only_one_process_is_profiled(tmp_path, capsys, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "1")
+    assert train.main(["--profile", "3", "--out", str(tmp_path)]) == 2
+    assert "--profile" in one_line(capsys)
+    assert train.main(["--dry-run"]) == 0 and not capsys.readouterr().out  # the first process prints
 
 
 def test_print_config_can_be_fed_back(tmp_path, capsys):

@@ -10,7 +10,7 @@ import worlds
 from cil_func import methods, model, optim, tree
 from cil_func.data import augment, resident
 from cil_func.data.resident import Batch
-from cil_func.engine import distributed, step
+from cil_func.engine import distributed, shares, step
 from cil_func.engine.distributed import Launch, World
 from cil_func.errors import ConfigError
 
@@ -24,19 +24,19 @@ SHAPES = [(512, 128, 4), (512, 128, 3), (10, 2, 3), (12, 5, 2), (9, 4, 4), (6, 2
 @pytest.mark.parametrize(("batch_size", "norm_batch", "size"), SHAPES)
 def test_shares_are_whole_groups_in_order_and_together_the_batch(batch_size, norm_batch, size):
     sizes = {"batch_size": batch_size, "norm_batch": norm_batch}
-    shares = [distributed.share(rank, size, **sizes) for rank in range(size)]
+    shares = [shares.share(rank, size, **sizes) for rank in range(size)]
     places = [place for share in shares for place in range(batch_size)[share]]
     assert places == list(range(batch_size))
     assert all(share.start % norm_batch == 0 or share.start == batch_size for share in shares)
     longest = max(len(range(batch_size)[share]) for share in shares)
-    rows = distributed.rows_of(size, **sizes)
+    rows = shares.rows_of(size, **sizes)
     assert rows % norm_batch == 0 and longest <= rows < longest + norm_batch
 
 
 def test_five_groups_on_three_processes_and_one_with_none():
-    shares = [distributed.share(rank, 3, batch_size=10, norm_batch=2) for rank in range(3)]
+    shares = [shares.share(rank, 3, batch_size=10, norm_batch=2) for rank in range(3)]
     assert [(share.start, share.stop) for share in shares] == [(0, 4), (4, 8), (8, 10)]
-    shares = [distributed.share(rank, 4, batch_size=10, norm_batch=4) for rank in range(4)]
+    shares = [shares.share(rank, 4, batch_size=10, norm_batch=4) for rank in range(4)]
     assert [(share.start, share.stop) for share in shares] == [(0, 4), (4, 8), (8, 10), (10, 10)]
 
 
@@ -62,7 +62,7 @@ def test_every_step_has_the_rows_and_draws_of_one_process(batch_size, norm_batch
 
     whole = steps(None)
     sizes = {"batch_size": batch_size, "norm_batch": norm_batch}
-    shared = [steps(distributed.share(rank, size, **sizes)) for rank in range(size)]
+    shared = [steps(shares.share(rank, size, **sizes)) for rank in range(size)]
     assert [total for _, _, total in whole] == [batch_size, batch_size, batch_size - 1]
     for expected, *parts in zip(whole, *shared, strict=True):
         assert torch.equal(torch.cat([part[0] for part in parts]), expected[0])
@@ -99,9 +99,9 @@ def test_the_vectors_of_all_processes_add_up_to_that_of_one(size, images, dtype,
     halves, train_state, classes = make_step(4, dtype)
     taught, batch = draw_batch(images, dtype)
     whole, _ = halves.gradient(train_state, *step.pad(taught, batch, 20 - images), classes)
-    rows, total = distributed.rows_of(size, **sizes), torch.zeros_like(whole)
+    rows, total = shares.rows_of(size, **sizes), torch.zeros_like(whole)
     for rank in range(size):
-        own = distributed.share(rank, size, **sizes)
+        own = shares.share(rank, size, **sizes)
         part = tree.map(lambda leaf, own=own: leaf[own], (taught, batch))
         total += halves.gradient(train_state, *step.pad(*part, rows - len(part[1].labels)), classes)[0]
     mean, expected = total[:-1] / total[-2], whole[:-1] / whole[-2]
@@ -182,10 +182,10 @@ def test_a_broken_launcher_is_refused(changes, named):
 @pytest.mark.parametrize(("norm_batch", "pads"), [(0, True), (32, True), (8, False), (0, False)])
 def test_one_norm_group_can_not_be_shared(norm_batch, pads):
     settings = {"batch_size": 32, "norm_batch": norm_batch, "pads": pads, "table": "optim.first_phase"}
-    distributed.refuse_one_group(1, **settings)
+    shares.refuse_one_group(1, **settings)
     with pytest.raises(ConfigError, match="first_phase.norm_batch=16" if pads else "model.backbone: a timm model"):
-        distributed.refuse_one_group(2, **settings)
-    distributed.refuse_one_group(2, **(settings | {"norm_batch": 31, "pads": True}))
+        shares.refuse_one_group(2, **settings)
+    shares.refuse_one_group(2, **(settings | {"norm_batch": 31, "pads": True}))
 
 
 def test_threads_are_a_share_of_the_cores_unless_somebody_says_so(monkeypatch):

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cil_func import methods, model, optim, tree
 from cil_func.data.resident import Batch
-from cil_func.engine import distributed, step
+from cil_func.engine import distributed, shares, step
 
 CLASSES, OLD, GROUP = 6, 4, 5
 
@@ -32,7 +32,7 @@ def main() -> None:
         run, train_state = step.join(halves, world.reduce), step.start(method, optimiser, params, state)
         known = torch.arange(CLASSES)
         classes = methods.Classes(known < CLASSES, known < OLD)
-        own = distributed.share(world.rank, world.size, batch_size=GROUP * world.size, norm_batch=GROUP)
+        own = shares.share(world.rank, world.size, batch_size=GROUP * world.size, norm_batch=GROUP)
         for images, labels, taught in batches(GROUP * world.size):
             pixels = ((images[own].double() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
             logits = module(pixels)[0]

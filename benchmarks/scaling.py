@@ -1,0 +1,160 @@
+"""What do more processes cost and bring? `python -m benchmarks.scaling [--rounds R] [--steps N] [--json PATH]`.
+
+Training steps of WA with a teacher, ResNet-32, 128 images of 32x32 in two norm groups: one process with all threads
+against two processes that share the same threads, each in fresh processes and in turn. scaling_2: images/s of two over
+those of one, the median of paired ratios. collectives_a_step and bytes_a_step are counted where they are sent.
+
+The model of n GPUs: a step computes its norm groups of 128 images, as many as the busiest GPU holds, and then adds up in
+a ring,  2 (n - 1) (latency + bytes / (n bandwidth))  seconds, nothing overlapped. Its assumptions are in the results
+file; the time of 128 images on one GPU is what --gpu-seconds says, else an estimate. model_strong_N: a batch of 512 on
+N GPUs over one GPU; model_weak_N: 128 images a GPU, in images/s over one GPU.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import measure
+from cil_func import config as configuration
+
+GPUS = (1, 2, 4, 8, 16, 32, 64)
+ASSUMED = {
+    "gpu_seconds_128": 1.1e-3,  # a captured step of 128 images on an H100: an estimate, not measured
+    "latency_seconds": 1.0e-5,  # of one hop of the ring
+    "bandwidth_bytes_per_second": 2.5e10,  # of the slowest link: 200 Gbit/s between machines
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.child:
+        return child(options)
+    with tempfile.TemporaryDirectory(prefix="benchmark-scaling-") as scratch:
+        folder = Path(scratch)
+        measure.write_images(folder / "images", classes=100, train=2, test=1, size=options.image_size)
+        (folder / "config.toml").write_text(configuration.to_toml(load(folder / "images", options)), encoding="utf-8")
+        conditions = measure.conditions(_device(), commit=options.commit)
+        conditions |= {"rounds": options.rounds, "steps": options.steps, "threads_in_all": options.threads}
+        found = {1: [], 2: []}
+        for index in range(options.rounds):
+            for count in (1, 2) if index % 2 == 0 else (2, 1):
+                found[count].append(spawn(count, folder, options))
+    figures = summary(found) | model(found[2][0]["bytes"], options.gpu_seconds or ASSUMED["gpu_seconds_128"])
+    conditions["model"] = ASSUMED | {"gpu_seconds_128": options.gpu_seconds or ASSUMED["gpu_seconds_128"]}
+    conditions["model_compute"] = "given" if options.gpu_seconds else "estimated, no GPU was measured"
+    conditions["precision"] = found[1][0]["precision"]
+    measure.table([("figure", "value"), *figures.items()])
+    print(measure.write("scaling", figures, conditions, options.json))
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = measure.parser(__doc__)
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--rounds", type=int, default=5, help="of one and of two processes")
+    parser.add_argument("--steps", type=int, default=40, help="that are timed in a round")
+    parser.add_argument("--threads", type=int, default=max(2, cores), help="of all processes together")
+    parser.add_argument("--gpu-seconds", type=float, default=0.0, help="of 128 images, for the model")
+    parser.add_argument("--backbone", default="resnet32")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the setup")
+    parser.add_argument("--child", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def load(images: Path, options: argparse.Namespace) -> configuration.Config:
+    overrides = [
+        "data.name=image_folder", f"data.path={json.dumps(str(images))}", f"data.image_size={options.image_size}",
+        f"model.backbone={options.backbone}", f"optim.batch_size={options.batch_size}",
+        f"optim.norm_batch={options.batch_size // 2}",
+    ]  # fmt: skip
+    return configuration.load("cifar", [*overrides, *options.set])
+
+
+def spawn(count: int, folder: Path, options: argparse.Namespace) -> dict:
+    """What `count` fresh processes measured; RuntimeError if they failed."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"]
+    words = ["benchmarks.scaling", "--child", str(folder), "--steps", str(options.steps)]
+    threads = str(max(1, options.threads // count))
+    own = {"OMP_NUM_THREADS": threads, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    done = subprocess.run([*launcher, *words], env=os.environ | own, cwd=Path(__file__).parents[1])
+    if done.returncode:
+        raise RuntimeError(f"scaling: {count} processes ended with status {done.returncode}")
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def child(options: argparse.Namespace) -> int:
+    """One process: builds the setup as a run would, takes the steps, and the first one writes what it measured."""
+    import torch
+
+    from benchmarks import step
+    from cil_func import setup
+    from cil_func.engine import distributed
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    config = configuration.load(str(options.child / "config.toml"))
+    config = config.model_copy(update={"run": config.run.model_copy(update={"threads": torch.get_num_threads()})})
+    with distributed.join(distributed.launched(), timeout_seconds=300, on_loss=print) as world:
+        ready = setup.build(config, world)
+        world.use(ready.device)
+        take = step.ours(ready, old=step.OLD, seen=step.SEEN)
+        for _ in range(3):
+            take()
+        world.consult(0)
+        before, clock = (world.collectives, world.numbers), time.perf_counter()
+        for _ in range(options.steps):
+            take()
+        world.consult(0)  # all are done, and a GPU is
+        seconds = time.perf_counter() - clock
+        result = {
+            "images_per_second": options.steps * ready.trainers[1].batch_size / seconds,
+            "collectives": (world.collectives - before[0]) / options.steps,
+            "bytes": (world.numbers - before[1]) / options.steps * ready.dtype.itemsize,
+            "precision": ready.config.run.precision,
+        }
+        if world.first:
+            (options.child / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    return 0
+
+
+def summary(found: dict[int, list[dict]]) -> dict[str, float]:
+    """The measured figures, from {processes: rounds}."""
+    rates = {count: [entry["images_per_second"] for entry in rounds] for count, rounds in found.items()}
+    return {
+        "scaling_2": measure.ratio(rates[2], rates[1]),
+        "images_per_second_1": sorted(rates[1])[len(rates[1]) // 2],
+        "images_per_second_2": sorted(rates[2])[len(rates[2]) // 2],
+        "collectives_a_step": found[2][0]["collectives"],
+        "bytes_a_step": found[2][0]["bytes"],
+    }
+
+
+def model(size: float, seconds_128: float) -> dict[str, float]:
+    """Speedups over one GPU, strong and weak: an all-reduce of `size` bytes, 128 images in seconds_128."""
+
+    def reduce(gpus: int) -> float:
+        latency, bandwidth = ASSUMED["latency_seconds"], ASSUMED["bandwidth_bytes_per_second"]
+        return 2 * (gpus - 1) * (latency + size / gpus / bandwidth)
+
+    groups = 4
+    strong = {n: groups * seconds_128 / (-(-groups // min(n, groups)) * seconds_128 + reduce(n)) for n in GPUS}
+    weak = {n: n * seconds_128 / (seconds_128 + reduce(n)) for n in GPUS}
+    return {f"model_strong_{n}": value for n, value in strong.items()} | {
+        f"model_weak_{n}": value for n, value in weak.items()
+    }
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Whose images are whose: how the processes of a run share a batch, in whole groups of batch norm."""
+
+import math
+
+from cil_func.errors import ConfigError
+
+
+def share(rank: int, size: int, *, batch_size: int, norm_batch: int) -> slice:
+    """The places of a global batch that rank `rank` of `size` holds: whole groups, in order, at most `rows_of` many."""
+    rows = rows_of(size, batch_size=batch_size, norm_batch=norm_batch)
+    return slice(min(rank * rows, batch_size), min((rank + 1) * rows, batch_size))
+
+
+def rows_of(size: int, *, batch_size: int, norm_batch: int) -> int:
+    """Rows that each of `size` processes holds in a step, padding included: one shape, so one graph."""
+    if size == 1:
+        return batch_size
+    return math.ceil(math.ceil(batch_size / norm_batch) / size) * norm_batch
+
+
+def refuse_one_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
+    """Raises ConfigError where a batch is one norm group, which several processes can't share."""
+    if size == 1 or (0 < norm_batch < batch_size and pads):
+        return
+    if not pads:
+        raise ConfigError(
+            f"model.backbone: a timm model takes its batch norm over the whole batch, which {size} processes can't "
+            "share; use one process, or a resnet"
+        )
+    fits = max(2, batch_size // size)
+    raise ConfigError(
+        f"{table}.norm_batch: {norm_batch} makes a batch of {batch_size} images one norm group, which {size} processes "
+        f"can't share; {table}.norm_batch={fits} gives each a group (statistics over {fits} images: other results than "
+        f"one process has with {norm_batch}, the same as one process has with {fits}), or use one process"
+    )
