@@ -4,7 +4,7 @@ Training steps of WA with a teacher, ResNet-32, 128 images of 32x32 in two norm 
 against two processes that share the same threads, each in fresh processes and in turn. scaling_2: images/s of two over
 those of one, the median of paired ratios. collectives_a_step and bytes_a_step are counted where they are sent.
 
-The model of n GPUs: a step computes its norm groups of 128 images, as many as the busiest GPU holds, and then adds up in
+The model of n GPUs: a step computes its norm groups of 128 images, as many as the busiest GPU holds, then adds up in
 a ring,  2 (n - 1) (latency + bytes / (n bandwidth))  seconds, nothing overlapped. Its assumptions are in the results
 file; the time of 128 images on one GPU is what --gpu-seconds says, else an estimate. model_strong_N: a batch of 512 on
 N GPUs over one GPU; model_weak_N: 128 images a GPU, in images/s over one GPU.

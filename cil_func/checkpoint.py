@@ -36,7 +36,7 @@ def save(directory: Path, tree: tree.Tree, record: dict[str, Any], *, number: in
     if number < 0:
         raise ValueError(f"save: number {number}; 0 or more fits")
     manifest, data = packing.pack(tree, record, number=number)
-    name = _data_name(number, packing.sha256(data))
+    name = _data_name(number, packing.parse(manifest)["sha256"])
     events.make_directory(directory)
     try:
         events.write_bytes(directory / name, data)

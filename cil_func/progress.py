@@ -39,10 +39,7 @@ class Progress:
 
 
 def pack(progress: Progress) -> tuple[tree.Tree, dict]:
-    """(tree of tensors, JSON-able record); the inverse of `unpack`.
-
-    The record holds the order of the leaves, which files don't keep: another one would be another compiled graph.
-    """
+    """(tree of tensors, JSON-able record); the inverse of `unpack`."""
     parts: tree.Tree = {"exemplars": {str(label): rows for label, rows in progress.exemplars.items()}}
     record = {"phase": progress.phase, "rows": list(progress.rows), "training": None}
     if progress.learned:
@@ -52,20 +49,18 @@ def pack(progress: Progress) -> tuple[tree.Tree, dict]:
         named = {**train_state._asdict(), "health": train_state.health._asdict()}
         parts["training"] = {**named, "totals": totals._asdict()}
         record["training"] = {"epoch": position.epoch, "step": position.step, "seconds": seconds}
-    return parts, record | {"order": list(tree.to_paths(parts))}
+    return parts, record
 
 
 def unpack(parts: tree.Tree, record: dict, *, device: torch.device) -> Progress:
     """The progress that `pack` wrote, its models on the device."""
-    flat = tree.to_paths(parts)
-    parts = tree.from_paths({path: flat[path] for path in record["order"]})
-    exemplars = {int(label): rows for label, rows in parts.get("exemplars", {}).items()}
+    exemplars = {int(label): rows for label, rows in parts["exemplars"].items()}
     parts = tree.cast({key: part for key, part in parts.items() if key != "exemplars"}, device=device)
     learned, training = parts.get("learned"), parts.get("training")
     at = record["training"]
     return Progress(
         phase=record["phase"],
-        learned=(learned["params"], learned.get("state", {})) if learned else None,
+        learned=(learned["params"], learned["state"]) if learned else None,
         exemplars=exemplars,
         rows=tuple(record["rows"]),
         training=None if at is None else _training(training, at),
@@ -73,7 +68,5 @@ def unpack(parts: tree.Tree, record: dict, *, device: torch.device) -> Progress:
 
 
 def _training(part: tree.Tree, at: dict) -> Training:
-    train_state = TrainState(
-        part["params"], part.get("state", {}), part.get("opt_state", {}), Health(**part["health"])
-    )
+    train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]))
     return Training(train_state, Measures(**part["totals"]), Position(at["epoch"], at["step"]), at["seconds"])

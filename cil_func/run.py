@@ -117,7 +117,7 @@ class Teller:
 
 
 def _translated(error: BaseException, directory: Path) -> BaseException:
-    """A disk's refusal as the one line that it is."""
+    """A disk's refusal as the one line that it is: of what is not written by `events`, which says so itself."""
     if isinstance(error, OSError) and error.errno in _DISK:
         name = error.filename or directory
         return DiskError(f"{name}: {error.strerror}; mend that, and the same command goes on")

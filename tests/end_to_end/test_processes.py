@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cil_func import checkpoint
 
-FAULTY = "tests/support/faulty.py"
+FAULTY = "benchmarks/faulty.py"
 BORDERS = 26  # of phase 0: one before each of 15 steps, three at its end; then into phase 1
 
 
@@ -88,10 +88,10 @@ def test_a_batch_that_can_not_be_shared_is_refused_once(tmp_path):
 # one of them fails
 
 
-def start_faulty(directory, what: str, rank: int, *, timeout: int = 10, flags: tuple = (), **environment):
-    fault = {"FAULT_WHAT": what, "FAULT_RANK": str(rank), "FAULT_AT": str(BORDERS), **environment}
+def start_faulty(directory, what: str, rank: int, *, timeout: int = 10, flags: tuple = (), once: str = ""):
+    fault = {"what": what, "rank": rank, "at": BORDERS, "once": once}
     words = small(directory, f"run.timeout_seconds={timeout}")
-    return processes.start(processes.command(2, *words, script=FAULTY, flags=flags), env=fault)
+    return processes.start(processes.command(2, *words, script=FAULTY, flags=flags), env={"FAULT": json.dumps(fault)})
 
 
 def pids_of(directory) -> list[int]:
@@ -131,7 +131,7 @@ def test_a_process_that_was_killed_comes_back_with_the_launchers_help(tmp_path):
     undisturbed = processes.run(processes.command(2, *small(tmp_path / "plain", "run.timeout_seconds=10")))
     assert undisturbed.returncode == 0, undisturbed.stderr
     once = str(tmp_path / "once")
-    launcher = start_faulty(tmp_path / "killed", "SIGKILL", 1, flags=("--max_restarts=1",), FAULT_ONCE=once)
+    launcher = start_faulty(tmp_path / "killed", "SIGKILL", 1, flags=("--max_restarts=1",), once=once)
     _, error = launcher.communicate(timeout=300)
     assert launcher.returncode == 0 and os.path.exists(once), error
     assert processes.results(tmp_path / "killed") == processes.results(tmp_path / "plain")

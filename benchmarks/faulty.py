@@ -1,0 +1,110 @@
+"""train.py with one fault, for tests and measurements of reliability: `FAULT='{...}' python -m benchmarks.faulty ...`.
+
+FAULT is JSON: {"what", "at", "rank" (0), "once" (a file that is made when it happens, and where it is there nothing
+does)}. In the process of that rank, at number `at`, counted from 1:
+
+    "raise"                       at a border of the run (before each step, after each part of a phase), a bug
+    "SIGKILL", "SIGTERM", ...     at a border, the signal to itself
+    "SIGKILL in a save"           at a call that syncs or renames a file
+    "nan in the loss"             in a step: nan or inf, in the input, the loss, the gradient or the weight
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import train
+from cil_func import keeping
+from cil_func.engine import step
+
+
+class Fault:
+    """The fault, and how often its place was passed."""
+
+    def __init__(self, text: str):
+        fault = json.loads(text)
+        self.what, self.at, self.rank = fault["what"], fault["at"], fault.get("rank", 0)
+        self.once, self.passed = fault.get("once", ""), 0
+
+    def here(self) -> bool:
+        """Whether it happens now: counts a pass."""
+        self.passed += 1
+        mine = self.passed == self.at and int(os.environ.get("RANK", "0")) == self.rank
+        if not mine or (self.once and Path(self.once).exists()):
+            return False
+        if self.once:
+            Path(self.once).touch()
+        return True
+
+
+def main() -> int:
+    fault = Fault(os.environ["FAULT"])
+    if found := re.fullmatch(r"(nan|inf) in the (input|loss|gradient|weight)", fault.what):
+        in_a_step(fault, float(found[1]), found[2])
+    elif fault.what == "SIGKILL in a save":
+        in_a_save(fault)
+    else:
+        at_a_border(fault)
+    return train.main()
+
+
+def at_a_border(fault: Fault) -> None:
+    call = keeping.Keeper.__call__
+
+    def faulty(self, make, boundary):
+        if fault.here():
+            if fault.what == "raise":
+                raise ZeroDivisionError("a bug")
+            os.kill(os.getpid(), getattr(signal, fault.what))
+        call(self, make, boundary)
+
+    keeping.Keeper.__call__ = faulty
+
+
+def in_a_save(fault: Fault) -> None:
+    """Before the call or, for an even number, after it."""
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def faulty(*arguments, original=original, **settings):
+            kill = fault.here()
+            if kill and fault.at % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(*arguments, **settings)
+            if kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(os, name, faulty)
+
+
+def in_a_step(fault: Fault, value: float, where: str) -> None:
+    make, call = step.make, step.Preprocess.__call__
+    spoiled = [False]  # whether the input of this step is
+
+    def preprocess(self, images, dtype):
+        return call(self, images, dtype) + (value if spoiled[0] else 0)
+
+    def faulty(*arguments, **settings):
+        halves = make(*arguments, **settings)
+
+        def gradient(train_state, *others):
+            here = fault.here()
+            if here and where == "weight":
+                train_state.params["classifier"]["weight"][0, 0] = value
+            spoiled[0] = here and where == "input"
+            vector, moved = halves.gradient(train_state, *others)
+            spoiled[0] = False
+            if here and where in ("loss", "gradient"):
+                vector[{"loss": -4, "gradient": 7}[where]] = value
+            return vector, moved
+
+        return halves._replace(gradient=gradient)
+
+    step.make, step.Preprocess.__call__ = faulty, preprocess
+
+
+if __name__ == "__main__":
+    sys.exit(main())

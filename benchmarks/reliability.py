@@ -1,0 +1,374 @@
+"""Does a run survive what happens to it? `python -m benchmarks.reliability [--full] [--only NAME,...] [--json PATH]`.
+
+A run of three phases on the digits is killed, stopped, starved of disk and fed with NaN, as real processes, and then
+the same command goes on: it must end with the bits of a run that nothing happened to (weights, exemplars, results).
+Each line of the table is one kind of event: how often it was tried, and how often the promise was broken, which must
+be never. Figures: tried_NAME and broken_NAME. --full: the large counts; --only: some kinds.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.damage import Tally
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = (
+    "data.increment=4", "optim.epochs=1", "optim.batch_size=64", "optim.norm_batch=16", "memory.size=50",
+    "run.threads=1", "run.timeout_seconds=20", "checkpoint.every_seconds=0.2",
+)  # fmt: skip
+BORDERS = 34  # of that run: 9, 10 and 6 steps, and three at the end of each phase
+COUNTS = {  # kind -> (usually, with --full)
+    "kill": (60, 200), "kill_of_two": (10, 30), "restart": (5, 10), "every_step": (1, 1), "crash_in_a_save": (1, 1),
+    "bit_flips": (2000, 2000), "truncations": (500, 500), "sigterm": (20, 50), "disk_full": (10, 50),
+    "non_finite": (32, 32), "bad_configurations": (500, 500), "bad_folders": (100, 100),
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    conditions = measure.conditions("cpu", commit=options.commit) | {"seed": options.seed, "settings": list(SETTINGS)}
+    figures, broken = {}, []
+    with tempfile.TemporaryDirectory(prefix="benchmark-reliability-") as scratch:
+        lab = Lab(Path(scratch), options.seed)
+        rows = [["what happened", "tried", "broken", "seconds"]]
+        for name in options.only:
+            clock = time.monotonic()
+            tally = KINDS[name](lab, options.count or COUNTS[name][options.full])
+            figures |= {f"tried_{name}": tally.tried, f"broken_{name}": len(tally.missed)}
+            broken += [f"{name}: {line}" for line in tally.missed]
+            rows.append([name, tally.tried, len(tally.missed), time.monotonic() - clock])
+            print(f"{name}: {tally.tried} tried, {len(tally.missed)} broken", flush=True)
+    measure.table(rows)
+    print(*broken, sep="\n")
+    print(measure.write("reliability", figures, conditions, options.json))
+    return 1 if broken else 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--full", action="store_true", help="the large counts")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(COUNTS), help=",".join(COUNTS))
+    parser.add_argument("--count", type=int, default=0, help="of each kind, in place of the usual one")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.only) - set(KINDS)):
+        parser.error(f"--only {unknown[0]!r}; of {', '.join(KINDS)}")
+    return options
+
+
+class Lab:
+    """Runs the small run in folders of its own, and knows how one ends that nothing happens to."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.draw, self._numbers = folder, random.Random(seed), 0
+        self._undisturbed: dict[int, tuple[Path, float]] = {}
+
+    def new(self) -> Path:
+        """A run directory that isn't there yet."""
+        self._numbers += 1
+        return self.folder / f"{self._numbers:04d}" / "run"
+
+    def undisturbed(self, count: int) -> tuple[Path, float]:
+        """(directory, seconds) of the run by `count` processes; 0: by one without a launcher."""
+        if count not in self._undisturbed:
+            directory, clock = self.new(), time.monotonic()
+            done = self.finish(directory, count)
+            if done.returncode:
+                raise RuntimeError(f"the undisturbed run failed: {done.stderr}")
+            self._undisturbed[count] = (directory, time.monotonic() - clock)
+        return self._undisturbed[count]
+
+    def start(self, directory: Path, count: int, *, fault: dict | None = None, flags: tuple = ()) -> subprocess.Popen:
+        """Starts the command, by torchrun for 1 process or more; with a fault by `benchmarks.faulty`."""
+        directory.parent.mkdir(exist_ok=True)
+        settings = [word for setting in SETTINGS for word in ("--set", setting)]
+        script = ["train.py"] if fault is None else ["-m", "benchmarks.faulty"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *flags] if count else []
+        own = {"OMP_NUM_THREADS": "1", "FAULT": json.dumps(fault)}
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        words = [sys.executable, *launcher, *script, "--out", str(directory), *settings]
+        return subprocess.Popen(words, cwd=ROOT, env=os.environ | own, start_new_session=True, **streams)
+
+    def finish(self, directory: Path, count: int, **settings) -> subprocess.CompletedProcess:
+        """Runs the command to its end."""
+        process = self.start(directory, count, **settings)
+        _, error = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, None, error)
+
+    def goes_on(self, directory: Path, count: int) -> str:
+        """What is wrong after the same command went on in the directory; "" for the bits of the undisturbed run."""
+        done = self.finish(directory, count)
+        if done.returncode:
+            return f"it ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
+        return different(directory, self.undisturbed(count)[0])
+
+
+def different(directory: Path, other: Path) -> str:
+    """In what two finished runs differ; "" for nothing."""
+    if (directory / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes():
+        return "other weights"
+    if results(directory) != results(other):
+        return "other results"
+    return "" if exemplars(directory) == exemplars(other) else "other exemplars"
+
+
+def results(directory: Path) -> dict:
+    """results.json without its times."""
+    found = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+    return found | {"phases": [row | {"seconds": None} for row in found["phases"]]}
+
+
+def exemplars(directory: Path) -> dict[str, list[int]]:
+    from cil_func import checkpoint
+
+    found, _ = checkpoint.newest(directory / "checkpoints")
+    return {label: rows.tolist() for label, rows in found.tree["exemplars"].items()}
+
+
+def gather(tasks: list[Callable[[], str]], *, at_once: int) -> Tally:
+    """Does the tasks; each returns what was broken, or ""."""
+    with ThreadPoolExecutor(at_once) as pool:
+        found = list(pool.map(lambda task: task(), tasks))
+    return Tally(len(tasks), [text for text in found if text])
+
+
+# killed
+
+
+def kill(lab: Lab, count: int) -> Tally:
+    """SIGKILL at random moments; each third one at a random call inside a save."""
+    _, seconds = lab.undisturbed(0)
+    moments = [lab.draw.uniform(0.2, 1.0) * seconds for _ in range(count)]
+
+    def one(number: int) -> str:
+        directory = lab.new()
+        if number % 3 == 0:
+            at = 1 + int(moments[number] / seconds * 80)
+            lab.finish(directory, 0, fault={"what": "SIGKILL in a save", "at": at})
+            where = f"killed in a save, call {at}"
+        else:
+            process = lab.start(directory, 0)
+            time.sleep(moments[number])
+            process.kill()
+            process.communicate()
+            where = f"killed after {moments[number]:.2f} s"
+        problem = lab.goes_on(directory, 0)
+        return problem and f"{where}: {problem}"
+
+    return gather([partial(one, number) for number in range(count)], at_once=2)
+
+
+def kill_of_two(lab: Lab, count: int) -> Tally:
+    """One of two processes is killed at a random border: both are gone, and the same command goes on."""
+    lab.undisturbed(2)
+
+    def one(rank: int, at: int) -> str:
+        directory = lab.new()
+        lab.finish(directory, 2, fault={"what": "SIGKILL", "rank": rank, "at": at})
+        status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
+        problem = "" if f"rank {rank} (" in status["message"] else f"status.json says {status['message']!r}"
+        problem = problem or lab.goes_on(directory, 2)
+        return problem and f"rank {rank} at border {at}: {problem}"
+
+    cases = [(number % 2, lab.draw.randint(1, BORDERS)) for number in range(count)]
+    return gather([partial(one, *case) for case in cases], at_once=1)
+
+
+def restart(lab: Lab, count: int) -> Tally:
+    """A random one of two processes is killed, and the launcher starts both again (--max-restarts 3)."""
+    lab.undisturbed(2)
+
+    def one(rank: int, at: int) -> str:
+        directory = lab.new()
+        once = str(directory.parent / "once")
+        fault = {"what": "SIGKILL", "rank": rank, "at": at, "once": once}
+        done = lab.finish(directory, 2, fault=fault, flags=("--max_restarts=3",))
+        problem = f"status {done.returncode}" if done.returncode else different(directory, lab.undisturbed(2)[0])
+        return problem and f"rank {rank} at border {at}: {problem}"
+
+    cases = [(number % 2, lab.draw.randint(1, BORDERS)) for number in range(count)]
+    return gather([partial(one, *case) for case in cases], at_once=1)
+
+
+def every_step(lab: Lab, _: int) -> Tally:
+    """Stopped by SIGTERM at every border of the run, and gone on with."""
+    lab.undisturbed(0)
+
+    def one(at: int) -> str:
+        directory = lab.new()
+        done = lab.finish(directory, 0, fault={"what": "SIGTERM", "at": at})
+        problem = "" if done.returncode == 143 else f"status {done.returncode}"
+        problem = problem or lab.goes_on(directory, 0)
+        return problem and f"border {at}: {problem}"
+
+    return gather([partial(one, at) for at in range(1, BORDERS + 1)], at_once=2)
+
+
+def sigterm(lab: Lab, count: int) -> Tally:
+    """SIGTERM to two processes at random moments: to the launcher, or to a random one of them alone."""
+    _, seconds = lab.undisturbed(2)
+
+    def one(number: int, share: float, at: int) -> str:
+        directory = lab.new()
+        if number % 2:
+            fault = {"what": "SIGTERM", "rank": at % 2, "at": at}
+            process, where = lab.start(directory, 2, fault=fault), f"rank {at % 2} at border {at}"
+            process.wait(timeout=200)
+            gone = 0.0
+        else:
+            process, where = lab.start(directory, 2), f"the launcher after {share * seconds:.1f} s"
+            time.sleep(share * seconds)
+            clock = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=200)
+            gone = time.monotonic() - clock
+        problem = f"gone after {gone:.1f} s" if gone > 10 else _alive(directory)
+        problem = problem or lab.goes_on(directory, 2)
+        return problem and f"{where}: {problem}"
+
+    cases = [(number, lab.draw.uniform(0.3, 0.9), lab.draw.randint(1, BORDERS)) for number in range(count)]
+    return gather([partial(one, *case) for case in cases], at_once=1)
+
+
+def _alive(directory: Path) -> str:
+    """Processes that still work in the directory."""
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(directory).encode() in words:
+            return f"process {name} is still there"
+    return ""
+
+
+# files
+
+
+def crash_in_a_save(lab: Lab, _: int) -> Tally:
+    """The process or the power ends before, in and after every call of a save."""
+    from benchmarks import failing_saves
+    from benchmarks.damage import example
+
+    return failing_saves.crash_at_every_call(_saved(lab), example(3), scratch=lab.new())
+
+
+def bit_flips(lab: Lab, count: int) -> Tally:
+    from benchmarks import damage
+
+    return damage.flip_bits(_saved(lab), count, seed=lab.draw.randrange(1 << 30), scratch=lab.new())
+
+
+def truncations(lab: Lab, count: int) -> Tally:
+    from benchmarks import damage
+
+    return damage.truncate_and_delete(_saved(lab), count, seed=lab.draw.randrange(1 << 30), scratch=lab.new())
+
+
+def disk_full(lab: Lab, count: int) -> Tally:
+    from benchmarks import failing_saves
+    from benchmarks.damage import example
+
+    return failing_saves.disk_full(_saved(lab), example(3), count, scratch=lab.new())
+
+
+def _saved(lab: Lab) -> Path:
+    """A folder with two checkpoints."""
+    from benchmarks.damage import example
+    from cil_func import checkpoint
+
+    folder = lab.new()
+    for number in (1, 2):
+        held = example(number)
+        checkpoint.save(folder, held.tree, held.record, number=number)
+    return folder
+
+
+# numbers and input
+
+
+def non_finite(lab: Lab, count: int) -> Tally:
+    """NaN or infinity in the input, loss, gradient or weight of a step, in phase 0 or 1, on either of two processes."""
+    lab.undisturbed(2)
+    places = [
+        (value, where, at, rank)
+        for at in (5, 14)  # steps of phases 0 and 1
+        for rank in (0, 1)
+        for where in ("input", "loss", "gradient", "weight")
+        for value in ("nan", "inf")
+    ]
+
+    def one(value: str, where: str, at: int, rank: int) -> str:
+        directory = lab.new()
+        done = lab.finish(directory, 2, fault={"what": f"{value} in the {where}", "at": at, "rank": rank})
+        status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
+        phase, step = divmod(at - 1, 9)
+        named = f"phase {phase}, epoch 0, step {step}: "
+        problem = "" if status["exit_code"] == 4 and named in status["message"] else f"{status['message']!r}"
+        problem = problem or ("" if done.returncode else "it ended well") or lab.goes_on(directory, 2)
+        return problem and f"{value} in the {where}, rank {rank}, {named}{problem}"
+
+    return gather([partial(one, *place) for place in places[:count]], at_once=1)
+
+
+def bad_configurations(lab: Lab, count: int) -> Tally:
+    from benchmarks import mistakes
+
+    cases = mistakes.configurations(lab.draw.randrange(1 << 30))
+    chosen = lab.draw.sample(cases, min(count, len(cases)))
+    folder = lab.new().parent
+
+    def one(number: int, case: mistakes.BadConfig) -> str:
+        own = folder / str(number)
+        own.mkdir(parents=True)
+        return _refused(case.flags(own), 2, case.says)
+
+    return gather([partial(one, *pair) for pair in enumerate(chosen)], at_once=2)
+
+
+def bad_folders(lab: Lab, count: int) -> Tally:
+    from benchmarks import bad_folders
+
+    folder = lab.new().parent
+
+    def one(number: int, case: bad_folders.BadFolder) -> str:
+        own = folder / str(number)
+        own.mkdir(parents=True)
+        flags = [*case.flags(own), "--out", str(own / "run")]
+        return _refused(flags, 3, case.says)
+
+    cases = bad_folders.folders(count, lab.draw.randrange(1 << 30))
+    return gather([partial(one, *pair) for pair in enumerate(cases)], at_once=2)
+
+
+def _refused(flags: list[str], status: int, says) -> str:
+    from benchmarks import mistakes
+
+    words = [sys.executable, "train.py", *map(str, flags)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=200)
+    return mistakes.fault(done.returncode, done.stderr, expected=status, says=says)
+
+
+KINDS: dict[str, Callable[[Lab, int], Tally]] = {
+    function.__name__: function
+    for function in (
+        kill, kill_of_two, restart, every_step, crash_in_a_save, bit_flips, truncations, sigterm, disk_full, non_finite,
+        bad_configurations, bad_folders,
+    )
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Each kind of event once or a few times, as real processes; the counts that are promised: `benchmarks.reliability`."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import reliability
+from benchmarks.damage import Tally
+from cil_func import checkpoint
+
+
+def test_each_kind_of_event_a_few_times(tmp_path, capsys):
+    """What other tests here do as real processes already is left to them."""
+    path = tmp_path / "reliability.json"
+    kinds = ("kill", "bit_flips", "truncations", "disk_full", "bad_configurations", "bad_folders")
+    assert reliability.main(["--only", ",".join(kinds), "--count", "3", "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())["figures"]
+    assert figures == {f"{what}_{kind}": count for kind in kinds for what, count in (("tried", 3), ("broken", 0))}
+    assert capsys.readouterr().out.count("3 tried, 0 broken") == len(kinds)
+
+
+def test_what_is_broken_is_told_and_is_exit_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(reliability.KINDS, "kill", lambda lab, count: Tally(count, ["after 3 s: other weights"]))
+    assert reliability.main(["--only", "kill", "--json", str(tmp_path / "a.json")]) == 1
+    assert "kill: after 3 s: other weights" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "a.json").read_text())["figures"]
+    assert figures == {"tried_kill": 60, "broken_kill": 1}
+
+
+def test_runs_that_differ_are_told_apart(tmp_path, monkeypatch):
+
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+        row = {"top1": 50.0, "seconds": {"train": 1.0 if name == "a" else 2.0}}
+        (tmp_path / name / "results.json").write_text(json.dumps({"phases": [row]}))
+        checkpoint.save(tmp_path / name / "checkpoints", {"exemplars": {"0": torch.arange(3)}}, {}, number=0)
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert reliability.different(a, b) == ""
+    checkpoint.save(b / "checkpoints", {"exemplars": {"0": torch.arange(4)}}, {}, number=1)
+    assert reliability.different(a, b) == "other exemplars"
+    (b / "results.json").write_text(json.dumps({"phases": [{"top1": 51.0, "seconds": {}}]}))
+    assert reliability.different(a, b) == "other results"
+    (b / "model.safetensors").write_bytes(b"others")
+    assert reliability.different(a, b) == "other weights"
+
+
+def test_a_kind_that_there_is_not():
+    with pytest.raises(SystemExit):
+        reliability.main(["--only", "earthquake"])
+    assert set(reliability.KINDS) == set(reliability.COUNTS)

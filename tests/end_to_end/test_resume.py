@@ -1,0 +1,125 @@
+"""The same command goes on where a run was stopped, and ends with the same bits."""
+
+import json
+import os
+import signal
+
+import processes
+import pytest
+import torch
+
+import train
+from benchmarks import reliability
+from cil_func import checkpoint, keeping
+
+STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
+FLAGS = [word for setting in reliability.SETTINGS for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("resume") / "run"
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    return directory
+
+
+def stopped_at(border: int, directory, monkeypatch) -> int:
+    """The exit status of a run that gets SIGTERM just before a border."""
+    call, passed = keeping.Keeper.__call__, []
+
+    def faulty(self, make, boundary):
+        passed.append(boundary)
+        if len(passed) == border:
+            os.kill(os.getpid(), signal.SIGTERM)
+        call(self, make, boundary)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping.Keeper, "__call__", faulty)
+        return train.main([*FLAGS, "--out", str(directory)])
+
+
+def test_the_borders_are_those_that_are_counted(undisturbed):
+    """Or the borders below would not be where they are said to be."""
+    assert sum(STEPS) + 3 * len(STEPS) == reliability.BORDERS
+    epochs = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    images = [event["images"] for event in epochs if event["event"] == "epoch"]
+    assert [-(-count // 64) for count in images] == list(STEPS)
+
+
+@pytest.mark.parametrize("border", [1, 6, 10, 11, 12, 13, 17, 34])
+def test_stopped_in_an_epoch_between_the_parts_of_a_phase_and_between_phases(
+    border, undisturbed, tmp_path, monkeypatch, capsys
+):
+    directory = tmp_path / "run"
+    assert stopped_at(border, directory, monkeypatch) == 143
+    told = capsys.readouterr().err
+    assert told.startswith("train.py: stopped by SIGTERM and saved (phase ") and told.count("\n") == 1
+    assert processes.status(directory)["state"] == "stopped"
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    assert "going on from phase" in capsys.readouterr().out
+    assert not reliability.different(directory, undisturbed)
+    told = [[event_without_times(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+            for path in (directory, undisturbed)]  # fmt: skip
+    assert [event for event in told[0] if event["event"] != "resume"] == told[1]
+
+
+def event_without_times(line: str) -> dict:
+    event = json.loads(line)
+    return {key: value for key, value in event.items() if key not in (
+        "time", "seconds", "images_per_second", "directory"
+    )}  # fmt: skip
+
+
+def test_stopped_again_and_again(undisturbed, tmp_path, monkeypatch):
+    directory = tmp_path / "run"
+    for border in (4, 3, 8, 2, 7):
+        assert stopped_at(border, directory, monkeypatch) == 143
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    assert not reliability.different(directory, undisturbed)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(undisturbed, tmp_path, monkeypatch, capsys):
+    directory = tmp_path / "run"
+    assert stopped_at(15, directory, monkeypatch) == 143
+    newest = max((directory / "checkpoints").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    assert f"warning: checkpoint {int(newest.name[:8])} is skipped" in capsys.readouterr().out
+    assert not reliability.different(directory, undisturbed)
+
+
+def test_no_checkpoint_that_can_be_used_is_exit_5_and_nothing_is_written_over(tmp_path, monkeypatch, capsys):
+    directory = tmp_path / "run"
+    assert stopped_at(15, directory, monkeypatch) == 143
+    for path in (directory / "checkpoints").glob("*.json"):
+        path.write_bytes(b"{}\n")
+    before = {path.name: path.read_bytes() for path in (directory / "checkpoints").iterdir()}
+    capsys.readouterr()
+    assert train.main([*FLAGS, "--out", str(directory)]) == 5
+    assert capsys.readouterr().err.count("\n") == 1
+    assert before == {path.name: path.read_bytes() for path in (directory / "checkpoints").iterdir()}
+
+
+@pytest.mark.parametrize("where", ["input", "loss", "gradient", "weight"])
+def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(where, undisturbed, tmp_path):
+    """As a real process; both values, phases and ranks: benchmarks.reliability."""
+    lab = reliability.Lab(tmp_path, seed=0)
+    lab._undisturbed[0] = (undisturbed, 0.0)
+    directory = lab.new()
+    done = lab.finish(directory, 0, fault={"what": f"nan in the {where}", "at": 14})
+    assert done.returncode == 4 and done.stderr.count("\n") == 1
+    assert "phase 1, epoch 0, step 4: " in done.stderr and "is not finite" in done.stderr
+    found, _ = checkpoint.newest(directory / "checkpoints")
+    assert all(leaf.isfinite().all() for leaf in torch.utils._pytree.tree_leaves(found.tree))
+    assert lab.goes_on(directory, 0) == ""
+
+
+def test_nobody_reads_the_screen_any_more(tmp_path):
+    """`python train.py | head -1`: the training goes on."""
+    process = processes.start(processes.command(0, *FLAGS, "--out", str(tmp_path / "run")))
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait() == 0, error
+    assert processes.status(tmp_path / "run")["state"] == "finished"
