@@ -7,12 +7,14 @@
     optim                                  (init, update) pairs and learning rate schedules
     data                                   images, phases, augmentation, batches
     methods                                a method is a record of functions: wa, icarl, lwf, replay, ...
-    engine                                 the training step, its compilation, the loops over batches
+    engine                                 the training step, its compilation, the loops, several processes
     evaluation                             what is measured at the end of a phase
-    config, setup                          the TOML; everything that a run needs, built from it
+    config, trainer, setup                 the TOML; everything that a run needs, built from it
+    progress, training                     where a run stands; the training of one phase
     experiment                             the phase loop: the whole method, top to bottom
     planning                               what a run will do, counted before it does it
-    events, checkpoint, report             the record of a run; the saved model; what a person sees
+    events, packing, checkpoint, report    the record of a run; what is kept on disk; what a person sees
+    lock, signals, keeping, directory      one process a directory; when a run is saved, stopped, gone on with
     run                                    one run and its directory: what train.py calls
 
 Imports go up this list only. Start reading at `experiment`.

@@ -24,20 +24,20 @@ SHAPES = [(512, 128, 4), (512, 128, 3), (10, 2, 3), (12, 5, 2), (9, 4, 4), (6, 2
 @pytest.mark.parametrize(("batch_size", "norm_batch", "size"), SHAPES)
 def test_shares_are_whole_groups_in_order_and_together_the_batch(batch_size, norm_batch, size):
     sizes = {"batch_size": batch_size, "norm_batch": norm_batch}
-    shares = [shares.share(rank, size, **sizes) for rank in range(size)]
-    places = [place for share in shares for place in range(batch_size)[share]]
+    held = [shares.share(rank, size, **sizes) for rank in range(size)]
+    places = [place for share in held for place in range(batch_size)[share]]
     assert places == list(range(batch_size))
-    assert all(share.start % norm_batch == 0 or share.start == batch_size for share in shares)
-    longest = max(len(range(batch_size)[share]) for share in shares)
+    assert all(share.start % norm_batch == 0 or share.start == batch_size for share in held)
+    longest = max(len(range(batch_size)[share]) for share in held)
     rows = shares.rows_of(size, **sizes)
     assert rows % norm_batch == 0 and longest <= rows < longest + norm_batch
 
 
 def test_five_groups_on_three_processes_and_one_with_none():
-    shares = [shares.share(rank, 3, batch_size=10, norm_batch=2) for rank in range(3)]
-    assert [(share.start, share.stop) for share in shares] == [(0, 4), (4, 8), (8, 10)]
-    shares = [shares.share(rank, 4, batch_size=10, norm_batch=4) for rank in range(4)]
-    assert [(share.start, share.stop) for share in shares] == [(0, 4), (4, 8), (8, 10), (10, 10)]
+    held = [shares.share(rank, 3, batch_size=10, norm_batch=2) for rank in range(3)]
+    assert [(share.start, share.stop) for share in held] == [(0, 4), (4, 8), (8, 10)]
+    held = [shares.share(rank, 4, batch_size=10, norm_batch=4) for rank in range(4)]
+    assert [(share.start, share.stop) for share in held] == [(0, 4), (4, 8), (8, 10), (10, 10)]
 
 
 @pytest.mark.parametrize("pixels", [1, 1 << 21])
@@ -92,11 +92,11 @@ def draw_batch(size: int, dtype: torch.dtype):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("images", [20, 13, 3])  # a full batch, a partial one, and one with less than a group
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_the_vectors_of_all_processes_add_up_to_that_of_one(size, images, dtype, tolerance):
-    """5 groups of 4 on 2, 3 and 4 processes: gradients, statistics and measures, divided by the images of all."""
-    sizes = {"batch_size": 20, "norm_batch": 4}
-    halves, train_state, classes = make_step(4, dtype)
+@pytest.mark.parametrize(("size", "norm_batch"), [(2, 4), (3, 4), (4, 4), (2, 10), (2, 5), (4, 5)])
+def test_the_vectors_of_all_processes_add_up_to_that_of_one(size, norm_batch, images, dtype, tolerance):
+    """5, 4 and 2 groups on 2 to 4 processes: gradients, statistics and measures, divided by the images of all."""
+    sizes = {"batch_size": 20, "norm_batch": norm_batch}
+    halves, train_state, classes = make_step(norm_batch, dtype)
     taught, batch = draw_batch(images, dtype)
     whole, _ = halves.gradient(train_state, *step.pad(taught, batch, 20 - images), classes)
     rows, total = shares.rows_of(size, **sizes), torch.zeros_like(whole)

@@ -1,0 +1,135 @@
+"""Who of several processes failed: watches of one process each, in one store."""
+
+import os
+
+import processes
+import pytest
+import torch.distributed as dist
+
+from cil_func.engine import watch as watching
+from cil_func.engine.watch import Watch
+from cil_func.errors import PeerError
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """make(rank, timeout=...) -> a watch that looks only when it is told to: its thread never wakes."""
+    port = processes.free_port()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr(watching, "BEAT_SECONDS", 3600.0)
+    store = dist.TCPStore("127.0.0.1", port, is_master=True)
+    made = []
+
+    def enter(rank: int, *, size: int = 3, timeout: float = 60.0, prefix: str = "a"):
+        made.append(Watch(rank, size, prefix=prefix, timeout=timeout, on_loss=lambda failure: None).__enter__())
+        return made[-1]
+
+    yield enter
+    for watch in made:
+        watch.__exit__()
+    del store
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watching.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 1.0))
+    return now
+
+
+def test_the_first_failure_is_the_runs(make):
+    first, second, third = (make(rank) for rank in range(3))
+    said = second.fail(3, "rank 1: no images")
+    assert said == {"rank": 1, "exit_code": 3, "message": "rank 1: no images"}
+    assert first.fail(1, "rank 0: lost the others") == said  # a consequence
+    third._look()
+    assert third.failure == said and third.blame("?") == said
+
+
+def test_a_silent_process_is_named_after_the_timeout_and_one_that_left_is_not(make, clock):
+    first, second, third = (make(rank, timeout=10) for rank in range(3))
+    for now in range(0, 9, 2):
+        clock[0] = float(now)
+        for watch in (first, second, third):
+            watch._look()
+    second.__exit__()
+    for now in range(10, 23, 2):  # at 10 it hears the last beat, of 8
+        clock[0] = float(now)
+        first._look()
+        assert (first.failure is None) == (now - 10 <= 10)
+    message = first.failure["message"]
+    assert message.startswith("rank 2 (") and f"process {os.getpid()}) was lost: silent for 12 s" in message
+    assert first.failure["lost"]
+
+
+def test_after_a_broken_collective_the_silent_one_is_found_in_seconds(make, clock):
+    first, second, _ = (make(rank) for rank in range(3))
+    for watch in (first, second):
+        watch._look()
+    second_looks = first._has
+
+    def has(name):  # rank 1 lives while rank 0 looks around
+        second._add("beat/1", 1)
+        return second_looks(name)
+
+    first._has = has
+    failure = first.blame("?")
+    assert failure["rank"] == 2 and clock[0] < watching._PATIENCE_SECONDS
+
+
+def test_where_nobody_is_silent_the_own_words_remain(make, clock):
+    first, second = make(0, size=2), make(1, size=2)
+    look = first._has
+
+    def has(name):
+        second._add("beat/1", 1)
+        return look(name)
+
+    first._has = has
+    assert first.blame("rank 0 lost the others")["message"] == "rank 0 lost the others"
+
+
+def test_meeting_and_waiting_end_when_one_fails(make, clock):
+    first, second = make(0, size=2), make(1, size=2)
+    second.say("data/0")
+    first.wait_for("data/0")
+    second._add("meet/data", 1)
+    first.meet("data", 2)
+    first.failure = {"rank": 1, "exit_code": 3, "message": "no images"}
+    for wait in (lambda: first.wait_for("never"), lambda: first.meet("never", 2)):
+        with pytest.raises(PeerError, match="rank 1, which failed"):
+            wait()
+
+
+def test_a_restart_knows_nothing_of_the_attempt_before(make):
+    make(1).fail(1, "rank 1: killed")
+    again = make(0, prefix="b")
+    again._look()
+    assert again.failure is None
+
+
+def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
+    """Its main thread is in a collective that waits for the lost one: the thread tells, and ends it."""
+    ended, told, now = [], [], [0.0]
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
+    watch = make(0, size=2)
+    watch._on_loss = lambda failure: told.append((failure["message"], now[0]))
+    make(1, size=2).fail(1, "rank 1: a bug")
+    monkeypatch.setattr(watching.os, "_exit", lambda status: (ended.append(status), watch._leaving.set()))
+
+    class Turns:
+        """Each wait of the thread takes a second."""
+
+        def wait(self, seconds):
+            now[0] += 1.0
+            return bool(ended)
+
+        def set(self):
+            pass
+
+    watch._leaving = Turns()
+    watch._run()
+    # known after a second, and over the grace of 2 seconds at 4
+    assert ended == [1] and told == [("rank 1: a bug", 4.0)] and watching._GRACE_SECONDS == 2

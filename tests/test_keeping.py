@@ -1,0 +1,100 @@
+"""When a run is saved, and when it stops."""
+
+import signal
+
+import pytest
+
+from cil_func import checkpoint, keeping
+from cil_func.engine.distributed import Launch, World
+from cil_func.engine.fit import Position
+from cil_func.errors import StoppedError
+from cil_func.keeping import Keeper
+from cil_func.progress import Progress, Training
+
+
+class Noted:
+    received = 0
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(keeping, "time", clock)
+    monkeypatch.setattr(keeping, "pack", lambda progress: ({}, {"place": list(progress.place)}))
+    return clock
+
+
+def at(phase: int, step: int):
+    return lambda: Progress(phase, training=Training(None, None, Position(0, step), 0.0))
+
+
+def saved(folder) -> list:
+    """(number, place) of the newest checkpoint."""
+    found, _ = checkpoint.newest(folder)
+    return found and (found.number, found.record["place"], found.record.get("more"))
+
+
+def test_between_steps_it_saves_when_it_is_time_and_at_a_boundary_always(tmp_path, clock):
+    keeper = Keeper(tmp_path, World(), Noted(), every_seconds=60, number=5, extra=lambda: {"more": clock.now})
+    keeper(at(0, 1), False)
+    assert saved(tmp_path) is None
+    clock.now = 60.0
+    keeper(at(0, 2), False)
+    assert saved(tmp_path) == (5, [0, 0, 2], 60.0)
+    clock.now = 119.0
+    keeper(at(0, 3), False)
+    assert saved(tmp_path)[0] == 5
+    keeper(at(0, 4), True)
+    assert saved(tmp_path) == (6, [0, 0, 4], 119.0)
+    clock.now = 178.0  # the boundary counts as a save
+    keeper(at(0, 5), False)
+    assert saved(tmp_path)[0] == 6
+
+
+def test_a_place_is_not_saved_twice(tmp_path, clock):
+    keeper = Keeper(tmp_path, World(), Noted(), every_seconds=60)
+    for _ in range(3):
+        keeper(at(0, 4), True)
+    assert saved(tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("boundary", [False, True])
+def test_a_signal_saves_and_stops(number, status, boundary, tmp_path, clock):
+    signals = Noted()
+    keeper = Keeper(tmp_path, World(), signals, every_seconds=60)
+    keeper(at(1, 0), False)
+    signals.received = number
+    with pytest.raises(StoppedError, match=r"\(phase 1, epoch 0, step 1\); the same command goes on") as caught:
+        keeper(at(1, 1), boundary)
+    assert caught.value.exit_status == status and saved(tmp_path) == (0, [1, 0, 1], None)
+
+
+def test_only_the_first_process_writes(tmp_path, clock):
+    class Other(World):
+        def heard(self, signal):
+            return 0
+
+    keeper = Keeper(tmp_path, Other(Launch(1, 2, 1, 2)), Noted(), every_seconds=0)
+    keeper(at(0, 1), False)
+    assert not any(tmp_path.iterdir())
+
+
+def test_sums_of_what_processes_say():
+    """However many say SIGINT, it is no SIGTERM; one SIGTERM among them counts."""
+    assert [keeping._loudest(heard) for heard in (0, 1, 1000)] == [0, signal.SIGINT, signal.SIGINT]
+    assert [keeping._loudest(heard) for heard in (1 << 16, (1 << 16) + 7, 3 << 16)] == [signal.SIGTERM] * 3
+
+
+def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):
+    told = []
+    monkeypatch.setattr(checkpoint, "save", lambda *arguments, **settings: ["0.json can't be deleted"])
+    Keeper(tmp_path, World(), Noted(), every_seconds=0, warn=told.append)(at(0, 1), False)
+    assert told == ["0.json can't be deleted"]
