@@ -51,6 +51,7 @@ def backbone(name: str) -> Backbone:
 def init(key: int, backbone_name: str, num_classes: int) -> tuple[dict, dict]:
     """Draws (params, state) of a new model on the CPU in float32. Raises as `backbone` does."""
     net = backbone(backbone_name)
+    backbone_name = backbone_name.partition(".")[0]  # timm's tag behind it names weights, and none are loaded
     params, state = net.init(rng.fold_in(key, "backbone"))
     head = classifier.init(rng.fold_in(key, "classifier"), net.feature_dim(), num_classes)
     return {"backbone": {backbone_name: params}, "classifier": head}, {"backbone": {backbone_name: state}}

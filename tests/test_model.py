@@ -66,3 +66,11 @@ def test_wrong_names_and_shapes_say_what_fits(small):
     for wrong in (images[0], images[:, :1]):
         with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
             model.apply(params, state, wrong, train=False)
+
+
+def test_a_timm_name_with_a_tag_is_that_architecture():
+    """The tag names pretrained weights, which are never loaded; a dot can't be in a path."""
+    tagged, plain = (model.init(0, f"timm:{name}", 3) for name in ("resnet10t.c3_in1k", "resnet10t"))
+    assert tree.to_paths(tagged[0]).keys() == tree.to_paths(plain[0]).keys()
+    images = torch.zeros(2, 3, 32, 32)
+    assert torch.equal(model.apply(*tagged, images, train=False)[0], model.apply(*plain, images, train=False)[0])
