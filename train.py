@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run or options.profile:
             return look(run, config, directory, options, launch)
         return run.run(config, directory, launch)
-    except CilError as error:
+    except CilError as error:  # of a run, `run.run` tells itself
         print(f"train.py: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
@@ -78,10 +78,11 @@ def default_directory(options: argparse.Namespace, config: configuration.Config)
 
 def look(run, config: configuration.Config, directory: Path, options: argparse.Namespace, launch) -> int:
     """--dry-run and --profile, which are the first process's business."""
+    if launch.rank:
+        return 0
     if options.profile and launch.size > 1:
         raise ConfigError(f"--profile with {launch.size} processes; profile one: python train.py --profile ...")
-    if launch.rank == 0:
-        print(run.profile(config, directory, options.profile) if options.profile else run.plan(config))
+    print(run.profile(config, directory, options.profile) if options.profile else run.plan(config))
     return 0
 
 

@@ -1,7 +1,8 @@
 """Does a run survive what happens to it? `python -m benchmarks.reliability [--full] [--only NAME,...] [--json PATH]`.
 
-A run of three phases on the digits is killed, stopped, starved of disk and fed with NaN, as real processes, and then
-the same command goes on: it must end with the bits of a run that nothing happened to (weights, exemplars, results).
+A run of three phases on the digits is killed, stopped and fed with NaN, as real processes, and then the same command
+goes on: it must end with the bits of a run that nothing happened to (weights, exemplars, results). What concerns files
+alone (crashes inside a save, damage, a full disk) is tried on checkpoints in this process, with a disk that can fail.
 Each line of the table is one kind of event: how often it was tried, and how often the promise was broken, which must
 be never. Figures: tried_NAME and broken_NAME. --full: the large counts; --only: some kinds.
 """
@@ -29,6 +30,7 @@ SETTINGS = (
     "run.threads=1", "run.timeout_seconds=20", "checkpoint.every_seconds=0.2",
 )  # fmt: skip
 BORDERS = 34  # of that run: 9, 10 and 6 steps, and three at the end of each phase
+SYNCS = 50  # calls that sync or rename a file, at least, in that run
 COUNTS = {  # kind -> (usually, with --full)
     "kill": (60, 200), "kill_of_two": (10, 30), "restart": (5, 10), "every_step": (1, 1), "crash_in_a_save": (1, 1),
     "bit_flips": (2000, 2000), "truncations": (500, 500), "sigterm": (20, 50), "disk_full": (10, 50),
@@ -150,21 +152,20 @@ def gather(tasks: list[Callable[[], str]], *, at_once: int) -> Tally:
 def kill(lab: Lab, count: int) -> Tally:
     """SIGKILL at random moments; each third one at a random call inside a save."""
     _, seconds = lab.undisturbed(0)
-    moments = [lab.draw.uniform(0.2, 1.0) * seconds for _ in range(count)]
+    moments = [(lab.draw.uniform(0.2, 0.95) * seconds, lab.draw.randint(1, SYNCS)) for _ in range(count)]
 
     def one(number: int) -> str:
-        directory = lab.new()
+        directory, (moment, at) = lab.new(), moments[number]
         if number % 3 == 0:
-            at = 1 + int(moments[number] / seconds * 80)
-            lab.finish(directory, 0, fault={"what": "SIGKILL in a save", "at": at})
+            process = lab.start(directory, 0, fault={"what": "SIGKILL in a save", "at": at})
             where = f"killed in a save, call {at}"
         else:
-            process = lab.start(directory, 0)
-            time.sleep(moments[number])
+            process, where = lab.start(directory, 0), f"killed after {moment:.2f} s"
+            time.sleep(moment)
             process.kill()
-            process.communicate()
-            where = f"killed after {moments[number]:.2f} s"
-        problem = lab.goes_on(directory, 0)
+        process.communicate()
+        problem = "" if process.returncode == -signal.SIGKILL else f"it ended by itself, with {process.returncode}"
+        problem = problem or lab.goes_on(directory, 0)
         return problem and f"{where}: {problem}"
 
     return gather([partial(one, number) for number in range(count)], at_once=2)
@@ -196,6 +197,7 @@ def restart(lab: Lab, count: int) -> Tally:
         fault = {"what": "SIGKILL", "rank": rank, "at": at, "once": once}
         done = lab.finish(directory, 2, fault=fault, flags=("--max_restarts=3",))
         problem = f"status {done.returncode}" if done.returncode else different(directory, lab.undisturbed(2)[0])
+        problem = problem or ("" if Path(once).exists() else "nothing was killed")
         return problem and f"rank {rank} at border {at}: {problem}"
 
     cases = [(number % 2, lab.draw.randint(1, BORDERS)) for number in range(count)]
@@ -218,32 +220,50 @@ def every_step(lab: Lab, _: int) -> Tally:
 
 def sigterm(lab: Lab, count: int) -> Tally:
     """SIGTERM to two processes at random moments: to the launcher, or to a random one of them alone."""
-    _, seconds = lab.undisturbed(2)
+    _, seconds = lab.undisturbed(2)  # its start included
 
     def one(number: int, share: float, at: int) -> str:
         directory = lab.new()
+        once = directory.parent / "once"
         if number % 2:
-            fault = {"what": "SIGTERM", "rank": at % 2, "at": at}
+            fault = {"what": "SIGTERM", "rank": at % 2, "at": at, "once": str(once)}
             process, where = lab.start(directory, 2, fault=fault), f"rank {at % 2} at border {at}"
             process.wait(timeout=200)
-            gone = 0.0
+            clock = once.stat().st_mtime
         else:
             process, where = lab.start(directory, 2), f"the launcher after {share * seconds:.1f} s"
             time.sleep(share * seconds)
-            clock = time.monotonic()
+            clock = time.time()
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=200)
-            gone = time.monotonic() - clock
-        problem = f"gone after {gone:.1f} s" if gone > 10 else _alive(directory)
-        problem = problem or lab.goes_on(directory, 2)
+        gone = time.time() - clock
+        problem = f"gone after {gone:.1f} s" if gone > 10 else alive(directory)
+        problem = problem or _not_stopped(directory) or lab.goes_on(directory, 2)
         return problem and f"{where}: {problem}"
 
     cases = [(number, lab.draw.uniform(0.3, 0.9), lab.draw.randint(1, BORDERS)) for number in range(count)]
     return gather([partial(one, *case) for case in cases], at_once=1)
 
 
-def _alive(directory: Path) -> str:
-    """Processes that still work in the directory."""
+def _not_stopped(directory: Path) -> str:
+    """What is wrong with the end of a run that SIGTERM stopped, if it had begun; and whether a step was lost."""
+    if not (directory / "status.json").exists():
+        return ""  # it came before the directory was this run's
+    status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
+    if (status["state"], status["exit_code"]) != ("stopped", 143):
+        return f"status.json says {status}"
+    if "before the training" in status["message"]:
+        return ""
+    from cil_func import checkpoint
+
+    found, _ = checkpoint.newest(directory / "checkpoints")
+    at = found.record["training"] or {"epoch": -1, "step": 0}
+    place = f"(phase {found.record['phase']}, epoch {at['epoch']}, step {at['step']})"
+    return "" if place in status["message"] else f"{place} is saved, and status.json says {status['message']}"
+
+
+def alive(directory: Path) -> str:
+    """A process that still works in the directory, in words; "" for none."""
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             words = Path(f"/proc/{name}/cmdline").read_bytes()

@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,20 +45,25 @@ def claimed(directory: Path, world: World) -> Iterator[None]:
         yield
 
 
-def begin(config: Config, directory: Path, world: World) -> Begun:
-    """What the first process finds in the directory, on all of them: other machines may not see its disk."""
+def begin(config: Config, directory: Path, world: World, *, ours: Callable[[], None]) -> Begun:
+    """What the first process finds in the directory, on all of them: other machines may not see its disk.
+
+    ours() is called once it is known that the directory holds this run, unfinished, or none.
+    """
     if not world.first:
         head = json.loads(world.bytes_from_first(b""))
+        if not head["finished"]:
+            ours()
         config = configuration.from_dict(head["config"])
         return Begun(config, head["finished"], world.bytes_from_first(b""), tuple(head["problems"]))
-    begun = _look(config, directory)
+    begun = _look(config, directory, ours)
     head = {"config": configuration.to_dict(begun.config), "finished": begun.finished, "problems": begun.problems}
     world.bytes_from_first(json.dumps(head).encode())
     world.bytes_from_first(begun.checkpoint)
     return begun
 
 
-def _look(config: Config, directory: Path) -> Begun:
+def _look(config: Config, directory: Path, ours: Callable[[], None]) -> Begun:
     """What the directory holds; raises ConfigError where that is another run."""
     if not (directory / "config.toml").exists():
         held = [name for name in MARKS if (directory / name).exists()]
@@ -66,6 +71,7 @@ def _look(config: Config, directory: Path) -> Begun:
             raise ConfigError(
                 f"{directory} holds {held[0]} and no config.toml, so nobody knows of which run; choose another --out"
             )
+        ours()
         return Begun(setup.resolve(config))
     stored = configuration.load(str(directory / "config.toml"))
     differing = _differences(config, stored)
@@ -73,8 +79,9 @@ def _look(config: Config, directory: Path) -> Begun:
         raise ConfigError(
             f"{directory} holds a run of another configuration: {', '.join(differing)}; give the same, or another --out"
         )
-    if _state(directory) == "finished":
+    if _state(directory) == "finished" and (directory / "results.json").exists():
         return Begun(stored, finished=True)
+    ours()
     found, problems = checkpoint.newest_bytes(directory / "checkpoints")
     return Begun(setup.resolve(stored), checkpoint=found, problems=tuple(problems))
 

@@ -32,11 +32,14 @@ class PeerError(CilError):
     """Another process of the run failed or was lost."""
 
 
-class StoppedError(CilError):
-    """A signal stopped the run, after it was saved; 130 or 143."""
+class StoppedError(BaseException):
+    """A signal stopped the run; exit_status is 130 or 143.
+
+    Like KeyboardInterrupt no Exception: it may be raised anywhere, and must not be taken for a broken image.
+    """
 
     def __init__(self, exit_status: int, message: str):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_status = exit_status
 
 

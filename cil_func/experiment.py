@@ -75,7 +75,7 @@ def results_of(progress: Progress) -> dict:
 def select(setup: Setup, phase: Phase, learned: Model, exemplars: dict, key: int) -> dict:
     """The memory after a phase: old classes keep their first exemplars, each new class gets its own."""
     settings, labels = setup.config.memory, setup.scenario.train_labels[phase.train_rows]
-    features = _features(setup, learned, setup.train_images, phase.train_rows)     # (N, D), un-augmented
+    features = _features(setup, phase, learned, setup.train_images, phase.train_rows)     # (N, D), un-augmented
     seen = setup.sizes(phase)
     quota = memory.quota(sum(seen), size=settings.size, fixed_per_class=settings.fixed_per_class)
     chosen = {}
@@ -99,10 +99,10 @@ def evaluate(
     if len(kept):
         labels = setup.scenario.train_labels[kept]
         means = metrics.class_means(
-            _features(setup, learned, setup.train_images, kept), labels, sum(setup.sizes(phase))
+            _features(setup, phase, learned, setup.train_images, kept), labels, sum(setup.sizes(phase))
         )
     return evaluation.phase_row(
-        _features(setup, learned, setup.test_images, rows),
+        _features(setup, phase, learned, setup.test_images, rows),
         setup.scenario.test_labels[rows],
         setup.sizes(phase),
         tree.cast(params["classifier"], device="cpu"),
@@ -112,7 +112,9 @@ def evaluate(
     )
 
 
-def _features(setup: Setup, learned: Model, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _features(
+    setup: Setup, phase: Phase, learned: Model, images: torch.Tensor, rows: torch.Tensor
+) -> torch.Tensor:
     """Features (N, D) of rows (N,), on the CPU; each process computes a part of them."""
     world, size = setup.world, setup.forward_batch
     parts = world.parts(len(rows), size)
@@ -121,7 +123,7 @@ def _features(setup: Setup, learned: Model, images: torch.Tensor, rows: torch.Te
     )
     features = world.gather(own, parts).cpu()
     if not features.isfinite().all():
-        raise NonFiniteError("the features are not finite; try a lower optim.learning_rate")
+        raise NonFiniteError(f"phase {phase.index}: the features are not finite; try a lower optim.learning_rate")
     return features
 
 

@@ -43,19 +43,20 @@ class Keeper:
         hear = self._world.consult if boundary else self._world.heard
         received = _loudest(hear(_WEIGHTS.get(self._signals.received, 0)))
         due = time.monotonic() - self._saved_at >= self._every
-        if received or boundary or due:
-            self._save(make)
+        if received or (self._world.first and (boundary or due)):
+            progress = make()
+            if self._world.first:
+                self._save(progress)
         if received:
             self._world.meet("stop")  # nobody leaves before it is on disk: launchers end the others
-            where = "phase {}, epoch {}, step {}".format(*make().place)
+            where = "phase {}, epoch {}, step {}".format(*progress.place)
             message = f"stopped by {NAMES[received]} and saved ({where}); the same command goes on from there"
             raise StoppedError(128 + received, message)
 
-    def _save(self, make: Callable[[], Progress]) -> None:
-        progress = make()
-        if self._world.first and progress.place != self._saved:
+    def _save(self, progress: Progress) -> None:
+        if progress.place != self._saved:
             parts, record = pack(progress)
-            for message in checkpoint.save(self._directory, parts, record | self._extra(), number=self._number) or ():
+            for message in checkpoint.save(self._directory, parts, record | self._extra(), number=self._number):
                 self._warn(message)
             self._number += 1
         self._saved_at, self._saved = time.monotonic(), progress.place

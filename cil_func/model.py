@@ -98,7 +98,7 @@ def apply_backbone(
             f"apply: {images.shape[0]} images in groups of {norm_batch}; fill the last group up and say so in `valid`"
         )
     ((name, weights),) = params.items()
-    groups = {"norm_batch": norm_batch} if norm_batch else {}
+    groups = {"norm_batch": norm_batch} if 0 < norm_batch < images.shape[0] else {}
     padding = {} if valid is None else {"valid": valid}
     features, moved = backbone(name).apply(
         weights, state["backbone"][name], images, train=train, **groups, **padding

@@ -36,7 +36,7 @@ class _Enough(Exception):
 def run(config: Config, directory: Path, steps: int) -> str:
     """Writes directory/trace.json (for chrome://tracing or Perfetto) and returns the report as text.
 
-    Raises DataError where an epoch of the phase has too few steps, ConfigError for a directory that can't be written.
+    Raises DataError where the phase has too few steps, ConfigError for a directory that can't be written.
     """
     compile.name_kernels()
     ready = setup.build(config)
@@ -91,12 +91,16 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
     phase = ready.scenario.phases[min(1, len(ready.scenario.phases) - 1)]
     key = rng.fold_in(ready.config.run.seed, "profile")
     try:
-        training.train(
-            ready, phase, Progress(learned=_drawn(ready, phase)), key, emit=emit, keep=lambda *_: None, evaluate=dict
-        )
+        progress = Progress(learned=_drawn(ready, phase))
+        training.train(ready, phase, progress, key, emit=emit, keep=lambda *_: None, evaluate=_nothing)
     except _Enough:
         return trace
     raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")
+
+
+def _nothing(*_: object, **__: object) -> dict:
+    """In place of an evaluation between epochs."""
+    return {"top1": None}
 
 
 def _drawn(ready: setup.Setup, phase) -> tuple | None:

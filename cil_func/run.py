@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cil_func.config import Config
 from cil_func.directory import begin, claimed
 from cil_func.engine import distributed
 from cil_func.engine.distributed import Launch, World
-from cil_func.errors import CilError, DataError, DiskError, PeerError, StoppedError
+from cil_func.errors import CilError, DataError, DiskError, PeerError, StoppedError, printable
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress
 from cil_func.report import console, figures, tables
@@ -31,9 +32,8 @@ def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
     """Trains, or goes on with what the directory holds; returns the exit status.
 
     The run directory is the contract's (README). launch: what the launcher says, None: one process. A failure is in
-    status.json; of several processes, the one that failed raises it and the others return its exit status.
-    Raises ConfigError where the directory holds another run, InUseError where a live process works in it, DiskError
-    where it can't be written, and whatever stops the run.
+    status.json, once the directory is known to be this run's, and one line on stderr (a bug: its traceback) by the
+    process that failed; all processes return its exit status.
     """
     teller = Teller(directory)
     with (
@@ -46,16 +46,15 @@ def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
         try:
             with claimed(directory, world):
                 _run(config, directory, world, signals, teller)
+            return 0
         except PeerError as error:
+            signals.settle()
             failure = world.watch.blame(str(error))
             teller.lost(failure)
             return failure["exit_code"]
-        except BaseException as error:
-            error = _translated(error, directory)
-            if not teller.failed(error):
-                return 1  # another process said it first
-            raise error
-    return 0
+        except (Exception, StoppedError) as error:
+            signals.settle()
+            return teller.failed(_translated(error, directory))
 
 
 def plan(config: Config) -> str:
@@ -81,6 +80,10 @@ class Teller:
     def __post_init__(self):
         self._status = events.Status(self.directory)
 
+    def own(self) -> None:
+        """From here on the directory is this run's."""
+        self.owns = True
+
     def running(self) -> None:
         if self.world.first:
             self._status.running()
@@ -92,23 +95,30 @@ class Teller:
     def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
         self._write(exit_code, message)
 
-    def failed(self, error: BaseException) -> bool:
-        """Tells this process's own failure; False if another process failed first, which is then the run's failure."""
-        exit_code = getattr(error, "exit_status", 1)
-        message = str(error) if isinstance(error, CilError) else f"{type(error).__name__}: {error}"
+    def failed(self, error: BaseException) -> int:
+        """Tells this process's own failure, or that of another one which failed first; its exit status."""
+        ours = isinstance(error, (CilError, StoppedError))
+        message = str(error) if ours else printable(f"{type(error).__name__}: {error}")
+        failure = {"rank": self.world.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
         if self.world.watch:
             named = message if isinstance(error, StoppedError) else f"rank {self.world.rank}: {message}"
-            failure = self.world.watch.fail(exit_code, named)  # several may stop or fail for the same reason
-            self._write(failure["exit_code"], failure["message"])
-            return failure["rank"] == self.world.rank
-        self._write(exit_code, message)
-        return True
+            failure = self.world.watch.fail(failure["exit_code"], named)  # several may fail for the same reason
+        self._write(failure["exit_code"], failure["message"])
+        if failure["rank"] == self.world.rank and ours:
+            self._say(failure["message"])
+        elif failure["rank"] == self.world.rank:
+            traceback.print_exception(error)
+        return failure["exit_code"]
 
     def lost(self, failure: dict) -> None:
         """Tells the failure of another process; one of those that are left prints it if that one can't."""
         self._write(failure["exit_code"], failure["message"])
-        if failure.get("lost") and self.world.rank == (1 if failure["rank"] == 0 else 0):
-            print(f"train.py: {failure['message']}", file=sys.stderr, flush=True)
+        if failure["lost"] and self.world.rank == (1 if failure["rank"] == 0 else 0):
+            self._say(failure["message"])
+
+    def _say(self, message: str) -> None:
+        with suppress(OSError):  # nobody listens
+            print(f"train.py: {message}", file=sys.stderr, flush=True)
 
     def _write(self, exit_code: int, message: str) -> None:
         if self.owns:
@@ -125,8 +135,7 @@ def _translated(error: BaseException, directory: Path) -> BaseException:
 
 
 def _run(config: Config, directory: Path, world: World, signals: Signals, teller: Teller) -> None:
-    begun = begin(config, directory, world)
-    teller.owns = True
+    begun = begin(config, directory, world, ours=teller.own)
     if begun.finished:
         if world.first:
             results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
@@ -134,7 +143,6 @@ def _run(config: Config, directory: Path, world: World, signals: Signals, teller
         return
     teller.running()
     ready = setup.build(begun.config, world)
-    world.use(ready.device)
     signals.defer()
     held = checkpoint.unpack(begun.checkpoint) if begun.checkpoint else None
     with _recorders(directory, ready, held) as (emit, save):
@@ -189,11 +197,11 @@ def _train(
     save: Callable[[dict], None],
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
-    if held and held.record["skipped"] != list(ready.skipped):  # rows would mean other images
-        fault = "other images can be read than when the run began"
+    if held and held.record["data"] != ready.fingerprint:  # rows would mean other images
+        fault = "the images are not those that the run began with"
         raise DataError(f"{fault}; put them back, or start anew with another --out")
     progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
-    started = planning.run_start(ready) | {"directory": str(directory)}
+    started = planning.run_start(ready) | {"directory": printable(str(directory))}
     at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
     emit(started if held is None else started | {"event": "resume"} | at)
     if ready.skipped:
@@ -205,11 +213,12 @@ def _train(
         signals,
         every_seconds=ready.config.checkpoint.every_seconds,
         number=held.number + 1 if held else 0,
-        extra=lambda: {"log_bytes": (directory / "metrics.jsonl").stat().st_size, "skipped": list(ready.skipped)},
+        extra=lambda: {"log_bytes": (directory / "metrics.jsonl").stat().st_size, "data": ready.fingerprint},
         warn=lambda message: emit({"event": "warning", "message": message}),
     )
     (params, state), results = experiment.run(ready, emit=emit, save=save, progress=progress, keep=keeper)
     if ready.world.first:
+        save(results)
         checkpoint.save_model(directory, params, state, _description(ready))
         figures.write(directory)
         keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")

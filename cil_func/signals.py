@@ -15,14 +15,14 @@ _SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, by the term
 class Signals:
     """A context in which both signals only leave a note in `received` (0: none).
 
-    Before `defer` there is nothing to save, and the first one raises StoppedError wherever the main thread is. A second
-    one, a second later or more, calls at_once(exit status) and ends the process there.
+    Before `defer` there is nothing to save, and the first one raises StoppedError wherever the main thread is. A
+    second one, a second later or more, calls at_once(exit status) and ends the process. After `settle` none counts.
     Outside the main thread Python takes no handlers, and the signals keep their meaning.
     """
 
     def __init__(self, at_once: Callable[[int], None] = lambda status: None):
         self.received = 0
-        self._at_once, self._deferred, self._when = at_once, False, 0.0
+        self._at_once, self._deferred, self._settled, self._when = at_once, False, False, 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Signals":
@@ -38,8 +38,14 @@ class Signals:
         """From here on a signal waits for whoever looks at `received`."""
         self._deferred = True
 
+    def settle(self) -> None:
+        """The run ends already: launchers send more signals to those that take a moment to tell why."""
+        self._settled = True
+
     def _receive(self, number: int, frame: object) -> None:
         now = time.monotonic()
+        if self._settled:
+            return
         if self.received:
             if now - self._when > _SAME_SECONDS:
                 self._at_once(128 + number)

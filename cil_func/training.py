@@ -15,6 +15,7 @@ from cil_func.engine import infer
 from cil_func.engine.compile import Captured, Threaded
 from cil_func.engine.fit import Position, fit, refuse_failed
 from cil_func.engine.step import TrainState, entry_name, nothing_measured, start
+from cil_func.errors import NonFiniteError
 from cil_func.methods import Outputs
 from cil_func.progress import Model, Progress, Training
 from cil_func.setup import Setup
@@ -44,8 +45,10 @@ def train(
 
     def at(position: Position) -> Progress:
         check(steps.health())
+        train_state, totals = steps.snapshot()
+        _refuse_infinite(train_state, phase, position)
         seconds = training.seconds + time.perf_counter() - clock
-        return replace(progress, training=Training(*steps.snapshot(), position, seconds))
+        return replace(progress, training=Training(train_state, totals, position, seconds))
 
     def after_epoch(epoch: int) -> None:
         every = trainer.eval_every_epochs
@@ -53,24 +56,37 @@ def train(
             top1 = evaluate(narrow(steps.snapshot()[0], setup, phase), {}, by="logits")["top1"]
             emit({"event": "evaluation", "phase": phase.index, "epoch": epoch, "top1": top1})
 
-    fit(
-        steps,
-        chunks=partial(_chunks, setup, phase, rows, key),
-        batch_size=trainer.batch_size,
-        teach=teacher(setup, progress.learned),
-        rate=trainer.rate,
-        epochs=trainer.epochs,
-        dtype=setup.dtype,
-        padded_to=trainer.padded_to,
-        start=training.position,
-        check=check,
-        emit=lambda event: emit({"event": event["event"], "phase": phase.index, **event}),
-        before_step=lambda position: keep(lambda: at(position), False),
-        after_epoch=after_epoch,
-    )
-    done = at(Position(trainer.epochs, 0))
+    try:
+        fit(
+            steps,
+            chunks=partial(_chunks, setup, phase, rows, key),
+            batch_size=trainer.batch_size,
+            teach=teacher(setup, progress.learned),
+            rate=trainer.rate,
+            epochs=trainer.epochs,
+            dtype=setup.dtype,
+            padded_to=trainer.padded_to,
+            start=training.position,
+            check=check,
+            emit=lambda event: emit({"event": event["event"], "phase": phase.index, **event}),
+            before_step=lambda position: keep(lambda: at(position), False),
+            after_epoch=after_epoch,
+        )
+        done = at(Position(trainer.epochs, 0))
+    finally:
+        steps.close()
     keep(lambda: done, True)
     return done
+
+
+def _refuse_infinite(train_state: TrainState, phase: Phase, position: Position) -> None:
+    """A step is judged by its gradients; sound ones may still carry the weights away, and no checkpoint holds that."""
+    for path, leaf in tree.to_paths({"weights": train_state.params, "momentum": train_state.opt_state}).items():
+        if not leaf.isfinite().all():
+            raise NonFiniteError(
+                f"phase {phase.index}, epoch {position.epoch}, step {position.step}: {path} is not finite; "
+                "try a lower optim.learning_rate"
+            )
 
 
 def _begin(setup: Setup, phase: Phase, progress: Progress, key: int, count: int, emit: Emit) -> Training:

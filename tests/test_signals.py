@@ -48,6 +48,17 @@ def test_a_second_one_ends_the_process(monkeypatch):
     assert (ended, told) == ([143], [143])
 
 
+def test_a_run_that_ends_already_is_left_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("cil_func.signals.time.monotonic", lambda: now[0])
+    with Signals() as signals:
+        signals.settle()
+        send(signal.SIGTERM)
+        now[0] = 5.0
+        send(signal.SIGTERM)
+    assert signals.received == 0
+
+
 def test_outside_the_main_thread_nothing_is_changed():
     before, inside = signal.getsignal(signal.SIGTERM), []
 

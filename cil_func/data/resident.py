@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cil_func import rng
 from cil_func.data.augment import CHUNK_PIXELS, Augment
+from cil_func.data.operations import upload
 
 _PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
 _STATISTICS_PIXELS = 1 << 24  # pixels looked at at a time: bounds the working memory
@@ -84,7 +85,7 @@ def epoch_chunks(
         if augment:
             chunk = augment.apply(chunk, {name: draw[here] for name, draw in draws.items()})
         return Chunk(
-            Batch(chunk, _gather(labels, chosen).to(device)),
+            Batch(chunk, upload(_gather(labels, chosen), device)),
             sizes=tuple(map(len, places)),
             totals=tuple(map(len, batches)),
             done=max(0, first_step - start),
@@ -102,9 +103,7 @@ def _chunk_steps(images: Tensor, rows: int, device: torch.device) -> int:
 
 def _gather(source: Tensor, rows: Tensor) -> Tensor:
     """source[rows], rows being on the host: a pinned upload, so that a GPU is not waited for."""
-    if source.is_cuda:
-        rows = rows.pin_memory().to(source.device, non_blocking=True)
-    return source[rows]
+    return source[upload(rows, source.device)]
 
 
 def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -10,7 +10,7 @@ from cil_func.data.resident import Batch
 from cil_func.engine.step import Health, Measures, TrainState, nothing_measured
 from cil_func.methods import Classes, Outputs
 
-_WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
+WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
 
 
 def compiled(function: Callable, *, full: Callable[..., bool]) -> Callable:
@@ -56,6 +56,9 @@ class Threaded:
         """The train state after the last step, and the sums so far."""
         return self._train_state, self._totals
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
 
 class Captured:
     """The same as `Threaded` by one CUDA graph, captured at the first call and replayed by all others.
@@ -86,11 +89,12 @@ class Captured:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # the step is pure: what it returns here is dropped, and nothing has changed
-            for _ in range(_WARM_UP):
+            for _ in range(WARM_UP):
                 self._step(*arguments)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # thread_local: a thread that prepares batches may allocate meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._write(self._step(*arguments))
 
     def _write(self, outputs: tuple[TrainState, Measures]) -> None:
@@ -112,3 +116,7 @@ class Captured:
     def snapshot(self) -> tuple[TrainState, Measures]:
         """Copies of the train state after the last step, and of the sums so far."""
         return tree.map(torch.clone, (self._train_state, self._totals))
+
+    def close(self) -> None:
+        """Gives the graph back, which has to go before the process group whose collectives it holds."""
+        self._graph = None

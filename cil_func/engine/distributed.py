@@ -24,7 +24,8 @@ from cil_func import tree
 from cil_func.engine.watch import Watch
 from cil_func.errors import CilError, ConfigError, PeerError
 
-_HEAR_EVERY = {"cpu": 1, "cuda": 32}  # steps between two looks at the signal: on a GPU each waits for the device
+_AFTER_US = 30.0  # seconds
+_HEAR_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at the signal: on a GPU each waits for the device
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class World:
         """
         if self.size == 1:
             return vector
+        self._count()
         vector[-1] = self._own_signal
         self._collect(lambda: dist.all_reduce(vector))
         self._heard.copy_(vector[-1])
@@ -110,15 +112,14 @@ class World:
     def heard(self, signal: int) -> int:
         """At the border of a step: the signals of all processes added up; each says 0, or a number of its own once.
 
-        All processes hear the same at the same step. On a GPU they look at every 32nd step only.
+        All processes hear the same at the same step. On a GPU they look at every 8th step only.
         """
         if self.size == 1:
             return signal
         if signal != self._signal:
             self._signal = signal
             self._own_signal.fill_(signal)
-        if self.watch:
-            self.watch.steps = self._steps
+        self._count()
         self._steps += 1
         return int(self._heard.item()) if self._steps % _HEAR_EVERY[self.device.type] == 0 else 0
 
@@ -200,7 +201,13 @@ class World:
             self.watch.wait_for(f"{place}/{self._machine()}")
 
     def _machine(self) -> int:
-        return (self.rank - self.launch.local_rank) // max(1, self.launch.local_size)
+        """The rank of its first process."""
+        return self.rank - self.launch.local_rank
+
+    def _count(self) -> None:
+        """Lets the others see whether this process goes on."""
+        if self.watch:
+            self.watch.places += 1
 
     def _collect(self, collective: Callable[[], object]) -> None:
         try:
@@ -234,12 +241,14 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], No
     if launch.size == 1:
         yield World(launch)
         return
-    timeout, prefix = timedelta(seconds=timeout_seconds), f"cil_func/{launch.restart}"
+    cuda, prefix = torch.cuda.is_available(), f"cil_func/{launch.restart}"
+    # NCCL's own guard ends a process without a word, so it has to come after ours
+    timeout = timedelta(seconds=timeout_seconds + (_AFTER_US if cuda else 0))
     try:
         # Not by env://, whose keys are those of the attempt before where torchrun was given a --master_port: after a
         # restart a process would look for the dead one.
         store = dist.PrefixStore(prefix, _store(launch, timeout))
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=timeout)
     except RuntimeError as error:
         raise PeerError(f"rank {launch.rank} found no other ({str(error).splitlines()[0]})") from error

@@ -27,7 +27,7 @@ def refuse_one_group(size: int, *, batch_size: int, norm_batch: int, pads: bool,
             f"model.backbone: a timm model takes its batch norm over the whole batch, which {size} processes can't "
             "share; use one process, or a resnet"
         )
-    fits = max(2, batch_size // size)
+    fits = max(2, math.ceil(batch_size / size))
     raise ConfigError(
         f"{table}.norm_batch: {norm_batch} makes a batch of {batch_size} images one norm group, which {size} processes "
         f"can't share; {table}.norm_batch={fits} gives each a group (statistics over {fits} images: other results than "

@@ -28,20 +28,22 @@ class Watch:
 
     prefix: of the keys in the store, another one after a restart; timeout: seconds of silence after which a process
     counts as lost; on_loss(failure): called, once, before the process is ended by the thread because its main thread
-    doesn't come back. A failure is {"rank", "exit_code", "message"}, the same one for all processes.
+    doesn't come back. A failure is {"rank", "exit_code", "message", "lost"}, the same one for all processes; lost: that
+    rank can't tell it itself. `places`, counted by whoever trains, shows how far this process has come.
     """
 
     def __init__(self, rank: int, size: int, *, prefix: str, timeout: float, on_loss: Callable[[dict], None]):
-        self.rank, self.size, self.failure = rank, size, None
+        self.rank, self.size, self.failure, self.places = rank, size, None, 0
         self._prefix, self._timeout, self._on_loss = prefix, timeout, on_loss
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its last beat, and when it was new
+        self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
 
     def __enter__(self) -> "Watch":
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # a client of its own: a wait of torch's own on the shared one would hold up the beats
         self._store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self._timeout))
-        self._set(f"who/{self.rank}", f"{socket.gethostname()}, process {os.getpid()}")
+        self._set(f"who/{self.rank}", json.dumps([socket.gethostname(), os.getpid()]))
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
         return self
@@ -53,19 +55,22 @@ class Watch:
 
     def fail(self, exit_code: int, message: str) -> dict:
         """Says that this process fails; returns the failure that is the run's, which another may have said first."""
-        return self._claim({"rank": self.rank, "exit_code": exit_code, "message": message})
+        return self._claim({"rank": self.rank, "exit_code": exit_code, "message": message, "lost": False})
 
     def blame(self, fallback: str) -> dict:
         """The failure behind a collective that failed here, which takes a few seconds to show; else `fallback`."""
-        end = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < end:
-            if self.failure:
-                return self.failure
-            silent = self._silent(_SUSPECT_SECONDS)
-            if silent:
-                return self._claim(self._loss(silent[0]))
-            time.sleep(BEAT_SECONDS / 5)
-        return self._claim({"rank": self.rank, "exit_code": 1, "message": fallback})
+        end, own = time.monotonic() + _PATIENCE_SECONDS, {"rank": self.rank, "exit_code": 1, "message": fallback}
+        try:
+            while time.monotonic() < end:
+                if self.failure:
+                    return self.failure
+                silent = self._silent(_SUSPECT_SECONDS)
+                if silent:
+                    return self._claim(self._loss(silent[0]))
+                time.sleep(BEAT_SECONDS / 5)
+            return self._claim(self._hanging() or own | {"lost": True})
+        except RuntimeError:  # the store is gone
+            return own | {"lost": True}
 
     def say(self, key: str) -> None:
         """Lets all that `wait_for` the key go on."""
@@ -94,17 +99,24 @@ class Watch:
                 self._look()
             except RuntimeError as error:  # the store is gone, and with it the launcher of the first machine
                 message = f"the launcher of rank 0 is gone ({str(error).splitlines()[0]})"
-                self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": message}
+                self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": message, "lost": True}
             known = known or (time.monotonic() if self.failure else None)
             if known and time.monotonic() - known > _GRACE_SECONDS + _PATIENCE_SECONDS * (self._said_by_me()):
-                self._on_loss(self.failure)
-                os._exit(1)
+                try:
+                    self._on_loss(self.failure)
+                finally:
+                    os._exit(1)
 
     def _said_by_me(self) -> bool:
         return self.failure["rank"] == self.rank
 
     def _look(self) -> None:
+        now, looked = time.monotonic(), self._looked
+        self._looked = now
+        if now - looked > 4 * BEAT_SECONDS + 1.0:  # it was stopped itself: what it knows of the others is old
+            self._heard.clear()
         self._add(f"beat/{self.rank}", 1)
+        self._set(f"places/{self.rank}", str(self.places))
         if self._has("failure"):
             self.failure = json.loads(self._get("failure"))
             return
@@ -121,19 +133,48 @@ class Watch:
             beat = self._add(f"beat/{rank}", 0)
             if self._heard.get(rank, (None, now))[0] != beat:
                 self._heard[rank] = (beat, now)
-            elif now - self._heard[rank][1] > seconds:
+            elif now - self._heard[rank][1] > (_SUSPECT_SECONDS if self._dead(rank) else seconds):
                 silent.append(rank)
         return silent
 
+    def _dead(self, rank: int) -> bool:
+        """Whether it was a process of this machine that isn't there any more."""
+        host, pid = self._who(rank)
+        if host != socket.gethostname():
+            return False
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    def _hanging(self) -> dict | None:
+        """The failure of a process that lives and is behind this one; None if none is."""
+        places = {rank: int(self._get(f"places/{rank}")) for rank in range(self.size) if self._has(f"places/{rank}")}
+        rank = min(places, key=places.get, default=self.rank)
+        if places.get(rank, 0) >= self.places:
+            return None
+        return self._lost(rank, "hangs: it lives, and the others wait for it")
+
     def _loss(self, rank: int) -> dict:
-        seconds = time.monotonic() - self._heard[rank][1]
-        who = self._get(f"who/{rank}") if self._has(f"who/{rank}") else "which never started"
-        message = f"rank {rank} ({who}) was lost: silent for {seconds:.0f} s"
-        return {"rank": rank, "lost": True, "exit_code": 1, "message": message}
+        return self._lost(rank, f"was lost: silent for {time.monotonic() - self._heard[rank][1]:.0f} s")
+
+    def _lost(self, rank: int, how: str) -> dict:
+        host, pid = self._who(rank)
+        return {"rank": rank, "lost": True, "exit_code": 1, "message": f"rank {rank} ({host}, process {pid}) {how}"}
+
+    def _who(self, rank: int) -> tuple[str, int]:
+        """(host, pid); a process that never started has neither."""
+        return tuple(json.loads(self._get(f"who/{rank}"))) if self._has(f"who/{rank}") else ("nowhere", 0)
 
     def _claim(self, failure: dict) -> dict:
-        with self._lock:
-            held = self._store.compare_set(self._key("failure"), "", json.dumps(failure))
+        try:
+            with self._lock:
+                held = self._store.compare_set(self._key("failure"), "", json.dumps(failure))
+        except RuntimeError:  # the store is gone, and with it the launcher of the first machine
+            held = json.dumps(self.failure or failure)
         self.failure = json.loads(held)
         return self.failure
 

@@ -192,6 +192,7 @@ class Terminal(Console):
         self._drawn = -math.inf
         self._latest: dict[str, Any] = {}  # fields of the newest events: what the bar shows
         self._doing = ""
+        self._titled = False  # whether the table has its titles
 
     def run_start(self, event: Event) -> None:
         """Two lines about the run; the bar appears."""
@@ -230,8 +231,9 @@ class Terminal(Console):
 
     def phase_end(self, event: Event) -> None:
         """The phase's row joins the table above the bar."""
-        if len(self.rows) == 1:
+        if not self._titled:
             self._print(tables.header_line(), style="dim")
+        self._titled = True
         self._print(tables.row_line(event), style="dim")
 
     def run_end(self, event: Event) -> None:

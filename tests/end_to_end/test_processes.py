@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import reliability
 from cil_func import checkpoint
 
 FAULTY = "benchmarks/faulty.py"
@@ -42,6 +43,8 @@ def alone(tmp_path_factory):
 def check_same(directory, alone):
     """Every accuracy, every exemplar, and the weights up to float64's rounding."""
     mine, theirs = processes.results(directory), processes.results(alone)
+    for found in (mine, theirs):
+        found["config"]["run"].pop("timeout_seconds")
     for row in (*mine["phases"], *theirs["phases"]):  # a number that follows from the weights
         row["gamma"] = row["gamma"] and pytest.approx(row["gamma"], rel=1e-9)
     assert mine == theirs
@@ -94,18 +97,6 @@ def start_faulty(directory, what: str, rank: int, *, timeout: int = 10, flags: t
     return processes.start(processes.command(2, *words, script=FAULTY, flags=flags), env={"FAULT": json.dumps(fault)})
 
 
-def pids_of(directory) -> list[int]:
-    """Processes whose command line names the directory."""
-    found = []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                found += [int(name)] if str(directory).encode() in file.read() else []
-        except OSError:  # it has ended
-            continue
-    return found
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_raises_is_killed_or_stops_answering_takes_all_down_and_is_named(rank, tmp_path):
     """Within the timeout and the 35 s that torchrun may need to kill; the three at once, for they mostly wait."""
@@ -121,7 +112,7 @@ def test_a_process_that_raises_is_killed_or_stops_answering_takes_all_down_and_i
         assert (status["state"], status["exit_code"]) == ("failed", 1), errors[what]
         assert status["message"].startswith(message)
         assert status["message"] in errors[what] or what == "raise"
-        assert launchers[what].returncode == 1 and not pids_of(tmp_path / what)
+        assert launchers[what].returncode == 1 and not reliability.alive(tmp_path / what)
     assert "ZeroDivisionError: a bug" in errors["raise"]
     assert taken < timeout + 35 + 60  # and what three starts take on a busy machine
 
@@ -159,3 +150,15 @@ def test_a_signal_to_the_launcher_or_to_one_process_saves_and_stops_all(sent, co
         found, problems = checkpoint.newest(tmp_path / name / "checkpoints")
         assert found and not problems
     assert "(phase 1, epoch 0, step " in processes.status(tmp_path / "one")["message"]
+
+
+def test_one_process_goes_on_with_what_two_began_and_two_find_it_finished(alone, tmp_path):
+    launcher = start_faulty(tmp_path / "run", "SIGTERM", 0)
+    launcher.communicate(timeout=120)
+    assert processes.status(tmp_path / "run")["state"] == "stopped"
+    words = small(tmp_path / "run", "run.timeout_seconds=10")
+    done = processes.run(processes.command(0, *words))
+    assert done.returncode == 0 and "going on from phase 1" in done.stdout, done.stderr
+    check_same(tmp_path / "run", alone)
+    again = processes.run(processes.command(2, *words))
+    assert again.returncode == 0 and again.stdout.count("finished") == 1, again.stderr

@@ -183,8 +183,10 @@ def test_a_broken_launcher_is_refused(changes, named):
 def test_one_norm_group_can_not_be_shared(norm_batch, pads):
     settings = {"batch_size": 32, "norm_batch": norm_batch, "pads": pads, "table": "optim.first_phase"}
     shares.refuse_one_group(1, **settings)
-    with pytest.raises(ConfigError, match="first_phase.norm_batch=16" if pads else "model.backbone: a timm model"):
-        shares.refuse_one_group(2, **settings)
+    for size, fits in ((2, 16), (3, 11)):
+        match = f"first_phase.norm_batch={fits} " if pads else "model.backbone: a timm model"
+        with pytest.raises(ConfigError, match=match):
+            shares.refuse_one_group(size, **settings)
     shares.refuse_one_group(2, **(settings | {"norm_batch": 31, "pads": True}))
 
 

@@ -1,6 +1,10 @@
 """Who of several processes failed: watches of one process each, in one store."""
 
+import json
 import os
+import socket
+import subprocess
+import sys
 
 import processes
 import pytest
@@ -42,7 +46,7 @@ def clock(monkeypatch):
 def test_the_first_failure_is_the_runs(make):
     first, second, third = (make(rank) for rank in range(3))
     said = second.fail(3, "rank 1: no images")
-    assert said == {"rank": 1, "exit_code": 3, "message": "rank 1: no images"}
+    assert said == {"rank": 1, "exit_code": 3, "message": "rank 1: no images", "lost": False}
     assert first.fail(1, "rank 0: lost the others") == said  # a consequence
     third._look()
     assert third.failure == said and third.blame("?") == said
@@ -88,6 +92,60 @@ def test_where_nobody_is_silent_the_own_words_remain(make, clock):
         return look(name)
 
     first._has = has
+    failure = first.blame("rank 0 lost the others")
+    assert failure == {"rank": 0, "exit_code": 1, "message": "rank 0 lost the others", "lost": True}
+
+
+def test_one_that_lives_and_is_behind_the_others_is_named(make, clock):
+    first, second = make(0, size=2), make(1, size=2)
+    first.places, second.places = 7, 6
+    second._look()
+    look = first._has
+
+    def has(name):
+        second._add("beat/1", 1)
+        return look(name)
+
+    first._has = has
+    assert "rank 1 (" in first.blame("?")["message"] and "hangs" in first.failure["message"]
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):
+    first = make(0, size=2, timeout=1000)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    first._set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    first._add("beat/1", 1)
+    for now in (0.0, 1.0, 2.0, 3.0, 4.0):
+        clock[0] = now
+        first._look()
+        assert (first.failure is None) == (now <= watching._SUSPECT_SECONDS)
+    assert f"process {gone.pid}) was lost" in first.failure["message"]
+
+
+def test_after_it_was_stopped_itself_a_process_accuses_nobody(make, clock, monkeypatch):
+    monkeypatch.setattr(watching, "BEAT_SECONDS", 0.5)
+    first = make(0, size=2, timeout=10)
+    first._add("beat/1", 1)
+    for now in (0.0, 0.5, 60.0, 60.5, 61.0):
+        clock[0] = now
+        first._look()
+    assert first.failure is None
+
+
+def test_without_the_store_the_own_failure_remains(make):
+    first = make(0, size=2)
+
+    class Gone:
+        def __getattr__(self, name):
+            def raises(*arguments):
+                raise RuntimeError("connection closed")
+
+            return raises
+
+    first._store = Gone()
+    assert first.fail(3, "rank 0: no images")["message"] == "rank 0: no images"
+    first.failure = None
     assert first.blame("rank 0 lost the others")["message"] == "rank 0 lost the others"
 
 

@@ -46,7 +46,7 @@ class _Recorder(TorchDispatchMode):
 
 
 @contextmanager
-def _capture(graph: Graph):
+def _capture(graph: Graph, capture_error_mode: str = "global"):
     with _Recorder(graph.operations):
         yield
 
