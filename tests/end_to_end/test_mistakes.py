@@ -139,13 +139,14 @@ def test_a_launcher_that_says_half_of_it_is_refused(tmp_path, capsys, monkeypatc
 
 
 def test_only_one_process_is_profiled(tmp_path, capsys, monkeypatch):
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"):
         monkeypatch.setenv(name, "2")
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
-        monkeypatch.setenv(name, "1")
-    assert train.main(["--profile", "3", "--out", str(tmp_path)]) == 2
+    for rank, status in (("0", 2), ("1", 0)):  # the first process tells it
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert train.main(["--profile", "3", "--out", str(tmp_path)]) == status
     assert "--profile" in one_line(capsys)
-    assert train.main(["--dry-run"]) == 0 and not capsys.readouterr().out  # the first process prints
+    assert train.main(["--dry-run"]) == 0 and not capsys.readouterr().out
 
 
 def test_print_config_can_be_fed_back(tmp_path, capsys):
