@@ -52,3 +52,14 @@ def test_accuracies_are_those_of_the_records():
         figures = json.loads((ROOT / f"benchmarks/results/cifar100-b50-{name}-cpu.json").read_text())["figures"]
         top1 = [float(value) for value in cells.split("|")[0].split(",")]
         assert top1 == [round(figures[f"top1_phase_{phase}"], 1) for phase in range(6)]
+
+
+def test_speeds_are_those_of_the_records():
+    """Each row names the module and the figure that it quotes."""
+    row = r"^\| [^|]+ \| `(\S+)(?: --epochs (\d+) --data FOLDER)?` \| `(\w+)` \| ([\d.]+) \|$"
+    rows = re.findall(row, README, re.MULTILINE)
+    assert len(rows) >= 9
+    for module, epochs, figure, value in rows:
+        name = f"{module}-epochs{epochs}" if epochs else module
+        figures = json.loads((ROOT / f"benchmarks/results/{name}-cpu.json").read_text())["figures"]
+        assert value == f"{figures[figure]:.2f}", figure

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import reliability
+from benchmarks import lab, reliability
 from benchmarks.damage import Tally
 from cil_func import checkpoint
 
@@ -38,13 +38,13 @@ def test_runs_that_differ_are_told_apart(tmp_path, monkeypatch):
         (tmp_path / name / "results.json").write_text(json.dumps({"phases": [row]}))
         checkpoint.save(tmp_path / name / "checkpoints", {"exemplars": {"0": torch.arange(3)}}, {}, number=0)
     a, b = tmp_path / "a", tmp_path / "b"
-    assert reliability.different(a, b) == ""
+    assert lab.different(a, b) == ""
     checkpoint.save(b / "checkpoints", {"exemplars": {"0": torch.arange(4)}}, {}, number=1)
-    assert reliability.different(a, b) == "other exemplars"
+    assert lab.different(a, b) == "other exemplars"
     (b / "results.json").write_text(json.dumps({"phases": [{"top1": 51.0, "seconds": {}}]}))
-    assert reliability.different(a, b) == "other results"
+    assert lab.different(a, b) == "other results"
     (b / "model.safetensors").write_bytes(b"others")
-    assert reliability.different(a, b) == "other weights"
+    assert lab.different(a, b) == "other weights"
 
 
 def test_a_kind_that_there_is_not():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import reliability
+from benchmarks import lab
 from cil_func import checkpoint
 
 FAULTY = "benchmarks/faulty.py"
@@ -112,7 +112,7 @@ def test_a_process_that_raises_is_killed_or_stops_answering_takes_all_down_and_i
         assert (status["state"], status["exit_code"]) == ("failed", 1), errors[what]
         assert status["message"].startswith(message)
         assert status["message"] in errors[what] or what == "raise"
-        assert launchers[what].returncode == 1 and not reliability.alive(tmp_path / what)
+        assert launchers[what].returncode == 1 and not lab.alive(tmp_path / what)
     assert "ZeroDivisionError: a bug" in errors["raise"]
     assert taken < timeout + 35 + 60  # and what three starts take on a busy machine
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import train
-from benchmarks import reliability
+from benchmarks import lab
 from cil_func import checkpoint, keeping
 
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
-FLAGS = [word for setting in reliability.SETTINGS for word in ("--set", setting)]
+FLAGS = [word for setting in lab.SETTINGS for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def stopped_at(border: int, directory, monkeypatch) -> int:
 
 def test_the_borders_are_those_that_are_counted(undisturbed):
     """Or the borders below would not be where they are said to be."""
-    assert sum(STEPS) + 3 * len(STEPS) == reliability.BORDERS
+    assert sum(STEPS) + 3 * len(STEPS) == lab.BORDERS
     epochs = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     images = [event["images"] for event in epochs if event["event"] == "epoch"]
     assert [-(-count // 64) for count in images] == list(STEPS)
@@ -57,7 +57,7 @@ def test_stopped_in_an_epoch_between_the_parts_of_a_phase_and_between_phases(
     assert processes.status(directory)["state"] == "stopped"
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert "going on from phase" in capsys.readouterr().out
-    assert not reliability.different(directory, undisturbed)
+    assert not lab.different(directory, undisturbed)
     told = [[event_without_times(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
             for path in (directory, undisturbed)]  # fmt: skip
     assert [event for event in told[0] if event["event"] != "resume"] == told[1]
@@ -75,7 +75,7 @@ def test_stopped_again_and_again(undisturbed, tmp_path, monkeypatch):
     for border in (4, 3, 8, 2, 7):
         assert stopped_at(border, directory, monkeypatch) == 143
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
-    assert not reliability.different(directory, undisturbed)
+    assert not lab.different(directory, undisturbed)
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(undisturbed, tmp_path, monkeypatch, capsys):
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(undisturbed,
     capsys.readouterr()
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert f"warning: checkpoint {int(newest.name[:8])} is skipped" in capsys.readouterr().out
-    assert not reliability.different(directory, undisturbed)
+    assert not lab.different(directory, undisturbed)
 
 
 def test_no_checkpoint_that_can_be_used_is_exit_5_and_nothing_is_written_over(tmp_path, monkeypatch, capsys):
@@ -104,15 +104,15 @@ def test_no_checkpoint_that_can_be_used_is_exit_5_and_nothing_is_written_over(tm
 @pytest.mark.parametrize("where", ["input", "loss", "gradient", "weight"])
 def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(where, undisturbed, tmp_path):
     """As a real process; both values, phases and ranks: benchmarks.reliability."""
-    lab = reliability.Lab(tmp_path, seed=0)
-    lab._undisturbed[0] = (undisturbed, 0.0)
-    directory = lab.new()
-    done = lab.finish(directory, 0, fault={"what": f"nan in the {where}", "at": 14})
+    place = lab.Lab(tmp_path, seed=0)
+    place._undisturbed[0] = (undisturbed, 0.0)
+    directory = place.new()
+    done = place.finish(directory, 0, fault={"what": f"nan in the {where}", "at": 14})
     assert done.returncode == 4 and done.stderr.count("\n") == 1
     assert "phase 1, epoch 0, step 4: " in done.stderr and "is not finite" in done.stderr
     found, _ = checkpoint.newest(directory / "checkpoints")
     assert all(leaf.isfinite().all() for leaf in torch.utils._pytree.tree_leaves(found.tree))
-    assert lab.goes_on(directory, 0) == ""
+    assert place.goes_on(directory, 0) == ""
 
 
 def test_nobody_reads_the_screen_any_more(tmp_path):
