@@ -9,7 +9,7 @@ import fake_cuda
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_graphs, gpu_runs
 from cil_func import setup, tree
 from cil_func.config import load
 from cil_func.data import augment
@@ -114,7 +114,7 @@ def test_the_graphs_are_those_of_the_whole_runs(tmp_path):
     """The larger batch has cifar.toml's method, groups and optimiser, the other one cifar-survey.toml's first phase."""
     options = gpu.parse([*SMALL[: SMALL.index("--set")]])
     for size, preset, group in ((8, "cifar", 4), (4, "cifar-survey", 0)):
-        rig = gpu.make_rig(size, options=options, folder=tmp_path)
+        rig = gpu_graphs.make_rig(size, options=options, folder=tmp_path)
         expected = load(preset)
         for ready, compiled in ((rig.eager, False), (rig.fast, True)):
             assert ready.config.method == expected.method and ready.config.run.compile is compiled
@@ -145,9 +145,9 @@ def budget_of(times):
 
 
 def learned(tmp_path, budget, figures=()):
-    record = gpu.Record({}, tmp_path / "gpu.json")
+    record = gpu_runs.Record({}, tmp_path / "gpu.json")
     record.figures |= figures
-    gpu.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
+    gpu_runs.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
     return record, json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
 
 
@@ -167,13 +167,13 @@ def test_a_run_whose_last_phase_is_done_is_whole(tmp_path):
     saved = []
     budget = SimpleNamespace(left=lambda: 0.0 if saved else 100.0)
 
-    class Noted(gpu.Record):
+    class Noted(gpu_runs.Record):
         def keep(self, figures, *, show=True):
             super().keep(figures, show=show)
             saved.extend([True] * (figures.get("phases_done_cifar") == 2))
 
     record = Noted({}, tmp_path / "gpu.json")
-    gpu.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
+    gpu_runs.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
     assert record.figures["phases_done_cifar"] == 2 and "last_cifar" in record.figures and saved
     assert record.conditions["left_out"] == {}
 
@@ -191,7 +191,7 @@ def test_a_run_is_not_begun_without_time_for_its_first_phase(tmp_path, capsys):
 
 def test_a_budget_counts_down_from_its_start():
     now = [100.0]
-    budget = gpu.Budget(30.0, clock=lambda: now[0])
+    budget = gpu_runs.Budget(30.0, clock=lambda: now[0])
     now[0] = 112.0
     assert budget.left() == 18.0
 
@@ -209,7 +209,7 @@ def test_a_section_that_fails_costs_no_other(started, monkeypatch, capsys):
 def test_a_run_that_is_killed_has_lost_nothing(tmp_path, monkeypatch):
     """The file after each section, and within a run after each phase."""
     path, seen = tmp_path / "gpu.json", []
-    original = gpu.experiment.run
+    original = gpu_runs.experiment.run
 
     def killed(ready, *, emit, save):
         def save_first(results):
@@ -219,7 +219,7 @@ def test_a_run_that_is_killed_has_lost_nothing(tmp_path, monkeypatch):
 
         original(ready, emit=emit, save=save_first)
 
-    monkeypatch.setattr(gpu.experiment, "run", killed)
+    monkeypatch.setattr(gpu_runs.experiment, "run", killed)
     monkeypatch.setattr(gpu, "kernels", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         gpu.main([*SMALL, "--batch-sizes", "4", "--json", str(path)])
@@ -271,7 +271,7 @@ def test_shares_are_of_the_kernels_time_on_the_gpu():
 
 def test_grouped_convolutions_compute_the_separate_ones_and_are_what_vmap_makes():
     torch.manual_seed(0)
-    separate, grouped = gpu.convolution_pair(3, (2, 4, 6, 6), torch.float64, torch.device("cpu"))
+    separate, grouped = gpu_graphs.convolution_pair(3, (2, 4, 6, 6), torch.float64, torch.device("cpu"))
     (together,), alone = grouped(), separate()
     assert len(alone) == 3
     for index, axis in enumerate((1, 1, 0)):  # outputs and images side by side in channels, weights in rows
@@ -326,7 +326,7 @@ def test_branches_fork_from_the_capture_and_join_it(monkeypatch):
         streams.log.append(f"{index} on {streams.current}")
         counts[index].add_(index + 1)
 
-    graph = gpu.Branches([lambda: function(0), lambda: function(1)])
+    graph = gpu_graphs.Branches([lambda: function(0), lambda: function(1)])
     assert streams.log == [
         "side0 waits for default", *["0 on side0"] * 3, "side1 waits for default", *["1 on side1"] * 3,
         "default waits for side0", "default waits for side1",
@@ -344,7 +344,7 @@ def test_branches_fork_from_the_capture_and_join_it(monkeypatch):
 def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
     """Two models side by side under the fake graph move as each does alone, and nothing outside is moved."""
     fake_cuda.install(monkeypatch)
-    rig = gpu.make_rig(4, options=gpu.parse(SMALL), folder=tmp_path)
+    rig = gpu_graphs.make_rig(4, options=gpu.parse(SMALL), folder=tmp_path)
     function, given = rig.eager.trainers[1].step, rig.given
     before = tree.map(torch.clone, given)
     other = (tree.map(lambda leaf: leaf * 2 if leaf.is_floating_point() else leaf, given[0]), *given[1:])
@@ -354,13 +354,13 @@ def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
         moved.append(arguments[0])
         return function(*arguments)
 
-    graph = gpu.Branches([gpu.in_place(noted, own) for own in (given, other)])
+    graph = gpu_graphs.Branches([gpu_graphs.in_place(noted, own) for own in (given, other)])
     graph()
-    for start, state in ((given, moved[0]), (other, moved[gpu._WARM_UP])):
+    for start, state in ((given, moved[0]), (other, moved[compile.WARM_UP])):
         steps = compile.Threaded(function, start[0], start[3])
-        for _ in range(gpu._WARM_UP + 1):
+        for _ in range(compile.WARM_UP + 1):
             steps(start[1], start[2], start[4])
-        expected = steps._train_state
+        expected = steps.snapshot()[0]
         assert all(torch.equal(a, b) for a, b in zip(tree.leaves(state), tree.leaves(expected), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(given), tree.leaves(before), strict=True))
 
@@ -369,10 +369,10 @@ def test_the_figures_of_branches(tmp_path, monkeypatch):
     """The section itself, of a step that only counts, its graphs being fake."""
     fake_cuda.install(monkeypatch)
     options = gpu.parse([*SMALL, "--models", "2,3"])
-    record = gpu.Record({"device": "cpu"}, tmp_path / "gpu.json")
+    record = gpu_runs.Record({"device": "cpu"}, tmp_path / "gpu.json")
     trainer = SimpleNamespace(step=lambda train_state, rate: (tree.map(torch.add, train_state, {"count": rate}), None))
     ready = SimpleNamespace(trainers=(None, trainer), device=torch.device("cpu"))
-    gpu.branches(gpu.Rig(4, ready, ready, ({"count": torch.zeros(())}, torch.ones(()))), options, record)
+    gpu_graphs.branches(gpu_graphs.Rig(4, ready, ready, ({"count": torch.zeros(())}, torch.ones(()))), options, record)
     parts = ("speedup_branches", "microseconds_successive", "microseconds_parallel")
     assert record.figures.keys() == {f"{part}_{models}_4" for part in parts for models in (2, 3)}
     assert all(value > 0 for value in record.figures.values())
@@ -382,9 +382,9 @@ def test_the_captured_step_is_measured_where_there_are_graphs(tmp_path, monkeypa
     fake_cuda.install(monkeypatch)
     monkeypatch.setattr(setup.Setup, "captures", True)
     options = gpu.parse(SMALL)
-    rig = gpu.make_rig(4, options=options, folder=tmp_path)
+    rig = gpu_graphs.make_rig(4, options=options, folder=tmp_path)
     assert list(gpu.modes(rig)) == ["eager", "compiled", "captured"]
-    record = gpu.Record({}, tmp_path / "gpu.json")
+    record = gpu_runs.Record({}, tmp_path / "gpu.json")
     gpu.steps(rig, options, record)
     captured = {"microseconds_captured_4", "seconds_first_captured_4", "speedup_captured_4"}
     assert captured < record.figures.keys()
@@ -399,11 +399,11 @@ def test_the_captured_step_is_measured_where_there_are_graphs(tmp_path, monkeypa
 def test_on_cuda_parallel_branches_are_the_steps_alone():
     counts = [torch.zeros((), device="cuda", dtype=torch.float64) for _ in range(3)]
     weights = [torch.eye(64, device="cuda", dtype=torch.float64) * (index + 1) for index in range(3)]
-    graph = gpu.Branches([
+    graph = gpu_graphs.Branches([
         lambda count=count, weight=weight: count.add_((weight @ weight).trace())
         for count, weight in zip(counts, weights, strict=True)
     ])  # fmt: skip
     for _ in range(4):
         graph()
     # the trace of (i I)^2 is 64 i^2, added by the warm-up's calls and by 4 replays
-    assert [count.item() for count in counts] == [(gpu._WARM_UP + 4) * 64 * i * i for i in (1, 2, 3)]
+    assert [count.item() for count in counts] == [(compile.WARM_UP + 4) * 64 * i * i for i in (1, 2, 3)]

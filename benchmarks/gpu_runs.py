@@ -1,0 +1,184 @@
+"""What every section of `benchmarks.gpu` runs under (the time, the results file, failures), and its whole runs."""
+
+import argparse
+import json
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import measure, run
+from cil_func import config as configuration
+from cil_func import experiment, planning, setup
+
+
+class Budget:
+    """How many seconds are left of `seconds` from now on."""
+
+    def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic):
+        self._end, self._clock = clock() + seconds, clock
+
+    def left(self) -> float:
+        return self._end - self._clock()
+
+
+class Record:
+    """Figures and conditions, in the results file as soon as they are known. path: None until something is."""
+
+    def __init__(self, conditions: dict, json_path: Path | None):
+        self.figures, self.conditions, self.path = {}, conditions | {"sections": {}, "left_out": {}}, None
+        self._json_path = json_path
+
+    def keep(self, figures: dict[str, float], *, show: bool = True) -> None:
+        """Adds figures, prints them as a table, writes the file."""
+        self.figures |= figures
+        if show and figures:
+            measure.table([["figure", "value"], *figures.items()])
+        self.path = measure.write("gpu", self.figures, self.conditions, self._json_path)
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Says what is missing or incomplete, and why, on one line and in the file."""
+        print(f"{what}: {why}", flush=True)
+        self.conditions["left_out"][what] = why
+        self.keep({})
+
+
+def conditions_of(options: argparse.Namespace, settings) -> dict:
+    """What the figures depend on; settings: the resolved [run]."""
+    named = ("image_size", "backbone", "batch_sizes", "norm_batch", "models", "repeats", "calls", "minutes", "set")
+    return {
+        **measure.conditions(settings.device, commit=options.commit),
+        "precision": settings.precision,
+        "generated_images": options.data is None,
+        **{name: getattr(options, name) for name in named},
+    }
+
+
+def attempt(name: str, section: Callable[[], None], budget: Budget, record: Record) -> bool:
+    """Runs a section if time is left; whether it went well. What one of them meets must not cost the later ones."""
+    if budget.left() <= 0:
+        record.leave_out(name, "left out, no time is left")
+        return True
+    print(f"\n{name} ({budget.left():.0f} s are left)", flush=True)
+    clock, well = time.perf_counter(), True
+    try:
+        section()
+    except Exception as error:
+        well = False
+        traceback.print_exc()
+        record.leave_out(name, f"failed, {type(error).__name__}")
+        if record.conditions["device"] == "cuda":  # a capture that failed leaves its own stream behind
+            torch.cuda.set_stream(torch.cuda.default_stream())
+    record.conditions["sections"][name] = round(time.perf_counter() - clock, 1)
+    record.keep({})
+    return well
+
+
+# whole runs
+
+
+class OutOfTime(Exception):
+    """The budget is spent in the middle of a run."""
+
+
+def learn(name: str, options: argparse.Namespace, folder: Path, budget: Budget, record: Record) -> None:
+    """A whole run by a preset; it isn't begun without time for its first phase, and is cut short when time is over."""
+    config, clock = load(name, options, folder), time.perf_counter()
+    ready = setup.build(config)
+    loaded = time.perf_counter() - clock
+    record.conditions[f"config_{name}"] = configuration.to_dict(ready.config)
+    record.conditions[f"config_{name}"]["data"]["path"] = ""  # not this machine's
+    results, epochs = {"phases": []}, []
+
+    def keep(*, show: bool = False) -> None:
+        seconds = {"data": loaded, "wall": time.perf_counter() - clock}
+        record.keep(figures_of(name.replace("-", "_"), ready, results, epochs, seconds), show=show)
+
+    needed, left = first_phase_seconds(ready, record.figures), budget.left()
+    if needed > left:
+        why = f"left out, its first phase would take about {needed:.0f} s, and {left:.0f} s are left"
+        record.leave_out(f"run_{name}", why)
+    elif not trained(name, ready, results, epochs, keep, budget):
+        done = f"{len(results['phases'])} of {len(ready.scenario.phases)} phases and {len(epochs)} epochs are done"
+        record.leave_out(f"run_{name}", f"cut short, the time is over; {done}")
+    keep(show=True)
+
+
+def trained(
+    name: str, ready: setup.Setup, results: dict, epochs: list[dict], keep: Callable[[], None], budget: Budget
+) -> bool:
+    """Learns all phases, or until the budget is spent: whether all. Fills results and epochs, keeps them by phase."""
+
+    def save(found: dict) -> None:
+        results.update(found)
+        keep()
+
+    def emit(event: dict) -> None:
+        if event["event"] == "epoch":
+            epochs.append(event)
+        if event["event"] == "phase_end":
+            took = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in event["seconds"].items())
+            print(f"{name} phase {event['phase']}: top-1 {event['top1']:.2f}, {took}", flush=True)
+        if budget.left() <= 0 and len(results["phases"]) < len(ready.scenario.phases):
+            raise OutOfTime
+
+    if ready.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        experiment.run(ready, emit=emit, save=save)
+    except OutOfTime:
+        return False
+    return True
+
+
+def load(name: str, options: argparse.Namespace, folder: Path) -> configuration.Config:
+    """A preset on the images that were named, or on new ones made in `folder`."""
+    images = options.data or folder / "images"
+    if not images.is_dir():
+        print("generating images", flush=True)
+        counts = {"train": options.train_images, "test": options.test_images}
+        measure.write_images(images, classes=options.classes, size=options.image_size, **counts)
+    settings = [
+        "data.name=image_folder", f"data.path={json.dumps(str(images.resolve()))}",
+        f"data.image_size={options.image_size}", f"model.backbone={options.backbone}",
+    ]  # fmt: skip
+    if options.epochs:
+        settings += [f"optim.epochs={options.epochs}", "optim.schedule=cosine", "optim.first_phase={}"]
+    return configuration.load(name, [*settings, *options.set])
+
+
+def first_phase_seconds(ready: setup.Setup, figures: dict[str, float]) -> float:
+    """What phase 0 will take by the figures of its batch size, a compilation included; 0 if there are none."""
+    trainer = ready.trainers[0]
+    rate = figures.get(f"images_per_second_{trainer.batch_size}")
+    if rate is None:
+        return 0.0
+    compilation = figures.get(f"seconds_first_compiled_{trainer.batch_size}", 0.0)
+    return compilation + trainer.epochs * planning.train_images(ready)[0] / rate
+
+
+def figures_of(
+    name: str, ready: setup.Setup, results: dict, epochs: list[dict], seconds: dict[str, float]
+) -> dict[str, float]:
+    """The figures of a run so far: those of `benchmarks.run`, and how far it is."""
+    phases, done = ready.scenario.phases, len(results["phases"])
+    found = {
+        "phases_done": done,
+        "phases": len(phases),
+        "epochs_done": len(epochs),
+        "epochs": sum(ready.trainer(phase).epochs for phase in phases),
+    }
+    if epochs:
+        found["images_per_second"] = statistics.median(epoch["images_per_second"] for epoch in epochs)
+        found["seconds_first_epoch"] = epochs[0]["seconds"]  # with compilation and capture
+    flat = {f"{key}_{name}": value for key, value in found.items()}
+    if done:
+        part = run.summary(results, {"data": seconds["data"]}) | {"wall": seconds["wall"]}
+        if ready.device.type == "cuda":
+            part["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        flat |= run.figures({name: part})
+    partial_means = set() if done == len(phases) else {f"average_{name}", f"last_{name}"}
+    return {key: value for key, value in flat.items() if value is not None and key not in partial_means}
