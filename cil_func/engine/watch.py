@@ -50,6 +50,8 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
+        # Waited for: a thread that is inside torch when Python ends is cut off there, and takes the process with it (-6).
+        self._thread.join(_GRACE_SECONDS)
         with suppress(RuntimeError):
             self._set(f"left/{self.rank}", "")
 

@@ -161,6 +161,14 @@ def test_meeting_and_waiting_end_when_one_fails(make, clock):
             wait()
 
 
+def test_no_thread_is_left(make):
+    """One that is inside torch when Python ends would abort the process."""
+    watch = make(0)
+    assert watch._thread.is_alive()
+    watch.__exit__()
+    assert not watch._thread.is_alive()
+
+
 def test_a_restart_knows_nothing_of_the_attempt_before(make):
     make(1).fail(1, "rank 1: killed")
     again = make(0, prefix="b")
@@ -187,7 +195,8 @@ def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
         def set(self):
             pass
 
-    watch._leaving = Turns()
+    leaving, watch._leaving = watch._leaving, Turns()
     watch._run()
+    watch._leaving = leaving
     # known after a second, and over the grace of 2 seconds at 4
     assert ended == [1] and told == [("rank 1: a bug", 4.0)] and watching._GRACE_SECONDS == 2
