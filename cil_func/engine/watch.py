@@ -50,7 +50,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
-        # Waited for: a thread that is inside torch when Python ends is cut off there, and takes the process with it (-6).
+        # Waited for: a thread that is inside torch when Python ends is cut off there, and aborts the process.
         self._thread.join(_GRACE_SECONDS)
         with suppress(RuntimeError):
             self._set(f"left/{self.rank}", "")
