@@ -183,7 +183,7 @@ class World:
     def meet(self, place: str) -> None:
         """Waits until all processes have come here, however long one of them works before, unless one fails."""
         if self.watch:
-            self.watch.meet(place, self.size)
+            self.watch.meet(place)
 
     @contextmanager
     def one_by_one(self, place: str) -> Iterator[None]:

@@ -82,10 +82,10 @@ class Watch:
         """Until some process says it, however long that takes; raises PeerError if one fails."""
         self._poll(lambda: self._has(key))
 
-    def meet(self, place: str, size: int) -> None:
-        """Until `size` processes have come to the place; raises PeerError if one fails."""
+    def meet(self, place: str) -> None:
+        """Until all processes have come to the place; raises PeerError if one fails."""
         self._add(f"meet/{place}", 1)
-        self._poll(lambda: self._add(f"meet/{place}", 0) >= size)
+        self._poll(lambda: self._add(f"meet/{place}", 0) >= self.size)
 
     def _poll(self, there: Callable[[], bool]) -> None:
         while not there():

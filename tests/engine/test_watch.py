@@ -154,9 +154,9 @@ def test_meeting_and_waiting_end_when_one_fails(make, clock):
     second.say("data/0")
     first.wait_for("data/0")
     second._add("meet/data", 1)
-    first.meet("data", 2)
+    first.meet("data")
     first.failure = {"rank": 1, "exit_code": 3, "message": "no images"}
-    for wait in (lambda: first.wait_for("never"), lambda: first.meet("never", 2)):
+    for wait in (lambda: first.wait_for("never"), lambda: first.meet("never")):
         with pytest.raises(PeerError, match="rank 1, which failed"):
             wait()
 
