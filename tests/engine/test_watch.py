@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import processes
 import pytest
@@ -164,7 +166,13 @@ def test_meeting_and_waiting_end_when_one_fails(make, clock):
 def test_no_thread_is_left(make):
     """One that is inside torch when Python ends would abort the process."""
     watch = make(0)
-    assert watch._thread.is_alive()
+
+    def busy():  # in a call that takes a moment when the process wants to leave
+        watch._leaving.wait()
+        time.sleep(0.3)
+
+    watch._thread = threading.Thread(target=busy)
+    watch._thread.start()
     watch.__exit__()
     assert not watch._thread.is_alive()
 
