@@ -53,6 +53,16 @@ class Lab:
         words = [sys.executable, *launcher, *script, "--out", str(directory), *settings]
         return subprocess.Popen(words, cwd=ROOT, env=os.environ | own, start_new_session=True, **streams)
 
+    def caught(self, count: int, moment: float) -> tuple[Path, subprocess.Popen]:
+        """A run at work, `moment` seconds after its start; one that ends sooner gives way to another, in half of it."""
+        directory = self.new()
+        process = self.start(directory, count)
+        time.sleep(moment)
+        if process.poll() is None and status(directory)["state"] != "finished":
+            return directory, process
+        process.communicate()
+        return self.caught(count, moment / 2)
+
     def finish(self, directory: Path, count: int, **settings) -> subprocess.CompletedProcess:
         """Runs the command to its end."""
         process = self.start(directory, count, **settings)
@@ -65,6 +75,12 @@ class Lab:
         if done.returncode:
             return f"it ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
         return different(directory, self.undisturbed(count)[0])
+
+
+def status(directory: Path) -> dict:
+    """status.json; the state "none" before there is one."""
+    path = directory / "status.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"state": "none"}
 
 
 def different(directory: Path, other: Path) -> str:

@@ -23,7 +23,7 @@ def test_each_kind_of_event_a_few_times(tmp_path, capsys):
 def test_what_is_broken_is_told_and_is_exit_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(reliability.KINDS, "kill", lambda lab, count: Tally(count, ["after 3 s: other weights"]))
     assert reliability.main(["--only", "kill", "--json", str(tmp_path / "a.json")]) == 1
-    assert "kill: after 3 s: other weights" in capsys.readouterr().out
+    assert "  after 3 s: other weights" in capsys.readouterr().out
     figures = json.loads((tmp_path / "a.json").read_text())["figures"]
     assert figures == {"tried_kill": 60, "broken_kill": 1}
 
