@@ -76,11 +76,12 @@ def batch_norm(
     var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)                     # (B, C)
     weight = torch.ones_like(mean[:, 0]) if valid is None else valid               # (B,)
     mean, var, share = _of_groups(mean, var, weight, size)                         # (G, 1, C), (G, 1, 1)
-    scale = torch.rsqrt(var + NORM_EPSILON) * params["weight"]
-    middle, scale = (leaf.expand(-1, size, -1).flatten(0, 1)[:, :, None, None] for leaf in (mean, scale))
-    y = (wide - middle) * scale + params["bias"][:, None, None]
-    if valid is not None:  # else a group of padding alone, its variance 0, grows 300-fold a layer up to infinity
-        y = y * valid[:, None, None, None]
+    scale = torch.rsqrt(var + NORM_EPSILON) * params["weight"]                     # (G, 1, C)
+    shift = params["bias"] - mean * scale
+    # One product and one sum a pixel. Padding goes to 0 here, in (B, C), and not pixel by pixel: unmasked, a group of
+    # padding alone, its variance 0, would grow 300-fold a layer up to infinity.
+    scale, shift = (leaf.expand(-1, size, -1).flatten(0, 1) * weight[:, None] for leaf in (scale, shift))
+    y = wide * scale[:, :, None, None] + shift[:, :, None, None]
     pixels = share * weight.sum() * (x.shape[2] * x.shape[3])                      # (G, 1, 1), of a group
     unbiased = var * (pixels / (pixels - 1).clamp(min=1))  # one pixel has no variance: 0, not 0/0
     moved = {}
