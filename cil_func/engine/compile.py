@@ -74,7 +74,7 @@ class Captured:
 
     def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
         inputs = (taught, batch, rate)
-        if self._graph is None:
+        if self._graph is None or len(batch.labels) > len(self._inputs[1].labels):  # the first one was an epoch's last
             self._inputs = tree.map(torch.clone, inputs)
             self._capture()
         if batch.labels.shape != self._inputs[1].labels.shape:

@@ -37,6 +37,8 @@ class TimeLeft:
             case "run_start" | "resume":
                 images, epochs = event.get("train_images") or [], event.get("epochs") or []
                 self._planned = [count * times for count, times in zip(images, epochs, strict=False)]
+                self._phase = event.get("phase", 0)  # where a run goes on; its "phase_start" was told before
+                self._images = images[self._phase] if self._phase < len(images) else 0
             case "phase_start":
                 self._phase, self._done, self._partial = event["phase"], 0, 0
                 self._images = event.get("train_images") or 0
@@ -65,10 +67,11 @@ class TimeLeft:
         return images * pace + max(0, len(self._planned) - self._phase) * outside
 
     def _end_epoch(self, epoch: int, images: int, seconds: float) -> None:
+        trained = self._partial or images  # fewer than the epoch has, where a run goes on in its middle
         self._done, self._partial = (epoch + 1) * images, 0
         self._trained += seconds
-        if images and seconds:
-            self._paces.append(seconds / images)
+        if trained and seconds:
+            self._paces.append(seconds / trained)
 
     def _pace(self) -> float | None:
         """Seconds an image; before an epoch has ended, from its steps after the first, which may compile."""

@@ -28,9 +28,7 @@ def test_what_is_broken_is_told_and_is_exit_1(tmp_path, monkeypatch, capsys):
     assert figures == {"tried_kill": 60, "broken_kill": 1}
 
 
-def test_runs_that_differ_are_told_apart(tmp_path, monkeypatch):
-
-
+def test_runs_that_differ_are_told_apart(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")

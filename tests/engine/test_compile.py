@@ -226,6 +226,21 @@ def test_a_capture_replays_what_it_can_and_steps_without_it_where_the_shape_diff
     assert (measures.loss, measures.correct) == (2 * (5 * 4 + 5.5), 11)
 
 
+def test_a_training_that_goes_on_at_an_epochs_last_smaller_batch_captures_the_whole_one(monkeypatch):
+    fake_cuda.install(monkeypatch)
+    steps = Captured(count_step, count_state(), classes_of(2, 0))
+    steps(*count_inputs(5), torch.tensor(2.0))
+    small = steps._graph
+    for _ in range(3):
+        steps(*count_inputs(1, 2), torch.tensor(1.0))
+    assert small.replays == 1 and steps._graph is not small and steps._graph.replays == 3
+    plain = Threaded(count_step, count_state(), classes_of(2, 0))
+    plain(*count_inputs(5), torch.tensor(2.0))
+    for _ in range(3):
+        plain(*count_inputs(1, 2), torch.tensor(1.0))
+    assert_same(steps.snapshot(), plain.snapshot())
+
+
 def check_no_alias(steps, train_state, classes, inputs, more, rate):
     """Whatever is written into what went in or came out, the next step doesn't see; nor does it write there."""
     expected_start = tree.map(torch.clone, (train_state, classes, inputs))

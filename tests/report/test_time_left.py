@@ -75,14 +75,15 @@ def test_what_a_phase_spends_outside_its_epochs_is_expected_of_the_phases_to_com
     assert left.seconds() == 0
 
 
-def test_a_run_that_goes_on_in_the_middle_counts_what_is_done():
+def test_a_run_that_goes_on_in_the_middle_counts_what_is_done_and_is_paced_by_what_was_left():
     left = TimeLeft(Clock())
-    left(START)
-    left(phase(1, 200))
+    left(START | {"event": "resume", "phase": 1, "epoch": 4, "step": 3})  # and no phase_start
     left({"event": "progress", "epoch": 4, "images": 50})
-    assert left.images() == 850
-    left(epoch(4, 200, 2.0))
-    assert left.seconds() == pytest.approx(5 * 200 * 0.01)
+    assert left.images() == 4 * 200 + 50
+    left(epoch(4, 200, 2.0))  # 2 s for 50 images
+    assert left.seconds() == pytest.approx(5 * 200 * 0.04)
+    left(START | {"event": "resume", "phase": 2, "epoch": 0, "step": 0})  # after the last phase
+    assert left.seconds() == 0
 
 
 def test_duration():
