@@ -43,8 +43,20 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: {tally.tried} tried, {len(tally.missed)} broken", flush=True)
             print(*(f"  {line}" for line in tally.missed), sep="\n", end="\n" * bool(tally.missed), flush=True)
     measure.table(rows)
-    print(measure.write("reliability", figures, conditions, options.json))
+    path = measure.write("reliability", figures, conditions, options.json)
+    path.with_suffix(".md").write_text(markdown(figures), encoding="utf-8")
+    print(path)
     return 1 if broken else 0
+
+
+def markdown(figures: dict[str, int]) -> str:
+    """The table that people read, beside the figures."""
+    lines = ["| what happened | tried | broken |", "| --- | --- | --- |"]
+    for name, function in KINDS.items():
+        if f"tried_{name}" in figures:
+            what = " ".join((function.__doc__ or name).split()).rstrip(".")
+            lines.append(f"| {what} | {figures[f'tried_{name}']} | {figures[f'broken_{name}']} |")
+    return "\n".join(lines) + "\n"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -71,18 +83,21 @@ def crash_in_a_save(lab: Lab, _: int) -> Tally:
 
 
 def bit_flips(lab: Lab, count: int) -> Tally:
+    """A bit of a checkpoint's files is flipped: detected, and never loaded."""
     from benchmarks import damage
 
     return damage.flip_bits(_saved(lab), count, seed=lab.draw.randrange(1 << 30), scratch=lab.new())
 
 
 def truncations(lab: Lab, count: int) -> Tally:
+    """A file of a checkpoint is cut short or deleted: detected, and never loaded."""
     from benchmarks import damage
 
     return damage.truncate_and_delete(_saved(lab), count, seed=lab.draw.randrange(1 << 30), scratch=lab.new())
 
 
 def disk_full(lab: Lab, count: int) -> Tally:
+    """The disk is full at some size of a save: the earlier checkpoint is intact."""
     from benchmarks import failing_saves
     from benchmarks.damage import example
 
@@ -105,6 +120,7 @@ def _saved(lab: Lab) -> Path:
 
 
 def bad_configurations(lab: Lab, count: int) -> Tally:
+    """A wrong configuration, generated from the schema: exit 2 and one line."""
     from benchmarks import mistakes
 
     cases = mistakes.configurations(lab.draw.randrange(1 << 30))
@@ -120,6 +136,7 @@ def bad_configurations(lab: Lab, count: int) -> Tally:
 
 
 def bad_folders(lab: Lab, count: int) -> Tally:
+    """A folder of images with something wrong: exit 3 and one line."""
     from benchmarks import bad_folders
 
     folder = lab.new().parent
@@ -127,7 +144,7 @@ def bad_folders(lab: Lab, count: int) -> Tally:
     def one(number: int, case: bad_folders.BadFolder) -> str:
         own = folder / str(number)
         own.mkdir(parents=True)
-        flags = [*case.flags(own), "--out", str(own / "run")]
+        flags = [*case.flags(own / "images"), "--out", str(own / "run")]
         return _refused(flags, 3, case.says)
 
     cases = bad_folders.folders(count, lab.draw.randrange(1 << 30))

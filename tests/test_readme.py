@@ -63,3 +63,21 @@ def test_speeds_are_those_of_the_records():
         name = f"{module}-epochs{epochs}" if epochs else module
         figures = json.loads((ROOT / f"benchmarks/results/{name}-cpu.json").read_text())["figures"]
         assert value == f"{figures[figure]:.2f}", figure
+
+
+def test_counts_of_reliability_are_those_of_the_record():
+    ((tried, broken),) = re.findall(r"to real processes and files, ([\d,]+) times with (\d+) broken promises", README)
+    figures = json.loads((ROOT / "benchmarks/results/reliability-cpu.json").read_text())["figures"]
+    for name, told in (("tried", tried), ("broken", broken)):
+        assert int(told.replace(",", "")) == sum(value for key, value in figures.items() if key.startswith(name))
+
+
+def test_accuracies_at_10_epochs_are_those_of_the_records():
+    (text,) = re.findall(r"At 10 epochs a phase.*?\n\n", README, re.DOTALL)
+    first, second = (
+        json.loads((ROOT / f"benchmarks/results/run-epochs10{which}-cpu.json").read_text())["figures"]
+        for which in ("", "-again")
+    )
+    told = [float(value) for value in re.findall(r"\d\d\.\d", text)]
+    pairs = (first, "conventional"), (first, "cold"), (second, "cold")
+    assert told == [round(figures[f"{what}_{side}"], 1) for figures, side in pairs for what in ("average", "last")]

@@ -18,6 +18,8 @@ def test_each_kind_of_event_a_few_times(tmp_path, capsys):
     figures = json.loads(path.read_text())["figures"]
     assert figures == {f"{what}_{kind}": count for kind in kinds for what, count in (("tried", 3), ("broken", 0))}
     assert capsys.readouterr().out.count("3 tried, 0 broken") == len(kinds)
+    table = path.with_suffix(".md").read_text().splitlines()
+    assert len(table) == 2 + len(kinds) and all(line.endswith("| 3 | 0 |") for line in table[2:])
 
 
 def test_what_is_broken_is_told_and_is_exit_1(tmp_path, monkeypatch, capsys):
