@@ -81,3 +81,21 @@ def test_accuracies_at_10_epochs_are_those_of_the_records():
     told = [float(value) for value in re.findall(r"\d\d\.\d", text)]
     pairs = (first, "conventional"), (first, "cold"), (second, "cold")
     assert told == [round(figures[f"{what}_{side}"], 1) for figures, side in pairs for what in ("average", "last")]
+
+
+def test_accuracies_by_precision_are_those_of_the_records():
+    (text,) = re.findall(r"What it costs is less.*?\n\n", README, re.DOTALL)
+    told = [float(value) for value in re.findall(r"\d\d\.\d", text)]
+
+    def figures(name: str) -> dict:
+        return json.loads((ROOT / f"benchmarks/results/{name}-cpu.json").read_text())["figures"]
+
+    precisions, average = ("bfloat16", "float32"), "average_incremental_accuracy"
+    cifar = [figures(f"cifar100-b50-wa-sum-5-{precision}") for precision in precisions]
+    seeds = {
+        "bfloat16": [f"-bfloat16-seed{seed}" for seed in range(3)],
+        "float32": ["", *(f"-float32-seed{seed}" for seed in (1, 2))],
+    }
+    digits = [sum(figures(f"digits-wa{which}")[average] for which in seeds[precision]) / 3 for precision in precisions]
+    expected = [run[key] for key in (average, "last_accuracy") for run in cifar] + digits
+    assert told == [round(value, 1) for value in expected]
