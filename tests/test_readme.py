@@ -13,6 +13,10 @@ ROOT = Path(train.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def figures_of(record: str) -> dict:
+    return json.loads((ROOT / f"benchmarks/results/{record}-cpu.json").read_text())["figures"]
+
+
 def test_the_python_example_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {"features": torch.randn(50, 64, generator=torch.Generator().manual_seed(0))}
@@ -43,13 +47,13 @@ def test_accuracies_are_those_of_the_records():
     )}  # fmt: skip
     assert len(rows) == 6
     for name, (average, last, forgetting, _) in rows.items():
-        figures = json.loads((ROOT / f"benchmarks/results/digits-{name}-cpu.json").read_text())["figures"]
+        figures = figures_of(f"digits-{name}")
         found = [figures[key] for key in ("average_incremental_accuracy", "last_accuracy", "forgetting")]
         assert [average, last, forgetting] == [round(value, 1) for value in found]
     runs = {"WA, sum": "wa-sum-10", "WA, convex": "wa-convex-5", "iCaRL": "icarl-5", "replay, 5": "replay-5"}
     for start, name in runs.items():
         (cells,) = re.findall(rf"^\| {start}[^|]*\|(.*)\|$", README, re.MULTILINE)
-        figures = json.loads((ROOT / f"benchmarks/results/cifar100-b50-{name}-cpu.json").read_text())["figures"]
+        figures = figures_of(f"cifar100-b50-{name}")
         top1 = [float(value) for value in cells.split("|")[0].split(",")]
         assert top1 == [round(figures[f"top1_phase_{phase}"], 1) for phase in range(6)]
 
@@ -61,23 +65,19 @@ def test_speeds_are_those_of_the_records():
     assert len(rows) >= 9
     for module, epochs, figure, value in rows:
         name = f"{module}-epochs{epochs}" if epochs else module
-        figures = json.loads((ROOT / f"benchmarks/results/{name}-cpu.json").read_text())["figures"]
-        assert value == f"{figures[figure]:.2f}", figure
+        assert value == f"{figures_of(name)[figure]:.2f}", figure
 
 
 def test_counts_of_reliability_are_those_of_the_record():
     ((tried, broken),) = re.findall(r"to real processes and files, ([\d,]+) times with (\d+) broken promises", README)
-    figures = json.loads((ROOT / "benchmarks/results/reliability-cpu.json").read_text())["figures"]
+    figures = figures_of("reliability")
     for name, told in (("tried", tried), ("broken", broken)):
         assert int(told.replace(",", "")) == sum(value for key, value in figures.items() if key.startswith(name))
 
 
 def test_accuracies_at_10_epochs_are_those_of_the_records():
     (text,) = re.findall(r"At 10 epochs a phase.*?\n\n", README, re.DOTALL)
-    first, second = (
-        json.loads((ROOT / f"benchmarks/results/run-epochs10{which}-cpu.json").read_text())["figures"]
-        for which in ("", "-again")
-    )
+    first, second = figures_of("run-epochs10"), figures_of("run-epochs10-again")
     told = [float(value) for value in re.findall(r"\d\d\.\d", text)]
     pairs = (first, "conventional"), (first, "cold"), (second, "cold")
     assert told == [round(figures[f"{what}_{side}"], 1) for figures, side in pairs for what in ("average", "last")]
@@ -86,16 +86,12 @@ def test_accuracies_at_10_epochs_are_those_of_the_records():
 def test_accuracies_by_precision_are_those_of_the_records():
     (text,) = re.findall(r"What it costs is less.*?\n\n", README, re.DOTALL)
     told = [float(value) for value in re.findall(r"\d\d\.\d", text)]
-
-    def figures(name: str) -> dict:
-        return json.loads((ROOT / f"benchmarks/results/{name}-cpu.json").read_text())["figures"]
-
     precisions, average = ("bfloat16", "float32"), "average_incremental_accuracy"
-    cifar = [figures(f"cifar100-b50-wa-sum-5-{precision}") for precision in precisions]
+    cifar = [figures_of(f"cifar100-b50-wa-sum-5-{precision}") for precision in precisions]
     seeds = {
         "bfloat16": [f"-bfloat16-seed{seed}" for seed in range(3)],
         "float32": ["", *(f"-float32-seed{seed}" for seed in (1, 2))],
     }
-    digits = [sum(figures(f"digits-wa{which}")[average] for which in seeds[precision]) / 3 for precision in precisions]
+    digits = [sum(figures_of(f"digits-wa{seed}")[average] for seed in seeds[name]) / 3 for name in precisions]
     expected = [run[key] for key in (average, "last_accuracy") for run in cifar] + digits
     assert told == [round(value, 1) for value in expected]

@@ -1,11 +1,13 @@
 """Each kind of event once or a few times, as real processes; the counts that are promised: `benchmarks.reliability`."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from benchmarks import lab, reliability
+from benchmarks import disturbed, lab, reliability
 from benchmarks.damage import Tally
 from cil_func import checkpoint
 
@@ -45,6 +47,40 @@ def test_runs_that_differ_are_told_apart(tmp_path):
     assert lab.different(a, b) == "other results"
     (b / "model.safetensors").write_bytes(b"others")
     assert lab.different(a, b) == "other weights"
+
+
+def test_a_try_that_fails_by_itself_is_broken_and_the_others_go_on():
+    def fails():
+        raise OSError("no room")
+
+    tally = disturbed.gather([lambda: "", fails, lambda: "other weights"], at_once=1)
+    assert tally == Tally(3, ["OSError: no room", "other weights"])
+
+
+def test_a_run_that_ends_before_its_moment_gives_way_to_another(tmp_path, monkeypatch):
+    waits = iter([0, 60])
+    started = []
+
+    def start(directory, count):
+        started.append((directory, count))
+        return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({next(waits)})"])
+
+    small = lab.Lab(tmp_path, seed=0)
+    monkeypatch.setattr(small, "start", start)
+    directory, process = small.caught(2, 1.0)
+    with process:
+        assert process.poll() is None
+        process.kill()
+    assert [count for _, count in started] == [2, 2] and directory == started[1][0] != started[0][0]
+
+
+@pytest.mark.parametrize(("state", "code", "updated", "sound"), [
+    ("finished", 0, 100.5, True), ("finished", 0, 102.0, False), ("failed", 1, 100.5, False),
+])  # fmt: skip
+def test_a_signal_at_100_s_may_come_after_the_last_step_but_not_be_ignored(tmp_path, state, code, updated, sound):
+    told = {"state": state, "exit_code": code, "message": "", "updated": updated}
+    (tmp_path / "status.json").write_text(json.dumps(told))
+    assert (disturbed._not_stopped(tmp_path, 100.0) == "") is sound
 
 
 def test_a_kind_that_there_is_not():
