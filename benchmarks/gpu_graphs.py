@@ -102,7 +102,7 @@ def in_place(function: Callable, given: tuple) -> Callable[[], None]:
 
     def call() -> None:
         moved, _ = function(train_state, *rest)
-        torch._foreach_copy_(tree.leaves(train_state), tree.leaves(moved))
+        tree.write(moved, into=train_state)
 
     return call
 

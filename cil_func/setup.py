@@ -81,6 +81,8 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     distributed.set_threads(world.launch, config.run.threads)
     device = distributed.device_of(world.launch, config.run.device)
     world.use(device)
+    if device.type == "cuda":
+        compile.same_bits()
     dtype, compute_dtype = DTYPES[config.run.precision]
     model.backbone(config.model.backbone).feature_dim()  # a wrong name is told before the data are loaded
     with world.one_by_one("data"):

@@ -5,6 +5,7 @@ keys that lead to it, joined by dots: `classifier.weight`. None is a tree withou
 takes for a leaf.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,20 @@ def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
     shapes = [leaf.shape for leaf in like if leaf.is_floating_point()]
     parts = iter(vector.split([shape.numel() for shape in shapes]))
     return unflatten([next(parts).view(leaf.shape) if leaf.is_floating_point() else leaf for leaf in like], tree)
+
+
+def write(tree: Tree, into: Tree) -> None:
+    """Copies each leaf into the leaf at its place in `into`, which changes; no other function here works in place.
+
+    Type by type: leaves of several types in one call torch copies one by one, on a GPU by hundreds of kernels. Raises
+    ValueError for another number of leaves, RuntimeError for another shape.
+    """
+    by_type = defaultdict(list)
+    for source, target in zip(leaves(tree), leaves(into), strict=True):
+        by_type[source.dtype, target.dtype].append((source, target))
+    for pairs in by_type.values():
+        sources, targets = zip(*pairs, strict=True)
+        torch._foreach_copy_(targets, sources)
 
 
 def size(tree: Tree) -> int:

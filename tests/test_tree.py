@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cil_func import tree
 
@@ -99,3 +100,34 @@ def test_cast_changes_floating_leaves_and_no_others():
     moved = tree.cast(nested, device="meta")
     assert {leaf.device.type for leaf in tree.leaves(moved)} == {"meta"}
     assert moved["weight"].dtype == torch.float32
+
+
+class Copies(TorchDispatchMode):
+    """Notes the types of the leaves of each copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "copy" in str(function):
+            self.types.append([leaf.dtype for leaf in args[1]])
+        return function(*args, **(kwargs or {}))
+
+
+def test_write_changes_the_tensors_themselves_in_one_copy_a_type():
+    into = {"a": torch.zeros(2), "b": (torch.zeros((), dtype=torch.int64), None), "c": torch.zeros(1, 3)}
+    held = tree.leaves(into)
+    values = {"a": torch.tensor([1.0, 2.0]), "b": (torch.tensor(3), None), "c": torch.tensor([[4.0, 5.0, 6.0]])}
+    with Copies() as copies:
+        tree.write(values, into=into)
+    assert [leaf.tolist() for leaf in held] == [[1.0, 2.0], 3, [[4.0, 5.0, 6.0]]]
+    assert copies.types == [[torch.float32, torch.float32], [torch.int64]]
+
+
+def test_write_refuses_what_does_not_fit():
+    into = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    with pytest.raises(ValueError, match="longer"):
+        tree.write({"a": torch.ones(2)}, into=into)
+    with pytest.raises(RuntimeError, match="size"):
+        tree.write({"a": torch.ones(2), "b": torch.ones(2)}, into=into)

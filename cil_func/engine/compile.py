@@ -29,6 +29,16 @@ def name_kernels() -> None:
     torch._inductor.config.cpp.enable_kernel_profile = True
 
 
+def same_bits() -> None:
+    """Makes a GPU compute a run's numbers by the same algorithms whenever it is run or goes on.
+
+    cuDNN has convolutions that add up in any order, and inductor would choose how to cut a reduction by timing it. What
+    is compiled from now on takes neither.
+    """
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch._inductor.config.deterministic = True
+
+
 class Threaded:
     """Threads a train state through a step: call it with (taught, batch, rate), then read.
 
@@ -80,7 +90,7 @@ class Captured:
         if batch.labels.shape != self._inputs[1].labels.shape:
             self._write(self._step(self._train_state, taught, batch, self._classes, rate))
             return
-        torch._foreach_copy_(tree.leaves(self._inputs), tree.leaves(inputs))
+        tree.write(inputs, into=self._inputs)
         self._graph.replay()
 
     def _capture(self) -> None:
@@ -100,7 +110,7 @@ class Captured:
     def _write(self, outputs: tuple[TrainState, Measures]) -> None:
         """Puts what a step returned into the static state, in place."""
         train_state, measures = outputs
-        torch._foreach_copy_(tree.leaves(self._train_state), tree.leaves(train_state))
+        tree.write(train_state, into=self._train_state)
         torch._foreach_add_(tree.leaves(self._totals), tree.leaves(measures))
 
     def measures(self) -> Measures:

@@ -89,7 +89,7 @@ def accuracy(results: Results) -> "Figure":
     if len(phases) <= _TICKS // 2:
         for x, row in zip(seen, phases, strict=True):
             _value_label(axes, x, row)
-    axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(0, 105))
+    axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(0, 112), yticks=range(0, 101, 20))
     _ticks(axes, seen)
     axes.grid(alpha=0.25)
     axes.legend(*(reversed(part) for part in axes.get_legend_handles_labels()), loc="lower left")

@@ -298,6 +298,16 @@ def test_what_is_captured_is_the_eager_step(taught, monkeypatch):
     assert not torch.equal(*(t.params["classifier"]["weight"] for _, t in plain))  # the steps in between moved it
 
 
+def test_the_same_bits_need_the_same_algorithms(monkeypatch):
+    """What it sets is torch's own, and read where a GPU is; none of it is set by importing the package."""
+    switches = {(torch.backends.cudnn, "deterministic"): True, (torch.backends.cudnn, "benchmark"): False,
+                (torch._inductor.config, "deterministic"): True}  # fmt: skip
+    for (owner, name), wanted in switches.items():
+        monkeypatch.setattr(owner, name, not wanted)
+    compile.same_bits()
+    assert {key: getattr(*key) for key in switches} == switches
+
+
 # on a GPU
 
 
