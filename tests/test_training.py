@@ -1,4 +1,4 @@
-"""What the training of a phase is handed."""
+"""What the training of a phase is handed, and that it doesn't wait for the device."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def test_an_epoch_never_waits_for_the_device(monkeypatch):
     """On "meta", tensors have no values: whoever reads one raises. The first to do so looks back on the whole epoch."""
     there, settings = torch.device("meta"), {"auto_augment": "rand-m9-mstd0.5-inc1", "crop_padding": 1, "flip": True}
     monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", 5 * 32 * 64)  # chunks of 5 steps
-    built = build("wa", "optim.batch_size=32", "run.compile=false")
+    built = build("wa", "optim.batch_size=32")
     preprocess = step.Preprocess(*(leaf.to(there) for leaf in built.preprocess))
     built = replace(
         built,

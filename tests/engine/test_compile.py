@@ -11,9 +11,10 @@ from torch._dynamo.testing import CompileCounter
 from cil_func import classifier, methods, model, optim, setup, tree
 from cil_func.config import load
 from cil_func.data.resident import Batch, Chunk
-from cil_func.engine import compile, infer, step
+from cil_func.engine import compile, distributed, infer, step
 from cil_func.engine.compile import Captured, Threaded
 from cil_func.engine.fit import fit
+from cil_func.errors import ConfigError
 from cil_func.experiment import run as run_experiment
 from cil_func.methods import Outputs
 from cil_func.nn import resnet
@@ -299,13 +300,25 @@ def test_what_is_captured_is_the_eager_step(taught, monkeypatch):
 
 
 def test_the_same_bits_need_the_same_algorithms(monkeypatch):
-    """What it sets is torch's own, and read where a GPU is; none of it is set by importing the package."""
+    """The switches are torch's own, and only read where a GPU is."""
     switches = {(torch.backends.cudnn, "deterministic"): True, (torch.backends.cudnn, "benchmark"): False,
                 (torch._inductor.config, "deterministic"): True}  # fmt: skip
     for (owner, name), wanted in switches.items():
         monkeypatch.setattr(owner, name, not wanted)
     compile.same_bits()
     assert {key: getattr(*key) for key in switches} == switches
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_run_asks_for_the_same_bits_on_a_gpu(device, monkeypatch):
+    """Before anything is placed there; a wrong name ends the building just behind it."""
+    asked = []
+    monkeypatch.setattr(compile, "same_bits", lambda: asked.append(device))
+    monkeypatch.setattr(distributed, "device_of", lambda launch, device_name: torch.device(device))
+    monkeypatch.setattr(distributed.World, "use", lambda world, there: None)
+    with pytest.raises(ConfigError, match="nothing"):
+        setup.build(load("digits", ["model.backbone=timm:nothing", "run.device=cpu"]))
+    assert asked == (["cuda"] if device == "cuda" else [])
 
 
 # on a GPU
