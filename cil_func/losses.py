@@ -24,7 +24,7 @@ def cross_entropy(
     logits: torch.Tensor,
     targets: torch.Tensor,
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | torch.Tensor = 0.0,
     mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -35,10 +35,11 @@ def cross_entropy(
     logits: (B, C); targets: (B,) integers in [0, C) (outside: undefined when compiled, an index error
     else); mask: (C,) bool, None for all classes; rows: (B,) bool, None for all images. With both, value and
     gradients are those of `logits[rows][:, mask]`; the other logits get a gradient of exactly 0, whatever
-    they hold. The targets of the other rows must be in [0, C) too.
+    they hold. The targets of the other rows must be in [0, C) too. label_smoothing: a number, or a 0-d tensor to be
+    mapped over or differentiated, whose range is not checked.
     Returns a 0-d tensor in nats. Works under torch.func.grad, vmap and torch.compile(fullgraph=True).
-    Raises ValueError for shapes that don't fit, targets that are not integers, an empty batch, and
-    label_smoothing outside [0, 1).
+    Raises ValueError for shapes that don't fit, targets that are not integers, an empty batch, a number
+    label_smoothing outside [0, 1), and a tensor that is not 0-d.
     Source: Szegedy et al. 2016 (arXiv:1512.00567), section 7; equals torch.nn.functional.cross_entropy.
     """
     _check("cross_entropy", "logits", logits, mask)
@@ -49,11 +50,12 @@ def cross_entropy(
         )
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(f"cross_entropy: targets are {targets.dtype}; give class indices as integers")
-    if not 0 <= label_smoothing < 1:
+    smoothed = _is_tensor("cross_entropy", "label_smoothing", label_smoothing)
+    if not smoothed and not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; it must be in [0, 1)")
     log_probs = F.log_softmax(_hide(_widen(logits), mask), dim=1)  # (B, C)
     loss = -_mean(log_probs.gather(1, targets.long()[:, None])[:, 0], rows)
-    if label_smoothing == 0:
+    if not smoothed and label_smoothing == 0:
         return loss
     if mask is None:
         spread = _mean(log_probs.mean(dim=1), rows)
@@ -67,7 +69,7 @@ def distillation(
     student_logits: torch.Tensor,
     teacher_logits: torch.Tensor,
     *,
-    temperature: float,
+    temperature: float | torch.Tensor,
     mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -82,7 +84,9 @@ def distillation(
     The gradient is not stopped at the teacher: differentiate with respect to the student.
     Returns a 0-d tensor in nats, never 0 unless the teacher is certain. Works under torch.func.grad, vmap
     and torch.compile(fullgraph=True). With mask and rows, value and gradients are those of `[rows][:, mask]`.
-    Raises ValueError for unequal shapes, an empty batch, and a temperature that is not above 0 and finite.
+    temperature: a number, or a 0-d tensor to be mapped over or differentiated, whose range is not checked.
+    Raises ValueError for unequal shapes, an empty batch, a number temperature that is not above 0 and finite, and a
+    tensor that is not 0-d.
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq. 2.
     """
     _check("distillation", "student_logits", student_logits, mask)
@@ -92,12 +96,22 @@ def distillation(
             f"{tuple(teacher_logits.shape)} differ; cut both to the old classes"
         )
     _check("distillation", "teacher_logits", teacher_logits, mask)
-    if not 0 < temperature < float("inf"):
+    softened = _is_tensor("distillation", "temperature", temperature)
+    if not softened and not 0 < temperature < float("inf"):
         raise ValueError(f"distillation: temperature={temperature}; it must be above 0 and finite")
     # hidden after the division: a large temperature would bring the constant back among the logits
     log_student = F.log_softmax(_hide(_widen(student_logits) / temperature, mask), dim=1)
     teacher = F.softmax(_hide(_widen(teacher_logits) / temperature, mask), dim=1)
     return -_mean((teacher * log_student).sum(dim=1), rows)
+
+
+def _is_tensor(function: str, name: str, value: float | torch.Tensor) -> bool:
+    """Whether `value` is a tensor and not a number; raises ValueError unless such a tensor is 0-d."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    if value.ndim:
+        raise ValueError(f"{function}: {name} {tuple(value.shape)} is no single value; give a number or a 0-d tensor")
+    return True
 
 
 def _mean(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:

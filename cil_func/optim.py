@@ -24,28 +24,53 @@ class Optimiser:
 def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
     """Stochastic gradient descent with heavy-ball momentum and L2 decay, as `torch.optim.SGD` computes it.
 
-    d = grad + weight_decay * param;  velocity = momentum * velocity + d;  update = -rate * velocity.
-    rate is a 0-d tensor, so that a changed rate does not compile the step anew. Velocities start at zero.
+        d = grad + weight_decay * param;   velocity = momentum * velocity + d;   update = -rate * velocity
+
+    opt_state: {"momentum": 0-d, "weight_decay": 0-d, "velocity": a tree like params}; velocities start at zero.
+    Momentum and decay are tensors of the state, and rate is a 0-d tensor: phases with other numbers share one
+    compiled step, and all three can be mapped over or differentiated. `update` works under torch.compile,
+    torch.func.vmap and torch.func.grad.
     """
 
     def init(params: tree.Tree) -> tree.Tree:
-        return tree.map(torch.zeros_like, params)
+        some = next(iter(tree.leaves(params)), torch.zeros(()))  # nothing may be trained
+        numbers = {"momentum": some.new_tensor(momentum), "weight_decay": some.new_tensor(weight_decay)}
+        return numbers | {"velocity": tree.map(torch.zeros_like, params)}
 
     def update(grads, opt_state, params, rate):
-        grads, velocity, leaves = map(tree.leaves, (grads, opt_state, params))
-        velocity = torch._foreach_mul(velocity, momentum)
-        if weight_decay:
-            grads = torch._foreach_add(grads, leaves, alpha=weight_decay)
-        velocity = torch._foreach_add(velocity, grads)
-        updates = torch._foreach_mul(velocity, -rate)
-        return tree.unflatten(updates, params), tree.unflatten(velocity, params)
+        gradients, velocity, leaves = map(tree.leaves, (grads, opt_state["velocity"], params))
+        decayed = _multiply(leaves, opt_state["weight_decay"])
+        velocity = _add(_multiply(velocity, opt_state["momentum"]), _add(gradients, decayed))
+        updates = _multiply(velocity, -rate)
+        return tree.unflatten(updates, params), opt_state | {"velocity": tree.unflatten(velocity, params)}
 
     return Optimiser(init, update)
 
 
 def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     """params + updates, leaf by leaf."""
-    return tree.unflatten(torch._foreach_add(tree.leaves(params), tree.leaves(updates)), params)
+    return tree.unflatten(_add(tree.leaves(params), tree.leaves(updates)), params)
+
+
+def _multiply(leaves: list[torch.Tensor], number: torch.Tensor) -> list[torch.Tensor]:
+    """Each leaf times a 0-d tensor."""
+    if _one_by_one(*leaves, number):
+        return [leaf * number for leaf in leaves]
+    return list(torch._foreach_mul(leaves, number))
+
+
+def _add(leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The sums of two lists of leaves, pair by pair."""
+    if _one_by_one(*leaves, *others):
+        return [leaf + other for leaf, other in zip(leaves, others, strict=True)]
+    return list(torch._foreach_add(leaves, others))
+
+
+def _one_by_one(*tensors: torch.Tensor) -> bool:
+    """Whether torch._foreach_* can't be used: it has no rules for torch.func's transforms, nor a derivative by a rate."""
+    # The one question of this kind that torch.compile can trace.
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return transformed or any(each.requires_grad for each in tensors)
 
 
 def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Callable[[int], float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -33,7 +33,11 @@ def make(
     dtype: torch.dtype,
     world: World,
 ) -> tuple[Trainer, Trainer]:
-    """One trainer where both settings are equal: a step made twice would be compiled twice."""
+    """The trainers of the first phase and of the later ones.
+
+    They share one step where their batches have one shape, whatever else of [optim] differs: rate, momentum and decay
+    are inputs of the step, and a second step would be compiled for a minute.
+    """
     first, later = config.optim_of_phase(0), config.optim_of_phase(1)
     pads = model.backbone(config.model.backbone).pads
     for table, settings in (("optim", later), ("optim.first_phase", first)):
@@ -43,45 +47,42 @@ def make(
     # An epoch's last batch, filled up, is the same graph: eagerly it would take as long as two on a CPU, and as
     # long as the rest of a captured epoch on a GPU. Of several processes one may hold no image.
     padded = pads and (config.run.compile or world.size > 1)
-    of_phase = partial(
-        _make,
-        method=method,
-        preprocess=preprocess,
-        dtype=dtype,
-        compiled=config.run.compile,
-        padded=padded,
-        world=world,
+    make_step = cache(
+        partial(_make_step, method, preprocess, dtype, compiled=config.run.compile, padded=padded, world=world)
     )
-    trainer = of_phase(later)
-    return (trainer if first == later else of_phase(first)), trainer
+    first, later = (_make(settings, make_step, padded=padded, world=world) for settings in (first, later))
+    return first, later
 
 
-def _make(
-    settings: Optim,
-    *,
-    method: methods.Method,
-    preprocess: step.Preprocess,
-    dtype: torch.dtype,
-    compiled: bool,
-    padded: bool,
-    world: World,
-) -> Trainer:
-    optimiser = optim.sgd(momentum=settings.momentum, weight_decay=settings.weight_decay)
-    halves = step.make(
-        method, optimiser, preprocess, dtype=dtype, norm_batch=settings.norm_batch, padded=padded
-    )
+def _make(settings: Optim, make_step: Callable[[int, int], Callable], *, padded: bool, world: World) -> Trainer:
     sizes = {"batch_size": settings.batch_size, "norm_batch": settings.norm_batch}
-    rows = shares.rows_of(world.size, **sizes)
     return Trainer(
-        optimiser=optimiser,
+        optimiser=optim.sgd(momentum=settings.momentum, weight_decay=settings.weight_decay),
         rate=_schedule(settings),
-        step=_whole_step(halves, world, rows) if compiled else step.join(halves, world.reduce),
+        step=make_step(settings.batch_size, settings.norm_batch),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         own=shares.share(world.rank, world.size, **sizes),
-        padded_to=rows if padded else 0,
+        padded_to=shares.rows_of(world.size, **sizes) if padded else 0,
         eval_every_epochs=settings.eval_every_epochs,
     )
+
+
+def _make_step(
+    method: methods.Method,
+    preprocess: step.Preprocess,
+    dtype: torch.dtype,
+    batch_size: int,
+    norm_batch: int,
+    *,
+    compiled: bool,
+    padded: bool,
+    world: World,
+) -> Callable:
+    """The step for batches of one shape. An optimiser's numbers are in its state, so any one of sgd serves all."""
+    halves = step.make(method, optim.sgd(), preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
+    rows = shares.rows_of(world.size, batch_size=batch_size, norm_batch=norm_batch)
+    return _whole_step(halves, world, rows) if compiled else step.join(halves, world.reduce)
 
 
 def _whole_step(halves: step.Halves, world: World, rows: int) -> Callable:

@@ -81,7 +81,7 @@ def train(
 
 def _refuse_infinite(train_state: TrainState, phase: Phase, position: Position) -> None:
     """A step is judged by its gradients; sound ones may still carry the weights away, and no checkpoint holds that."""
-    for path, leaf in tree.to_paths({"weights": train_state.params, "momentum": train_state.opt_state}).items():
+    for path, leaf in tree.to_paths({"weights": train_state.params, "optimiser": train_state.opt_state}).items():
         if not leaf.isfinite().all():
             raise NonFiniteError(
                 f"phase {phase.index}, epoch {position.epoch}, step {position.step}: {path} is not finite; "

@@ -257,3 +257,38 @@ def test_what_cannot_be_right_is_refused(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert str(caught.value).startswith(("cross_entropy: ", "distillation: "))
+
+
+# numbers that are tensors
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend="eager")])
+def test_a_temperature_and_a_smoothing_may_be_tensors_that_are_mapped_over(wrap):
+    student, teacher, targets = draw(4, 3), draw(4, 3, seed=1), torch.tensor([0, 2, 1, 1])
+    numbers = torch.tensor([0.5, 1.0, 4.0], dtype=F64)
+    mapped = wrap(vmap(lambda t: losses.distillation(student, teacher, temperature=t)))(numbers)
+    alone = [losses.distillation(student, teacher, temperature=number) for number in numbers.tolist()]
+    torch.testing.assert_close(mapped, torch.stack(alone))
+    numbers = torch.tensor([0.0, 0.1, 0.5], dtype=F64)
+    mapped = wrap(vmap(lambda s: losses.cross_entropy(student, targets, label_smoothing=s)))(numbers)
+    alone = [F.cross_entropy(student, targets, label_smoothing=number) for number in numbers.tolist()]
+    torch.testing.assert_close(mapped, torch.stack(alone))
+
+
+def test_a_temperature_and_a_smoothing_can_be_learned():
+    """Derivatives against central differences."""
+    student, teacher, targets = draw(4, 3), draw(4, 3, seed=1), torch.tensor([0, 2, 1, 1])
+    of_temperature = lambda t: losses.distillation(student, teacher, temperature=t)  # noqa: E731
+    of_smoothing = lambda s: losses.cross_entropy(student, targets, label_smoothing=s)  # noqa: E731
+    for function, value in ((of_temperature, 2.0), (of_smoothing, 0.3)):
+        slope = (function(value + 1e-5) - function(value - 1e-5)) / 2e-5
+        found = grad(function)(torch.tensor(value, dtype=F64))
+        assert found.item() == pytest.approx(slope.item(), rel=1e-6)
+
+
+def test_a_tensor_of_several_temperatures_is_refused():
+    two = torch.tensor([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"distillation: temperature \(2,\)"):
+        losses.distillation(draw(2, 3), draw(2, 3), temperature=two)
+    with pytest.raises(ValueError, match=r"cross_entropy: label_smoothing \(2,\)"):
+        losses.cross_entropy(draw(2, 3), torch.tensor([0, 1]), label_smoothing=two / 4)

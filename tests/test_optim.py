@@ -30,6 +30,61 @@ def test_sgd_takes_the_steps_of_torch(momentum, weight_decay):
         torch.testing.assert_close(mine, other.detach(), rtol=1e-12, atol=1e-14)
 
 
+def one_step(rate, momentum, weight_decay, *, grads, velocity, params):
+    """One update of sgd from given velocities: the new params."""
+    optimiser = optim.sgd()
+    opt_state = optimiser.init(params) | {
+        "momentum": momentum, "weight_decay": weight_decay, "velocity": velocity
+    }  # fmt: skip
+    updates, _ = optimiser.update(grads, opt_state, params, rate)
+    return optim.apply_updates(params, updates)
+
+
+def drawn_trees():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: {"a": torch.randn(3, 2, generator=generator).double(), "b": torch.randn(4, generator=generator).double()}
+        for name in ("grads", "velocity", "params")
+    }
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend="eager")])
+def test_sgd_is_mapped_over_rates_momenta_and_decays(wrap):
+    """Three runs at once are three runs one after the other."""
+    trees = drawn_trees()
+    numbers = torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.5, 0.9], [0.0, 1e-2, 1e-1]], dtype=torch.float64)
+    mapped = wrap(torch.func.vmap(lambda *three: one_step(*three, **trees)))(*numbers)
+    for run, three in enumerate(numbers.T):
+        alone = one_step(*three, **trees)
+        for path in ("a", "b"):
+            torch.testing.assert_close(mapped[path][run], alone[path], rtol=1e-12, atol=1e-14)
+
+
+def test_sgd_is_mapped_over_seeds():
+    """Params, gradients and velocities of three seeds as one more axis."""
+    stacked = {name: tree.map(lambda leaf: torch.stack([leaf, 2 * leaf, -leaf]), part)
+               for name, part in drawn_trees().items()}  # fmt: skip
+    three = torch.tensor([0.1, 0.9, 1e-2], dtype=torch.float64).unbind()
+    mapped = torch.func.vmap(lambda parts: one_step(*three, **parts))(stacked)
+    for seed in range(3):
+        alone = one_step(*three, **tree.map(lambda leaf, seed=seed: leaf[seed], stacked))
+        torch.testing.assert_close(mapped["a"][seed], alone["a"], rtol=1e-12, atol=1e-14)
+
+
+def test_a_rate_a_momentum_and_a_decay_can_be_learned():
+    """The derivative of the sum of new params is arithmetic: params - rate (momentum v + g + decay params)."""
+    trees = drawn_trees()
+    rate, momentum, decay = (torch.tensor(value, dtype=torch.float64) for value in (0.1, 0.9, 0.01))
+    total = lambda *three: sum(leaf.sum() for leaf in one_step(*three, **trees).values())  # noqa: E731
+    found = torch.func.grad(total, argnums=(0, 1, 2))(rate, momentum, decay)
+    grads, velocity, params = (sum(leaf.sum() for leaf in trees[name].values()) for name in trees)
+    expected = (-(momentum * velocity + grads + decay * params), -rate * velocity, -rate * params)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    learned = rate.clone().requires_grad_()
+    total(learned, momentum, decay).backward()
+    torch.testing.assert_close(learned.grad, expected[0], rtol=1e-12, atol=1e-14)
+
+
 def torch_rates(make, epochs: int) -> list[float]:
     """What a torch scheduler stepped once an epoch sets."""
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)

@@ -97,7 +97,7 @@ def test_rows_of_unseen_classes_stay_zero():
     train_state = start(widen(params), state)
     for batch in draw_batches(2):
         train_state, _ = run(train_state, taught_by(params, state, batch), batch, CLASSES, RATE)
-    for head in (train_state.params["classifier"], train_state.opt_state["classifier"]):
+    for head in (train_state.params["classifier"], train_state.opt_state["velocity"]["classifier"]):
         assert not head["weight"][SEEN:].any() and not head["bias"][SEEN:].any()
         assert head["weight"][:SEEN].any()
 
@@ -118,7 +118,7 @@ def test_what_is_not_trainable_stays_bit_identical():
     params, state = draw_model(1, SEEN)
     run, start = make(trainable=lambda path: path.startswith("classifier."))
     train_state = start(widen(params), state)
-    assert list(train_state.opt_state) == ["classifier"]
+    assert list(train_state.opt_state["velocity"]) == ["classifier"]
     moved, _ = run(train_state, None, draw_batches(1)[0], CLASSES, RATE)
     tree.map(
         lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0), moved.params["backbone"], params["backbone"]
