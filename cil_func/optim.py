@@ -67,7 +67,7 @@ def _add(leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.T
 
 
 def _one_by_one(*tensors: torch.Tensor) -> bool:
-    """Whether torch._foreach_* can't be used: it has no rules for torch.func's transforms, nor a derivative by a rate."""
+    """Whether torch._foreach_* can't be used: it has no rule for transforms, nor a derivative by a rate."""
     # The one question of this kind that torch.compile can trace.
     transformed = torch._C._functorch.peek_interpreter_stack() is not None
     return transformed or any(each.requires_grad for each in tensors)
