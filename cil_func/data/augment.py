@@ -5,7 +5,6 @@ images and draws. So draws belong to the epoch and not to whoever applies them. 
 batches where the images are; `pil` leaves RandAugment to timm and Pillow, image by image on the host.
 """
 
-import math
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -14,21 +13,21 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from cil_func import rng
-from cil_func.data import image_geometry, image_ops, operations, randaugment
+from cil_func.data import image_geometry, image_ops, operations, randaugment, rectangles
 from cil_func.data.operations import upload
 
 Draws = dict[str, Tensor]
 
 _JITTER = {"brightness": image_ops.brightness, "contrast": image_ops.contrast, "saturation": image_ops.color}
-# Pixels that are worked on at a time: on a CPU they stay in the cache, on a GPU they bound the working memory
+# Pixels that are worked on at a time: on a CPU they stay in the cache, on a GPU they bound the working memory. With
+# `_pixels_of` an image they also bound the int32 indices of `image_geometry` and `image_ops`.
 CHUNK_PIXELS = {"cpu": 1 << 21, "cuda": 1 << 25}
-_BOX_ATTEMPTS = 10  # boxes drawn for an image to be erased, of which the first that fits is taken
-_BOX_AREA = (0.02, 1 / 3)  # of the image's area
-_BOX_ASPECT = (0.3, 1 / 0.3)  # height over width
+_TABLE_ENTRIES = 256  # of a channel, in `image_ops.lookup`
 _timm_lock = threading.Lock()  # timm draws from the process's global generators: one batch at a time
 
 
@@ -81,7 +80,8 @@ def make(
         _draw, crop_padding=crop_padding, flip=flip, jitter=jitter, draw_policy=draw_policy, erasing=erasing
     )
     chunk = partial(_apply_chunk, crop_padding=crop_padding, apply_policy=apply_policy, fill=fill)
-    return Augment(draw, partial(_apply, apply_chunk=chunk), by_pillow=bool(policy) and backend == "pil")
+    apply = partial(_apply, apply_chunk=chunk, padding=crop_padding)
+    return Augment(draw, apply, by_pillow=bool(policy) and backend == "pil")
 
 
 device = partial(make, backend="device")
@@ -116,20 +116,8 @@ def _draw(
             draws[name] = torch.rand(count, generator=generator(name)) * span + low
     draws |= draw_policy(key, count)
     if erasing:
-        draws["erasing"] = _draw_boxes(generator("erasing"), count, erasing)
+        draws["erasing"] = rectangles.draw(rng.fold_in(key, "erasing"), count, probability=erasing)
     return draws
-
-
-def _draw_boxes(generator: torch.Generator, count: int, probability: float) -> Tensor:
-    """float64 (count, attempts, 4): share of the image's area (0: not erased), aspect, and how far down and to
-    the right of the places it may have, in 0..1."""
-    boxes = torch.rand(count, _BOX_ATTEMPTS, 4, generator=generator, dtype=torch.float64)
-    erased = torch.rand(count, 1, generator=generator, dtype=torch.float64) < probability
-    low, high = _BOX_AREA
-    boxes[..., 0] = (low + (high - low) * boxes[..., 0]) * erased
-    low, high = map(math.log, _BOX_ASPECT)
-    boxes[..., 1] = (low + (high - low) * boxes[..., 1]).exp()
-    return boxes
 
 
 def _draw_seeds(key: int, count: int) -> Draws:
@@ -137,14 +125,21 @@ def _draw_seeds(key: int, count: int) -> Draws:
     return {"seed": torch.randint(2**63 - 1, (count,), generator=generator)}
 
 
-def _apply(images: Tensor, draws: Draws, *, apply_chunk: Callable[[Tensor, Draws], Tensor]) -> Tensor:
+def _apply(
+    images: Tensor, draws: Draws, *, apply_chunk: Callable[[Tensor, Draws], Tensor], padding: int
+) -> Tensor:
     """images uint8 (B, H, W, 3) -> uint8 (B, H, W, 3), some images at a time."""
     if not draws or not len(images):
         return images
     count, height, width, _ = images.shape
-    size = max(1, CHUNK_PIXELS[images.device.type] // (height * width))
+    size = max(1, CHUNK_PIXELS[images.device.type] // _pixels_of(height, width, padding))
     chunks = [slice(start, start + size) for start in range(0, count, size)]
     return torch.cat([apply_chunk(images[c], {name: draw[c] for name, draw in draws.items()}) for c in chunks])
+
+
+def _pixels_of(height: int, width: int, padding: int) -> int:
+    """What one image counts for in CHUNK_PIXELS: its padded pixels, or the entries of its table if those are more."""
+    return max((height + 2 * padding) * (width + 2 * padding), _TABLE_ENTRIES)
 
 
 def _apply_chunk(
@@ -160,7 +155,7 @@ def _apply_chunk(
     if "top" in draws:
         top, left = (upload(draws[side].int(), there) for side in ("top", "left"))
         images = image_geometry.crop(images, top, left, padding=crop_padding)
-    planes = images.permute(0, 3, 1, 2).contiguous()
+    planes = rearrange(images, "b h w c -> b c h w").contiguous()
     if "flip" in draws:
         planes = image_geometry.flip(planes, upload(draws["flip"].int(), there))
     for name, change in _JITTER.items():
@@ -170,25 +165,9 @@ def _apply_chunk(
     if apply_policy:
         planes = apply_policy(planes, draws, fill=colour)
     if "erasing" in draws:
-        boxes = _boxes(draws["erasing"], height, width)
+        boxes = rectangles.resolve(draws["erasing"], height, width)
         planes = image_geometry.erase(planes, upload(boxes, there), fill=colour)
     return torch.stack(planes.unbind(1), dim=-1)  # twice as fast as a permuted copy on a CPU
-
-
-def _boxes(draws: Tensor, height: int, width: int) -> Tensor:
-    """For each image the first box that is smaller than it both ways, as `image_geometry.erase` takes it.
-
-    draws: float64 (N, attempts, 4). None of ten fits 1 image in 10**20; it gets a box of no size.
-    """
-    area, aspect, down, right = draws.unbind(2)  # (N, attempts) each
-    tall = (area * height * width * aspect).sqrt().round()  # to even, as Python's
-    wide = (area * height * width / aspect).sqrt().round()
-    fits = (tall < height) & (wide < width)
-    tall, wide = tall * fits, wide * fits
-    top = (down * (height - tall + 1)).floor()
-    left = (right * (width - wide + 1)).floor()
-    first = fits.int().argmax(1)[:, None, None].expand(-1, 1, 4)
-    return torch.stack((top, left, tall, wide), dim=2).gather(1, first)[:, 0].int()  # (N, 4)
 
 
 def _by_device(planes: Tensor, draws: Draws, *, fill: Tensor) -> Tensor:
@@ -201,7 +180,7 @@ def _by_pillow(planes: Tensor, draws: Draws, *, auto_augment: str, fill: Tensor)
     Both global states are put back afterwards. Whoever draws from them in another thread meanwhile
     disturbs this batch; nothing in this package does.
     """
-    arrays = planes.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    arrays = rearrange(planes, "b c h w -> b h w c").cpu().contiguous().numpy()
     transform = _rand_augment(auto_augment, min(arrays.shape[1:3]), tuple(fill.tolist()))
     out = np.empty_like(arrays)
     with _timm_lock:
@@ -214,7 +193,7 @@ def _by_pillow(planes: Tensor, draws: Draws, *, auto_augment: str, fill: Tensor)
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(planes.device)
+    return rearrange(torch.from_numpy(out), "b h w c -> b c h w").contiguous().to(planes.device)
 
 
 @lru_cache(maxsize=8)

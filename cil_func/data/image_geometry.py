@@ -2,8 +2,8 @@
 
 Indices are made on the images' device and looked up by `index_select` on the flat bytes: on a CPU that is
 10 times as fast as indexing by several tensors, and it never waits for a GPU. They are int32, so a batch
-has less than 2**31 bytes. As in `image_ops`, a result depends neither on the device nor on which images
-come together.
+has less than 2**31 bytes, padding included: `augment` cuts batches so that it has. As in `image_ops`, a result
+depends neither on the device nor on which images come together.
 """
 
 from collections.abc import Iterator

@@ -14,7 +14,7 @@ from timm.data.random_erasing import RandomErasing
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional as tvf
 
-from cil_func.data import augment, operations
+from cil_func.data import augment, operations, rectangles
 from cil_func.errors import ConfigError
 
 POLICY = "rand-m9-mstd0.5-inc1"
@@ -117,7 +117,7 @@ def test_boxes_are_distributed_as_timms(size):
     height, width = size
     count = 20_000
     draws = augment.device(erasing=0.4).draw(3, count)["erasing"]
-    ours = augment._boxes(draws, height, width).numpy()  # (N, 4): top, left, rows, columns
+    ours = rectangles.resolve(draws, height, width).numpy()  # (N, 4): top, left, rows, columns
     erasing = RandomErasing(0.4, device="cpu")
     random.seed(5)
     theirs = []
@@ -137,11 +137,33 @@ def test_boxes_are_distributed_as_timms(size):
         assert ks_2samp(*ends, method="asymp").pvalue > 1e-4 and ends[0].max() == size[part]
 
 
+def test_an_epochs_draws_of_erasing_take_eight_bytes_an_image():
+    """ImageNet's 1.28 million images: 10 MB, and not the 400 MB of all ten rectangles that each may get."""
+    bare = augment.device(crop_padding=4, flip=True)
+    erased = augment.device(crop_padding=4, flip=True, erasing=0.25)
+    sizes = [sum(leaf.nbytes for leaf in make.draw(1, 1000).values()) for make in (bare, erased)]
+    assert sizes[1] - sizes[0] == 8 * 1000
+
+
+def test_numbers_of_an_image_are_splitmix64s():
+    """The published first outputs for the seed 1234567, of which 53 bits make a float."""
+    published = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431)
+    found = rectangles._uniforms(torch.tensor([7, 1234567]), 4)
+    assert found[1].tolist() == [(value >> 11) / 2**53 for value in published]
+
+
+def test_no_image_is_erased_or_each_one_is():
+    seeds = rectangles.draw(3, 500, probability=0.0)
+    assert not rectangles.resolve(seeds, 12, 10).any()
+    rectangle = rectangles.resolve(rectangles.draw(3, 500, probability=1.0), 12, 10)
+    assert (rectangle[:, 2:] > 0).all() and len(torch.unique(rectangle, dim=0)) > 300
+
+
 @pytest.mark.parametrize("backend", [augment.device, augment.pil])
 def test_erasing_comes_last_and_fills_with_the_mean(images, backend):
     everything = backend(erasing=1.0, brightness=0.5, auto_augment=POLICY, mean=MEAN)
     draws = everything.draw(1, 40)
-    boxes = augment._boxes(draws["erasing"], 12, 10)
+    boxes = rectangles.resolve(draws["erasing"], 12, 10)
     bare = backend(brightness=0.5, auto_augment=POLICY, mean=MEAN)
     expected = bare.apply(images, {name: draw for name, draw in draws.items() if name != "erasing"})
     for image, (top, left, tall, wide) in zip(expected, boxes.tolist(), strict=True):
@@ -271,6 +293,62 @@ def test_nothing_waits_for_the_device_and_operations_do_not_grow_with_the_batch(
         assert out.device.type == "meta" and out.shape == images.shape and out.dtype == torch.uint8
         counts.append(counter.count)
     assert counts[0] == counts[1] < 1000
+
+
+class Reach(TorchDispatchMode):
+    """The farthest place that an int32 index must be able to name, of all lookups on a device but `cpu`."""
+
+    def __init__(self):
+        super().__init__()
+        self.farthest = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        if function in (torch.ops.aten.index_select.default, torch.ops.aten.index_add_.default):
+            source, dim, index = arguments[:3]
+            if index.dtype == torch.int32 and source.device.type != "cpu":
+                self.farthest = max(self.farthest, source.shape[dim])
+        return function(*arguments, **(settings or {}))
+
+
+def chunk_of(device: str, height: int, width: int, padding: int, monkeypatch) -> int:
+    """Images in the largest chunk that such images are worked on in, on "cpu" or "cuda". On "meta", without work."""
+    found = []
+    with monkeypatch.context() as patch:
+        patch.setitem(augment.CHUNK_PIXELS, "meta", augment.CHUNK_PIXELS[device])
+        patch.setattr(augment, "_apply_chunk", lambda images, draws, **_: found.append(len(images)) or images[:0])
+        count = augment.CHUNK_PIXELS[device] // (height * width) + 1
+        images = torch.empty(count, height, width, 3, dtype=torch.uint8, device="meta")
+        augment.device(crop_padding=padding).apply(images, {"top": torch.empty(count, device="meta")})
+    return max(found)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_chunk_with_its_padding_fits_int32_for_every_configuration(device, monkeypatch):
+    for side in (8, 9, 32, 224, 1023, 1024):  # of data.image_size
+        for padding in (0, 4, 15, 58, 64):  # of augment.crop_padding
+            padded = (side + 2 * padding) ** 2
+            assert 3 * padded * chunk_of(device, side, side, padding, monkeypatch) <= 2**31 - 1, (side, padding)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("height", "width", "padding"),
+    [(8, 8, 15), (8, 8, 64), (32, 32, 58), (1, 1, 0), (3, 3, 0), (20, 70, 64), (1, 300, 8), (1024, 1024, 64)],
+)
+def test_no_operation_looks_beyond_what_int32_can_name(device, height, width, padding, monkeypatch):
+    """A whole chunk on "meta". Tables have 256 entries a channel, which is more than the pixels of a 3x3 image."""
+    count = chunk_of(device, height, width, padding, monkeypatch)
+    monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", augment.CHUNK_PIXELS[device])
+    monkeypatch.setattr(operations, "_rotation", lambda *_: (0.0,) * 6)  # image by image, and not looked at
+    images = torch.empty(count, height, width, 3, dtype=torch.uint8, device="meta")
+    everything = augment.device(**EVERYTHING | {"crop_padding": padding})
+    draws = {
+        name: draw.repeat(count // 100 + 1, *[1] * (draw.ndim - 1))[:count]
+        for name, draw in everything.draw(1, 100).items()
+    }
+    with Reach() as reach:
+        everything.apply(images, draws)
+    assert 0 < reach.farthest <= 2**31 - 1
 
 
 @pytest.mark.parametrize("fails", [False, True])
