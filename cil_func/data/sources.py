@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from einops import repeat
 from PIL import Image
 
 from cil_func.data import decoding, folder, images
@@ -73,7 +74,7 @@ def _digits() -> Dataset:
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
-    images = np.repeat(grey[..., None], 3, axis=3)  # (N, 8, 8, 3)
+    images = repeat(grey, "n h w -> n h w c", c=3)
     targets = digits.target.astype(np.int64)
     rows = np.arange(len(targets))
     train_rows, test_rows = train_test_split(rows, test_size=0.2, stratify=targets, random_state=0)
