@@ -5,6 +5,7 @@ learned: no kernel's time depends on them. The teacher and the augmentation work
 so they are in the trace where a chunk begins.
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from cil_func.engine import compile
 from cil_func.errors import ConfigError, DataError
 from cil_func.progress import Progress
 
+_NO_LINE = "6"  # above the profiler's highest level
 _WARM_UP = 3  # steps before the trace: compilation, capture, the caches
 _ROWS = 15  # operations in the table
 # What a CPU trace holds besides kernels and what calls them: memory, views, torch.compile's own bookkeeping
@@ -72,6 +74,8 @@ def _works(event) -> bool:
 def _trace(ready: setup.Setup, steps: int) -> profile:
     """Trains phase 1 until the steps are done."""
     cuda = ready.device.type == "cuda"
+    if not cuda:  # the profiler looks for a GPU anyway, and prints an ERROR and lines about itself
+        os.environ.setdefault("KINETO_LOG_LEVEL", _NO_LINE)
     trace = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda, acc_events=True)
     done = 0
 

@@ -17,7 +17,7 @@ from cil_func import config as configuration
 from cil_func import progress as progressing
 from cil_func.config import Config
 from cil_func.directory import begin, claimed
-from cil_func.engine import distributed
+from cil_func.engine import compile, distributed
 from cil_func.engine.distributed import Launch, World
 from cil_func.errors import CilError, DataError, DiskError, PeerError, StoppedError, printable
 from cil_func.keeping import Keeper
@@ -216,7 +216,8 @@ def _train(
         extra=lambda: {"log_bytes": (directory / "metrics.jsonl").stat().st_size, "data": ready.fingerprint},
         warn=lambda message: emit({"event": "warning", "message": message}),
     )
-    (params, state), results = experiment.run(ready, emit=emit, save=save, progress=progress, keep=keeper)
+    with compile.reported(emit):
+        (params, state), results = experiment.run(ready, emit=emit, save=save, progress=progress, keep=keeper)
     if ready.world.first:
         save(results)
         checkpoint.save_model(directory, params, state, _description(ready))

@@ -1,6 +1,8 @@
 """`--profile`: a trace that a browser opens, and a count of kernels that can be checked."""
 
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +35,24 @@ def test_kernels_are_the_operations_that_leave_their_work_to_no_other():
         torch.nn.functional.linear(x, x)  # a view and a product
         x.T.contiguous()  # a clone, which calls a copy
     assert profiling.kernels(trace) == 4
+
+
+@pytest.mark.parametrize(("device", "level"), [("cpu", "6"), ("cuda", None)])
+def test_on_a_cpu_the_profiler_says_nothing_about_itself_or_gpus(device, level, monkeypatch):
+    """It reads KINETO_LOG_LEVEL as the first trace begins: 5 and more hides its errors, of a GPU that isn't there."""
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "0")  # so that afterwards it is what it was before
+    monkeypatch.delenv("KINETO_LOG_LEVEL")
+
+    class Begun(Exception):
+        pass
+
+    def begin(**_):
+        raise Begun
+
+    monkeypatch.setattr(profiling, "profile", begin)
+    with pytest.raises(Begun):
+        profiling._trace(SimpleNamespace(device=torch.device(device)), 1)
+    assert os.environ.get("KINETO_LOG_LEVEL") == level
 
 
 def test_more_steps_than_the_phase_has(tmp_path):

@@ -1,6 +1,10 @@
 """The only place that calls torch.compile and captures CUDA graphs; how a train state is threaded through steps."""
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch._inductor.config
@@ -10,18 +14,59 @@ from cil_func.data.resident import Batch
 from cil_func.engine.step import Health, Measures, TrainState, nothing_measured
 from cil_func.methods import Classes, Outputs
 
+_GRAPHS = 64  # of one function, in one process; torch's own limit of 8 would end a run whose phases differ much in size
 WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
 
+_emit: ContextVar[Callable[[dict], None]] = ContextVar("emit", default=lambda event: None)
+_FLOAT32 = {  # device -> what `results.json` calls an operation -> torch's setting
+    "cuda": {"float32_convolution": torch.backends.cudnn.conv, "float32_matmul": torch.backends.cuda.matmul},
+    "cpu": {"float32_convolution": torch.backends.mkldnn.conv, "float32_matmul": torch.backends.mkldnn.matmul},
+}
 
-def compiled(function: Callable, *, full: Callable[..., bool]) -> Callable:
-    """Compiles `function` for the calls where `full(*args)` is true; the others run eagerly.
 
-    Every call with one structure and one set of shapes shares a graph. An epoch's last, smaller batch is
-    one of dozens: a second graph would take a minute to compile and save a fraction of a second.
+def compiled(function: Callable, *, full: Callable[..., int], name: str = "function") -> Callable:
+    """Compiles `function` for the calls where full(*args) is not 0; the others run eagerly.
+
+    full: the number of rows of a call that is compiled. Calls with one number, and one structure, share a graph.
+    name: what is compiled, for the events of `reported`.
+    An epoch's last, smaller batch is one of dozens: a second graph would take a minute to compile and save a fraction
+    of a second.
     """
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_says_more_than_no_gpu)
     # dynamic=False: a second shape must never turn the graph of the first into a slower, general one.
     fast = torch.compile(function, fullgraph=True, dynamic=False)
-    return lambda *args: fast(*args) if full(*args) else function(*args)
+    torch._dynamo.config.recompile_limit = max(_GRAPHS, torch._dynamo.config.recompile_limit)
+    known = set()
+
+    def call(*args):
+        rows = full(*args)
+        if not rows:
+            return function(*args)
+        if rows in known:
+            return fast(*args)
+        known.add(rows)
+        started = time.perf_counter()
+        _emit.get()({"event": "compiling", "what": name})
+        result = fast(*args)
+        _emit.get()({"event": "compiled", "what": name, "seconds": time.perf_counter() - started})
+        return result
+
+    return call
+
+
+@contextmanager
+def reported(emit: Callable[[dict], None]) -> Iterator[None]:
+    """Inside this block, `emit` gets a "compiling" event before each compilation, and a "compiled" event after it."""
+    token = _emit.set(emit)
+    try:
+        yield
+    finally:
+        _emit.reset(token)
+
+
+def _says_more_than_no_gpu(record: logging.LogRecord) -> bool:
+    """False for torch's warning that a machine with CUDA's compiler has no GPU: a run on a CPU needs none."""
+    return not str(record.msg).startswith("No CUDA runtime is found")
 
 
 def name_kernels() -> None:
@@ -37,6 +82,23 @@ def same_bits() -> None:
     """
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch._inductor.config.deterministic = True
+
+
+def exact_float32() -> None:
+    """Makes float32 mean float32 everywhere: by default a GPU's convolutions take TF32, which has 10 bits of mantissa.
+
+    torch has an old and a new interface for this, its own code reads both, and raises an error where they disagree.
+    So both are set. The old one comes first, since it resets the new one to "none", which means a wider setting.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    for operation in (*_FLOAT32["cuda"].values(), *_FLOAT32["cpu"].values(), torch.backends.cudnn.rnn):
+        operation.fp32_precision = "ieee"
+
+
+def float32_precision(device: str) -> dict[str, str]:
+    """How float32 numbers are multiplied on "cpu" or "cuda", as torch says: "ieee" is float32 itself."""
+    return {name: operation.fp32_precision for name, operation in _FLOAT32[device].items()}
 
 
 class Threaded:

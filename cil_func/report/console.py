@@ -27,7 +27,8 @@ from cil_func.report.time_left import TimeLeft, duration
 Event = Mapping[str, Any]
 
 _SHOWN = frozenset({
-    "run_start", "resume", "warning", "phase_start", "progress", "epoch", "evaluation", "phase_end", "run_end",
+    "run_start", "resume", "warning", "phase_start", "compiling", "compiled", "progress", "epoch", "evaluation",
+    "phase_end", "run_end",
 })  # fmt: skip
 _LINES_A_PHASE = 10
 _SHORTEST_SILENCE = 10.0  # seconds between two epoch lines of a fast run
@@ -133,6 +134,14 @@ class Plain(Console):
         self._printed = self.clock()
         self._print("", f"{self.phase_name(event)}: {lines.phase_text(event)}")
 
+    def compiling(self, event: Event) -> None:
+        """One line: otherwise nothing would be printed for a minute."""
+        self._print(f"  {lines.compiling_text(event)}")
+
+    def compiled(self, event: Event) -> None:
+        """One line: how long it took."""
+        self._print(f"  compiled in {duration(event.get('seconds'))}")
+
     def progress(self, event: Event) -> None:
         """Nothing, unless an epoch is so long that a person would wonder."""
         planned = self.phase.get("train_images") or 0
@@ -182,7 +191,8 @@ class Terminal(Console):
     """A live bar with what the run is doing, under the table of phases that grows above it.
 
     Drawn by the thread that brings the events: a thread of its own could hold rich's lock while the data
-    loader forks, and a worker that prints a warning would then wait for it for ever.
+    loader forks, and a worker that prints a warning would then wait for it for ever. Only during a compilation, when
+    no data are loaded, a thread draws the clock.
     """
 
     def __init__(self, screen: Screen, clock: Callable[[], float]) -> None:
@@ -192,14 +202,14 @@ class Terminal(Console):
         self._drawn = -math.inf
         self._latest: dict[str, Any] = {}  # fields of the newest events: what the bar shows
         self._doing = ""
+        self._compiling: tuple[str, float] | None = None  # what the bar says, and the time at which it began
         self._titled = False  # whether the table has its titles
 
     def run_start(self, event: Event) -> None:
         """Two lines about the run; the bar appears."""
         self.close()
         self._print(*lines.header_lines(event))
-        self._live = Live(get_renderable=self.bar, console=self._screen, auto_refresh=False, transient=True)
-        self._live.start()
+        self._open()
 
     def resume(self, event: Event) -> None:
         """The same, and from where the run goes on."""
@@ -207,9 +217,21 @@ class Terminal(Console):
         self._print(lines.resume_line(event))
 
     def phase_start(self, event: Event) -> None:
-        """An empty bar: the first step may compile for a minute."""
+        """An empty bar."""
         self._latest, self._doing = {}, f"starting: {lines.phase_text(event)}"
         self._draw(now=True)
+
+    def compiling(self, event: Event) -> None:
+        """The bar says what is compiled, beside a clock that moves although no event comes."""
+        self._compiling = lines.compiling_text(event), self.clock()
+        self.close()
+        self._open(ticking=True)
+
+    def compiled(self, event: Event) -> None:
+        """The clock goes."""
+        self._compiling = None
+        self.close()
+        self._open()
 
     def progress(self, event: Event) -> None:
         """The bar moves."""
@@ -268,7 +290,22 @@ class Terminal(Console):
             f"epoch {self.epoch_name(latest)}",
             Text(f"run {duration(self.left.seconds())} left", style="cyan"),
         )
-        return Group(line, Text(lines.measures_text(latest, self._doing), no_wrap=True, overflow="ellipsis"))
+        doing = self._doing
+        if self._compiling:
+            text, since = self._compiling
+            doing = f"{text}   {duration(self.clock() - since)}"
+        return Group(line, Text(lines.measures_text(latest, doing), no_wrap=True, overflow="ellipsis"))
+
+    def _open(self, *, ticking: bool = False) -> None:
+        """Shows the bar; ticking: redraws it once a second, by a thread that `close` ends."""
+        self._live = Live(
+            get_renderable=self.bar,
+            console=self._screen,
+            auto_refresh=ticking,
+            refresh_per_second=1,
+            transient=True,
+        )
+        self._live.start()
 
     def _draw(self, *, now: bool = False) -> None:
         if self._live is not None and (now or self.clock() - self._drawn >= _REFRESH):

@@ -31,6 +31,12 @@ def resume_line(event: Event) -> str:
     return f"going on from {at}"
 
 
+def compiling_text(event: Event) -> str:
+    """What is compiled, and about how long that takes: "compiling the training step, about a minute, once"."""
+    what = event.get("what", "-")
+    return f"compiling the {what}, {'about' if what == 'training step' else 'up to'} a minute, once"
+
+
 def groups(counts: Sequence[int]) -> str:
     """Counts with repeats folded: [50, 10, 10] is "50, 2 x 10"."""
     folded = ((value, len(list(same))) for value, same in itertools.groupby(counts))

@@ -163,6 +163,51 @@ def test_the_bar_is_drawn_by_the_caller_and_not_more_than_four_times_a_second(ma
     assert 3 <= drawn <= 5
 
 
+COMPILING = {"event": "compiling", "what": "training step"}
+COMPILED = {"event": "compiled", "what": "training step", "seconds": 58.4}
+
+
+def test_plain_says_that_it_compiles_before_the_minute_and_how_long_it_took_after_it(make_run):
+    events = make_run(num_phases=1)[0][:2]
+    before = play([*events, COMPILING], plain=True).splitlines()
+    assert before[-1] == "  compiling the training step, about a minute, once"
+    assert play([*events, COMPILING, COMPILED], plain=True).splitlines() == [*before, "  compiled in 0:00:58"]
+    other = play([*events, {"event": "compiling", "what": "forward pass"}], plain=True).splitlines()
+    assert other[-1] == "  compiling the forward pass, up to a minute, once"
+
+
+def test_a_terminal_has_a_clock_that_moves_while_it_compiles_and_no_longer(make_run):
+    """By a thread, since no event comes; what was there before comes back."""
+    clock, out = Clock(), io.StringIO()
+
+    def bar() -> str:
+        drawn = io.StringIO()
+        Screen(file=drawn, force_terminal=True, width=80).print(show.bar())
+        return screen(drawn.getvalue()).splitlines()[1]
+
+    def drawers(*, ended: bool = False) -> int:
+        found = [thread for thread in threading.enumerate() if "rich" in type(thread).__module__]
+        if ended:  # rich tells its thread to end, and doesn't wait
+            for thread in found:
+                thread.join(10)
+        return sum(thread.is_alive() for thread in found)
+
+    with console.make(out, False, width=80, clock=clock) as show:
+        for event in make_run(num_phases=1)[0][:2]:
+            show(event)
+        before = bar()
+        show(COMPILING)
+        assert drawers() == 1
+        clock.now += 7
+        assert bar() == "  compiling the training step, about a minute, once   0:00:07"
+        assert "compiling the training step" in screen(out.getvalue())
+        show(COMPILED)
+        assert drawers(ended=True) == 0 and bar() == before
+        show(COMPILING)
+    assert drawers(ended=True) == 0
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l")
+
+
 @pytest.mark.parametrize(
     ("counts", "text"), [([50, 10, 10], "50, 2 x 10"), ([2] * 5, "5 x 2"), ([3, 3, 1], "2 x 3, 1"), ([], "-")]
 )
