@@ -104,7 +104,8 @@ class Run(Table):
 
     seed: Seed = 0  # of weights, batches, augmentation, random selection
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: by a fixed table of hardware
-    precision: Literal["auto", "float64", "float32", "bfloat16"] = "auto"  # float64: for equality tests
+    # float64: for equality tests; float32: IEEE's, also on a GPU, whose default is TF32
+    precision: Literal["auto", "float64", "float32", "bfloat16"] = "auto"
     compile: bool = True  # torch.compile of the whole step: a minute at first, faster afterwards
     threads: Annotated[int, Interval(ge=0, le=1024)] = 0  # CPU threads; 0: torch's own choice
     timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0  # that a process waits for the others

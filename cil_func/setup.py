@@ -17,7 +17,7 @@ from cil_func.errors import ConfigError, DataError
 from cil_func.trainer import Trainer
 
 # Pixels that the forward graph takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
-_FORWARD_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 21}
+_FORWARD_PIXELS = {"cpu": 1 << 17, "cuda": resident.PILLOW_PIXELS["cuda"]}
 
 DTYPES = {  # precision -> (parameters, statistics, loss and update; convolutions)
     "float64": (torch.float64, torch.float64),
@@ -81,6 +81,7 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     distributed.set_threads(world.launch, config.run.threads)
     device = distributed.device_of(world.launch, config.run.device)
     world.use(device)
+    compile.exact_float32()
     if device.type == "cuda":
         compile.same_bits()
     dtype, compute_dtype = DTYPES[config.run.precision]
@@ -105,7 +106,8 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     height, width = train_images.shape[1:3]
     forward_batch = max(32, _FORWARD_PIXELS[device.type] // (height * width))
     if config.run.compile:
-        forward = compile.compiled(forward, full=lambda *args: len(args[2]) == forward_batch)
+        full = lambda *args: forward_batch * (len(args[2]) == forward_batch)  # noqa: E731
+        forward = compile.compiled(forward, full=full, name="forward pass")
     return Setup(
         config=config,
         scenario=phases,
@@ -159,6 +161,7 @@ def environment(setup: Setup) -> dict:
         "threads": torch.get_num_threads(),
         "world_size": setup.world.size,
         "precision": setup.config.run.precision,
+        **compile.float32_precision(setup.device.type),
     }
 
 

@@ -1,7 +1,7 @@
 """How a phase is trained: the step, compiled, and the numbers of [optim]."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
@@ -21,6 +21,7 @@ class Trainer:
     step: Callable
     epochs: int
     batch_size: int  # images, of all processes
+    norm_batch: int  # images that share batch norm's statistics; 0: all
     own: slice  # this process's places in a batch
     padded_to: int  # rows that its part of a batch is filled up to, to be the same graph; 0: it is not
     eval_every_epochs: int
@@ -54,6 +55,23 @@ def make(
     return first, later
 
 
+def fitted(trainer: Trainer, count: int, world: World) -> Trainer:
+    """The trainer of a phase of `count` rows: with a smaller batch where most of a whole one would be padding.
+
+    A trainer that fills no batch up comes back as it is. world: the processes that share a batch.
+    """
+    if not trainer.padded_to:
+        return trainer
+    batch_size = shares.fit(count, batch_size=trainer.batch_size, norm_batch=trainer.norm_batch)
+    sizes = {"batch_size": batch_size, "norm_batch": trainer.norm_batch}
+    return replace(
+        trainer,
+        batch_size=batch_size,
+        own=shares.share(world.rank, world.size, **sizes),
+        padded_to=shares.rows_of(world.size, **sizes),
+    )
+
+
 def _make(settings: Optim, make_step: Callable[[int, int], Callable], *, padded: bool, world: World) -> Trainer:
     sizes = {"batch_size": settings.batch_size, "norm_batch": settings.norm_batch}
     return Trainer(
@@ -61,7 +79,7 @@ def _make(settings: Optim, make_step: Callable[[int, int], Callable], *, padded:
         rate=_schedule(settings),
         step=make_step(settings.batch_size, settings.norm_batch),
         epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        **sizes,
         own=shares.share(world.rank, world.size, **sizes),
         padded_to=shares.rows_of(world.size, **sizes) if padded else 0,
         eval_every_epochs=settings.eval_every_epochs,
@@ -81,20 +99,27 @@ def _make_step(
 ) -> Callable:
     """The step for batches of one shape. An optimiser's numbers are in its state, so any one of sgd serves all."""
     halves = step.make(method, optim.sgd(), preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
+    if not compiled:
+        return step.join(halves, world.reduce)
     rows = shares.rows_of(world.size, batch_size=batch_size, norm_batch=norm_batch)
-    return _whole_step(halves, world, rows) if compiled else step.join(halves, world.reduce)
+    return _whole_step(halves, world, 0 if padded else rows)
 
 
-def _whole_step(halves: step.Halves, world: World, rows: int) -> Callable:
-    """The step, compiled: one graph, or two with the collective between them."""
+def _whole_step(halves: step.Halves, world: World, only: int) -> Callable:
+    """The step, compiled: one graph, or two with the collective between them.
 
-    def full(*args) -> bool:
-        return len(args[2].labels) == rows
+    only: the number of rows of a batch that is compiled; 0: each number is, since all batches are filled up.
+    """
+
+    def full(*args) -> int:
+        rows = len(args[2].labels)
+        return rows if only in (0, rows) else 0
 
     if world.size == 1:
-        return compile.compiled(step.join(halves), full=full)
-    update = compile.compiled(halves.update, full=lambda *args: True)
-    return step.join(step.Halves(compile.compiled(halves.gradient, full=full), update), world.reduce)
+        return compile.compiled(step.join(halves), full=full, name="training step")
+    gradient = compile.compiled(halves.gradient, full=full, name="training step")
+    update = compile.compiled(halves.update, full=lambda *args: 1, name="weights' update")
+    return step.join(step.Halves(gradient, update), world.reduce)
 
 
 def _schedule(settings: Optim) -> Callable[[int], float]:

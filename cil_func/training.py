@@ -19,6 +19,7 @@ from cil_func.errors import NonFiniteError
 from cil_func.methods import Outputs
 from cil_func.progress import Model, Progress, Training
 from cil_func.setup import Setup
+from cil_func.trainer import Trainer, fitted
 
 Emit = Callable[[dict], None]
 Keep = Callable[[Callable[[], Progress], bool], None]
@@ -33,7 +34,8 @@ def train(
     keep: see `experiment.run`; evaluate(model, exemplars, by=...): a row of results, asked for between epochs.
     Raises NonFiniteError for a step that is not finite.
     """
-    trainer, rows = setup.trainer(phase), train_rows(setup, phase, progress.exemplars)
+    rows = train_rows(setup, phase, progress.exemplars)
+    trainer = fitted(setup.trainer(phase), len(rows), setup.world)
     clock, training = time.perf_counter(), progress.training or _begin(setup, phase, progress, key, len(rows), emit)
     threader = Captured if setup.captures else Threaded
     steps = threader(trainer.step, training.train_state, setup.classes(phase), training.totals)
@@ -59,7 +61,7 @@ def train(
     try:
         fit(
             steps,
-            chunks=partial(_chunks, setup, phase, rows, key),
+            chunks=partial(_chunks, setup, trainer, rows, key),
             batch_size=trainer.batch_size,
             teach=teacher(setup, progress.learned),
             rate=trainer.rate,
@@ -101,17 +103,17 @@ def _begin(setup: Setup, phase: Phase, progress: Progress, key: int, count: int,
 
 
 def _chunks(
-    setup: Setup, phase: Phase, rows: torch.Tensor, key: int, epoch: int, first_step: int
+    setup: Setup, trainer: Trainer, rows: torch.Tensor, key: int, epoch: int, first_step: int
 ) -> Iterator[resident.Chunk]:
     return resident.epoch_chunks(
         setup.train_images,
         setup.scenario.train_labels,
         rows,
-        batch_size=setup.trainer(phase).batch_size,
+        batch_size=trainer.batch_size,
         key=rng.fold_in(key, "epoch", epoch),
         augment=setup.augment,
         device=setup.device,
-        own=setup.trainer(phase).own,
+        own=trainer.own,
         first_step=first_step,
     )
 
@@ -146,7 +148,13 @@ def teacher(setup: Setup, learned: Model | None) -> Callable[[torch.Tensor], Out
     def teach(images: torch.Tensor) -> Outputs:
         return infer.teach(
             infer.features(
-                setup.forward, params, state, images, batch_size=setup.forward_batch, device=setup.device
+                setup.forward,
+                params,
+                state,
+                images,
+                batch_size=setup.forward_batch,
+                device=setup.device,
+                fill=setup.captures,  # on a GPU one eager call takes longer than a whole compiled one
             ),
             params,
         )

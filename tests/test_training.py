@@ -8,8 +8,9 @@ import torch
 
 from cil_func import model, progress, setup, trainer, training, tree
 from cil_func.config import load
-from cil_func.data import augment
+from cil_func.data import augment, resident
 from cil_func.engine import infer, step
+from cil_func.nn import resnet
 
 
 def build(method: str, *overrides: str) -> setup.Setup:
@@ -43,6 +44,66 @@ def test_in_phase_0_the_teacher_says_zeros_of_the_later_shapes_and_dtypes(method
         for zeros, said in zip(first, later, strict=True):
             assert not zeros.any() and said.any()
             assert (zeros.shape, zeros.dtype) == (said.shape, said.dtype)
+
+
+@pytest.mark.parametrize("backend", ["pil", "device"])
+def test_on_a_gpu_every_call_of_the_teacher_is_the_compiled_one(backend, monkeypatch):
+    """Two epochs of 12 images each in batches of 5, where the forward graph takes 8: no call of another size."""
+    built = build("wa", "optim.batch_size=5", f"augment.backend={backend}", "augment.auto_augment=rand-m9")
+    monkeypatch.setattr(setup.Setup, "captures", property(lambda built: True))  # as with compile on a GPU
+    monkeypatch.setattr(training, "Captured", training.Threaded)
+    monkeypatch.setitem(resident.PILLOW_PIXELS, "cpu", 8 * 64)
+    sizes = []
+
+    def forward(params, state, images):
+        sizes.append(len(images))
+        return torch.zeros(len(images), 64)
+
+    trainers = tuple(
+        replace(each, epochs=2, step=lambda train_state, *_: (train_state, step.nothing_measured(train_state)))
+        for each in built.trainers
+    )
+    built = replace(built, forward=forward, forward_batch=8, trainers=trainers)
+    phase = built.scenario.phases[1]
+    phase = replace(phase, train_rows=phase.train_rows[:12])
+    training.train(
+        built, phase, progress.Progress(phase=1, learned=model.init(3, "resnet20", 4)), 7,
+        emit=lambda event: None, keep=lambda make, always: None, evaluate=lambda *_, **__: {},
+    )  # fmt: skip
+    assert set(sizes) == {8} and len(sizes) >= 2
+
+
+@pytest.mark.parametrize(("norm_batch", "rows"), [(0, 256), (96, 192)])
+def test_a_batch_larger_than_the_phase_costs_little_more_than_the_phase(norm_batch, rows, monkeypatch):
+    """150 images in a batch of 1024: a step of 256 rows, or of two groups of 96; its weights are those of 150 rows."""
+    monkeypatch.setattr(resnet, "DEPTHS", (8, 20))
+    sizes = []
+
+    def fake_compile(function, **_):
+        def call(*args):
+            sizes.append(len(args[2].labels))
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    results = []
+    for batch_size in (150, 1024):
+        built = build(
+            "finetune", "run.compile=true", "run.precision=float64", "optim.epochs=2", f"optim.batch_size={batch_size}",
+            f"optim.norm_batch={norm_batch}", "model.backbone=resnet20",
+        )  # fmt: skip
+        small = built.config.model.model_copy(update={"backbone": "resnet8"})
+        built = replace(built, config=built.config.model_copy(update={"model": small}))
+        phase = built.scenario.phases[0]
+        phase = replace(phase, train_rows=phase.train_rows[:150])
+        done = training.train(
+            built, phase, progress.Progress(), 7,
+            emit=lambda event: None, keep=lambda make, always: None, evaluate=lambda *_, **__: {},
+        )  # fmt: skip
+        results.append(done.training.train_state[:3])
+    assert sizes == [150] * 2 + [rows] * 2
+    tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11), *results)
 
 
 def test_an_epoch_never_waits_for_the_device(monkeypatch):

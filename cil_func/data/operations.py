@@ -36,9 +36,17 @@ def apply(images: Tensor, operation: Tensor, argument: Tensor, *, fill: Tensor) 
     return images
 
 
+def pin(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host where `upload` to `device` can read them without a copy; values that are there already stay.
+
+    A copy into page-locked memory where `device` is a GPU: it reads that while the host goes on.
+    """
+    return values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
+
+
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host on the device, without waiting for it."""
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+    """Values of the host on the device, without waiting for it; values that are there already stay."""
+    return pin(values, device).to(device, non_blocking=True)
 
 
 def _layer(images: Tensor, operation: Tensor, argument: Tensor, fill: Tensor) -> Tensor:

@@ -3,17 +3,21 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from cil_func import rng
 from cil_func.data.augment import CHUNK_PIXELS, Augment
-from cil_func.data.operations import upload
+from cil_func.data.operations import pin, upload
 
 _PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
+# Pixels in a chunk that Pillow prepares, at most; a batch at least. On a GPU as many as the forward graph takes at a
+# time (`setup`), so that the teacher sees a chunk in one call of it.
+PILLOW_PIXELS = {"cpu": 1, "cuda": 1 << 21}
 _STATISTICS_PIXELS = 1 << 24  # pixels looked at at a time: bounds the working memory
 _FREE_SHARE = 0.5  # of the GPU's free memory, that a set of images may take
 
@@ -62,8 +66,9 @@ def epoch_chunks(
     that begins where it would have begun from 0 on, so that nothing depends on where one starts.
     Order and draws are made when this is called, on the host and for the whole epoch: what an image gets
     doesn't depend on batches, chunks or processes, and nothing waits for a GPU.
-    Where Pillow augments, one background thread prepares batches while others are trained on; it ends when
-    the iterator is used up or closed, and its exceptions reach the caller as themselves.
+    Where Pillow augments, or the images are on the host and the device is a GPU, one background thread prepares
+    chunks while others are trained on, from this call on. It ends when the iterator is used up or closed, and its
+    exceptions reach the caller as themselves.
     """
     if batch_size < 1:
         raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
@@ -71,34 +76,37 @@ def epoch_chunks(
     order = torch.randperm(len(rows), generator=rng.generator(rng.fold_in(key, "order")))
     rows = rows.cpu()[order]  # (M,)
     draws = augment.draw(rng.fold_in(key, "augment"), len(rows)) if augment else {}
-    ahead = augment is not None and augment.by_pillow
+    by_pillow = augment is not None and augment.by_pillow
     steps = math.ceil(len(rows) / batch_size)
-    length = 1 if ahead else _chunk_steps(images, own.stop - own.start, device)
+    length = _chunk_steps(images, own.stop - own.start, PILLOW_PIXELS if by_pillow else CHUNK_PIXELS, device)
 
-    def prepare(start: int) -> Chunk:
+    def prepare(start: int) -> tuple[Chunk, dict[str, Tensor]]:
+        """A chunk where the images are, and the draws that are still to be applied to it."""
         there = range(start, min(start + length, steps))
         batches = [range(step * batch_size, min((step + 1) * batch_size, len(rows))) for step in there]
         places = [batch[own] for batch in batches]
         here = torch.tensor([place for batch in places for place in batch], dtype=torch.int64)
-        chosen = rows[here]
-        chunk = _gather(images, chosen).to(device)  # (B, H, W, 3)
-        if augment:
-            chunk = augment.apply(chunk, {name: draw[here] for name, draw in draws.items()})
-        return Chunk(
-            Batch(chunk, upload(_gather(labels, chosen), device)),
-            sizes=tuple(map(len, places)),
-            totals=tuple(map(len, batches)),
-            done=max(0, first_step - start),
-        )
+        chosen, drawn = _gather(images, rows[here]), {name: draw[here] for name, draw in draws.items()}
+        if by_pillow:
+            chosen, drawn = augment.apply(chosen, drawn), {}
+        batch = Batch(pin(chosen, device), _gather(labels, rows[here]))
+        return Chunk(batch, tuple(map(len, places)), tuple(map(len, batches)), max(0, first_step - start)), drawn
+
+    def finish(chunk: Chunk, drawn: dict[str, Tensor]) -> Chunk:
+        """The chunk on the device, augmented."""
+        chosen, here = (upload(leaf, device) for leaf in chunk.batch)
+        return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if drawn else chosen, here))
 
     starts = range(first_step // length * length, steps, length)
-    return _prefetched(prepare, starts) if ahead else map(prepare, starts)
+    ahead = by_pillow or images.device.type != device.type
+    prepared = _prefetched(prepare, starts) if ahead else map(prepare, starts)  # the thread begins here
+    return (finish(*parts) for parts in prepared)
 
 
-def _chunk_steps(images: Tensor, rows: int, device: torch.device) -> int:
-    """Steps in a chunk, of `rows` images each: at least one."""
+def _chunk_steps(images: Tensor, rows: int, limits: dict[str, int], device: torch.device) -> int:
+    """Steps in a chunk, of `rows` images each, within the device's limit of pixels: at least one."""
     pixels = images.shape[1] * images.shape[2]
-    return max(1, CHUNK_PIXELS[device.type] // (pixels * max(1, rows)))
+    return max(1, limits[device.type] // (pixels * max(1, rows)))
 
 
 def _gather(source: Tensor, rows: Tensor) -> Tensor:
@@ -119,9 +127,8 @@ def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...],
     chunk = max(1, _STATISTICS_PIXELS // (height * width))
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for chosen in rows.split(chunk):
-        part = images[chosen]
-        for channel in range(channels):
-            counts[channel] += torch.bincount(part[..., channel].flatten(), minlength=256).cpu()
+        planes = rearrange(images[chosen], "n h w c -> c (n h w)")
+        counts += torch.stack([torch.bincount(values, minlength=256).cpu() for values in planes])
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = counts / counts.sum(1, keepdim=True).double()  # (3, 256)
     mean = shares @ values  # (3,)
@@ -129,17 +136,20 @@ def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...],
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
 
 
-def _prefetched(prepare: Callable[[int], Chunk], starts: range) -> Iterator[Chunk]:
-    """prepare(start) for each start, in order, up to _PREFETCH of them ahead of the consumer."""
+def _prefetched(prepare: Callable[[int], Any], starts: range) -> Iterator[Any]:
+    """prepare(start) for each start, in order, by a thread that is up to _PREFETCH of them ahead; it begins at once."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    pending: deque[Future[Chunk]] = deque()
-    try:
-        pending.extend(pool.submit(prepare, start) for start in starts[:_PREFETCH])
-        for start in starts[_PREFETCH:]:
-            chunk = pending.popleft().result()
-            pending.append(pool.submit(prepare, start))
-            yield chunk
-        while pending:
-            yield pending.popleft().result()
-    finally:  # also when the consumer stops early: closing a generator raises in it
-        pool.shutdown(wait=True, cancel_futures=True)
+    pending = deque(pool.submit(prepare, start) for start in starts[:_PREFETCH])
+
+    def results() -> Iterator[Any]:
+        try:
+            for start in starts[_PREFETCH:]:
+                result = pending.popleft().result()
+                pending.append(pool.submit(prepare, start))
+                yield result
+            while pending:
+                yield pending.popleft().result()
+        finally:  # also when the consumer stops early: closing a generator raises in it
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    return results()

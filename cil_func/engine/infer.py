@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from cil_func import classifier, model, tree
+from cil_func.data.operations import upload
 from cil_func.engine.step import Preprocess
 from cil_func.methods import Outputs
 
@@ -30,16 +32,24 @@ def features(
     *,
     batch_size: int,
     device: torch.device,
+    fill: bool = False,
 ) -> torch.Tensor:
-    """Features (M, D), on the device, of images uint8 (N, H, W, 3) as they are: of `rows` (M,), in their order."""
+    """Features (M, D), on the device, of images uint8 (N, H, W, 3) as they are: of `rows` (M,), in their order.
+
+    fill: whether the last batch is filled up with black images to batch_size, so that a forward function that is
+    compiled for that size serves it too.
+    """
     count = len(images) if rows is None else len(rows)
     if not count:
         return params["classifier"]["weight"].new_empty(0, params["classifier"]["weight"].shape[1])
     parts = []
     for start in range(0, count, batch_size):
         here = slice(start, start + batch_size)
-        batch = images[here] if rows is None else images[rows[here].to(images.device)]
-        parts.append(forward(params["backbone"], state, batch.to(device)))
+        batch = images[here] if rows is None else images[upload(rows[here], images.device)]
+        batch = upload(batch, device)
+        missing = batch_size - len(batch) if fill else 0
+        filled = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else batch
+        parts.append(forward(params["backbone"], state, filled)[: len(batch)])
     return torch.cat(parts)
 
 

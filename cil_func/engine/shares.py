@@ -18,6 +18,21 @@ def rows_of(size: int, *, batch_size: int, norm_batch: int) -> int:
     return math.ceil(math.ceil(batch_size / norm_batch) / size) * norm_batch
 
 
+def fit(count: int, *, batch_size: int, norm_batch: int) -> int:
+    """The batch size for a phase of `count` rows: batch_size halved as often as one batch still holds them all.
+
+    A half is rounded up to whole groups of norm_batch images, where it is more than one. Halves, and not `count`
+    itself: each size is a graph, whose compilation takes a minute, and the counts of most phases differ.
+    """
+    while True:
+        half = math.ceil(batch_size / 2)
+        if 0 < norm_batch < half:
+            half = math.ceil(half / norm_batch) * norm_batch
+        if half < max(count, 2):
+            return batch_size
+        batch_size = half
+
+
 def refuse_one_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
     """Raises ConfigError where a batch is one norm group, which several processes can't share."""
     if size == 1 or (0 < norm_batch < batch_size and pads):

@@ -139,6 +139,62 @@ def test_batches_are_prepared_ahead_by_two_and_no_more(images, labels):
     assert len(list(batches)) == 10 and made == list(range(11)) and all(other_threads)
 
 
+class Gpu:
+    """A GPU as far as uploads are concerned: what is pinned and copied, by which thread. Tensors stay where they are.
+
+    `gathered` is set when `wanted` sets of images were pinned.
+    """
+
+    def __init__(self, monkeypatch, wanted: int):
+        self.log, self.pinned, self.gathered, self.wanted = [], [], threading.Event(), wanted
+        monkeypatch.setattr(torch.Tensor, "pin_memory", self.pin)
+        monkeypatch.setattr(torch.Tensor, "to", self.to)
+
+    def pin(gpu, self):
+        gpu.note("pin", self)
+        gpu.pinned.append(self)
+        return self
+
+    def to(gpu, self, device, non_blocking=False):
+        if device.type == "cpu":
+            return self
+        assert non_blocking and any(self is pinned for pinned in gpu.pinned), "this copy waits for the GPU"
+        gpu.note("upload", self)
+        return self
+
+    def note(gpu, what, tensor):
+        if tensor.dtype == torch.uint8:
+            gpu.log.append((what, threading.current_thread().name.split("_")[0]))
+            if [entry[0] for entry in gpu.log].count("pin") == gpu.wanted:
+                gpu.gathered.set()
+
+
+def test_images_on_the_host_are_pinned_ahead_and_uploaded_without_waiting(images, labels, monkeypatch):
+    """11 rows in chunks of 4: both other chunks are in pinned memory before the first one is asked for or used."""
+    monkeypatch.setitem(resident.CHUNK_PIXELS, "cuda", 24 * 4)
+    expected = list(epoch(images, labels))
+    gpu = Gpu(monkeypatch, wanted=2)
+    chunks = epoch(images, labels, device=torch.device("cuda"))
+    assert gpu.gathered.wait(30)  # nothing was asked for yet: the last epoch still keeps the GPU busy
+    assert [entry for entry in gpu.log if entry[0] == "pin"] == [("pin", "batches")] * 2
+    found = list(chunks)
+    assert [entry for entry in gpu.log if entry[0] == "upload"] == [("upload", "MainThread")] * 3
+    for place in range(2):  # images, labels
+        assert torch.equal(torch.cat([c.batch[place] for c in found]), torch.cat([c.batch[place] for c in expected]))
+    assert not threads()
+
+
+def test_pillow_prepares_several_batches_at_a_time_where_that_fills_the_forward_graph(images, labels, monkeypatch):
+    monkeypatch.setitem(resident.PILLOW_PIXELS, "cpu", 24 * 9)  # two batches of 4 images, nearly three
+    flip = augment.pil(auto_augment="rand-m9", flip=True)
+    chunks = list(epoch(images, labels, augment=flip))
+    assert [chunk.sizes for chunk in chunks] == [(4, 4), (3,)]
+    monkeypatch.setitem(resident.PILLOW_PIXELS, "cpu", 1)
+    alone = list(epoch(images, labels, augment=flip))
+    assert [chunk.sizes for chunk in alone] == [(4,), (4,), (3,)]
+    assert torch.equal(*(torch.cat([chunk.batch.images for chunk in found]) for found in (chunks, alone)))
+
+
 def test_a_batch_of_no_images_is_refused(images, labels):
     with pytest.raises(ValueError, match="batch_size=0"):
         epoch(images, labels, batch_size=0)

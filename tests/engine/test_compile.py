@@ -3,6 +3,9 @@
 The network is a ResNet-8, one block a stage: it compiles three times as fast as the smallest that a run can have.
 """
 
+import logging
+from types import SimpleNamespace
+
 import fake_cuda
 import pytest
 import torch
@@ -162,6 +165,46 @@ def test_only_full_calls_are_compiled(counters, fresh_dynamo):
     assert torch.equal(run(torch.zeros(3)), torch.ones(3)) and counters[0].frame_count == 1
 
 
+def test_each_size_is_compiled_once_and_reported_around_it(counters, fresh_dynamo):
+    events, frames = [], []
+
+    def note(event):
+        events.append(event)
+        frames.append(counters[0].frame_count)
+
+    run = compile.compiled(lambda x: x + 1, full=lambda x: len(x) if len(x) > 2 else 0, name="training step")
+    with compile.reported(note):
+        for size in (3, 2, 3, 4, 3, 4):
+            run(torch.zeros(size))
+    run(torch.zeros(5))  # nobody listens any more
+    assert [(event["event"], event["what"]) for event in events] == [
+        ("compiling", "training step"), ("compiled", "training step"),
+    ] * 2  # fmt: skip
+    assert frames == [0, 1, 1, 2] and counters[0].frame_count == 3
+    assert all(event["seconds"] > 0 for event in events[1::2])
+
+
+def test_more_sizes_than_torchs_own_limit_end_no_run(counters, fresh_dynamo):
+    run = compile.compiled(lambda x: x + 1, full=len)
+    for size in range(2, 14):
+        assert torch.equal(run(torch.zeros(size)), torch.ones(size))
+    assert counters[0].frame_count == 12
+
+
+@pytest.mark.parametrize(("message", "printed"), [
+    ("No CUDA runtime is found, using CUDA_HOME='%s'", False), ("no compiler at %s", True),
+])  # fmt: skip
+def test_a_machine_without_a_gpu_is_not_told_so(message, printed, caplog):
+    """torch's line is a warning of this logger, where CUDA's compiler is installed and no GPU is."""
+    compile.compiled(lambda x: x, full=len)
+    with caplog.at_level("WARNING", logger="torch.utils.cpp_extension"):
+        logger = logging.getLogger("torch.utils.cpp_extension")
+        logger.addHandler(caplog.handler)
+        logger.warning(message, "/usr/local/cuda")
+        logger.removeHandler(caplog.handler)
+    assert bool(caplog.records) is printed
+
+
 # a train state threaded through steps
 
 
@@ -307,6 +350,58 @@ def test_the_same_bits_need_the_same_algorithms(monkeypatch):
         monkeypatch.setattr(owner, name, not wanted)
     compile.same_bits()
     assert {key: getattr(*key) for key in switches} == switches
+
+
+@pytest.fixture
+def tf32():
+    """torch set to TF32 by its old interface and by its new one; afterwards as it is by default."""
+    yield lambda new: TF32[new]()
+    torch.backends.fp32_precision = "none"
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.mkldnn.conv.fp32_precision = "none"
+
+
+def _old_tf32():
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+
+
+def _new_tf32():
+    torch.backends.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+TF32 = {"default": lambda: None, "old": _old_tf32, "new": _new_tf32}
+
+
+@pytest.mark.parametrize("before", TF32)
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_float32_is_float32_whatever_was_set_before(before, device, tf32, monkeypatch):
+    """By the building of a run, which a wrong backbone's name ends. torch raises where its interfaces differ."""
+    tf32(before)
+    monkeypatch.setattr(compile, "same_bits", lambda: None)
+    monkeypatch.setattr(distributed, "device_of", lambda launch, device_name: torch.device(device))
+    monkeypatch.setattr(distributed.World, "use", lambda world, there: None)
+    with pytest.raises(ConfigError, match="nothing"):
+        setup.build(load("digits", ["model.backbone=timm:nothing", "run.device=cpu"]))
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is False
+    assert torch.get_float32_matmul_precision() == "highest"
+    new = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul, torch.backends.mkldnn.conv
+    assert {operation.fp32_precision for operation in new} == {"ieee"}
+    assert compile.float32_precision(device) == {"float32_convolution": "ieee", "float32_matmul": "ieee"}
+
+
+def test_results_say_how_float32_is_computed(tf32, monkeypatch):
+    run = SimpleNamespace(precision="float32")
+    built = SimpleNamespace(
+        device=torch.device("cpu"), world=SimpleNamespace(size=1), config=SimpleNamespace(run=run)
+    )
+    compile.exact_float32()
+    expected = {"precision": "float32", "float32_convolution": "ieee", "float32_matmul": "ieee"}
+    assert expected.items() <= setup.environment(built).items()
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"
+    assert setup.environment(built)["float32_convolution"] == "bf16"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

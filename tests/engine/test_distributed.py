@@ -70,6 +70,17 @@ def test_every_step_has_the_rows_and_draws_of_one_process(batch_size, norm_batch
         assert {part[2] for part in parts} == {expected[2]}
 
 
+@pytest.mark.parametrize(("count", "norm_batch", "size"), [
+    (50, 0, 64),  # 512, 256, 128, 64
+    (50, 128, 64),  # within one group there is no need of a whole one
+    (65, 0, 128), (256, 0, 256), (257, 128, 512), (512, 128, 512), (600, 128, 512),
+    (129, 128, 256), (200, 100, 200),  # 512, 300, 200: in whole groups
+    (1, 0, 2), (1, 3, 2),
+])  # fmt: skip
+def test_a_batch_is_halved_while_it_holds_the_phase(count, norm_batch, size):
+    assert shares.fit(count, batch_size=512, norm_batch=norm_batch) == size
+
+
 # what they add up to
 
 

@@ -1,10 +1,28 @@
 """Features of many images in batches are those of each image alone, in order."""
 
+import pytest
 import reference
 import torch
 
 from cil_func import model
 from cil_func.engine import infer, step
+
+
+@pytest.mark.parametrize(("count", "calls"), [(0, []), (1, [4]), (4, [4]), (9, [4, 4, 4])])
+def test_filled_up_each_call_has_the_compiled_size_and_the_features_stay(count, calls):
+    params, state = model.init(0, "resnet20", 3)
+    images = torch.randint(0, 256, (count, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    forward = infer.make(step.Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25)), dtype=torch.float32)
+    sizes = []
+
+    def counted(params, state, images):
+        sizes.append(len(images))
+        return forward(params, state, images)
+
+    cpu = {"batch_size": 4, "device": torch.device("cpu")}
+    filled = infer.features(counted, params, state, images, fill=True, **cpu)
+    assert sizes == calls
+    torch.testing.assert_close(filled, infer.features(forward, params, state, images, **cpu))
 
 
 def test_order_of_rows_is_kept_and_batches_do_not_matter():
