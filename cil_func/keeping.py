@@ -36,7 +36,7 @@ class Keeper:
     ):
         self._directory, self._world, self._signals, self._warn = directory, world, signals, warn
         self._every, self._number, self._extra = every_seconds, number, extra
-        self._saved_at, self._saved = time.monotonic(), None  # when, and which place
+        self._saved_at, self._saved = time.monotonic(), None  # when, and which border
 
     def __call__(self, make: Callable[[], Progress], boundary: bool) -> None:
         """make() is the progress at this border. Raises StoppedError after saving, where the run is to stop."""
@@ -49,17 +49,17 @@ class Keeper:
                 self._save(progress)
         if received:
             self._world.meet("stop")  # nobody leaves before it is on disk: launchers end the others
-            where = "phase {}, epoch {}, step {}".format(*progress.place)
-            message = f"stopped by {NAMES[received]} and saved ({where}); the same command goes on from there"
+            message = f"stopped by {NAMES[received]} and saved ({progress}); the same command goes on from there"
             raise StoppedError(128 + received, message)
 
     def _save(self, progress: Progress) -> None:
-        if progress.place != self._saved:
+        border = (progress.place, progress.selected)
+        if border != self._saved:
             parts, record = pack(progress)
             for message in checkpoint.save(self._directory, parts, record | self._extra(), number=self._number):
                 self._warn(message)
             self._number += 1
-        self._saved_at, self._saved = time.monotonic(), progress.place
+        self._saved_at, self._saved = time.monotonic(), border
 
 
 def _loudest(heard: int) -> int:

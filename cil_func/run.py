@@ -202,7 +202,7 @@ def _train(
         raise DataError(f"{fault}; put them back, or start anew with another --out")
     progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
-    at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
+    at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True)) | {"selected": progress.selected}
     emit(started if held is None else started | {"event": "resume"} | at)
     if ready.skipped:
         first = ready.skipped[0]

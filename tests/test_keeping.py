@@ -1,6 +1,7 @@
 """When a run is saved, and when it stops."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,13 @@ def test_a_place_is_not_saved_twice(tmp_path, clock):
     for _ in range(3):
         keeper(at(0, 4), True)
     assert saved(tmp_path)[0] == 0
+
+
+def test_a_selection_at_the_same_place_is_saved(tmp_path, clock):
+    keeper = Keeper(tmp_path, World(), Noted(), every_seconds=60)
+    for seconds in (None, None, 0.5, 0.5):
+        keeper(lambda seconds=seconds: replace(at(0, 4)(), select_seconds=seconds), True)
+    assert saved(tmp_path)[:2] == (1, [0, 0, 4])
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

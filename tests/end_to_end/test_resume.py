@@ -10,7 +10,7 @@ import torch
 
 import train
 from benchmarks import lab
-from cil_func import checkpoint, keeping
+from cil_func import checkpoint, experiment, keeping
 
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
 FLAGS = [word for setting in lab.SETTINGS for word in ("--set", setting)]
@@ -61,6 +61,26 @@ def test_stopped_in_an_epoch_between_the_parts_of_a_phase_and_between_phases(
     told = [[event_without_times(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
             for path in (directory, undisturbed)]  # fmt: skip
     assert [event for event in told[0] if event["event"] != "resume"] == told[1]
+
+
+def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    directory, select, phases = tmp_path / "run", experiment.select, []
+    after_select = STEPS[0] + 2  # the border of the trained phase is the one before
+    assert stopped_at(after_select, directory, monkeypatch) == 143
+    assert "(phase 0, epoch 1, step 0, exemplars selected)" in capsys.readouterr().err
+    found, _ = checkpoint.newest(directory / "checkpoints")
+    assert len(found.tree["exemplars"]) == 4 and found.record["rows"] == []  # of phase 0, which has not ended
+
+    def counted(setup, phase, *rest):
+        phases.append(phase.index)
+        return select(setup, phase, *rest)
+
+    monkeypatch.setattr(experiment, "select", counted)
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    assert phases == [1, 2] and not lab.different(directory, undisturbed)
+    assert "going on from phase 0, epoch 1, step 0, exemplars selected" in capsys.readouterr().out
 
 
 def event_without_times(line: str) -> dict:
