@@ -134,7 +134,7 @@ class Log:
     def size(self) -> int:
         """Bytes of the file, to which `os.truncate` can take it back later."""
         self._restore()
-        return self._size
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""

@@ -18,9 +18,9 @@ from cil_func.data.scenario import Phase
 from cil_func.engine import infer
 from cil_func.engine.step import TrainState
 from cil_func.errors import NonFiniteError
-from cil_func.progress import Model, Progress
+from cil_func.progress import Keep, Model, Progress
 from cil_func.setup import Setup
-from cil_func.training import Emit, Keep
+from cil_func.training import Emit
 
 
 def run(
@@ -29,16 +29,16 @@ def run(
     emit: Emit,
     save: Callable[[dict], None],
     progress: Progress | None = None,
-    keep: Keep = lambda make, boundary: None,
+    keep: Keep | None = None,
 ) -> tuple[Model, dict]:
     """Learns all phases; returns the finished model and what was measured.
 
     emit takes every event as it happens, save the results so far at the end of each phase. progress: where an earlier
-    run of the same configuration stood, None: at the start. keep(make, boundary) is called before each step and, as a
-    boundary, after each part of a phase: `make()` is the progress then; it may stop the run by an exception.
+    run of the same configuration stood, None: at the start. keep: called at each border, see `progress.Keep`, and may
+    stop the run by an exception; None: nothing is saved.
     Raises NonFiniteError when the loss or the features are not finite.
     """
-    progress = progress or Progress()
+    progress, keep = progress or Progress(), keep or Keep()
     for phase in setup.scenario.phases[progress.phase :]:
         key = rng.fold_in(setup.config.run.seed, "phase", phase.index)
         num_new, seconds = len(phase.classes), {}

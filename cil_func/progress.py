@@ -1,5 +1,6 @@
 """Where a run stands: everything that it needs to go on, as one value, and as the tree and the record on disk."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,9 +52,22 @@ class Progress:
         return self.select_seconds is not None
 
     def __str__(self) -> str:
-        """The place in words, as in "phase 1, epoch 3, step 0, exemplars selected"."""
-        words = "phase {}, epoch {}, step {}".format(*self.place)
+        """The place in words: "phase 1, epoch 3, step 0, exemplars selected", or "phase 2" before its training."""
+        words = "phase {}, epoch {}, step {}".format(*self.place) if self.training else f"phase {self.phase}"
         return f"{words}, exemplars selected" if self.selected else words
+
+
+class Keep:
+    """What a training calls so that it can be saved and stopped. This one does neither; `keeping.Keeper` does both."""
+
+    def __call__(self, make: Callable[[], Progress], boundary: bool) -> None:
+        """Called before each step and, as a boundary, after each part of a phase. make() is the progress then."""
+
+    def pause(self, make: Callable[[], Progress]) -> None:
+        """Called before work that may take long and changes nothing. make() is the progress before it and after it."""
+
+    def changing(self) -> None:
+        """Called just before a step changes what the last `make` reads."""
 
 
 def pack(progress: Progress) -> tuple[tree.Tree, dict]:

@@ -13,8 +13,8 @@ from cil_func.report import console
 
 
 class Recorder(NamedTuple):
-    """emit(event) records and shows an event; save(results) writes results.json; log_bytes() is how long metrics.jsonl
-    is now. In all processes but the first they do nothing."""
+    """emit(event) records and shows an event; save(results) writes results.json; log_bytes() is the present length of
+    metrics.jsonl, for a checkpoint. In all processes but the first they do nothing."""
 
     emit: Callable[[dict], None]
     save: Callable[[dict], None]
@@ -26,7 +26,7 @@ def recorder(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None
     """The recorder of a run that starts, or goes on from the checkpoint `held`; its files are closed after the block.
 
     What metrics.jsonl got after that checkpoint is cut off, for it comes again. A file that a person deletes while the
-    run goes on is written again at the next event. Raises DiskError for what can't be written.
+    run goes on is written again at the next event or checkpoint. Raises DiskError for what can't be written.
     """
     if not ready.world.first:
         yield Recorder((lambda event: None), (lambda results: None), (lambda: 0))
@@ -46,14 +46,23 @@ def recorder(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None
         def emit(event: dict) -> None:
             log(event)
             for problem in screen(event):
-                log({"event": "warning", "message": problem})
-            if event["event"] not in events.SKIPPED and not config_path.exists():
+                log(_warning(problem))
+            if event["event"] not in events.SKIPPED:
+                restore_config()
+
+        def restore_config() -> None:
+            if not config_path.exists():
                 events.write_text(config_path, config_text)
                 emit(_warning("config.toml was deleted while the run went on; it is written again"))
 
+        def log_bytes() -> int:
+            log.size()  # says so if the whole directory is gone
+            restore_config()
+            return log.size()
+
         for problem in screen.remember(log_path):
             emit(_warning(problem))
-        yield Recorder(emit, save, log.size)
+        yield Recorder(emit, save, log_bytes)
 
 
 def _header(ready: setup.Setup) -> dict:

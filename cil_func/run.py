@@ -150,7 +150,6 @@ def _run(config: Config, directory: Path, world: World, signals: Signals, teller
         return
     teller.running()
     ready = setup.build(begun.config, world)
-    signals.defer()
     held = checkpoint.unpack(begun.checkpoint) if begun.checkpoint else None
     with recorder(directory, ready, held) as record:
         for problem in begun.problems:
@@ -182,12 +181,17 @@ def _train(
         signals,
         every_seconds=ready.config.checkpoint.every_seconds,
         number=held.number + 1 if held else 0,
+        begun=progress if held else None,
         extra=lambda: {"log_bytes": record.log_bytes(), "data": ready.fingerprint},
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )
-    (params, state), results = experiment.run(
-        ready, emit=record.emit, save=record.save, progress=progress, keep=keeper
-    )
+    try:
+        (params, state), results = experiment.run(
+            ready, emit=record.emit, save=record.save, progress=progress, keep=keeper
+        )
+    except (StoppedError, PeerError):
+        keeper.rescue()
+        raise
     if ready.world.first:
         record.save(results)
         checkpoint.save_model(directory, params, state, _description(ready))
