@@ -186,18 +186,24 @@ def _train(
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )
     try:
-        (params, state), results = experiment.run(
+        learned, results = experiment.run(
             ready, emit=record.emit, save=record.save, progress=progress, keep=keeper
         )
+        if ready.world.first:
+            _write_end(ready, directory, learned, results, record)
     except (StoppedError, PeerError):
         keeper.rescue()
         raise
-    if ready.world.first:
-        record.save(results)
-        checkpoint.save_model(directory, params, state, _description(ready))
-        keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
-        seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
-        record.emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
+
+
+def _write_end(
+    ready: setup.Setup, directory: Path, learned: progressing.Model, results: dict, record: Recorder
+) -> None:
+    record.save(results)
+    checkpoint.save_model(directory, *learned, _description(ready))
+    keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
+    seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
+    record.emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
 
 
 def _report(directory: Path, emit: Callable[[dict], None]) -> None:
