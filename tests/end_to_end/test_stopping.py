@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import processes
 import pytest
@@ -79,3 +80,11 @@ def test_a_signal_is_answered_at_once_and_nothing_is_lost(
     assert (then if then == BEGINS else f"going on from {then}\n") in capsys.readouterr().out
     assert not lab.different(directory, undisturbed)
     assert events_of(directory) == events_of(undisturbed)
+
+
+def test_a_process_that_was_stopped_waits_for_nothing_at_its_end():
+    """Torch's compilers are waited for by a function that runs at exit."""
+    code = "import atexit, train; atexit.register(print, 'waited'); print('told'); train.leave({})"
+    for status, out in ((143, "told\n"), (130, "told\n"), (0, "told\nwaited\n"), (3, "told\nwaited\n")):
+        done = processes.run([sys.executable, "-c", code.format(status)])
+        assert (done.returncode, done.stdout) == (status, out), done.stderr
