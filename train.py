@@ -1,8 +1,10 @@
 """The command line: `torchrun train.py --config cifar.toml`, or `python train.py ...` without a launcher."""
 
 import argparse
+import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from cil_func import config as configuration
@@ -86,5 +88,15 @@ def look(run, config: configuration.Config, directory: Path, options: argparse.N
     return 0
 
 
+def leave(status: int) -> None:
+    """Ends the process; one that a signal stopped doesn't wait for torch's compilers, which would take seconds."""
+    if status > 128:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -134,13 +134,14 @@ def _not_stopped(directory: Path, clock: float) -> str:
         return ""  # it came after the last step
     if (told["state"], told["exit_code"]) != ("stopped", 143):
         return f"status.json says {told}"
-    if "before the training" in told["message"]:
+    if any(words in told["message"] for words in ("before the training", "before anything", "newest checkpoint")):
         return ""
     from cil_func import checkpoint
 
     found, _ = checkpoint.newest(directory / "checkpoints")
-    at = found.record["training"] or {"epoch": -1, "step": 0}
-    place = f"(phase {found.record['phase']}, epoch {at['epoch']}, step {at['step']})"
+    place, at = f"(phase {found.record['phase']}", found.record["training"]
+    place += f", epoch {at['epoch']}, step {at['step']}" if at else ""
+    place += ")" if found.record["select_seconds"] is None else ", exemplars selected)"
     return "" if place in told["message"] else f"{place} is saved, and status.json says {told['message']!r}"
 
 

@@ -2,17 +2,18 @@
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cil_func import checkpoint, lock, setup
+from cil_func import checkpoint, lock, setup, status
 from cil_func import config as configuration
 from cil_func.config import Config
 from cil_func.config_errors import shown
 from cil_func.engine.distributed import World
-from cil_func.errors import ConfigError
+from cil_func.errors import ConfigError, InUseError
 
 _MISTAKES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # in what --out says
 MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  # of a run
@@ -38,11 +39,28 @@ def claimed(directory: Path, world: World) -> Iterator[None]:
             if error.errno in _MISTAKES:
                 raise ConfigError(f"--out {directory}: can't be made ({error.strerror})") from error
             raise
-        with lock.held(directory):
+        with ExitStack() as stack:
+            record = status.read(directory)
+            try:
+                stack.enter_context(lock.held(directory))
+            except InUseError as error:
+                raise InUseError(f"{error} ({status.describe(record)})" if record else str(error)) from error
+            _refuse_unlocked(directory)
             checkpoint.clean(directory)
             yield
     else:
         yield
+
+
+def _refuse_unlocked(directory: Path) -> None:
+    """Raises InUseError if a process works in the directory though its lock is free: somebody deleted the lock's file,
+    or the file system has no locks."""
+    record = status.read(directory)
+    if record.get("state") == "running" and record.get("pid") != os.getpid() and status.lives(record):
+        raise InUseError(
+            f"{directory} is in use: {status.describe(record)}, and that process lives; wait for it, or choose another "
+            "--out"
+        )
 
 
 def begin(config: Config, directory: Path, world: World, *, ours: Callable[[], None]) -> Begun:
@@ -79,10 +97,15 @@ def _look(config: Config, directory: Path, ours: Callable[[], None]) -> Begun:
         raise ConfigError(
             f"{directory} holds a run of another configuration: {', '.join(differing)}; give the same, or another --out"
         )
-    if _state(directory) == "finished" and (directory / "results.json").exists():
+    record, has_results = status.read(directory), (directory / "results.json").exists()
+    if record.get("state") == "finished" and has_results:
         return Begun(stored, finished=True)
     ours()
     found, problems = checkpoint.newest_bytes(directory / "checkpoints")
+    if record.get("state") == "running":  # the lock is ours, so nobody runs
+        problems.append(f"the run was killed before it could say why: {status.describe(record)}")
+    if has_results and not found:
+        problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
     return Begun(setup.resolve(stored), checkpoint=found, problems=tuple(problems))
 
 
@@ -104,11 +127,3 @@ def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _told(values: dict[str, Any], key: str) -> str:
     return shown(values[key]) if key in values else "not set"
-
-
-def _state(directory: Path) -> str:
-    """What status.json says; "" where it is missing or damaged, for it is a message and not what a run goes on by."""
-    try:
-        return json.loads((directory / "status.json").read_text(encoding="utf-8"))["state"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

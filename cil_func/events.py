@@ -106,26 +106,35 @@ def write_json(path: str | Path, value: Any) -> None:
 class Log:
     """Appends events to a file, one line of strict JSON each, with "time" in UNIX seconds added.
 
-    A line is flushed as it is written; "progress" events are skipped. A number that is not finite is
-    written as null: the loss that ends a run must not end its log. What a killed process left of a last
-    line is cut off when the file is opened again, else the next event would be glued to it.
-    Raises DiskError (no folder, no space).
+    A line is on disk, as far as the system knows, when the call returns; "progress" events are skipped. A number that
+    is not finite is written as null: the loss that ends a run must not end its log. What a killed process left of a
+    last line is cut off when the file is opened again, else the next event would be glued to it.
+    A file that was deleted is written again, whole; one that was replaced or cut short is appended to. Either is told
+    by a "warning" event in the file, which `tell` gets too.
+    Raises DiskError (no folder, no space), and nothing is left of the event then.
     """
 
-    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock, self._path = clock, Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        tell: Callable[[Mapping[str, Any]], None] = lambda event: None,
+    ) -> None:
+        self._clock, self._path, self._tell = clock, Path(path), tell
         with disk_errors(path):
-            _mend(self._path)
-            self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by close)
+            self._open()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Records one event."""
-        if event.get("event") in SKIPPED:
-            return
-        plain = _plain({**event, "time": round(self._clock(), 3)}, "event", refuse=False)
-        with disk_errors(self._path):
-            self._file.write(json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n")
-            self._file.flush()
+        if event.get("event") not in SKIPPED:
+            self._restore()
+            self._write(event)
+
+    def size(self) -> int:
+        """Bytes of the file, to which `os.truncate` can take it back later."""
+        self._restore()
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
@@ -137,6 +146,55 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _open(self) -> None:
+        _mend(self._path)
+        # Unbuffered: what couldn't be written must not come back when the file is closed.
+        self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        plain = _plain({**event, "time": round(self._clock(), 3)}, "event", refuse=False)
+        line = (json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8")
+        with disk_errors(self._path):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                os.ftruncate(self._file.fileno(), self._size)
+                raise
+            self._size = os.fstat(self._file.fileno()).st_size
+
+    def _restore(self) -> None:
+        """Opens the file anew if somebody deleted, replaced or cut it, and tells that."""
+        with disk_errors(self._path):
+            done = self._done_to_it()
+            if not done:
+                return
+            if done == "deleted":  # it has no name any more, but its bytes
+                write_bytes(self._path, os.pread(self._file.fileno(), self._size, 0))
+            self._file.close()
+            self._open()
+        now = "it is written again" if done == "deleted" else "events are appended to what it is now"
+        warning = {"event": "warning", "message": f"{self._path.name} was {done} while the run went on; {now}"}
+        self._write(warning)
+        self._tell(warning)
+
+    def _done_to_it(self) -> str:
+        """ "deleted", "replaced" or "cut short"; "" for a file that is as it was left."""
+        own = os.fstat(self._file.fileno())
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            if not self._path.parent.is_dir():
+                raise DiskError(
+                    f"{self._path.parent}: the run directory was deleted or moved while the run went on; "
+                    "put it back, and the same command goes on"
+                ) from None
+            return "deleted"
+        if not os.path.samestat(own, there):
+            return "replaced"
+        return "cut short" if own.st_size < self._size else ""
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -155,40 +213,6 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         elif any(rest.strip() for rest in lines[index + 1 :]):
             raise ValueError(f"{path}, line {index + 1}: no JSON object; delete that line to read the rest")
     return found
-
-
-class Status:
-    """Keeps `directory`/status.json: what the run is doing, or how it ended.
-
-    torchrun answers 1 for every failure, so "exit_code" here is the real one (null while the run goes on).
-    "started" and "updated" are UNIX seconds. Each method raises DiskError as `write_bytes` does.
-    """
-
-    def __init__(self, directory: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._path = Path(directory) / "status.json"
-        self._clock = clock
-        self._started = round(clock(), 3)
-
-    def running(self, message: str = "") -> None:
-        """The run goes on; call it again to renew "updated"."""
-        self._write("running", None, message)
-
-    def finished(self, message: str = "") -> None:
-        """The run is complete."""
-        self._write("finished", 0, message)
-
-    def stopped(self, code: int, message: str) -> None:
-        """A person or the machine's scheduler stopped the run (130, 143)."""
-        self._write("stopped", code, message)
-
-    def failed(self, code: int, message: str) -> None:
-        """The run ended with an error; `message` is the line that the person got."""
-        self._write("failed", code, message)
-
-    def _write(self, state: str, code: int | None, message: str) -> None:
-        times = {"started": self._started, "updated": round(self._clock(), 3)}
-        record = {"state": state, "exit_code": code, "message": message, **times, "pid": os.getpid()}
-        write_json(self._path, record)
 
 
 def _plain(value: Any, where: str, *, refuse: bool) -> Any:

@@ -8,6 +8,7 @@ the classifier's rows have that order; the results name the original classes.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,9 +18,9 @@ from cil_func.data.scenario import Phase
 from cil_func.engine import infer
 from cil_func.engine.step import TrainState
 from cil_func.errors import NonFiniteError
-from cil_func.progress import Model, Progress
+from cil_func.progress import Keep, Model, Progress
 from cil_func.setup import Setup
-from cil_func.training import Emit, Keep
+from cil_func.training import Emit
 
 
 def run(
@@ -28,34 +29,36 @@ def run(
     emit: Emit,
     save: Callable[[dict], None],
     progress: Progress | None = None,
-    keep: Keep = lambda make, boundary: None,
+    keep: Keep | None = None,
 ) -> tuple[Model, dict]:
     """Learns all phases; returns the finished model and what was measured.
 
     emit takes every event as it happens, save the results so far at the end of each phase. progress: where an earlier
-    run of the same configuration stood, None: at the start. keep(make, boundary) is called before each step and, as a
-    boundary, after each part of a phase: `make()` is the progress then; it may stop the run by an exception.
+    run of the same configuration stood, None: at the start. keep: called at each border, see `progress.Keep`, and may
+    stop the run by an exception; None: nothing is saved.
     Raises NonFiniteError when the loss or the features are not finite.
     """
-    progress = progress or Progress()
+    progress, keep = progress or Progress(), keep or Keep()
     for phase in setup.scenario.phases[progress.phase :]:
         key = rng.fold_in(setup.config.run.seed, "phase", phase.index)
-        num_new, seconds, clock = len(phase.classes), {}, time.perf_counter()
+        num_new, seconds = len(phase.classes), {}
 
         measure = partial(evaluate, setup, phase)
-        progress = training.train(setup, phase, progress, key, emit=emit, keep=keep, evaluate=measure)
+        if not progress.selected:  # what a stopped run had selected, it had trained before
+            progress = training.train(setup, phase, progress, key, emit=emit, keep=keep, evaluate=measure)
         trained, state = training.narrow(progress.training.train_state, setup, phase)
         finished, gamma = setup.method.finish(trained, num_new) if phase.index else (trained, None)
-        learned, exemplars = (finished, state), progress.exemplars
-        seconds["train"], clock = progress.training.seconds, time.perf_counter()
-        if setup.method.uses_memory:
-            exemplars = select(setup, phase, learned, exemplars, key)
+        learned, clock = (finished, state), time.perf_counter()
+        if setup.method.uses_memory and not progress.selected:
+            chosen = select(setup, phase, learned, progress.exemplars, key)
+            progress = replace(progress, exemplars=chosen, select_seconds=time.perf_counter() - clock)
             keep(lambda progress=progress: progress, True)
-        seconds["select"], clock = _lap(clock)
+        exemplars, clock = progress.exemplars, time.perf_counter()
+        seconds |= {"train": progress.training.seconds, "select": progress.select_seconds or 0.0}
         row = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
         row |= measure(learned, exemplars, before=None if gamma is None else trained)
         row["memory_size"] = memory.size(exemplars)
-        seconds["evaluate"], clock = _lap(clock)
+        seconds["evaluate"] = time.perf_counter() - clock
 
         _agree(setup, phase, learned, progress.training.train_state, exemplars)
         rows = (*progress.rows, row | {"seconds": seconds})
@@ -142,8 +145,3 @@ def _norms(trained: tree.Tree, finished: tree.Tree) -> dict[str, list[float]]:
     """The norm of each class's row before and after aligning."""
     before, after = (classifier.norms(params["classifier"]).tolist() for params in (trained, finished))
     return {"before_align": before, "after_align": after}
-
-
-def _lap(clock: float) -> tuple[float, float]:
-    now = time.perf_counter()
-    return now - clock, now

@@ -15,7 +15,7 @@ from cil_func import model, rng, setup, training, tree
 from cil_func.config import Config
 from cil_func.engine import compile
 from cil_func.errors import ConfigError, DataError
-from cil_func.progress import Progress
+from cil_func.progress import Keep, Progress
 
 _NO_LINE = "6"  # above the profiler's highest level
 _WARM_UP = 3  # steps before the trace: compilation, capture, the caches
@@ -96,7 +96,7 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
     key = rng.fold_in(ready.config.run.seed, "profile")
     try:
         progress = Progress(learned=_drawn(ready, phase))
-        training.train(ready, phase, progress, key, emit=emit, keep=lambda *_: None, evaluate=_nothing)
+        training.train(ready, phase, progress, key, emit=emit, keep=Keep(), evaluate=_nothing)
     except _Enough:
         return trace
     raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")

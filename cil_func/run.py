@@ -2,18 +2,16 @@
 
 import errno
 import json
-import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from cil_func import checkpoint, events, experiment, planning, setup
-from cil_func import config as configuration
+from cil_func import checkpoint, experiment, planning, setup, status
 from cil_func import progress as progressing
 from cil_func.config import Config
 from cil_func.directory import begin, claimed
@@ -22,7 +20,8 @@ from cil_func.engine.distributed import Launch, World
 from cil_func.errors import CilError, DataError, DiskError, PeerError, StoppedError, printable
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress
-from cil_func.report import console, figures, tables
+from cil_func.recording import Recorder, recorder
+from cil_func.report import figures, tables
 from cil_func.signals import Signals
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -49,6 +48,8 @@ def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
             return 0
         except PeerError as error:
             signals.settle()
+            if teller.done:
+                return 0
             failure = world.watch.blame(str(error))
             teller.lost(failure)
             return failure["exit_code"]
@@ -76,9 +77,10 @@ class Teller:
     directory: Path
     world: World | None = None
     owns: bool = False
+    done: bool = False
 
     def __post_init__(self):
-        self._status = events.Status(self.directory)
+        self._status = status.Status(self.directory)
 
     def own(self) -> None:
         """From here on the directory is this run's."""
@@ -89,8 +91,10 @@ class Teller:
             self._status.running()
 
     def finished(self) -> None:
+        """Nothing that fails from here on makes it another end."""
         if self.world.first:
             self._status.finished()
+        self.owns, self.done = False, True
 
     def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
         self._write(exit_code, message)
@@ -99,6 +103,9 @@ class Teller:
         """Tells this process's own failure, or that of another one which failed first; its exit status."""
         ours = isinstance(error, (CilError, StoppedError))
         message = str(error) if ours else printable(f"{type(error).__name__}: {error}")
+        if self.done:
+            self._say(f"the run is finished; after that: {message}")
+            return 0
         failure = {"rank": self.world.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
         if self.world.watch:
             named = message if isinstance(error, StoppedError) else f"rank {self.world.rank}: {message}"
@@ -143,58 +150,18 @@ def _run(config: Config, directory: Path, world: World, signals: Signals, teller
         return
     teller.running()
     ready = setup.build(begun.config, world)
-    signals.defer()
     held = checkpoint.unpack(begun.checkpoint) if begun.checkpoint else None
-    with _recorders(directory, ready, held) as (emit, save):
+    with recorder(directory, ready, held) as record:
         for problem in begun.problems:
-            emit({"event": "warning", "message": problem})
-        _train(ready, directory, held, signals, emit, save)
-    teller.finished()
-
-
-@contextmanager
-def _recorders(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None) -> Iterator[tuple]:
-    """(emit, save) of events and results; of several processes, only the first one's do anything."""
-    if not ready.world.first:
-        yield (lambda event: None), (lambda results: None)
-        return
-    if not (directory / "config.toml").exists():
-        events.write_text(directory / "config.toml", configuration.to_toml(ready.config))
-    log_path = directory / "metrics.jsonl"
-    if log_path.exists():  # what came after the checkpoint comes again
-        os.truncate(log_path, min(held.record["log_bytes"] if held else 0, log_path.stat().st_size))
-    header = {
-        "method": ready.method.name,
-        "class_order": list(ready.scenario.class_order),
-        "num_classes": ready.num_classes,
-        "seed": ready.config.run.seed,
-        "config": configuration.to_dict(ready.config),
-        "skipped_images": ready.skipped,
-    }
-    environment = setup.environment(ready)
-
-    def save(results: dict) -> None:
-        events.write_json(directory / "results.json", header | results | {"environment": environment})
-
-    with events.Log(log_path) as log, console.make() as show:
-        for event in events.read(log_path):
-            show.remember(event)
-
-        def emit(event: dict) -> None:
-            log(event)
-            with suppress(OSError):  # nobody reads the screen any more (`| head`), and the training goes on
-                show(event)
-
-        yield emit, save
+            record.emit({"event": "warning", "message": problem})
+        _train(ready, directory, held, signals, record)
+        teller.finished()
+        if world.first:
+            _report(directory, record.emit)
 
 
 def _train(
-    ready: setup.Setup,
-    directory: Path,
-    held: checkpoint.Loaded | None,
-    signals: Signals,
-    emit: Callable[[dict], None],
-    save: Callable[[dict], None],
+    ready: setup.Setup, directory: Path, held: checkpoint.Loaded | None, signals: Signals, record: Recorder
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
     if held and held.record["data"] != ready.fingerprint:  # rows would mean other images
@@ -202,29 +169,55 @@ def _train(
         raise DataError(f"{fault}; put them back, or start anew with another --out")
     progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
-    at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
-    emit(started if held is None else started | {"event": "resume"} | at)
+    at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True)) | {"selected": progress.selected}
+    record.emit(started if held is None else started | {"event": "resume"} | at)
     if ready.skipped:
         first = ready.skipped[0]
-        emit({"event": "warning", "message": f"{len(ready.skipped)} images are skipped, the first one {first}"})
+        message = f"{len(ready.skipped)} images are skipped, the first one {first}"
+        record.emit({"event": "warning", "message": message})
     keeper = Keeper(
         directory / "checkpoints",
         ready.world,
         signals,
         every_seconds=ready.config.checkpoint.every_seconds,
         number=held.number + 1 if held else 0,
-        extra=lambda: {"log_bytes": (directory / "metrics.jsonl").stat().st_size, "data": ready.fingerprint},
-        warn=lambda message: emit({"event": "warning", "message": message}),
+        begun=progress if held else None,
+        extra=lambda: {"log_bytes": record.log_bytes(), "data": ready.fingerprint},
+        warn=lambda message: record.emit({"event": "warning", "message": message}),
     )
-    with compile.reported(emit):
-        (params, state), results = experiment.run(ready, emit=emit, save=save, progress=progress, keep=keeper)
-    if ready.world.first:
-        save(results)
-        checkpoint.save_model(directory, params, state, _description(ready))
-        figures.write(directory)
-        keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
-        seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
-        emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
+    try:
+        with compile.reported(record.emit):
+            learned, results = experiment.run(
+                ready, emit=record.emit, save=record.save, progress=progress, keep=keeper
+            )
+        if ready.world.first:
+            _write_end(ready, directory, learned, results, record)
+    except (StoppedError, PeerError):
+        keeper.rescue()
+        raise
+
+
+def _write_end(
+    ready: setup.Setup, directory: Path, learned: progressing.Model, results: dict, record: Recorder
+) -> None:
+    record.save(results)
+    checkpoint.save_model(directory, *learned, _description(ready))
+    keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
+    seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
+    record.emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
+
+
+def _report(directory: Path, emit: Callable[[dict], None]) -> None:
+    """Draws report/, the last thing that a run does: the run is finished, and what fails here is a warning."""
+    problems: list[str] = []
+    try:
+        figures.write(directory, warn=problems.append)
+    except (Exception, StoppedError) as error:
+        problems.append(f"report/ is not drawn ({type(error).__name__}: {error})")
+    again = f"the run is finished, and this draws it: python -m cil_func.report {directory}"
+    for problem in problems:
+        with suppress(DiskError):  # the disk may be why
+            emit({"event": "warning", "message": printable(f"{problem}; {again}")})
 
 
 def _description(ready: setup.Setup) -> dict:

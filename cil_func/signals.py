@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a request to stop at the next step, and to be quick about it when it comes twice."""
+"""SIGINT and SIGTERM: a request to stop, at once or at the next step, and to be quick about it when it comes twice."""
 
 import os
 import signal
@@ -13,11 +13,12 @@ _SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, by the term
 
 
 class Signals:
-    """A context in which both signals only leave a note in `received` (0: none).
+    """A context in which the first signal is noted in `received` (0: none) and stops the run.
 
-    Before `defer` there is nothing to save, and the first one raises StoppedError wherever the main thread is. A
-    second one, a second later or more, calls at_once(exit status) and ends the process. After `settle` none counts.
-    Outside the main thread Python takes no handlers, and the signals keep their meaning.
+    It raises StoppedError at once, wherever the main thread is, unless `defer` was called: then it waits for `release`
+    or for whoever looks at `received`. A second one, a second later or more, calls at_once(exit status) and ends the
+    process. After `settle` none counts. Outside the main thread Python takes no handlers, and the signals keep their
+    meaning.
     """
 
     def __init__(self, at_once: Callable[[int], None] = lambda status: None):
@@ -35,8 +36,14 @@ class Signals:
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """From here on a signal waits for whoever looks at `received`."""
+        """From here on a signal raises nothing."""
         self._deferred = True
+
+    def release(self) -> None:
+        """From here on a signal raises StoppedError at once; this call does if one came meanwhile."""
+        self._deferred = False
+        if self.received:
+            raise self._stop()
 
     def settle(self) -> None:
         """The run ends already: launchers send more signals to those that take a moment to tell why."""
@@ -53,4 +60,7 @@ class Signals:
             return
         self.received, self._when = number, now
         if not self._deferred:
-            raise StoppedError(128 + number, f"stopped by {NAMES[number]} before the training began")
+            raise self._stop()
+
+    def _stop(self) -> StoppedError:
+        return StoppedError(128 + self.received, f"stopped by {NAMES[self.received]} before the training began")

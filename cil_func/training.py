@@ -17,12 +17,11 @@ from cil_func.engine.fit import Position, fit, refuse_failed
 from cil_func.engine.step import TrainState, entry_name, nothing_measured, start
 from cil_func.errors import NonFiniteError
 from cil_func.methods import Outputs
-from cil_func.progress import Model, Progress, Training
+from cil_func.progress import Keep, Model, Progress, Training
 from cil_func.setup import Setup
 from cil_func.trainer import Trainer, fitted
 
 Emit = Callable[[dict], None]
-Keep = Callable[[Callable[[], Progress], bool], None]
 
 
 def train(
@@ -31,14 +30,15 @@ def train(
     """Trains on the phase's rows, with the last model as the teacher where the method uses one; the progress after it.
 
     The student gets a classifier of the run's full width, so that no shape changes as classes grow. key: the phase's;
-    keep: see `experiment.run`; evaluate(model, exemplars, by=...): a row of results, asked for between epochs.
+    keep: called at each border, see `progress.Keep`; evaluate(model, exemplars, by=...): a row of results, asked for
+    between epochs.
     Raises NonFiniteError for a step that is not finite.
     """
     rows = train_rows(setup, phase, progress.exemplars)
     trainer = fitted(setup.trainer(phase), len(rows), setup.world)
     clock, training = time.perf_counter(), progress.training or _begin(setup, phase, progress, key, len(rows), emit)
     threader = Captured if setup.captures else Threaded
-    steps = threader(trainer.step, training.train_state, setup.classes(phase), training.totals)
+    steps = threader(trainer.step, training.train_state, setup.classes(phase), training.totals, keep.changing)
     steps_per_epoch = math.ceil(len(rows) / trainer.batch_size)
 
     def check(health) -> None:
@@ -52,13 +52,23 @@ def train(
         seconds = training.seconds + time.perf_counter() - clock
         return replace(progress, training=Training(train_state, totals, position, seconds))
 
+    def before_chunk(position: Position) -> None:
+        if setup.world.size == 1 and position.step < steps_per_epoch:  # several processes leave a training together
+            keep.pause(lambda: at(position))
+
     def after_epoch(epoch: int) -> None:
         every = trainer.eval_every_epochs
         if every and (epoch + 1) % every == 0 and epoch + 1 < trainer.epochs:
+            keep.pause(lambda: at(Position(epoch, steps_per_epoch)))
             top1 = evaluate(narrow(steps.snapshot()[0], setup, phase), {}, by="logits")["top1"]
+            keep.changing()
             emit({"event": "evaluation", "phase": phase.index, "epoch": epoch, "top1": top1})
 
+    position = training.position
     try:
+        if position.step == steps_per_epoch:  # an earlier run was stopped in the evaluation after that epoch
+            after_epoch(position.epoch)
+            position = Position(position.epoch + 1, 0)
         fit(
             steps,
             chunks=partial(_chunks, setup, trainer, rows, key),
@@ -68,10 +78,11 @@ def train(
             epochs=trainer.epochs,
             dtype=setup.dtype,
             padded_to=trainer.padded_to,
-            start=training.position,
+            start=position,
             check=check,
             emit=lambda event: emit({"event": event["event"], "phase": phase.index, **event}),
             before_step=lambda position: keep(lambda: at(position), False),
+            before_chunk=before_chunk,
             after_epoch=after_epoch,
         )
         done = at(Position(trainer.epochs, 0))

@@ -156,14 +156,57 @@ def test_a_log_on_a_full_disk_says_so(tmp_path):
     log({"event": "first"})
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
     try:
-        for write in (lambda: log({"event": "second"}), log.close):
-            with pytest.raises(DiskError, match=r"metrics\.jsonl: File too large"):
-                write()
+        with pytest.raises(DiskError, match=r"metrics\.jsonl: File too large"):
+            log({"event": "second"})
+        log.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert events.read(path)[0]["event"] == "first"
+    assert [event["event"] for event in events.read(path)] == ["first"] and path.read_text().endswith("}\n")
     with pytest.raises(DiskError, match=r"no/metrics\.jsonl: No such"):
         events.Log(tmp_path / "no" / "metrics.jsonl")
+
+
+def test_a_log_that_is_deleted_while_it_is_written_is_written_again_whole(tmp_path):
+    path, told = tmp_path / "metrics.jsonl", []
+    with events.Log(path, tell=told.append) as log:
+        log({"event": "a"})
+        for _ in range(2):
+            path.unlink()
+            log({"event": "b"})
+            log({"event": "c"})
+        path.unlink()
+        assert log.size() == path.stat().st_size
+    assert [event["event"] for event in events.read(path)] == ["a", *["warning", "b", "c"] * 2, "warning"]
+    assert [event["message"] for event in told] == [
+        "metrics.jsonl was deleted while the run went on; it is written again"
+    ] * 3
+
+
+def test_a_log_that_is_replaced_or_cut_is_appended_to(tmp_path):
+    path, told = tmp_path / "metrics.jsonl", []
+    with events.Log(path, tell=told.append) as log:
+        log({"event": "a"})
+        (tmp_path / "other").write_text('{"event": "x"}\n{"event": "half of a li')
+        os.replace(tmp_path / "other", path)
+        log({"event": "b"})
+        assert [event["event"] for event in events.read(path)] == ["x", "warning", "b"]
+        assert log.size() == path.stat().st_size
+        os.truncate(path, 20)  # within the second line
+        log({"event": "c"})
+    assert [event["event"] for event in events.read(path)] == ["x", "warning", "c"]
+    assert ["replaced" in event["message"] for event in told] == [True, False]
+    assert ["cut short" in event["message"] for event in told] == [False, True]
+
+
+def test_a_log_whose_folder_is_gone_says_so_on_one_line(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with events.Log(folder / "metrics.jsonl") as log:
+        log({"event": "a"})
+        folder.rename(tmp_path / "elsewhere")
+        for call in (log.size, lambda: log({"event": "b"})):
+            with pytest.raises(DiskError, match=r"run: the run directory was deleted or moved .* put it back"):
+                call()
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
@@ -184,25 +227,6 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path.write_text('{"event": "a"}\n{"event": \n{"event": "b"}\n')
     with pytest.raises(ValueError, match="line 2"):
         events.read(path)
-
-
-def test_status_keeps_its_start_and_tells_how_the_run_ended(tmp_path):
-    times = iter([100.0, 101.0, 102.0, 103.0, 104.0])
-    status = events.Status(tmp_path, clock=lambda: next(times))
-
-    def now():
-        return json.loads((tmp_path / "status.json").read_text())
-
-    status.running()
-    assert now() == {"state": "running", "exit_code": None, "message": "", "started": 100.0, "updated": 101.0,
-                     "pid": os.getpid()}  # fmt: skip
-    status.failed(3, "no such folder")
-    assert (now()["state"], now()["exit_code"], now()["message"]) == ("failed", 3, "no such folder")
-    status.stopped(130, "interrupted")
-    assert (now()["state"], now()["exit_code"]) == ("stopped", 130)
-    status.finished()
-    assert (now()["state"], now()["exit_code"]) == ("finished", 0)
-    assert (now()["started"], now()["updated"]) == (100.0, 104.0)
 
 
 def test_cleaning_removes_only_what_a_killed_process_left_of_a_write(tmp_path, monkeypatch):

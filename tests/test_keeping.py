@@ -1,6 +1,8 @@
 """When a run is saved, and when it stops."""
 
+import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -10,10 +12,11 @@ from cil_func.engine.fit import Position
 from cil_func.errors import StoppedError
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress, Training
+from cil_func.signals import Signals
 
 
-class Noted:
-    received = 0
+class Noted(Signals):
+    """A signal is what a test puts into `received`."""
 
 
 class Clock:
@@ -65,6 +68,13 @@ def test_a_place_is_not_saved_twice(tmp_path, clock):
     assert saved(tmp_path)[0] == 0
 
 
+def test_a_selection_at_the_same_place_is_saved(tmp_path, clock):
+    keeper = Keeper(tmp_path, World(), Noted(), every_seconds=60)
+    for seconds in (None, None, 0.5, 0.5):
+        keeper(lambda seconds=seconds: replace(at(0, 4)(), select_seconds=seconds), True)
+    assert saved(tmp_path)[:2] == (1, [0, 0, 4])
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("boundary", [False, True])
 def test_a_signal_saves_and_stops(number, status, boundary, tmp_path, clock):
@@ -75,6 +85,88 @@ def test_a_signal_saves_and_stops(number, status, boundary, tmp_path, clock):
     with pytest.raises(StoppedError, match=r"\(phase 1, epoch 0, step 1\); the same command goes on") as caught:
         keeper(at(1, 1), boundary)
     assert caught.value.exit_status == status and saved(tmp_path) == (0, [1, 0, 1], None)
+
+
+class Several(World):
+    """Rank 0 of two, of which the other never gets a signal."""
+
+    def __init__(self):
+        super().__init__(Launch(0, 2, 0, 2))
+
+    def heard(self, signal):
+        return 0
+
+    consult = heard
+
+
+def take_step(keeper: Keeper, step: int) -> None:
+    keeper(at(0, step), False)
+    keeper.changing()
+
+
+def test_a_signal_between_a_border_and_the_change_stops_at_once_and_the_border_is_saved(tmp_path, clock):
+    with Signals() as signals:
+        keeper = Keeper(tmp_path, World(), signals, every_seconds=60)
+        take_step(keeper, 0)
+        keeper(at(0, 1), False)
+        with pytest.raises(StoppedError):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert saved(tmp_path) is None
+        with pytest.raises(StoppedError, match=r"SIGTERM and saved \(phase 0, epoch 0, step 1\)") as caught:
+            keeper.rescue()
+    assert caught.value.exit_status == 143 and saved(tmp_path) == (0, [0, 0, 1], None)
+
+
+def test_a_signal_while_a_step_changes_things_waits_for_the_next_border(tmp_path, clock):
+    with Signals() as signals:
+        keeper = Keeper(tmp_path, World(), signals, every_seconds=60)
+        take_step(keeper, 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(StoppedError, match=r"SIGINT and saved \(phase 0, epoch 0, step 1\)"):
+            keeper(at(0, 1), False)
+    assert saved(tmp_path) == (0, [0, 0, 1], None)
+
+
+def test_a_signal_in_the_first_step_saves_nothing_for_nothing_is_lost(tmp_path, clock):
+    """As when it compiles."""
+    for begun, words in (
+        (None, "before anything was trained; the same command begins anew"),
+        (at(3, 7)(), r"and saved \(phase 3, epoch 0, step 7\); the same command goes on from there"),
+    ):
+        with Signals() as signals:
+            keeper = Keeper(tmp_path, World(), signals, every_seconds=60, begun=begun)
+            keeper(at(0, 0), False)
+            with pytest.raises(StoppedError):
+                os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(StoppedError, match=words):
+                keeper.rescue()
+        assert saved(tmp_path) is None
+
+
+def test_several_processes_leave_the_training_at_a_border_and_other_work_at_once(tmp_path, clock):
+    with Signals() as signals:
+        keeper = Keeper(tmp_path, Several(), signals, every_seconds=60)
+        keeper(at(0, 0), True)
+        take_step(keeper, 0)
+        keeper(at(0, 1), False)
+        os.kill(os.getpid(), signal.SIGTERM)  # and nothing happens: the other one wouldn't know
+        keeper.changing()
+        with pytest.raises(StoppedError):
+            keeper(at(0, 2), True)  # the other one didn't hear it
+        with pytest.raises(StoppedError, match=r"saved \(phase 0, epoch 0, step 2\)"):
+            keeper.rescue()
+    assert saved(tmp_path) == (1, [0, 0, 2], None)
+
+
+def test_a_run_that_loses_the_others_saves_what_it_can(tmp_path, clock):
+    keeper = Keeper(tmp_path, Several(), Noted(), every_seconds=60)
+    take_step(keeper, 0)
+    keeper.pause(at(0, 1))
+    keeper.rescue()
+    assert saved(tmp_path) == (0, [0, 0, 1], None)
+    take_step(keeper, 1)
+    keeper.rescue()  # in the middle of a change
+    assert saved(tmp_path)[0] == 0
 
 
 def test_only_the_first_process_writes(tmp_path, clock):

@@ -34,8 +34,10 @@ def test_the_middle_of_a_phase(tmp_path):
     training = Training(train_state, Measures(torch.tensor(2.5), torch.tensor(4)), Position(3, 2), 1.25)
     exemplars = {0: torch.tensor([5, 2]), 11: torch.tensor([7])}
     rows = ({"phase": 0, "top1": 0.1 + 0.2, "gamma": None, "per_phase_top1": [1.0]},)
-    progress = Progress(1, model(0.3), exemplars, rows, training)
+    progress = Progress(1, model(0.3), exemplars, rows, training, select_seconds=0.7)
     found = round_trip(progress, tmp_path)
+    assert found.selected and found.select_seconds == 0.7
+    assert str(found) == "phase 1, epoch 3, step 2, exemplars selected"
     assert found.place == progress.place == (1, 3, 2)
     assert found.rows == rows and found.training.seconds == 1.25  # to the last bit
     for mine, theirs in (

@@ -33,6 +33,21 @@ def test_deferred_it_leaves_a_note_and_the_handlers_are_put_back():
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
+def test_released_it_stops_at_once_also_for_one_that_came_before():
+    with Signals() as signals:
+        signals.defer()
+        signals.release()
+        with pytest.raises(StoppedError) as caught:
+            send(signal.SIGTERM)
+        assert caught.value.exit_status == 143
+    with Signals() as signals:
+        signals.defer()
+        send(signal.SIGINT)
+        with pytest.raises(StoppedError) as caught:
+            signals.release()
+        assert caught.value.exit_status == 130
+
+
 def test_a_second_one_ends_the_process(monkeypatch):
     ended, told, now = [], [], [0.0]
     monkeypatch.setattr("cil_func.signals.os._exit", ended.append)

@@ -128,7 +128,7 @@ def test_an_epoch_never_waits_for_the_device(monkeypatch):
     with pytest.raises(Exception, match=r"[Mm]eta") as failure:
         training.train(
             built, built.scenario.phases[1], progress.Progress(phase=1, learned=learned, exemplars=exemplars), 7,
-            emit=events.append, keep=lambda make, always: None, evaluate=lambda *_, **__: {},
+            emit=events.append, keep=progress.Keep(), evaluate=lambda *_, **__: {},
         )  # fmt: skip
     assert failure.traceback[-1].name == "refuse_failed"
     assert sum(event["images"] for event in events if event["event"] == "progress") == count > 300

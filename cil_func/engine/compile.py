@@ -105,18 +105,29 @@ class Threaded:
     """Threads a train state through a step: call it with (taught, batch, rate), then read.
 
     totals: the measures to go on from; they add up on the device until `measures` is called.
+    changing: called each time just before what `snapshot` reads changes; until then an exception changes nothing.
     """
 
-    def __init__(self, step: Callable, train_state: TrainState, classes: Classes, totals: Measures | None = None):
+    def __init__(
+        self,
+        step: Callable,
+        train_state: TrainState,
+        classes: Classes,
+        totals: Measures | None = None,
+        changing: Callable[[], None] = lambda: None,
+    ):
         self._step, self._train_state, self._classes = step, train_state, classes
-        self._totals = totals or nothing_measured(train_state)
+        self._totals, self._changing = totals or nothing_measured(train_state), changing
 
     def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
-        self._train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
-        self._totals = tree.map(torch.add, self._totals, measures)
+        train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
+        totals = tree.map(torch.add, self._totals, measures)
+        self._changing()
+        self._train_state, self._totals = train_state, totals
 
     def measures(self) -> Measures:
         """The sums since the last call; they start anew."""
+        self._changing()
         totals, self._totals = self._totals, nothing_measured(self._train_state)
         return totals
 
@@ -139,8 +150,15 @@ class Captured:
     A batch of another shape (a backbone that can't take padding has a smaller last one) runs uncaptured.
     """
 
-    def __init__(self, step: Callable, train_state: TrainState, classes: Classes, totals: Measures | None = None):
-        self._step, self._graph = step, None
+    def __init__(
+        self,
+        step: Callable,
+        train_state: TrainState,
+        classes: Classes,
+        totals: Measures | None = None,
+        changing: Callable[[], None] = lambda: None,
+    ):
+        self._step, self._graph, self._changing = step, None, changing
         self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
         self._totals = tree.map(torch.clone, totals or nothing_measured(train_state))
 
@@ -149,6 +167,7 @@ class Captured:
         if self._graph is None or len(batch.labels) > len(self._inputs[1].labels):  # the first one was an epoch's last
             self._inputs = tree.map(torch.clone, inputs)
             self._capture()
+        self._changing()
         if batch.labels.shape != self._inputs[1].labels.shape:
             self._write(self._step(self._train_state, taught, batch, self._classes, rate))
             return
@@ -177,6 +196,7 @@ class Captured:
 
     def measures(self) -> Measures:
         """The sums since the last call; they start anew."""
+        self._changing()
         totals = tree.map(torch.clone, self._totals)
         torch._foreach_zero_(tree.leaves(self._totals))
         return totals

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -184,6 +184,10 @@ class World:
         """Waits until all processes have come here, however long one of them works before, unless one fails."""
         if self.watch:
             self.watch.meet(place)
+
+    def uncut(self) -> AbstractContextManager:
+        """A block that the end of another process doesn't cut off, as it would the rest of this one."""
+        return self.watch.busy if self.watch else nullcontext()
 
     @contextmanager
     def one_by_one(self, place: str) -> Iterator[None]:

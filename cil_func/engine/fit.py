@@ -35,6 +35,7 @@ def fit(
     check: Callable[[Health | None], None] = lambda health: None,
     emit: Callable[[dict], None],
     before_step: Callable[[Position], None] = lambda position: None,
+    before_chunk: Callable[[Position], None] = lambda position: None,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """Takes the steps of `epochs` epochs, from `start` on; the train state is in `steps`.
@@ -43,7 +44,8 @@ def fit(
     the device; batch_size: images of a step, on all processes; teach(images) is what the teacher says of a chunk;
     rate(epoch) is the learning rate, in `dtype`. padded_to: rows that each batch is filled up to, 0: none.
     check(health) is called once an epoch and raises NonFiniteError where a step was not finite. before_step may stop
-    the training by an exception: everything that a later call needs is then in `steps` and the position.
+    the training by an exception: everything that a later call needs is then in `steps` and the position. before_chunk
+    is called before each wait for a chunk and its teacher, with one call more where an epoch has no other chunk.
     Emits "progress" events (images trained since the last) and an "epoch" event each.
     """
     start = Position(*start)
@@ -52,6 +54,7 @@ def fit(
         started, step = time.perf_counter(), start.step if epoch == start.epoch else 0
         images = before = step * batch_size
         rate_now = None
+        before_chunk(Position(epoch, step))
         for chunk in upcoming:
             if rate_now is None:
                 rate_now = torch.tensor(rate(epoch), dtype=dtype, device=chunk.batch.labels.device)
@@ -60,6 +63,7 @@ def fit(
                 steps(*pad(taught, batch, padded_to and padded_to - len(batch.labels)), rate_now)
                 step, images = step + 1, images + total
                 emit({"event": "progress", "images": total, "epoch": epoch})
+            before_chunk(Position(epoch, step))
         # The next epoch's draws are made on the host while a GPU still works on this one.
         upcoming = chunks(epoch + 1, 0) if epoch + 1 < epochs else ()
         check(steps.health())

@@ -38,6 +38,7 @@ class Watch:
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its last beat, and when it was new
         self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
+        self.busy = threading.Lock()  # taken by who does what must not be cut off by the process's end
 
     def __enter__(self) -> "Watch":
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -104,10 +105,11 @@ class Watch:
                 self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": message, "lost": True}
             known = known or (time.monotonic() if self.failure else None)
             if known and time.monotonic() - known > _GRACE_SECONDS + _PATIENCE_SECONDS * (self._said_by_me()):
+                self.busy.acquire(timeout=self._timeout)
                 try:
                     self._on_loss(self.failure)
                 finally:
-                    os._exit(1)
+                    os._exit(self.failure["exit_code"] or 1)
 
     def _said_by_me(self) -> bool:
         return self.failure["rank"] == self.rank

@@ -3,23 +3,33 @@
 import argparse
 import sys
 
+from cil_func import status
 from cil_func.errors import CilError
 from cil_func.report import figures
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes DIR/report/ and prints the files' paths; returns the exit status (2: nothing to draw there)."""
+    """Writes DIR/report/ and prints the files' paths; returns the exit status.
+
+    2: there is nothing to draw; 74: report/ can't be written; 1: some files can't be drawn, each reason on a line.
+    """
     parser = argparse.ArgumentParser(prog="python -m cil_func.report", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="a run directory: it holds results.json")
     directory = parser.parse_args(arguments).directory
+    problems: list[str] = []
     try:
-        written = figures.write(directory)
+        written = figures.write(directory, warn=problems.append)
     except CilError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     for path in written:
         print(path)
-    return 0
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    record = status.read(directory)
+    if record.get("state") not in (None, "finished"):
+        print(f"note: the run is not finished: {status.describe(record)}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ needs no display and leaves no global state. Percent on every axis that shows an
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cil_func import events
-from cil_func.errors import ConfigError
+from cil_func.errors import ConfigError, printable
 from cil_func.report import tables
 
 if TYPE_CHECKING:
@@ -28,33 +28,50 @@ _TICKS = 20  # labels along an axis
 _DPI = 150
 
 
-def write(directory: str | Path) -> list[Path]:
+def write(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> list[Path]:
     """Draws `directory`/report/ from the run's files and returns what was written.
 
-    accuracy.png, matrix.png and table.md always; alignment.png if a phase was aligned; loss.png if the log
-    holds epochs. Raises ConfigError for a folder without a readable results.json, OSError if it can't write.
+    table.md, accuracy.png and matrix.png always; alignment.png if a phase was aligned; loss.png if the log holds
+    epochs. warn: called with a line about files that can't be made, and the others are made; None: the first failure
+    is raised.
+    Raises ConfigError for a folder without a readable results.json, DiskError if report/ can't be written.
     """
     directory = Path(directory)
     results, log = read_run(directory)
-    drawn = {
-        "accuracy.png": accuracy(results),
-        "matrix.png": matrix(results),
-        "alignment.png": alignment(results, log),
-        "loss.png": loss(results, log),
+    makers = {
+        "table.md": lambda: tables.markdown(results).encode(),
+        "accuracy.png": lambda: _png(accuracy(results)),
+        "matrix.png": lambda: _png(matrix(results)),
+        "alignment.png": lambda: _png(alignment(results, log)),
+        "loss.png": lambda: _png(loss(results, log)),
     }
     folder = directory / "report"
-    folder.mkdir(exist_ok=True)
-    written = []
-    for name, figure in drawn.items():
-        if figure is None:
+    events.make_directory(folder)
+    written, failed = [], {}
+    for name, make in makers.items():
+        try:
+            data = make()
+        except Exception as error:
+            if warn is None:
+                raise
+            failed.setdefault(f"{type(error).__name__}: {error}", []).append(name)  # one line a reason
+            continue
+        if data is None:
             (folder / name).unlink(missing_ok=True)  # an older drawing would speak of another run
             continue
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=_DPI)
-        events.write_bytes(folder / name, picture.getvalue())
+        events.write_bytes(folder / name, data)
         written.append(folder / name)
-    events.write_text(folder / "table.md", tables.markdown(results))
-    return [*written, folder / "table.md"]
+    for reason, names in failed.items():
+        warn(printable(f"{folder}: {', '.join(names)} can't be drawn ({reason})"))
+    return written
+
+
+def _png(figure: "Figure | None") -> bytes | None:
+    if figure is None:
+        return None
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=_DPI)
+    return picture.getvalue()
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -28,6 +28,8 @@ def resume_line(event: Event) -> str:
     at = f"phase {event.get('phase', '-')}"
     if event.get("epoch", -1) >= 0:
         at += f", epoch {event['epoch']}, step {event.get('step', '-')}"
+    if event.get("selected"):
+        at += ", exemplars selected"
     return f"going on from {at}"
 
 

@@ -121,7 +121,7 @@ def test_exit_130_for_an_interrupt_and_what_was_earned_stays(tmp_path, capsys, m
     assert "stopped by SIGINT" in one_line(capsys)
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "stopped"
     assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 0
-    assert "going on from phase 2" in capsys.readouterr().out  # after both: only the model was not written yet
+    assert "going on from phase 1, epoch 1, step 0, exemplars selected" in capsys.readouterr().out
 
 
 def test_exit_1_with_a_traceback_for_our_own_bug(tmp_path, capsys, monkeypatch):

@@ -91,8 +91,10 @@ def test_a_batch_that_can_not_be_shared_is_refused_once(tmp_path):
 # one of them fails
 
 
-def start_faulty(directory, what: str, rank: int, *, timeout: int = 10, flags: tuple = (), once: str = ""):
-    fault = {"what": what, "rank": rank, "at": BORDERS, "once": once}
+def start_faulty(
+    directory, what: str, rank: int, *, timeout: int = 10, flags: tuple = (), once: str = "", at: int = BORDERS
+):
+    fault = {"what": what, "rank": rank, "at": at, "once": once}
     words = small(directory, f"run.timeout_seconds={timeout}")
     return processes.start(processes.command(2, *words, script=FAULTY, flags=flags), env={"FAULT": json.dumps(fault)})
 
@@ -132,15 +134,19 @@ def test_a_process_that_was_killed_comes_back_with_the_launchers_help(tmp_path):
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_launcher_or_to_one_process_saves_and_stops_all(sent, code, tmp_path):
-    """The launcher passes it on to all; and a process that got it itself tells the others by their next step."""
+    """The launcher passes it on to all; and a process that got it itself tells the others by their next step.
+
+    Outside the training it leaves at once, and takes the others with it: here after it selected exemplars.
+    """
     one = start_faulty(tmp_path / "one", sent.name, 1)
+    selecting = start_faulty(tmp_path / "selecting", sent.name, 1, at=17)
     all_of_them = processes.start(processes.command(2, *small(tmp_path / "all", "optim.epochs=50")))
     log = tmp_path / "all/metrics.jsonl"
     while not (log.exists() and '"epoch"' in log.read_text()):
         assert all_of_them.poll() is None
         time.sleep(0.1)
     all_of_them.send_signal(sent)
-    for launcher, name in ((one, "one"), (all_of_them, "all")):
+    for launcher, name in ((one, "one"), (all_of_them, "all"), (selecting, "selecting")):
         _, error = launcher.communicate(timeout=120)
         status = processes.status(tmp_path / name)
         assert (status["state"], status["exit_code"]) == ("stopped", code), error
@@ -150,6 +156,8 @@ def test_a_signal_to_the_launcher_or_to_one_process_saves_and_stops_all(sent, co
         found, problems = checkpoint.newest(tmp_path / name / "checkpoints")
         assert found and not problems
     assert "(phase 1, epoch 0, step " in processes.status(tmp_path / "one")["message"]
+    found, _ = checkpoint.newest(tmp_path / "selecting/checkpoints")
+    assert found.record["training"]["epoch"] == 1 and found.record["select_seconds"] is None
 
 
 def test_one_process_goes_on_with_what_two_began_and_two_find_it_finished(alone, tmp_path):

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import time
 
 import processes
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 import train
 from benchmarks import lab
-from cil_func import checkpoint, keeping
+from cil_func import checkpoint, events, experiment, keeping
 
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
 FLAGS = [word for setting in lab.SETTINGS for word in ("--set", setting)]
@@ -23,15 +25,17 @@ def undisturbed(tmp_path_factory):
     return directory
 
 
-def stopped_at(border: int, directory, monkeypatch) -> int:
-    """The exit status of a run that gets SIGTERM just before a border."""
+def stopped_at(border: int, directory, monkeypatch, *, after: bool = False) -> int:
+    """The exit status of a run that gets SIGTERM just before a border, or just after it."""
     call, passed = keeping.Keeper.__call__, []
 
     def faulty(self, make, boundary):
         passed.append(boundary)
-        if len(passed) == border:
+        if len(passed) == border and not after:
             os.kill(os.getpid(), signal.SIGTERM)
         call(self, make, boundary)
+        if len(passed) == border and after:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(keeping.Keeper, "__call__", faulty)
@@ -46,7 +50,7 @@ def test_the_borders_are_those_that_are_counted(undisturbed):
     assert [-(-count // 64) for count in images] == list(STEPS)
 
 
-@pytest.mark.parametrize("border", [1, 6, 10, 11, 12, 13, 17, 34])
+@pytest.mark.parametrize("border", [6, 10, 11, 12, 13, 17, 34])
 def test_stopped_in_an_epoch_between_the_parts_of_a_phase_and_between_phases(
     border, undisturbed, tmp_path, monkeypatch, capsys
 ):
@@ -61,6 +65,66 @@ def test_stopped_in_an_epoch_between_the_parts_of_a_phase_and_between_phases(
     told = [[event_without_times(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
             for path in (directory, undisturbed)]  # fmt: skip
     assert [event for event in told[0] if event["event"] != "resume"] == told[1]
+
+
+def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    directory, select, phases = tmp_path / "run", experiment.select, []
+    after_select = STEPS[0] + 2  # the border of the trained phase is the one before
+    assert stopped_at(after_select, directory, monkeypatch, after=True) == 143
+    assert "(phase 0, epoch 1, step 0, exemplars selected)" in capsys.readouterr().err
+    found, _ = checkpoint.newest(directory / "checkpoints")
+    assert len(found.tree["exemplars"]) == 4 and found.record["rows"] == []  # of phase 0, which has not ended
+
+    def counted(setup, phase, *rest):
+        phases.append(phase.index)
+        return select(setup, phase, *rest)
+
+    monkeypatch.setattr(experiment, "select", counted)
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    assert phases == [1, 2] and not lab.different(directory, undisturbed)
+    assert "going on from phase 0, epoch 1, step 0, exemplars selected" in capsys.readouterr().out
+
+
+def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbed, tmp_path, monkeypatch, capsys):
+    """Then it is stopped, and looks as if it had been killed two hours ago; and its report can't be written."""
+    directory, call, passed = tmp_path / "run", keeping.Keeper.__call__, []
+    in_phase_1 = STEPS[0] + 3 + 2
+
+    def faulty(self, make, boundary):
+        passed.append(boundary)
+        if len(passed) == in_phase_1:
+            for name in ("metrics.jsonl", "config.toml", "results.json", "status.json"):
+                (directory / name).unlink()
+            shutil.rmtree(directory / "checkpoints")
+        if len(passed) == in_phase_1 + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        call(self, make, boundary)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping.Keeper, "__call__", faulty)
+        assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 143
+    assert processes.status(directory)["state"] == "stopped"
+    capsys.readouterr()
+    events.write_json(directory / "status.json", {
+        "state": "running", "updated": time.time() - 7300, "pid": 4194305, "host": "there"
+    })  # fmt: skip
+    (directory / "report").write_text("no folder")
+    assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 0
+    assert processes.status(directory)["state"] == "finished" and not capsys.readouterr().err
+    log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    warnings = [event["message"] for event in log if event["event"] == "warning"]
+    told = ("metrics.jsonl was deleted", "config.toml was deleted", "killed before it could", "report: File exists")
+    for words in told:
+        assert sum(words in warning for warning in warnings) == 1, words
+    assert len(warnings) == len(told) and "by process 4194305 on there 2 h ago" in " ".join(warnings)
+    others = [event_without_times(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    kinds = ("warning", "resume")
+    mine = [event_without_times(json.dumps(event)) for event in log if event["event"] not in kinds]
+    assert mine == others
+    assert lab.exemplars(directory) == lab.exemplars(undisturbed)
+    assert (directory / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
 
 
 def event_without_times(line: str) -> dict:

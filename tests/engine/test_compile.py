@@ -247,6 +247,34 @@ def test_states_are_threaded_and_measures_add_up_until_they_are_read(threader):
     assert steps.snapshot()[0].params["sum"] == 79
 
 
+def test_whatever_ends_a_step_before_the_change_has_changed_nothing(threader):
+    """An exception of the step itself, as a signal in its compilation, and of the last moment."""
+    ends = []
+
+    def step(*arguments):
+        if ends == ["step"]:
+            raise KeyboardInterrupt
+        return count_step(*arguments)
+
+    def changing():
+        if ends == ["changing"]:
+            raise KeyboardInterrupt
+
+    steps = threader(step, count_state(), classes_of(2, 0), changing=changing)
+    steps(*count_inputs(1, 2), torch.tensor(3.0))
+    before = tree.map(torch.clone, steps.snapshot())
+    for ends[:] in (["step"], ["changing"]):
+        with pytest.raises(KeyboardInterrupt):  # of another shape, which isn't captured
+            steps(*count_inputs(4), torch.tensor(10.0))
+        assert_same(steps.snapshot(), before)
+    with pytest.raises(KeyboardInterrupt):
+        steps.measures()
+    assert_same(steps.snapshot(), before)
+    ends.clear()
+    steps(*count_inputs(4), torch.tensor(10.0))  # (1 * 3 + 4) * 10 + 4.5
+    assert steps.snapshot()[0].params["sum"] == 74.5
+
+
 def test_a_capture_replays_what_it_can_and_steps_without_it_where_the_shape_differs(monkeypatch):
     fake_cuda.install(monkeypatch)
     calls = []

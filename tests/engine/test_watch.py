@@ -185,12 +185,20 @@ def test_a_restart_knows_nothing_of_the_attempt_before(make):
 
 
 def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
-    """Its main thread is in a collective that waits for the lost one: the thread tells, and ends it."""
+    """Its main thread is in a collective that waits for the lost one: the thread tells, and ends it, after a save."""
     ended, told, now = [], [], [0.0]
     monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
     watch = make(0, size=2)
     watch._on_loss = lambda failure: told.append((failure["message"], now[0]))
-    make(1, size=2).fail(1, "rank 1: a bug")
+    make(1, size=2).fail(143, "stopped by SIGTERM")
+
+    class Saving:
+        """A lock that somebody gives back after three seconds."""
+
+        def acquire(self, timeout):
+            now[0] += 3.0
+
+    watch.busy = Saving()
     monkeypatch.setattr(watching.os, "_exit", lambda status: (ended.append(status), watch._leaving.set()))
 
     class Turns:
@@ -206,5 +214,5 @@ def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
     leaving, watch._leaving = watch._leaving, Turns()
     watch._run()
     watch._leaving = leaving
-    # known after a second, and over the grace of 2 seconds at 4
-    assert ended == [1] and told == [("rank 1: a bug", 4.0)] and watching._GRACE_SECONDS == 2
+    # known after a second, over the grace of 2 seconds at 4, and saved at 7
+    assert ended == [143] and told == [("stopped by SIGTERM", 7.0)] and watching._GRACE_SECONDS == 2

@@ -122,3 +122,31 @@ def test_a_folder_without_results_is_one_line_and_exit_2(tmp_path, capsys, text,
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and str(tmp_path) in error and message in error
     assert not (tmp_path / "report").exists()
+
+
+def test_what_can_not_be_drawn_is_named_and_the_rest_is_made(tmp_path, make_run, monkeypatch, capsys):
+    directory = save(tmp_path / "run", *make_run())
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    problems = []
+    assert [path.name for path in figures.write(directory, warn=problems.append)] == ["table.md"]
+    [problem] = problems
+    assert "accuracy.png, matrix.png, alignment.png, loss.png can't be drawn (ModuleNotFoundError: " in problem
+    with pytest.raises(ImportError):
+        figures.write(directory)
+    assert main([str(directory)]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{directory / 'report/table.md'}\n" and err == f"error: {problem}\n"
+
+
+def test_a_report_that_can_not_be_written_is_one_line(tmp_path, make_run, capsys):
+    directory = save(tmp_path / "run", *make_run())
+    (directory / "report").write_text("a file")
+    assert main([str(directory)]) == 74
+    assert capsys.readouterr().err.startswith(f"error: {directory / 'report'}: File exists")
+
+
+def test_a_run_that_is_not_finished_is_drawn_and_that_is_said(tmp_path, make_run, capsys):
+    directory = save(tmp_path / "run", *make_run())
+    events.write_json(directory / "status.json", {"state": "running", "pid": 1, "host": "there", "updated": 0.0})
+    assert main([str(directory)]) == 0
+    assert 'the run is not finished: status.json says "running", written by process 1' in capsys.readouterr().err
