@@ -5,21 +5,21 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from cil_func import checkpoint, events, experiment, planning, setup
+from cil_func import checkpoint, events, experiment, planning, same_images, setup
 from cil_func import config as configuration
 from cil_func import progress as progressing
 from cil_func.config import Config
-from cil_func.directory import begin, claimed
+from cil_func.directory import Begun, begin, claimed
 from cil_func.engine import distributed
 from cil_func.engine.distributed import Launch, World
-from cil_func.errors import CilError, DataError, DiskError, PeerError, StoppedError, printable
+from cil_func.errors import CilError, DiskError, PeerError, StoppedError, printable
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress
 from cil_func.report import console, figures, tables
@@ -28,10 +28,11 @@ from cil_func.signals import Signals
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
+def run(config: Config, directory: Path, launch: Launch | None = None, *, warnings: Sequence[str] = ()) -> int:
     """Trains, or goes on with what the directory holds; returns the exit status.
 
-    The run directory is the contract's (README). launch: what the launcher says, None: one process. A failure is in
+    The run directory is the contract's (README). launch: what the launcher says, None: one process. warnings: what a
+    person was warned of before, for the log of a new run. A failure is in
     status.json, once the directory is known to be this run's, and one line on stderr (a bug: its traceback) by the
     process that failed; all processes return its exit status.
     """
@@ -45,7 +46,7 @@ def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
         teller.world = world
         try:
             with claimed(directory, world):
-                _run(config, directory, world, signals, teller)
+                _run(config, directory, world, signals, teller, warnings)
             return 0
         except PeerError as error:
             signals.settle()
@@ -59,7 +60,8 @@ def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
 
 def plan(config: Config) -> str:
     """What a run of this configuration would do, as text; builds everything, trains nothing."""
-    return planning.describe(setup.build(config))
+    ready = setup.build(config)
+    return "\n".join([planning.describe(ready), *(f"warning: {message}" for message in data_warnings(ready))])
 
 
 def profile(config: Config, directory: Path, steps: int) -> str:
@@ -105,7 +107,7 @@ class Teller:
             failure = self.world.watch.fail(failure["exit_code"], named)  # several may fail for the same reason
         self._write(failure["exit_code"], failure["message"])
         if failure["rank"] == self.world.rank and ours:
-            self._say(failure["message"])
+            self.say(failure["message"])
         elif failure["rank"] == self.world.rank:
             traceback.print_exception(error)
         return failure["exit_code"]
@@ -114,9 +116,10 @@ class Teller:
         """Tells the failure of another process; one of those that are left prints it if that one can't."""
         self._write(failure["exit_code"], failure["message"])
         if failure["lost"] and self.world.rank == (1 if failure["rank"] == 0 else 0):
-            self._say(failure["message"])
+            self.say(failure["message"])
 
-    def _say(self, message: str) -> None:
+    def say(self, message: str) -> None:
+        """Prints one line on stderr."""
         with suppress(OSError):  # nobody listens
             print(f"train.py: {message}", file=sys.stderr, flush=True)
 
@@ -134,32 +137,55 @@ def _translated(error: BaseException, directory: Path) -> BaseException:
     return error
 
 
-def _run(config: Config, directory: Path, world: World, signals: Signals, teller: Teller) -> None:
+def _run(
+    config: Config, directory: Path, world: World, signals: Signals, teller: Teller, warnings: Sequence[str]
+) -> None:
     begun = begin(config, directory, world, ours=teller.own)
     if begun.finished:
         if world.first:
-            results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-            print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n")
+            _show_finished(begun, directory, teller)
+        world.meet("finished")
         return
-    teller.running()
+    if not begun.moved_from:
+        teller.running()
     ready = setup.build(begun.config, world)
-    signals.defer()
     held = checkpoint.unpack(begun.checkpoint) if begun.checkpoint else None
-    with _recorders(directory, ready, held) as (emit, save):
+    if held:
+        same_images.refuse_others(ready.fingerprint, held.record["data"], moved_from=begun.moved_from)
+    if begun.moved_from:  # only now it is known that the directory holds this run
+        teller.own()
+        teller.running()
+    signals.defer()
+    with _recorders(directory, ready, held, warnings) as (emit, save):
         for problem in begun.problems:
             emit({"event": "warning", "message": problem})
         _train(ready, directory, held, signals, emit, save)
     teller.finished()
 
 
+def _show_finished(begun: Begun, directory: Path, teller: Teller) -> None:
+    """Prints the table of a finished run, then a warning if its images have changed since."""
+    results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+    print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n", flush=True)
+    changed = same_images.changed_since(begun.config, directory, results, moved_from=begun.moved_from)
+    if changed:
+        teller.say(f"warning: {changed}")
+
+
 @contextmanager
-def _recorders(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None) -> Iterator[tuple]:
-    """(emit, save) of events and results; of several processes, only the first one's do anything."""
+def _recorders(
+    directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None, warnings: Sequence[str]
+) -> Iterator[tuple]:
+    """(emit, save) of events and results; of several processes, only the first one's do anything.
+
+    warnings: lines that are on the screen already; a new run has them in its log.
+    """
     if not ready.world.first:
         yield (lambda event: None), (lambda results: None)
         return
-    if not (directory / "config.toml").exists():
-        events.write_text(directory / "config.toml", configuration.to_toml(ready.config))
+    path = directory / "config.toml"
+    if not path.exists() or configuration.load(str(path)) != ready.config:  # data.path may have changed
+        events.write_text(path, configuration.to_toml(ready.config))
     log_path = directory / "metrics.jsonl"
     if log_path.exists():  # what came after the checkpoint comes again
         os.truncate(log_path, min(held.record["log_bytes"] if held else 0, log_path.stat().st_size))
@@ -170,6 +196,9 @@ def _recorders(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | No
         "seed": ready.config.run.seed,
         "config": configuration.to_dict(ready.config),
         "skipped_images": ready.skipped,
+        "data_warnings": ready.data_warnings,
+        "data_fingerprint": ready.fingerprint,
+        "data_stamp": ready.stamp,
     }
     environment = setup.environment(ready)
 
@@ -179,6 +208,8 @@ def _recorders(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | No
     with events.Log(log_path) as log, console.make() as show:
         for event in events.read(log_path):
             show.remember(event)
+        for message in warnings if held is None else ():
+            log({"event": "warning", "message": message})
 
         def emit(event: dict) -> None:
             log(event)
@@ -197,16 +228,13 @@ def _train(
     save: Callable[[dict], None],
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
-    if held and held.record["data"] != ready.fingerprint:  # rows would mean other images
-        fault = "the images are not those that the run began with"
-        raise DataError(f"{fault}; put them back, or start anew with another --out")
     progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
     at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
     emit(started if held is None else started | {"event": "resume"} | at)
-    if ready.skipped:
-        first = ready.skipped[0]
-        emit({"event": "warning", "message": f"{len(ready.skipped)} images are skipped, the first one {first}"})
+    if held is None:  # a run that goes on has them in its log
+        for message in data_warnings(ready):
+            emit({"event": "warning", "message": message})
     keeper = Keeper(
         directory / "checkpoints",
         ready.world,
@@ -224,6 +252,12 @@ def _train(
         keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
         seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
         emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
+
+
+def data_warnings(ready: setup.Setup) -> list[str]:
+    """What a person should know of the images, one line each."""
+    skipped = [f"{len(ready.skipped)} images are skipped, the first one {ready.skipped[0]}"] if ready.skipped else []
+    return [*skipped, *ready.data_warnings]
 
 
 def _description(ready: setup.Setup) -> dict:
