@@ -95,16 +95,20 @@ def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
 def _in_words(counts: Counter, rules: images.Rules) -> Iterator[str]:
     """One line for each thing that was reported of some images, with their number."""
     if turned := counts[images.TURNED]:
-        done = "were turned upright" if rules.upright else "are left as they are stored"
-        yield f"{turned} images have an orientation in EXIF and {done} (data.exif_orientation)"
+        done = "turned upright" if rules.upright else "left as stored"
+        yield f"{_images(turned)} with an orientation in EXIF: {done} (data.exif_orientation)"
     if transparent := counts[images.TRANSPARENT]:
         shown = "the colours stored there" if rules.background is None else f"the colour {list(rules.background)}"
-        yield f"{transparent} images have transparent parts, which show {shown} (data.background)"
+        yield f"{_images(transparent)} with transparent parts: these show {shown} (data.background)"
     if dark := counts[images.DARK]:
         yield (
-            f"{dark} images of 16 bits a value use the lowest quarter of their range at most, and come out dark; "
-            "if they hold 10, 12 or 14 bits a value, scale them to the full range"
+            f"{_images(dark)} of 16 bits a value, dark: only the lowest quarter of the range is used; "
+            "if the files hold 10, 12 or 14 bits a value, scale them to the full range"
         )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _lost_classes(files: Files, unread: dict[int, str], class_names: tuple[str, ...]) -> list[str]:

@@ -237,12 +237,20 @@ def _to_rgb(image: Image.Image, background: tuple[int, ...] | None, report: Call
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _is_heic(file: str) -> bool:
+    """Whether the file is a phone's HEIC photograph, whatever it is called."""
+    with open(file, "rb") as stream:
+        start = stream.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"mif1", b"heim", b"heis", b"msf1", b"hevc")
+
+
 def _reason(error: Exception, file: str) -> str:
     """Why a file can't be used, in a few words and without its name."""
     if isinstance(error, FileNotFoundError):
         return "a link to a file that doesn't exist" if os.path.islink(file) else "the file has disappeared"
     if isinstance(error, UnidentifiedImageError):
-        return f"no image ({', '.join(FORMATS)}), or its beginning is damaged"
+        heic = "HEIC, which Pillow doesn't read; convert it to JPEG or PNG"
+        return heic if _is_heic(file) else f"no image ({', '.join(FORMATS)}), or its beginning is damaged"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         counts = [f"{int(count):,}" for count in re.findall(r"\d+", str(error))]
         return f"{counts[0]} pixels, at most {Image.MAX_IMAGE_PIXELS:,} fit; make it smaller" if counts else str(error)

@@ -15,6 +15,11 @@ from cil_func.data import images, walking
 from cil_func.errors import DataError, printable
 
 Files = list[tuple[str, int]]  # image files and their class indices
+_MEANT = {  # what people call the three folders, in lower case
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
 _KINDS = " ".join(images.EXTENSIONS[:9])  # shown as examples
 
 
@@ -64,6 +69,7 @@ def look(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
                 found = _of_class(top, unused, listing)
                 files += ((file, index) for file in found)
                 inner.setdefault(name, {file[len(top) + 1 :].rpartition(os.sep)[0].split(os.sep)[0] for file in found})
+    listing.mistakes += _single_class(folders[0], names, inner)
     listing.warnings += [*walking.not_used(listing.unused), *_nested(folders[0], inner)]
     return listing
 
@@ -130,14 +136,23 @@ def _split_folders(listing: Listing, test_names: Sequence[str]) -> tuple[str, st
     lacking = [text for text, there in (("train/", "train" in held), (wanted, bool(tests))) if not there]
     if lacking:
         shown = ", ".join(held[:5]) or "no folders"
-        advice = {"train/": "put the classes' folders in train/", wanted: "put the test images there, by class"}
-        inner = [name for name in held if os.path.isdir(os.path.join(root, name, "train"))]
-        hint = f"set data.path to {os.path.join(root, inner[0])}" if inner else advice[lacking[0]]
-        raise DataError(f"{root} has no {' folder and no '.join(lacking)} folder (it holds {shown}); {hint}")
+        way_out = _way_out(root, held, lacking[0])
+        raise DataError(f"{root} has no {' folder and no '.join(lacking)} folder (it holds {shown}); {way_out}")
     train = os.path.join(root, "train")
     loose = [name for name in entries if name not in held and images.is_image(name)]
     listing.unused[f"{root} itself"] = Counter(map(walking.outside, loose))
     return train, os.path.join(root, _test_folder(listing, train, tests))
+
+
+def _way_out(root: str, held: list[str], lacking: str) -> str:
+    """What to do about a folder that lacks train/ ("train/") or a test folder."""
+    for name in held:
+        if os.path.isdir(os.path.join(root, name, "train")):
+            return f"set data.path to {os.path.join(root, name)}"
+        meant = _MEANT.get(name.lower())
+        if meant and f"{meant}/" in lacking:
+            return f"rename {name} to {meant}"
+    return "put the classes' folders in train/" if lacking == "train/" else "put the test images there, by class"
 
 
 def _test_folder(listing: Listing, train: str, tests: list[str]) -> str:
@@ -173,7 +188,7 @@ def _why_no_folder(path: str) -> str:
 def _class_names(
     folders: tuple[str, str], names: Sequence[dict[str, str]], mistakes: list[str]
 ) -> tuple[str, ...]:
-    """The classes of both folders, sorted; it is a mistake if they differ, or if there are fewer than two."""
+    """The classes of both folders, sorted; it is a mistake if they differ, or if there are none."""
     if not names[0]:
         mistakes.append(f"{folders[0]} has no class folders; put the images of each class in a folder there")
     for here, there in ((0, 1), (1, 0)):
@@ -184,10 +199,25 @@ def _class_names(
             hint = f"call both alike, it is {alike!r} there" if alike else "give it both"
             place = f"is in {folders[here]} but not in {folders[there]}"
             mistakes.append(f"class {alone[0]!r}{more} {place}; {hint}")
-    if len(names[0]) == 1 and set(names[1]) <= set(names[0]):
-        (name,) = names[0]
-        mistakes.append(f"{folders[0]} has a single class, {name!r}; give two or more")
     return tuple(sorted(set(names[0]) | set(names[1])))
+
+
+def _single_class(train: str, names: Sequence[dict[str, str]], inner: dict[str, set[str]]) -> list[str]:
+    """A mistake if both folders have the same class and no other; its inner folders may be the classes."""
+    if len(names[0]) != 1 or not set(names[1]) <= set(names[0]):
+        return []
+    (name,) = names[0]
+    found = inner.get(name, set())
+    if len(found) > 1 and "" not in found:
+        return [
+            f"{train} has a single class, {name!r}, and its images lie in folders inside it ({_some(found)}); "
+            "if these are the classes, move them up, for train and test"
+        ]
+    return [f"{train} has a single class, {name!r}; give two or more"]
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def _folded(name: str) -> str:
@@ -215,6 +245,6 @@ def _nested(train: str, inner: dict[str, set[str]]) -> Iterator[str]:
     deep = {name: found for name, found in inner.items() if found and "" not in found}
     if deep and not (len(deep) == len(inner) and len(set().union(*deep.values())) == 1):
         name, found = next(iter(deep.items()))
-        shown = ", ".join(sorted(found)[:3]) + (" ..." if len(found) > 3 else "")
         more = f", and so are {len(deep) - 1} more classes" if len(deep) > 1 else ""
-        yield f"{train}/{name} holds images only in folders inside it ({shown}); all are one class, {name!r}{more}"
+        inside = f"holds images only in folders inside it ({_some(found)})"
+        yield f"{train}/{name} {inside}; all are one class, {name!r}{more}"

@@ -190,6 +190,22 @@ def test_a_folder_that_is_one_too_high_says_which_one_is_meant(root):
     assert message.endswith(f"set data.path to {root / 'inner'}")
 
 
+def test_a_folder_called_nearly_right_is_to_be_renamed(root):
+    (root / "test").rename(root / "Validation")
+    assert "no test/ or val/ folder (it holds Validation, train); rename Validation to val" in refused(root)
+    (root / "train").rename(root / "Training")
+    assert "rename Training to train" in refused(root)
+
+
+def test_all_classes_inside_one_folder_are_to_be_moved(root):
+    for split in ("train", "test"):
+        (root / split).rename(root / "moved")
+        (root / split).mkdir()
+        (root / "moved").rename(root / split / "animals")
+    message = refused(root)
+    assert "a single class, 'animals'" in message and "its images lie in folders inside it (ant, cat)" in message
+
+
 def test_one_name_in_two_unicode_forms_is_one_class(root):
     composed, decomposed = "S\u00e3o", "Sa\u0303o"
     save(root / "train" / decomposed / "0.png", pixels())  # as macOS writes it
@@ -275,9 +291,9 @@ def test_turned_and_transparent_and_dark_images_are_counted_once(root):
     Image.fromarray(np.dstack([pixels(), pixels()[..., :1]])).save(root / "test/cat/0.png")
     Image.fromarray(pixels()[..., 0].astype(np.uint16) * 16).save(root / "train/cat/0.tiff")
     turned, transparent, dark = sources.load("image_folder", path=str(root)).warnings
-    assert turned == "2 images have an orientation in EXIF and were turned upright (data.exif_orientation)"
-    assert transparent.startswith("1 images have transparent parts, which show the colour [255, 255, 255]")
-    assert dark.startswith("1 images of 16 bits a value use the lowest quarter")
+    assert turned == "2 images with an orientation in EXIF: turned upright (data.exif_orientation)"
+    assert transparent.startswith("1 image with transparent parts: these show the colour [255, 255, 255]")
+    assert dark.startswith("1 image of 16 bits a value, dark: only the lowest quarter of the range is used")
 
 
 def test_orientation_follows_the_key_and_is_upright_for_image_folder_alone(root):
@@ -288,7 +304,7 @@ def test_orientation_follows_the_key_and_is_upright_for_image_folder_alone(root)
     for setting, expected in (("auto", image[::-1, ::-1]), ("apply", image[::-1, ::-1]), ("ignore", image)):
         data = sources.load("image_folder", path=str(root), exif_orientation=setting)
         assert np.array_equal(data.train_images[0], expected), setting
-    assert "left as they are stored" in data.warnings[0]
+    assert "left as stored" in data.warnings[0]
 
 
 def test_training_images_that_do_not_vary_are_warned_of(root):

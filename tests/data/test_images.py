@@ -279,6 +279,11 @@ def test_every_damage_has_its_reason_without_the_name_or_a_warning(tmp_path, cap
     assert capfd.readouterr() == ("", "") and not recwarn.list
 
 
+def test_a_phones_photograph_called_jpg_is_named(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    assert refused(tmp_path / "x.jpg") == "HEIC, which Pillow doesn't read; convert it to JPEG or PNG"
+
+
 def test_pillows_guard_is_the_limit(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
     for height, width in ((8, 8), (8, 9), (20, 20)):  # Pillow: silence, a warning, an error
