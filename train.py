@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cil_func import config as configuration
+from cil_func import config_use
 from cil_func.errors import CilError, ConfigError
 
 INTERRUPTED = 130
@@ -19,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         config = configuration.load(options.config, options.set)
         if options.print_config:
+            _warn(config_use.without_effect(config, configuration.set_keys(options.set)))
             print(configuration.to_toml(config), end="")
             return 0
         directory = options.out or default_directory(options, config)
@@ -26,9 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
         from cil_func.engine import distributed
 
         launch = distributed.launched()
+        unused = config_use.without_effect(config, configuration.set_keys(options.set), processes=launch.size)
+        if launch.rank == 0:
+            _warn(unused)
         if options.dry_run or options.profile:
             return look(run, config, directory, options, launch)
-        return run.run(config, directory, launch)
+        return run.run(config, directory, launch, warnings=[unused] if unused else [])
     except CilError as error:  # of a run, `run.run` tells itself
         print(f"train.py: {error}", file=sys.stderr)
         return error.exit_status
@@ -38,6 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _warn(message: str) -> None:
+    """Prints a warning as one line on stderr, for stdout may be read by a program; "" prints nothing."""
+    if message:
+        print(f"train.py: warning: {message}", file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,7 +85,10 @@ def positive(text: str) -> int:
 def default_directory(options: argparse.Namespace, config: configuration.Config) -> Path:
     """runs/<config name>, with a short hash of the configuration behind it when --set changed something."""
     name = configuration.name_of(options.config)
-    changed = config != configuration.load(options.config)
+    try:
+        changed = config != configuration.load(options.config)
+    except ConfigError:  # the file alone is not complete: folder.toml wants a path
+        changed = True
     return Path("runs") / (f"{name}-{configuration.fingerprint(config)}" if changed else name)
 
 

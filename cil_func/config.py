@@ -21,7 +21,7 @@ from cil_func.config_errors import shown
 from cil_func.config_schema import Config, Method, Optim
 from cil_func.errors import ConfigError
 
-__all__ = ["Config", "fingerprint", "from_dict", "load", "name_of", "presets", "to_dict", "to_toml"]
+__all__ = ["Config", "fingerprint", "from_dict", "load", "name_of", "presets", "set_keys", "to_dict", "to_toml"]
 
 _CONFIGS = Path(__file__).parent / "configs"
 _MAX_BYTES = 1 << 20  # a larger file is no configuration: someone named a model or a device
@@ -68,6 +68,11 @@ def to_toml(config: Config) -> str:
 def fingerprint(config: Config) -> str:
     """8 hexadecimal digits that differ where two configurations do (SHA-256 of the sorted JSON)."""
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def set_keys(overrides: Sequence[str]) -> list[str]:
+    """The dotted keys of some "table.key=value", as `load` takes them."""
+    return [config_errors.dotted(_parts(override.partition("=")[0])) for override in overrides]
 
 
 def name_of(name: str) -> str:
@@ -126,7 +131,7 @@ def _located(message: str) -> tuple[str, str, str]:
 def _override(tables: dict[str, Any], override: str) -> None:
     """Puts one `--set table.key=value` into the tables, in place."""
     key, equals, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
+    parts = _parts(key)
     name = config_errors.dotted(parts)
     if name not in _HINTS:
         raise ConfigError("--set " + config_errors.unknown_key(parts, _HINTS))
@@ -140,6 +145,10 @@ def _override(tables: dict[str, Any], override: str) -> None:
             table = config_errors.dotted(parts[:depth])
             raise ConfigError(f"{table}: {shown(tables)} is not allowed; a table of keys")
     tables[parts[-1]] = _value(name, text.strip())
+
+
+def _parts(key: str) -> list[str]:
+    return [part.strip() for part in key.split(".")]
 
 
 def _value(name: str, text: str) -> Any:
@@ -160,6 +169,9 @@ def _combinations(config: Config) -> Iterator[str]:
     if data.name in ("image_folder", "imagenet100", "imagenet1000") and not data.path:
         allowed = "the path of a folder that holds train/ and test/ (or val/)"
         yield f"data.path: missing, with data.name = {shown(data.name)}; {allowed}"
+    if data.name == "digits" and data.path:
+        allowed = 'data.name = "image_folder" to train on that folder, or no path'
+        yield f'data.path: {shown(data.path)} with data.name = "digits", which is in no folder; {allowed}'
     if bool(data.mean) != bool(data.std):
         lacking, given = ("std", "mean") if data.mean else ("mean", "std")
         yield f"data.{lacking}: [] with data.{given} = {shown(getattr(data, given))}; give both or neither"

@@ -77,6 +77,10 @@ Deviations = Annotated[
     tuple[Annotated[float, Interval(gt=0, le=1)], ...],
     _from_list, AfterValidator(_none_or_three), Allowed("[], or three numbers > 0 and <= 1"),
 ]  # fmt: skip
+Colour = Annotated[
+    tuple[Annotated[int, Interval(ge=0, le=255)], ...],
+    _from_list, AfterValidator(_none_or_three), Allowed("[], or three integers in 0..255"),
+]  # fmt: skip
 ClassOrder = Annotated[
     Literal["canonical", "shuffled", "sorted"] | tuple[Count, ...] | tuple[str, ...],
     _from_list, AfterValidator(_each_once),
@@ -119,9 +123,15 @@ class Data(Table):
     # an image file that can't be read: stop and name it, or skip it and list it in the results; digits and
     # cifar100, which have no such files, ignore this
     on_error: Literal["stop", "skip"] = "stop"
+    # EXIF's orientation of an image file; auto: apply for image_folder, ignore for imagenet*, as the field's results
+    exif_orientation: Literal["auto", "apply", "ignore"] = "auto"
+    # red, green, blue behind transparent pixels of an image file: white, as the paper or page that drawings are made
+    # for; []: the alpha channel is dropped
+    background: Colour = (255, 255, 255)
     image_size: Zero | Annotated[int, Interval(ge=8, le=1024)] = 0  # pixels a side; 0: the images' own
     initial_increment: Count = 0  # classes of the first phase; 0: the same as increment
-    increment: Positive = 10  # classes of each later phase
+    # classes of each later phase; auto: a fifth of all classes, and a first phase of two at least
+    increment: Literal["auto"] | Positive = 10
     class_order: ClassOrder = "canonical"  # canonical: RandomState(1993).permutation(K)
     order_seed: Seed = 0  # of class_order = "shuffled"
     mean: Means = ()  # per channel, of pixels in 0..1; []: computed from the first phase's training images

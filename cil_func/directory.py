@@ -21,12 +21,14 @@ MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  #
 
 class Begun(NamedTuple):
     """What a run starts with: its resolved configuration; whether it is finished already; and of a checkpoint, if there
-    is one, the bytes and what was wrong with newer ones."""
+    is one, the bytes and what was wrong with newer ones. moved_from: the data.path of the run in the directory, if the
+    configuration names another one and nothing else differs; "" otherwise."""
 
     config: Config
     finished: bool = False
     checkpoint: bytes = b""
     problems: tuple[str, ...] = ()
+    moved_from: str = ""
 
 
 @contextmanager
@@ -66,16 +68,18 @@ def _refuse_unlocked(directory: Path) -> None:
 def begin(config: Config, directory: Path, world: World, *, ours: Callable[[], None]) -> Begun:
     """What the first process finds in the directory, on all of them: other machines may not see its disk.
 
-    ours() is called once it is known that the directory holds this run, unfinished, or none.
+    ours() is called once it is known that the directory holds this run, unfinished, or none; not for a run whose
+    data.path differs, since only the images show whether it is this one.
     """
     if not world.first:
         head = json.loads(world.bytes_from_first(b""))
-        if not head["finished"]:
+        if not (head["finished"] or head["moved_from"]):
             ours()
-        config = configuration.from_dict(head["config"])
-        return Begun(config, head["finished"], world.bytes_from_first(b""), tuple(head["problems"]))
+        config, found = configuration.from_dict(head["config"]), world.bytes_from_first(b"")
+        return Begun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
     begun = _look(config, directory, ours)
-    head = {"config": configuration.to_dict(begun.config), "finished": begun.finished, "problems": begun.problems}
+    head = begun._asdict() | {"config": configuration.to_dict(begun.config)}
+    del head["checkpoint"]
     world.bytes_from_first(json.dumps(head).encode())
     world.bytes_from_first(begun.checkpoint)
     return begun
@@ -93,28 +97,33 @@ def _look(config: Config, directory: Path, ours: Callable[[], None]) -> Begun:
         return Begun(setup.resolve(config))
     stored = configuration.load(str(directory / "config.toml"))
     differing = _differences(config, stored)
+    if set(differing) - {"data.path"}:
+        told = ", ".join(differing.values())
+        raise ConfigError(f"{directory} holds a run of another configuration: {told}; give the same, or another --out")
+    moved_from = stored.data.path if differing else ""
     if differing:
-        raise ConfigError(
-            f"{directory} holds a run of another configuration: {', '.join(differing)}; give the same, or another --out"
-        )
+        stored = stored.model_copy(update={"data": stored.data.model_copy(update={"path": config.data.path})})
     record, has_results = status.read(directory), (directory / "results.json").exists()
     if record.get("state") == "finished" and has_results:
-        return Begun(stored, finished=True)
-    ours()
+        return Begun(stored, finished=True, moved_from=moved_from)
+    if not differing:
+        ours()
     found, problems = checkpoint.newest_bytes(directory / "checkpoints")
     if record.get("state") == "running":  # the lock is ours, so nobody runs
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not found:
         problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
-    return Begun(setup.resolve(stored), checkpoint=found, problems=tuple(problems))
+    return Begun(setup.resolve(stored), checkpoint=found, problems=tuple(problems), moved_from=moved_from)
 
 
-def _differences(wanted: Config, stored: Config) -> list[str]:
-    """The keys that differ, each with both values; "auto" fits whatever it became."""
+def _differences(wanted: Config, stored: Config) -> dict[str, str]:
+    """The keys that differ, each with both values in words; "auto" fits whatever it became."""
     new, old = (dict(_flat(configuration.to_dict(config))) for config in (wanted, stored))
-    resolved = {key for key in ("run.device", "run.precision") if new[key] == "auto"}
+    resolved = {key for key in ("run.device", "run.precision", "data.increment") if new[key] == "auto"}
+    if "data.increment" in resolved and not wanted.data.initial_increment:
+        resolved.add("data.initial_increment")
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in resolved]
-    return [f"{key} is {_told(old, key)} there and {_told(new, key)} here" for key in keys]
+    return {key: f"{key} is {_told(old, key)} there and {_told(new, key)} here" for key in keys}
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,11 @@
 """What a person can mend: each error is one line, and knows the exit status of `train.py`."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+_SHOWN = 4  # of several mistakes
+
+
 
 def printable(text: str) -> str:
     """Line breaks, control characters and bytes that are no UTF-8 are escaped: "\\n", "\\x1b", "\\udcff"."""
@@ -23,9 +29,38 @@ class ConfigError(CilError):
 
 
 class DataError(CilError):
-    """Whatever needs the data: a missing folder, a broken image, increments or an order that don't fit."""
+    """Whatever needs the data: a missing folder, a broken image, increments or an order that don't fit.
+
+    mistakes: one text each; several are numbered in one line.
+    """
 
     exit_status = 3
+
+    def __init__(self, *mistakes: str):
+        self.mistakes = mistakes
+        lines = [f"({number}) {text}" for number, text in enumerate(mistakes[:_SHOWN], 1)]
+        more = [f"and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
+        super().__init__("; ".join(lines + more) if len(mistakes) > 1 else mistakes[0])
+
+
+class Mistakes:
+    """Collects mistakes of the data, so that a person gets them all at once."""
+
+    def __init__(self, lines: Iterable[str] = ()):
+        self.lines = list(lines)
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Adds the mistakes of a DataError that the block raises, and goes on behind the block."""
+        try:
+            yield
+        except DataError as error:
+            self.lines += error.mistakes
+
+    def refuse(self) -> None:
+        """Raises DataError if there is a mistake."""
+        if self.lines:
+            raise DataError(*self.lines)
 
 
 class PeerError(CilError):

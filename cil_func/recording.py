@@ -1,7 +1,7 @@
 """What a run leaves while it goes on: events in metrics.jsonl and on the screen, results.json, config.toml."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,12 @@ class Recorder(NamedTuple):
 
 
 @contextmanager
-def recorder(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None) -> Iterator[Recorder]:
+def recorder(
+    directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None, *, warnings: Sequence[str] = ()
+) -> Iterator[Recorder]:
     """The recorder of a run that starts, or goes on from the checkpoint `held`; its files are closed after the block.
 
+    warnings: lines that are on the screen already; a new run has them in its log.
     What metrics.jsonl got after that checkpoint is cut off, for it comes again. A file that a person deletes while the
     run goes on is written again at the next event or checkpoint. Raises DiskError for what can't be written.
     """
@@ -33,7 +36,7 @@ def recorder(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None
         return
     log_path, config_path = directory / "metrics.jsonl", directory / "config.toml"
     config_text = configuration.to_toml(ready.config)
-    if not config_path.exists():
+    if not config_path.exists() or configuration.load(str(config_path)) != ready.config:  # data.path may have changed
         events.write_text(config_path, config_text)
     _cut(log_path, held.record["log_bytes"] if held else 0)
     header, environment = _header(ready), {"environment": setup.environment(ready)}
@@ -60,6 +63,8 @@ def recorder(directory: Path, ready: setup.Setup, held: checkpoint.Loaded | None
             restore_config()
             return log.size()
 
+        for message in warnings if held is None else ():
+            log(_warning(message))
         for problem in screen.remember(log_path):
             emit(_warning(problem))
         yield Recorder(emit, save, log_bytes)
@@ -74,6 +79,9 @@ def _header(ready: setup.Setup) -> dict:
         "seed": ready.config.run.seed,
         "config": configuration.to_dict(ready.config),
         "skipped_images": ready.skipped,
+        "data_warnings": ready.data_warnings,
+        "data_fingerprint": ready.fingerprint,
+        "data_stamp": ready.stamp,
     }
 
 

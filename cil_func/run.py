@@ -4,20 +4,20 @@ import errno
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from cil_func import checkpoint, experiment, planning, setup, status
+from cil_func import checkpoint, experiment, planning, same_images, setup, status
 from cil_func import progress as progressing
 from cil_func.config import Config
-from cil_func.directory import begin, claimed
+from cil_func.directory import Begun, begin, claimed
 from cil_func.engine import compile, distributed
 from cil_func.engine.distributed import Launch, World
-from cil_func.errors import CilError, DataError, DiskError, PeerError, StoppedError, printable
+from cil_func.errors import CilError, DiskError, PeerError, StoppedError, printable
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress
 from cil_func.recording import Recorder, recorder
@@ -27,10 +27,11 @@ from cil_func.signals import Signals
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
+def run(config: Config, directory: Path, launch: Launch | None = None, *, warnings: Sequence[str] = ()) -> int:
     """Trains, or goes on with what the directory holds; returns the exit status.
 
-    The run directory is the contract's (README). launch: what the launcher says, None: one process. A failure is in
+    The run directory is the contract's (README). launch: what the launcher says, None: one process. warnings: what a
+    person was warned of before, for the log of a new run. A failure is in
     status.json, once the directory is known to be this run's, and one line on stderr (a bug: its traceback) by the
     process that failed; all processes return its exit status.
     """
@@ -44,7 +45,7 @@ def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
         teller.world = world
         try:
             with claimed(directory, world):
-                _run(config, directory, world, signals, teller)
+                _run(config, directory, world, signals, teller, warnings)
             return 0
         except PeerError as error:
             signals.settle()
@@ -60,7 +61,8 @@ def run(config: Config, directory: Path, launch: Launch | None = None) -> int:
 
 def plan(config: Config) -> str:
     """What a run of this configuration would do, as text; builds everything, trains nothing."""
-    return planning.describe(setup.build(config))
+    ready = setup.build(config)
+    return "\n".join([planning.describe(ready), *(f"warning: {message}" for message in data_warnings(ready))])
 
 
 def profile(config: Config, directory: Path, steps: int) -> str:
@@ -104,7 +106,7 @@ class Teller:
         ours = isinstance(error, (CilError, StoppedError))
         message = str(error) if ours else printable(f"{type(error).__name__}: {error}")
         if self.done:
-            self._say(f"the run is finished; after that: {message}")
+            self.say(f"the run is finished; after that: {message}")
             return 0
         failure = {"rank": self.world.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
         if self.world.watch:
@@ -112,7 +114,7 @@ class Teller:
             failure = self.world.watch.fail(failure["exit_code"], named)  # several may fail for the same reason
         self._write(failure["exit_code"], failure["message"])
         if failure["rank"] == self.world.rank and ours:
-            self._say(failure["message"])
+            self.say(failure["message"])
         elif failure["rank"] == self.world.rank:
             traceback.print_exception(error)
         return failure["exit_code"]
@@ -121,9 +123,10 @@ class Teller:
         """Tells the failure of another process; one of those that are left prints it if that one can't."""
         self._write(failure["exit_code"], failure["message"])
         if failure["lost"] and self.world.rank == (1 if failure["rank"] == 0 else 0):
-            self._say(failure["message"])
+            self.say(failure["message"])
 
-    def _say(self, message: str) -> None:
+    def say(self, message: str) -> None:
+        """Prints one line on stderr."""
         with suppress(OSError):  # nobody listens
             print(f"train.py: {message}", file=sys.stderr, flush=True)
 
@@ -141,17 +144,25 @@ def _translated(error: BaseException, directory: Path) -> BaseException:
     return error
 
 
-def _run(config: Config, directory: Path, world: World, signals: Signals, teller: Teller) -> None:
+def _run(
+    config: Config, directory: Path, world: World, signals: Signals, teller: Teller, warnings: Sequence[str]
+) -> None:
     begun = begin(config, directory, world, ours=teller.own)
     if begun.finished:
         if world.first:
-            results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-            print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n")
+            _show_finished(begun, directory, teller)
+        world.meet("finished")
         return
-    teller.running()
+    if not begun.moved_from:
+        teller.running()
     ready = setup.build(begun.config, world)
     held = checkpoint.unpack(begun.checkpoint) if begun.checkpoint else None
-    with recorder(directory, ready, held) as record:
+    if held:
+        same_images.refuse_others(ready.fingerprint, held.record["data"], moved_from=begun.moved_from)
+    if begun.moved_from:  # only now it is known that the directory holds this run
+        teller.own()
+        teller.running()
+    with recorder(directory, ready, held, warnings=warnings) as record:
         for problem in begun.problems:
             record.emit({"event": "warning", "message": problem})
         _train(ready, directory, held, signals, record)
@@ -160,21 +171,26 @@ def _run(config: Config, directory: Path, world: World, signals: Signals, teller
             _report(directory, record.emit)
 
 
+def _show_finished(begun: Begun, directory: Path, teller: Teller) -> None:
+    """Prints the table of a finished run, then a warning if its images have changed since."""
+    results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+    print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n", flush=True)
+    changed = same_images.changed_since(begun.config, directory, results, moved_from=begun.moved_from)
+    if changed:
+        teller.say(f"warning: {changed}")
+
+
 def _train(
     ready: setup.Setup, directory: Path, held: checkpoint.Loaded | None, signals: Signals, record: Recorder
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
-    if held and held.record["data"] != ready.fingerprint:  # rows would mean other images
-        fault = "the images are not those that the run began with"
-        raise DataError(f"{fault}; put them back, or start anew with another --out")
     progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
     at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True)) | {"selected": progress.selected}
     record.emit(started if held is None else started | {"event": "resume"} | at)
-    if ready.skipped:
-        first = ready.skipped[0]
-        message = f"{len(ready.skipped)} images are skipped, the first one {first}"
-        record.emit({"event": "warning", "message": message})
+    if held is None:  # a run that goes on has them in its log
+        for message in data_warnings(ready):
+            record.emit({"event": "warning", "message": message})
     keeper = Keeper(
         directory / "checkpoints",
         ready.world,
@@ -218,6 +234,12 @@ def _report(directory: Path, emit: Callable[[dict], None]) -> None:
     for problem in problems:
         with suppress(DiskError):  # the disk may be why
             emit({"event": "warning", "message": printable(f"{problem}; {again}")})
+
+
+def data_warnings(ready: setup.Setup) -> list[str]:
+    """What a person should know of the images, one line each."""
+    skipped = [f"{len(ready.skipped)} images are skipped, the first one {ready.skipped[0]}"] if ready.skipped else []
+    return [*skipped, *ready.data_warnings]
 
 
 def _description(ready: setup.Setup) -> dict:

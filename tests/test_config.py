@@ -20,7 +20,8 @@ from cil_func import config
 from cil_func.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-PRESETS = ["cifar", "cifar-b0-10", "cifar-survey", "digits"]
+PRESETS = ["cifar", "cifar-b0-10", "cifar-survey", "digits", "folder"]
+NEEDS = {"folder": ["data.path=somewhere"]}  # what a preset can't know
 
 
 def refused(name, overrides=()):
@@ -70,6 +71,7 @@ WRONG = {
     "optim.norm_batch": [1],
     "optim.first_phase.norm_batch": [1],
     "data.class_order": ["cannonical", [], [0, 0], ["a", "a"], [0, "a"], [-1], [0.5], [True]],
+    "data.background": [[255], [0, 0, 256], [0, 0, -1], [0.5, 0.5, 0.5], ["white"] * 3],
     "data.mean": [[0.5], [0.5, 0.5, 1.1], [0.5, 0.5, -0.1], ["a", "b", "c"], [math.nan, 0.5, 0.5]],
     "data.std": [[0.5, 0.5], [0.0, 0.5, 0.5], [0.5, 0.5, 1.1], [True, True, True], [0.5, math.inf, 0.5]],
     "augment.auto_augment": ["augmix-m3", "original", "v0", "3a", "rand-", "rand9", "Rand-m9", "rand-x1",
@@ -247,6 +249,8 @@ COMBINATIONS = [
     (["data.name=image_folder"], 'data.path: missing, with data.name = "image_folder"'),
     (["data.name=imagenet100"], "data.path: missing"),
     (["data.name=imagenet1000"], "data.path: missing"),
+    (["data.name=digits", "data.path=images"],
+     'data.path: "images" with data.name = "digits", which is in no folder; data.name = "image_folder"'),
     (["data.mean=[]"], "data.mean: [] with data.std = [0.2673, 0.2564, 0.2762]; give both or neither"),
     (["data.std=[]"], "data.std: [] with data.mean = [0.5071, 0.4865, 0.4409]; give both or neither"),
     (["optim.norm_batch=513"], "optim.norm_batch: 513 with batch_size = 512; 0 (the whole batch), or"),
@@ -348,7 +352,7 @@ def test_a_path_comes_before_a_name_but_a_folder_does_not(tmp_path, monkeypatch)
 @pytest.mark.parametrize("name", ["cifr", "no/such/file.toml", "", "a\0b", "x" * 5000, "../config", "a\nb"])
 def test_an_unknown_name_lists_what_there_is(name):
     message = refused(name)
-    assert "cifar, cifar-b0-10, cifar-survey, digits" in message
+    assert "cifar, cifar-b0-10, cifar-survey, digits, folder" in message
     assert message.endswith("did you mean cifar?") == (name == "cifr")
 
 
@@ -458,6 +462,7 @@ SPECIAL = {
         st.lists(st.integers(0, 1000), min_size=1, unique=True),
         st.lists(WORDS, min_size=1, unique=True),
     ),
+    "data.background": st.just([]) | st.lists(st.integers(0, 255), min_size=3, max_size=3),
     "data.mean": THREE,
     "data.std": THREE,
     "augment.auto_augment": st.sampled_from(["", "rand", "rand-m9-mstd0.5-inc1"]),
@@ -475,7 +480,10 @@ def tables_of(draw):
         if table != "optim.first_phase" and draw(st.booleans()):
             tables.setdefault(table, {})[name] = draw(SPECIAL[key] if key in SPECIAL else a_value(kinds))
     data, method, memory = (tables.setdefault(table, {}) for table in ("data", "method", "memory"))
-    data.setdefault("path", "somewhere")
+    if data.get("name") == "digits":
+        data.pop("path", None)
+    else:
+        data.setdefault("path", "somewhere")
     if "mean" not in data or "std" not in data:
         data.pop("mean", None), data.pop("std", None)
     if method.get("kd_combination") == "sum":
@@ -535,8 +543,8 @@ def test_the_presets_are_these():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_loads_comes_back_and_opens_with_its_command(name, tmp_path):
-    loaded = config.load(name)
-    assert config.load(f"{name}.toml") == loaded
+    loaded = config.load(name, NEEDS.get(name, []))
+    assert config.load(f"{name}.toml", NEEDS.get(name, [])) == loaded
     (tmp_path / "again.toml").write_text(config.to_toml(loaded))
     assert config.load(str(tmp_path / "again.toml")) == loaded
     opening = (ROOT / "cil_func" / "configs" / f"{name}.toml").read_text().splitlines()[0]
@@ -578,9 +586,18 @@ def test_cifar_survey_is_the_recipe_of_the_published_curves():
     assert (got.augment.auto_augment, got.augment.brightness) == ("", 63 / 255)
 
 
+def test_folder_is_for_images_of_ones_own():
+    """No class count, size or statistics of somebody else's data set; a path is all that is left to give."""
+    assert refused("folder").startswith("data.path: missing")
+    got = config.load("folder", ["data.path=x"])
+    assert (got.data.name, got.data.mean, got.data.std) == ("image_folder", (), ())
+    assert (got.data.increment, got.data.initial_increment) == ("auto", 0)
+    assert got.data.image_size > 0 and got.memory.fixed_per_class > 0
+
+
 def test_importing_it_imports_nothing_heavy():
     heavy = ("torch", "timm", "continuum", "numpy", "PIL", "sklearn")
-    command = f"import sys, cil_func.config; print([m for m in {heavy} if m in sys.modules])"
+    command = f"import sys, cil_func.config, cil_func.config_use; print([m for m in {heavy} if m in sys.modules])"
     run = [sys.executable, "-c", command]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

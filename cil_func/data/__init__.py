@@ -2,7 +2,9 @@
 
     sources.py    a name -> `Dataset`: train and test images as uint8, original class indices, class names
     folder.py     folders of image files -> arrays, with the mistakes people make in them named
+    listing.py    which images belong to which class;  walking.py  one folder, looked through
     images.py     one file -> RGB, or the reason why not;  decoding.py  many of them, on a few threads
+    variation.py  whether the images of a class differ at all
     scenario.py   class order, and the phases of continuum's ClassIncremental as row numbers
     resident.py   the whole set in memory, of the device where it fits: chunks are gathers of rows
     augment.py    random transforms of a batch: draws apart from their application

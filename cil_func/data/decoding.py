@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,18 +18,23 @@ _CHUNK = 128  # images a job: few enough to share evenly, enough that 1.3 M imag
 _THREADED_PIXELS = 96 * 96
 
 Decoded = tuple[np.ndarray, dict[int, str]]
+Read = Callable[..., np.ndarray]  # `images.read`, or it with some of its settings
 
 
-def read_all(splits: Sequence[Sequence[str]], image_size: int, *, stop: bool) -> list[Decoded]:
+def read_all(
+    splits: Sequence[Sequence[str]], image_size: int, *, stop: bool, read: Read | None = None
+) -> list[Decoded]:
     """Each split's files as one array uint8 (N, H, W, 3), and {row: reason} of those that could not be read.
 
     The pixels of such a row mean nothing. image_size: 0 needs all images of one size, that of the first that
     can be read; s brings each to s x s. stop: ends at the first file that can't be read; what follows it
-    means nothing either. Without a single readable file in the first split, the arrays are empty.
+    means nothing either. read: called with a file and image_size, by several threads; None: `images.read`. Without a
+    single readable file in the first split, the arrays are empty.
     Raises DataError: two sizes, or more than the memory holds.
     """
+    read = read or images.read
     with images.quiet():
-        sample, unread = _first_readable(splits[0], stop)
+        sample, unread = _first_readable(splits[0], stop, read)
         if sample is None:
             empty = np.empty((0, 0, 0, 3), dtype=np.uint8)
             return [(empty, unread), *((empty, {}) for _ in splits[1:])]
@@ -42,7 +47,7 @@ def read_all(splits: Sequence[Sequence[str]], image_size: int, *, stop: bool) ->
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             jobs = [
                 [
-                    pool.submit(_fill, array, files, start, image_size, file, ended, stop)
+                    pool.submit(_fill, array, files, start, image_size, file, ended, stop, read)
                     for start in range(0, len(files), _CHUNK)
                 ]
                 for files, array in zip(splits, arrays, strict=True)
@@ -74,12 +79,14 @@ def check_memory(count: int, height: int, width: int) -> None:
         )
 
 
-def _first_readable(files: Sequence[str], stop: bool) -> tuple[tuple[str, int, int] | None, dict[int, str]]:
+def _first_readable(
+    files: Sequence[str], stop: bool, read: Read
+) -> tuple[tuple[str, int, int] | None, dict[int, str]]:
     """(file, its height, its width) of the first that can be read, if any, and why those before it can't be."""
     unread: dict[int, str] = {}
     for row, file in enumerate(files):
         try:
-            height, width, _ = images.read(file).shape
+            height, width, _ = read(file).shape
         except images.UnreadableError as error:
             unread[row] = str(error)
             if stop:
@@ -97,6 +104,7 @@ def _fill(
     sample: str,
     ended: threading.Event,
     stop: bool,
+    read: Read,
 ) -> dict[int, str]:
     """Reads one chunk of files, from row `start` on, into their rows; returns {row: reason} of the unreadable."""
     unread: dict[int, str] = {}
@@ -104,7 +112,7 @@ def _fill(
         if ended.is_set():
             break
         try:
-            pixels = images.read(file, image_size)
+            pixels = read(file, image_size)
         except images.UnreadableError as error:
             unread[row] = str(error)
             if stop:

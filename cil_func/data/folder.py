@@ -1,17 +1,17 @@
 """Folders of image files -> uint8 arrays. What people get wrong in such folders is refused by name."""
 
-import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
-from cil_func.data import decoding, images
-from cil_func.errors import DataError, printable
+from cil_func.data import decoding, images, listing
+from cil_func.data.listing import Files, Listing
+from cil_func.errors import DataError, Mistakes
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
-Files = list[tuple[str, int]]  # image files and their class indices
-Note = Callable[[str, str], None]  # takes a path that can't be used, and the reason
+_LOOKED_AT = 200  # files that are read after a mistake, to name those that can't be read in the same message
 
 
 def read(
@@ -20,156 +20,106 @@ def read(
     image_size: int = 0,
     test_names: Sequence[str] = ("test", "val"),
     skip: Callable[[str], None] | None = None,
+    rules: images.Rules = images.UPRIGHT_ON_WHITE,
+    warn: Callable[[str], None] = lambda line: None,
+    check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
+    listed: Callable[[Listing], object] = lambda found: None,
 ) -> Arrays:
-    """Reads `path/train/<class>/**` and `path/test/<class>/**` (the first of `test_names` that exists).
+    """Reads `path/train/<class>/**` and `path/test/<class>/**` (the first of `test_names` that has such classes).
 
     image_size: 0 needs all images of one size; s brings each to s x s, see `images.resize`. skip: is given a
     line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then left out;
-    without it the first such file raises DataError.
+    without it such a file raises DataError. rules: see `images.Rules`. warn: is given a line for each thing that a
+    person should know and that is no mistake. check: is called with the class names before any image is read, and
+    may raise DataError. listed: is given the files before they are read.
     Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class
     names); a class index is the position in the alphabetical order of the names, rows are sorted by
-    class, then by path. Links are followed. Dot-names and files that are no images by extension are ignored,
-    as by torchvision's ImageFolder. Bytes of a class's name that are no UTF-8 read "\\xff" in class names.
+    class, then by path. Links are followed, dot-names ignored. Class names are in Unicode's form NFC; bytes in them
+    that are no UTF-8 read "\\xff".
     Raises DataError, one line: whatever is missing, empty, unreadable, of two sizes or too large for memory.
     """
-    root = os.path.expanduser(path)
-    folders = _split_folders(root, test_names)
-    class_names, note = _class_names(folders), _noter(root, skip)
-    splits = [_list_images(folder, class_names, note) for folder in folders]
+    found = listing.look(path, test_names=test_names, skip=skip is not None)
+    class_names = tuple(map(listing.text_of, found.class_names))
+    mistakes = Mistakes()
+    if found.class_names:
+        with mistakes.collected():
+            check(class_names)
+    if found.mistakes or mistakes.lines:
+        Mistakes([*found.mistakes, *mistakes.lines, *_unreadable(found)]).refuse()
+    listed(found)
+    noted: set[tuple[str, str]] = set()
+    reader = partial(images.read, rules=rules, report=lambda file, what: noted.add((what, file)))
+    arrays = _read_splits(found, image_size, reader)
+    for line in [*found.warnings, *_in_words(Counter(what for what, _ in noted), rules)]:
+        warn(line)
+    for line in found.skipped:
+        skip(line)
+    return *arrays, class_names
+
+
+def _read_splits(found: Listing, image_size: int, reader: decoding.Read) -> list[np.ndarray]:
+    """The images and targets of both splits; without the files that can't be read, where these are skipped."""
+    files = [[file for file, _ in split] for split in found.splits]
     try:
-        decoded = decoding.read_all([[file for file, _ in split] for split in splits], image_size, stop=skip is None)
+        decoded = decoding.read_all(files, image_size, stop=not found.skip, read=reader)
     except MemoryError:
         raise DataError("the images need more memory than there is; set a smaller data.image_size") from None
-    arrays = []
-    for split, (array, unread) in zip(splits, decoded, strict=True):
+    arrays, lost = [], Mistakes()
+    for number, (split, (array, unread)) in enumerate(zip(found.splits, decoded, strict=True)):
         for row, reason in unread.items():
-            note(split[row][0], reason)
-        _check_left(split, unread, class_names)
+            found.note(split[row][0], reason)
+        if found.mistakes:  # reading has ended at the first one
+            Mistakes([*found.mistakes, *_unreadable(found, number, max(unread) + 1)]).refuse()
+        lost.lines += _lost_classes(split, unread, found.class_names)
         targets = [target for row, (_, target) in enumerate(split) if row not in unread]
         arrays += [decoding.without(array, unread), np.array(targets, dtype=np.int64)]
-    return *arrays, tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in class_names)
+    lost.refuse()
+    return arrays
 
 
-def class_folders(folder: str) -> list[str]:
-    """Names of the class folders (or links to such), sorted, without dot-names.
-
-    Raises DataError if they can't be listed, or if one is a link that leads nowhere: a class would be missing.
-    """
-    for name in (names := _listed(folder)):
-        link = os.path.join(folder, name)
-        if os.path.islink(link) and not os.path.exists(link):
-            raise DataError(f"{link} is a link that leads nowhere; mend or remove it")
-    return [name for name in names if os.path.isdir(os.path.join(folder, name))]
-
-
-def _listed(folder: str) -> list[str]:
-    """What a folder holds, sorted, without dot-names."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder} can't be listed ({error.strerror}); make it a folder that you may read") from error
+def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
+    """What can't be read among some files from a row of a split on, as mistakes; none where such files are skipped."""
+    if found.skip:
+        return []
+    files = [*found.splits[split][row:], *(file for later in found.splits[split + 1 :] for file in later)]
+    more = Listing(found.root, skip=False)
+    with images.quiet():
+        for file, _ in files[:_LOOKED_AT]:
+            try:
+                images.read(file)
+            except images.UnreadableError as error:
+                more.note(file, str(error))
+    return more.mistakes
 
 
-def _split_folders(root: str, test_names: Sequence[str]) -> tuple[str, str]:
-    """The folders of training and of test images."""
-    if not root:
-        raise DataError("data.path is empty; set it to a folder that holds train/ and test/ (or val/)")
-    if not os.path.isdir(root):
-        why = _why_no_folder(root)
-        raise DataError(f"data.path {root} {why}; give a folder that holds train/ and {test_names[0]}/")
-    held = [name for name in _listed(root) if os.path.isdir(os.path.join(root, name))]
-    shown = ", ".join(held[:5]) or "no folders"
-    if "train" not in held:
-        raise DataError(f"{root} has no train/ folder (it holds {shown}); put the classes' folders in train/")
-    for name in test_names:
-        if name in held:
-            return os.path.join(root, "train"), os.path.join(root, name)
-    wanted = " or ".join(f"{name}/" for name in test_names)
-    raise DataError(f"{root} has no {wanted} folder (it holds {shown}); put the test images there, by class")
+def _in_words(counts: Counter, rules: images.Rules) -> Iterator[str]:
+    """One line for each thing that was reported of some images, with their number."""
+    if turned := counts[images.TURNED]:
+        done = "turned upright" if rules.upright else "left as stored"
+        yield f"{_images(turned)} with an orientation in EXIF: {done} (data.exif_orientation)"
+    if transparent := counts[images.TRANSPARENT]:
+        shown = "the colours stored there" if rules.background is None else f"the colour {list(rules.background)}"
+        yield f"{_images(transparent)} with transparent parts: these show {shown} (data.background)"
+    if dark := counts[images.DARK]:
+        yield (
+            f"{_images(dark)} of 16 bits a value, dark: only the lowest quarter of the range is used; "
+            "if the files hold 10, 12 or 14 bits a value, scale them to the full range"
+        )
 
 
-def _why_no_folder(path: str) -> str:
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return "doesn't exist"
-    except OSError as error:
-        return f"can't be opened ({error.strerror})"
-    except ValueError:  # a name that this file system has no bytes for
-        return "doesn't exist"
-    return "is a file"
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
-def _class_names(folders: tuple[str, str]) -> tuple[str, ...]:
-    """The class folders' names, which have to be the same in both folders, and at least two."""
-    train_names, test_names = (class_folders(folder) for folder in folders)
-    if not train_names:
-        raise DataError(f"{folders[0]} has no class folders; put the images of each class in a folder there")
-    for here, there in ((0, 1), (1, 0)):
-        alone = sorted(set((train_names, test_names)[here]) - set((train_names, test_names)[there]))
-        if alone:
-            more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
-            raise DataError(f"class {alone[0]!r}{more} is in {folders[here]} but not in {folders[there]}; give it both")
-    if len(train_names) == 1:
-        raise DataError(f"{folders[0]} has a single class, {train_names[0]!r}; give two or more")
-    return tuple(train_names)
-
-
-def _noter(root: str, skip: Callable[[str], None] | None) -> Note:
-    """What to do about a path that can't be used: raise, or hand it to `skip` as it is called below root."""
-
-    def note(path: str, reason: str) -> None:
-        if skip is None:
-            raise DataError(f'unreadable image {path}: {reason}; mend or remove it, or set data.on_error = "skip"')
-        skip(printable(f"{Path(os.path.relpath(path, root)).as_posix()}: {reason}"))
-
-    return note
-
-
-def _list_images(folder: str, class_names: tuple[str, ...], note: Note) -> Files:
-    """The images of each class, sorted by class and path; no class may be empty."""
-    files: Files = []
-    for index, name in enumerate(class_names):
-        own = [(file, index) for file in _walk(os.path.join(folder, name), note)]
-        if not own:
-            kinds = " ".join(images.EXTENSIONS)
-            empty = os.path.join(folder, name)
-            raise DataError(f"class folder {empty} holds no images ({kinds}); add some or remove it")
-        files += own
-    return files
-
-
-def _walk(top: str, note: Note) -> Iterator[str]:
-    """Image files in a folder and all below it, sorted by folder, then by name, as torchvision has them."""
-    found = []
-    for folder, inner, names in os.walk(top, followlinks=True, onerror=lambda e: note(e.filename, e.strerror)):
-        visible = sorted(name for name in inner if not name.startswith("."))
-        inner[:] = [name for name in visible if _can_enter(os.path.join(folder, name), note)]
-        found.append((folder, sorted(n for n in names if images.is_image(n) and not n.startswith("."))))
-    for folder, names in sorted(found):
-        yield from (os.path.join(folder, name) for name in names)
-
-
-def _can_enter(folder: str, note: Note) -> bool:
-    """Whether a folder is to be searched; one that is called like an image, or leads back, is noted."""
-    if images.is_image(folder):
-        note(folder, "it is a folder, not a file")
-        return False
-    if os.path.islink(folder):
-        real, here = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
-        if os.path.commonpath([real, here]) == real:  # os.walk would go round 40 times and find each image as often
-            note(folder, "it is a link to a folder that holds it")
-            return False
-    return True
-
-
-def _check_left(files: Files, unread: dict[int, str], class_names: tuple[str, ...]) -> None:
-    """Raises DataError for a class of which no image is left."""
+def _lost_classes(files: Files, unread: dict[int, str], class_names: tuple[str, ...]) -> list[str]:
+    """A mistake for each class of which no image is left."""
     left = {target for row, (_, target) in enumerate(files) if row not in unread}
+    lost: dict[int, str] = {}
     for row, reason in unread.items():
         file, target = files[row]
         if target not in left:
-            raise DataError(
-                f"class {class_names[target]!r} has no image that can be read ({file}: {reason}); "
-                "mend them or remove the class"
-            )
+            lost.setdefault(target, f"{file}: {reason}")
+    return [
+        f"class {class_names[target]!r} has no image that can be read ({first}); repair them or remove the class"
+        for target, first in lost.items()
+    ]

@@ -7,17 +7,55 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
-# What counts as an image by its name, in any case: the list of torchvision's ImageFolder.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# What a file may be, whatever its name says (ImageNet has a PNG that is called JPEG). Pillow would take more: for
-# an EPS it starts Ghostscript.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+
+def _readable(*formats: str) -> tuple[str, ...]:
+    """Those of the formats that the installed Pillow can decode."""
+    Image.init()
+    needs = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
+    return tuple(f for f in formats if f in Image.OPEN and (f not in needs or features.check(needs[f])))
+
+
+# What a file may be, whatever its name says (ImageNet has a PNG that is called JPEG).
+FORMATS = _readable("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "AVIF")
+# What a file may also be if its name says so: nearly any bytes can be taken for one of these.
+_BY_NAME = _readable("DIB", "TGA", "PCX", "SGI", "QOI", "SUN")
+# Left out of Pillow's list: EPS and PS, for which it starts Ghostscript; icons; formats that need another library.
+_OF_NAME = {
+    extension: kind
+    for extension, kind in Image.registered_extensions().items()
+    if kind in (*FORMATS, *_BY_NAME, "MPO") and extension != ".pfm"  # numbers without a known range
+}
+_FIRST = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder's
+# What counts as an image by its name, in any case.
+EXTENSIONS = tuple(sorted(_OF_NAME, key=lambda e: (_FIRST.index(e) if e in _FIRST else len(_FIRST), e)))
+
+WHITE = (255, 255, 255)
+_ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {  # EXIF's orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
+_WITH_CLEAR_COLOUR = ("1", "L", "P", "RGB")  # modes in which a file may name one colour, or some, as transparent
+_BACK = {6: 8, 8: 6}  # the orientation that undoes another one; those that are missing undo themselves
+# What `read` reports of a file besides its pixels.
+TURNED, TRANSPARENT, DARK = "its orientation is not upright", "it has transparent parts", "16 bits, and dark"
+_DARK = 64  # of 255: the brightest that 14-bit values become if they are taken for 16-bit ones; 12-bit ones: 16
+
+Report = Callable[[str, str], object]  # takes a file and one of the three
 
 _stderr = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are lines of their own on stderr
@@ -27,25 +65,43 @@ class UnreadableError(Exception):
     """A file that can't be used; the message is the reason, without the file's name."""
 
 
+class Rules(NamedTuple):
+    """How a file's pixels are taken.
+
+    upright: whether EXIF's orientation is applied. background: the colour behind transparent pixels, or None: the
+    alpha channel is dropped, and the colours stay as they are stored. `Rules(False, None)` is what torchvision's
+    ImageFolder does.
+    """
+
+    upright: bool = True
+    background: tuple[int, ...] | None = WHITE
+
+
+UPRIGHT_ON_WHITE = Rules()
+
+
 def is_image(name: str) -> bool:
     """Whether a file (or a whole path) counts as an image, by its extension."""
     return name.lower().endswith(EXTENSIONS)
 
 
-def read(file: str, image_size: int = 0) -> np.ndarray:
-    """One file as uint8 (H, W, 3), or (image_size, image_size, 3) by `resize`.
+def read(
+    file: str, image_size: int = 0, *, rules: Rules = UPRIGHT_ON_WHITE, report: Report = lambda file, what: None
+) -> np.ndarray:
+    """Reads one file as uint8 (H, W, 3), or (image_size, image_size, 3) by `resize`.
 
-    Of an animation or a document of several pages it is the first; transparency is dropped; EXIF's
-    orientation is not applied. All three as torchvision's ImageFolder has it, and so the field's results.
+    Of an animation or a document of several pages it is the first. report: called with TURNED, TRANSPARENT or DARK
+    for a file with an orientation that is not upright, with transparent parts, or with 16 bits a value of which the
+    upper ones are 0.
     Raises UnreadableError: the file is missing, empty, no regular file (a pipe is never waited for), no image,
     of more pixels than Pillow's guard allows, damaged or truncated. To be called inside `quiet`.
     """
     try:
         with open(file, "rb", opener=_open) as stream:
             _check(os.fstat(stream.fileno()))
-            with Image.open(stream, formats=FORMATS) as image:
-                _load(image)
-                rgb = _to_rgb(image)
+            kind = _OF_NAME.get(PurePath(file).suffix.lower())
+            with Image.open(stream, formats=(*FORMATS, *({kind} & set(_BY_NAME)))) as image:
+                rgb = _decoded(image, rules, lambda what: report(file, what))
         return np.asarray(resize(rgb, image_size) if image_size else rgb)
     except (UnreadableError, MemoryError):  # the second is not the file's fault
         raise
@@ -123,17 +179,69 @@ def _silenced(descriptor: int) -> Iterator[None]:
         os.close(null)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB. 16-bit grey is scaled, for Pillow's own conversion clips it: nearly all would be white."""
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    if sixteen:
-        grey = np.asarray(image).astype(np.uint32)  # 0..65535
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+def _decoded(image: Image.Image, rules: Rules, report: Callable[[str], object]) -> Image.Image:
+    """The opened image as 8-bit RGB, turned as the rules say."""
+    sixteen = any(";16" in str(tile) for tile in image.tile)
+    # Pillow turns a TIFF upright while it loads it, and removes the tag; other formats are left as they are.
+    stored = _orientation(image) if image.format == "TIFF" else 1
+    _load(image)
+    left = _orientation(image)
+    if stored > 1 or left > 1:
+        report(TURNED)
+    rgb = _to_rgb(image, rules.background, report)
+    if sixteen and 0 < _brightest(image) <= _DARK:
+        report(DARK)
+    if rules.upright:
+        return rgb.transpose(_TURNS[left]) if left > 1 else rgb
+    turned = stored > 1 and left == 1
+    return rgb.transpose(_TURNS[_BACK.get(stored, stored)]) if turned else rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 2..8, or 1 for upright; damaged metadata say nothing."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # SyntaxError, struct.error, ValueError ...
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _is_grey16(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of a loaded image, of 255, whatever its alpha channel says."""
+    if _is_grey16(image):
+        return int(_grey8(image).max())
+    return max(high for _, high in image.convert("RGB").getextrema())
+
+
+def _grey8(image: Image.Image) -> np.ndarray:
+    """16-bit grey, scaled to 8 bits: Pillow's own conversion clips it, and nearly all would be white."""
+    return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, ...] | None, report: Callable[[str], object]) -> Image.Image:
+    """8-bit RGB; transparent pixels show the background, or what is stored there if there is none."""
+    if _is_grey16(image):
+        image = Image.fromarray(_grey8(image))
     elif image.mode in ("I", "F"):
         raise UnreadableError(f"mode {image.mode}, 32 bits a pixel, has no known range; save it with 8 bits")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    elif image.mode in _WITH_ALPHA or ("transparency" in image.info and image.mode in _WITH_CLEAR_COLOUR):
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            report(TRANSPARENT)
+            if background is not None:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_heic(file: str) -> bool:
+    """Whether the file is a phone's HEIC photograph, whatever it is called."""
+    with open(file, "rb") as stream:
+        start = stream.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"mif1", b"heim", b"heis", b"msf1", b"hevc")
 
 
 def _reason(error: Exception, file: str) -> str:
@@ -141,7 +249,8 @@ def _reason(error: Exception, file: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "a link to a file that doesn't exist" if os.path.islink(file) else "the file has disappeared"
     if isinstance(error, UnidentifiedImageError):
-        return f"no image ({', '.join(FORMATS)}), or its beginning is damaged"
+        heic = "HEIC, which Pillow doesn't read; convert it to JPEG or PNG"
+        return heic if _is_heic(file) else f"no image ({', '.join(FORMATS)}), or its beginning is damaged"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         counts = [f"{int(count):,}" for count in re.findall(r"\d+", str(error))]
         return f"{counts[0]} pixels, at most {Image.MAX_IMAGE_PIXELS:,} fit; make it smaller" if counts else str(error)

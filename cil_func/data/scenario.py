@@ -4,18 +4,21 @@ continuum is trusted with contiguous labels and a full permutation only (it chec
 checked here first, and its answer is checked against what phases have to be.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cil_func import rng
-from cil_func.errors import ConfigError, DataError
+from cil_func.errors import ConfigError, DataError, Mistakes
 
 KINDS = ("canonical", "shuffled", "sorted")
+_AUTOMATIC_PHASES = 5
 _CANONICAL_SEED = 1993  # the field's order: iCaRL's and everyone's since
 
 
@@ -57,7 +60,11 @@ def class_order(
         return list(range(num_classes))
     if isinstance(kind, str):
         raise ConfigError(f"data.class_order = {kind!r}; known are {', '.join(KINDS)}, or a list of classes")
-    order = [_class_index(item, num_classes, class_names) for item in kind]
+    mistakes, order = Mistakes(), []
+    for item in kind:
+        with mistakes.collected():
+            order.append(_class_index(item, num_classes, class_names))
+    mistakes.refuse()
     twice = sorted({index for index in order if order.count(index) > 1})
     missing = sorted(set(range(num_classes)) - set(order))
     if twice or missing:
@@ -73,23 +80,23 @@ def build(
     order: Sequence[int],
     *,
     initial_increment: int,
-    increment: int,
+    increment: int | Literal["auto"],
 ) -> Scenario:
     """Cuts the classes, in `order`, into phases.
 
     targets: (N,) original class indices; initial_increment: classes in phase 0, 0 for "as increment";
-    increment: classes in each later phase, the last may have fewer.
+    increment: classes in each later phase, the last may have fewer; "auto": see `automatic`.
     Raises DataError for increments that don't fit and classes without images.
     """
-    increments = _increments(len(order), initial_increment, increment)
+    sizes = increments(len(order), initial_increment=initial_increment, increment=increment)
     for split, targets in (("training", train_targets), ("test", test_targets)):
         found = np.unique(targets)
         if not np.array_equal(found, np.arange(len(order))):
             odd = sorted(set(found.tolist()) ^ set(range(len(order))))
             raise DataError(f"{split} images don't cover the {len(order)} classes: see class {odd[0]}")
-    train_labels, train_rows = _split(train_targets, order, increments)
-    test_labels, test_rows = _split(test_targets, order, increments)
-    starts = np.cumsum([0, *increments])
+    train_labels, train_rows = _split(train_targets, order, sizes)
+    test_labels, test_rows = _split(test_targets, order, sizes)
+    starts = np.cumsum([0, *sizes])
     phases = tuple(
         Phase(index, tuple(int(c) for c in order[starts[index] : starts[index + 1]]), *rows)
         for index, rows in enumerate(zip(train_rows, test_rows, strict=True))
@@ -97,16 +104,35 @@ def build(
     return Scenario(tuple(int(c) for c in order), phases, train_labels, test_labels)
 
 
-def _increments(num_classes: int, initial_increment: int, increment: int) -> list[int]:
-    """Numbers of new classes a phase. continuum refuses a remainder; here it is the last, smaller phase."""
-    for key, value, least in (("increment", increment, 1), ("initial_increment", initial_increment, 0)):
-        if not least <= value <= num_classes:
-            fits = f"the data has {num_classes} classes, give {least} to {num_classes}"
-            raise DataError(f"data.{key} = {value}; {fits}")
-    increments = [initial_increment or increment]
-    while (left := num_classes - sum(increments)) > 0:
-        increments.append(min(increment, left))
-    return increments
+def automatic(num_classes: int, initial_increment: int, increment: int | Literal["auto"]) -> tuple[int, int]:
+    """Returns (initial_increment, increment) with "auto" replaced: about five phases, of two classes at least at first.
+
+    A phase 0 of a single class would teach nothing: there is nothing to tell it from.
+    """
+    if increment != "auto":
+        return initial_increment, increment
+    increment = -(-num_classes // _AUTOMATIC_PHASES)
+    return initial_increment or (2 if increment == 1 else 0), increment
+
+
+def increments(num_classes: int, *, initial_increment: int, increment: int | Literal["auto"]) -> list[int]:
+    """Returns the number of new classes in each phase; continuum refuses a remainder, here it is the last phase.
+
+    initial_increment: classes in phase 0, 0 for "as increment"; increment: see `automatic`.
+    Raises DataError for increments that don't fit.
+    """
+    initial_increment, increment = automatic(num_classes, initial_increment, increment)
+    fits = f"the data has {num_classes} classes, give"
+    mistakes = [
+        f"data.{key} = {value}; {fits} {least} to {num_classes}"
+        for key, value, least in (("increment", increment, 1), ("initial_increment", initial_increment, 0))
+        if not least <= value <= num_classes
+    ]
+    Mistakes(mistakes).refuse()
+    sizes = [initial_increment or increment]
+    while (left := num_classes - sum(sizes)) > 0:
+        sizes.append(min(increment, left))
+    return sizes
 
 
 def _split(targets: np.ndarray, order: Sequence[int], increments: list[int]) -> tuple[Tensor, list[Tensor]]:
@@ -140,6 +166,7 @@ def _split(targets: np.ndarray, order: Sequence[int], increments: list[int]) -> 
 def _class_index(item: int | str, num_classes: int, class_names: Sequence[str]) -> int:
     """One entry of a class order as an index."""
     if isinstance(item, str):
+        item = unicodedata.normalize("NFC", item)  # the form of names that were read from folders
         if item in class_names:
             return class_names.index(item)
         near = get_close_matches(item, class_names, n=1)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,11 +13,13 @@ import numpy as np
 from einops import repeat
 from PIL import Image
 
-from cil_func.data import decoding, folder, images
-from cil_func.errors import ConfigError, DataError
+from cil_func.data import decoding, folder, images, listing, variation
+from cil_func.errors import ConfigError, DataError, printable
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
 ON_ERROR = ("stop", "skip")
+OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # those that are read from image files
+_TEST_NAMES = {"image_folder": ("test", "val"), "imagenet100": ("val",), "imagenet1000": ("val",)}
 CACHE = ".data"  # downloads go here, beside the working directory, unless data.path is given
 _TIMEOUT_SECONDS = 30.0  # of silence; without it a filtered network keeps a person waiting for minutes
 
@@ -26,6 +28,8 @@ class Dataset(NamedTuple):
     """Images uint8 (N, H, W, 3); targets int64 (N,), original class indices, each of 0..K-1 in both.
 
     skipped: what `on_error = "skip"` left out, "train/cat/3.png: the file is empty", relative to the path.
+    warnings: what a person should know of the files, one line each. stamp: differs if the files have changed, see
+    `listing.stamp`; "" without files.
     """
 
     train_images: np.ndarray
@@ -34,15 +38,36 @@ class Dataset(NamedTuple):
     test_targets: np.ndarray
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    stamp: str = ""
 
 
-def load(name: str, *, path: str = "", image_size: int = 0, on_error: str = "stop") -> Dataset:
+def stamp(name: str, path: str) -> str:
+    """The stamp that `load` would give now, without reading an image. Raises DataError for a folder that is not fit."""
+    if name not in OF_FILES:
+        return ""
+    return listing.stamp(listing.look(path, test_names=_TEST_NAMES[name], skip=True))
+
+
+def load(
+    name: str,
+    *,
+    path: str = "",
+    image_size: int = 0,
+    on_error: str = "stop",
+    exif_orientation: str = "auto",
+    background: Sequence[int] = images.WHITE,
+    check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
+) -> Dataset:
     """Loads a whole data set into memory.
 
     name: one of NAMES; path: the folder of image files, or where cifar100 is kept; image_size: 0 for the
     images' own (ImageNet: 224), otherwise the side in pixels that each is brought to, see `images.resize`.
     on_error: what an image file that can't be read does, "stop" with a DataError that names it, or "skip": it
-    is left out and listed in `skipped`. digits and cifar100 have no files of single images and ignore it.
+    is left out and listed in `skipped`. exif_orientation: "apply", "ignore", or "auto": apply for image_folder, ignore
+    for ImageNet, as the field's results do. background: the colour behind transparent pixels; () drops the alpha
+    channel. digits and cifar100 have no files of single images and ignore these three.
+    check: is called with the class names, before the images are read where these are files, and may raise DataError.
     `imagenet100` is whichever 100 class folders are in (or linked into) path/train and path/val: several
     subsets go by that name, and continuum would fetch one list of them from the network.
     Raises DataError (one line) for data that is missing or unfit, ConfigError for an unknown name.
@@ -52,13 +77,15 @@ def load(name: str, *, path: str = "", image_size: int = 0, on_error: str = "sto
     if image_size < 0:
         raise ConfigError(f"data.image_size = {image_size}; give a side in pixels, or 0 for the images' own")
     if name == "digits":
-        return _resized(_digits(), image_size)
+        return _resized(_checked(_digits(), check), image_size)
     if name == "cifar100":
-        return _resized(_cifar100(path), image_size)
-    if name == "image_folder":
-        return _folder(path, image_size, on_error)
-    if name in ("imagenet100", "imagenet1000"):
-        return _imagenet(path, image_size or 224, on_error, num_classes=int(name.removeprefix("imagenet")))
+        return _resized(_checked(_cifar100(path), check), image_size)
+    if name in OF_FILES:
+        upright = exif_orientation == "apply" or (exif_orientation == "auto" and name == "image_folder")
+        rules = images.Rules(upright, tuple(background) or None)
+        if name == "image_folder":
+            return _folder(path, image_size, on_error, rules, check, _TEST_NAMES[name])
+        return _imagenet(path, image_size or 224, on_error, rules, check, num_classes=int(name[len("imagenet") :]))
     near = get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
@@ -90,6 +117,11 @@ def _cifar100(path: str) -> Dataset:
     from continuum.datasets import CIFAR100  # late: 3 s and 2,000 modules
 
     root = Path(os.path.expanduser(path or CACHE))  # Path's own raises for an unknown ~user
+    if os.path.isdir(root / "train") and not os.path.exists(root / "cifar-100-python"):
+        raise DataError(
+            f"data.path {root} holds train/ and no CIFAR-100; "
+            'set data.name = "image_folder" to train on that folder, or give another path for cifar100'
+        )
     with _download_guard(root, "cifar-100-python"):
         splits = [CIFAR100(data_path=str(root), train=train, download=True) for train in (True, False)]
     arrays = [np.asarray(array) for split in splits for array in split.get_data()[:2]]
@@ -128,25 +160,57 @@ def _download_guard(root: Path, stem: str) -> Iterator[None]:
         socket.setdefaulttimeout(timeout)
 
 
-def _folder(path: str, image_size: int, on_error: str, *, test_names: Sequence[str] = ("test", "val")) -> Dataset:
+def _checked(dataset: Dataset, check: Callable[[tuple[str, ...]], None]) -> Dataset:
+    check(dataset.class_names)
+    return dataset
+
+
+def _folder(
+    path: str,
+    image_size: int,
+    on_error: str,
+    rules: images.Rules,
+    check: Callable[[tuple[str, ...]], None],
+    test_names: Sequence[str],
+) -> Dataset:
     skipped: list[str] = []
-    skip = skipped.append if on_error == "skip" else None
-    arrays = folder.read(path, image_size=image_size, test_names=test_names, skip=skip)
-    return Dataset(*arrays, tuple(skipped))
+    warnings: list[str] = []
+    stamps: list[str] = []
+    arrays = folder.read(
+        path,
+        image_size=image_size,
+        test_names=test_names,
+        skip=skipped.append if on_error == "skip" else None,
+        rules=rules,
+        warn=warnings.append,
+        check=check,
+        listed=lambda found: stamps.append(listing.stamp(found)),
+    )
+    train_images, train_targets, _, _, class_names = arrays
+    warnings += variation.unvaried(train_images, train_targets, class_names)
+    return Dataset(*arrays, tuple(skipped), tuple(map(printable, warnings)), stamps[0])
 
 
-def _imagenet(path: str, image_size: int, on_error: str, *, num_classes: int) -> Dataset:
+def _imagenet(
+    path: str,
+    image_size: int,
+    on_error: str,
+    rules: images.Rules,
+    check: Callable[[tuple[str, ...]], None],
+    *,
+    num_classes: int,
+) -> Dataset:
     """A folder with train/ and val/ (ImageNet's test/ has no labels), of exactly num_classes classes."""
     # counted first: a wrong folder shouldn't be decoded for an hour before it is refused
     train = os.path.join(os.path.expanduser(path), "train")
     if path and os.path.isdir(train):
-        found = len(folder.class_folders(train))
+        found = len(listing.class_folders(train))
         if found != num_classes:
             raise DataError(
                 f"{train} has {found} class folders, imagenet{num_classes} has {num_classes}; "
                 'link those you mean into a folder of their own, or set data.name = "image_folder"'
             )
-    return _folder(path, image_size, on_error, test_names=("val",))
+    return _folder(path, image_size, on_error, rules, check, _TEST_NAMES["imagenet100"])
 
 
 def _resized(dataset: Dataset, image_size: int) -> Dataset:

@@ -63,15 +63,48 @@ def test_val_stands_in_where_there_is_no_test_and_test_comes_first(root):
     assert len(sources.load("image_folder", path=str(root)).test_images) == 2
 
 
-def test_dot_names_and_other_files_are_ignored_and_extensions_have_no_case(root):
+def test_dot_names_and_what_systems_leave_are_ignored_and_extensions_have_no_case(root):
     (root / "train" / ".cache").mkdir()
     (root / "train" / "ant" / "._0.png").write_bytes(b"resource fork")
     (root / "train" / "ant" / ".thumbs").mkdir()
     (root / "train" / "ant" / ".thumbs" / "0.png").write_bytes(b"no image")
-    (root / "train" / "ant" / "notes.txt").write_text("no image")
-    (root / "train" / "list.csv").write_text("no folder")
+    for name in (".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r"):
+        for folder_of_it in (root, root / "train", root / "train" / "ant"):
+            (folder_of_it / name).write_text("no image")
+    (root / "labels.csv").write_text("no image, and in no folder of images")
     (root / "train" / "ant" / "2.png").rename(root / "train" / "ant" / "2.PNG")
-    assert sources.load("image_folder", path=str(root)).train_targets.tolist() == [0, 0, 0, 1, 1, 1]
+    data = sources.load("image_folder", path=str(root))
+    assert data.train_targets.tolist() == [0, 0, 0, 1, 1, 1] and data.warnings == ()
+
+
+def test_files_that_are_not_used_are_counted_in_one_warning(root):
+    for number in range(3):
+        (root / "train" / "ant" / f"{number}.heic").write_bytes(b"of a phone")
+    (root / "train" / "cat" / "inner").mkdir()
+    (root / "train" / "cat" / "inner" / "0.HEIC").write_bytes(b"of a phone")
+    (root / "train" / "cat" / "labels").write_text("no image")
+    save(root / "train" / "0.png", pixels())
+    save(root / "0.png", pixels())
+    (root / "test" / "names.txt").write_text("no image")
+    (only,) = sources.load("image_folder", path=str(root)).warnings
+    assert sorted(only.split("; ")) == sorted([
+        "6 files in train/ were not used: 4 .heic, 1 outside of the class folders, 1 without an extension",
+        "1 file in test/ was not used: 1 .txt",
+        f"1 file in {root} itself was not used: 1 outside of the class folders",
+    ])  # fmt: skip
+
+
+def test_a_class_of_other_files_alone_says_what_it_holds(root):
+    for file in (root / "train" / "ant").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    assert "train/ant holds no images" in refused(root) and "it holds 3 .heic" in refused(root)
+
+
+def test_every_kind_of_file_that_pillow_reads_is_used(root):
+    for number, extension in enumerate((".jfif", ".jpe", ".gif", ".apng", ".webp", ".tga")):
+        save(root / "train" / "ant" / f"more{number}{extension}", pixels())
+    data = sources.load("image_folder", path=str(root))
+    assert data.train_targets.tolist() == [0] * 9 + [1] * 3 and data.warnings == ()
 
 
 def test_a_missing_path_is_named(tmp_path):
@@ -122,6 +155,173 @@ def test_two_sizes_are_named_unless_a_size_is_set(root):
     assert data.test_images.shape == (2, 8, 8, 3)
     untouched = np.asarray(Image.open(root / "train" / "ant" / "0.png"))
     assert np.array_equal(data.train_images[0], untouched)
+
+
+# --- Which folder is the test set, and which classes are the same
+
+
+def test_a_labelled_val_is_used_beside_a_test_folder_of_bare_images(root):
+    (root / "test").rename(root / "val")
+    for number in range(5):
+        save(root / "test" / f"{number}.png", pixels())
+    data = sources.load("image_folder", path=str(root))
+    assert data.test_targets.tolist() == [0, 1]
+    assert data.warnings == ("val/ is the test set, test/ is not used: test/ has none of train's classes",)
+    (root / "test" / "unknown").mkdir()  # as Kaggle has it
+    (root / "test" / "0.png").rename(root / "test" / "unknown" / "0.png")
+    assert np.array_equal(sources.load("image_folder", path=str(root)).test_images, data.test_images)
+
+
+def test_a_test_folder_of_bare_images_alone_is_refused_with_the_way_out(root):
+    for name in ("ant", "cat"):
+        (root / "test" / name / "0.png").rename(root / "test" / f"{name}.png")
+        (root / "test" / name).rmdir()
+    message = refused(root)
+    assert f"{root / 'test'} holds 2 files and no class folders" in message
+    assert "put them in the classes' folders" in message
+
+
+def test_a_folder_that_is_one_too_high_says_which_one_is_meant(root):
+    (root / "inner").mkdir()
+    (root / "train").rename(root / "inner" / "train")
+    (root / "test").rename(root / "inner" / "test")
+    message = refused(root)
+    assert "no train/ folder and no test/ or val/ folder (it holds inner)" in message
+    assert message.endswith(f"set data.path to {root / 'inner'}")
+
+
+def test_a_folder_called_nearly_right_is_to_be_renamed(root):
+    (root / "test").rename(root / "Validation")
+    assert "no test/ or val/ folder (it holds Validation, train); rename Validation to val" in refused(root)
+    (root / "train").rename(root / "Training")
+    assert "rename Training to train" in refused(root)
+
+
+def test_all_classes_inside_one_folder_are_to_be_moved(root):
+    for split in ("train", "test"):
+        (root / split).rename(root / "moved")
+        (root / split).mkdir()
+        (root / "moved").rename(root / split / "animals")
+    message = refused(root)
+    assert "a single class, 'animals'" in message and "its images lie in folders inside it (ant, cat)" in message
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(root):
+    composed, decomposed = "S\u00e3o", "Sa\u0303o"
+    save(root / "train" / decomposed / "0.png", pixels())  # as macOS writes it
+    save(root / "test" / composed / "0.png", pixels())
+    data = sources.load("image_folder", path=str(root))
+    assert data.class_names == (composed, "ant", "cat") and data.test_targets.tolist() == [0, 1, 2]
+    assert np.array_equal(data.train_images[0], np.asarray(Image.open(root / "train" / decomposed / "0.png")))
+    save(root / "train" / composed / "0.png", pixels())
+    assert "two Unicode forms" in refused(root)
+
+
+def test_names_that_differ_by_what_the_eye_passes_over_are_named_both(root):
+    (root / "test" / "ant").rename(root / "test" / "Ant ")
+    assert "class 'ant' is in" in refused(root) and "it is 'Ant ' there" in refused(root)
+
+
+def test_classes_inside_a_class_folder_are_warned_of(root):
+    for kind in ("dog", "horse"):
+        save(root / "train" / "animal" / kind / "0.png", pixels())
+    save(root / "test" / "animal" / "0.png", pixels())
+    (only,) = sources.load("image_folder", path=str(root)).warnings
+    assert f"{root / 'train' / 'animal'} holds images only in folders inside it (dog, horse)" in only
+    assert "one class, 'animal'" in only
+    save(root / "train" / "animal" / "0.png", pixels())  # a class that sorts some of its images into folders
+    assert sources.load("image_folder", path=str(root)).warnings == ()
+
+
+def test_the_same_folder_inside_each_class_is_no_class(root):
+    """Tiny ImageNet has train/<class>/images/."""
+    for name in ("ant", "cat"):
+        (root / "train" / name).rename(root / "moved")
+        (root / "train" / name).mkdir()
+        (root / "moved").rename(root / "train" / name / "images")
+    assert sources.load("image_folder", path=str(root)).warnings == ()
+
+
+# --- Several mistakes at once
+
+
+def test_all_mistakes_of_a_folder_are_named_at_once(root):
+    (root / "train" / "bee").mkdir()
+    save(root / "test" / "dog" / "0.png", pixels())
+    (root / "test" / "cat" / "0.png").write_bytes(b"")
+    message = refused(root)
+    for part in ("'bee' is in", "'dog' is in", "train/bee holds no images", "test/cat/0.png: the file is empty"):
+        assert part in message, part
+    assert "(1) " in message and "(4) " in message
+
+
+def test_several_unreadable_images_are_named_at_once(root):
+    names = ("train/ant/1.png", "train/cat/2.png", "test/cat/0.png")
+    for name in names:
+        (root / name).write_bytes(b"")
+    message = refused(root)
+    assert all(f"{root / name}: the file is empty" in message for name in names)
+
+
+def test_many_mistakes_are_counted(root):
+    for number in range(9):
+        (root / "train" / "ant" / f"more{number}.png").write_bytes(b"")
+    assert refused(root).endswith("; and 5 more")
+
+
+def test_what_the_class_names_show_is_refused_before_an_image_is_read(root, monkeypatch):
+    def check(names):
+        raise DataError(f"{len(names)} classes are too few")
+
+    (root / "train" / "bee").mkdir()
+    assert "(3) 3 classes are too few" in refused(root, check=check)
+    (root / "train" / "bee").rmdir()
+    monkeypatch.setattr(folder.decoding, "read_all", lambda *_, **__: pytest.fail("images were read"))
+    assert refused(root, check=check) == "2 classes are too few"
+
+
+# --- What is said of the images
+
+
+def test_turned_and_transparent_and_dark_images_are_counted_once(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("train/ant/0.png", "train/cat/1.png"):  # the first file is opened twice, for its size
+        Image.fromarray(pixels()).save(root / name, exif=exif)
+    Image.fromarray(np.dstack([pixels(), pixels()[..., :1]])).save(root / "test/cat/0.png")
+    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 16).save(root / "train/cat/0.tiff")
+    turned, transparent, dark = sources.load("image_folder", path=str(root)).warnings
+    assert turned == "2 images with an orientation in EXIF: turned upright (data.exif_orientation)"
+    assert transparent.startswith("1 image with transparent parts: these show the colour [255, 255, 255]")
+    assert dark.startswith("1 image of 16 bits a value, dark: only the lowest quarter of the range is used")
+
+
+def test_orientation_follows_the_key_and_is_upright_for_image_folder_alone(root):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image = pixels()
+    Image.fromarray(image).save(root / "train/ant/0.png", exif=exif)
+    for setting, expected in (("auto", image[::-1, ::-1]), ("apply", image[::-1, ::-1]), ("ignore", image)):
+        data = sources.load("image_folder", path=str(root), exif_orientation=setting)
+        assert np.array_equal(data.train_images[0], expected), setting
+    assert "left as stored" in data.warnings[0]
+
+
+def test_training_images_that_do_not_vary_are_warned_of(root):
+    black = np.zeros((8, 8, 4), dtype=np.uint8)
+    for number in range(3):
+        drawn = black.copy()
+        drawn[number, :, 3] = 255
+        save(root / "train" / "ant" / f"{number}.png", drawn)
+    load = lambda background: sources.load("image_folder", path=str(root), background=background).warnings  # noqa: E731
+    assert not any("the training images" in line for line in load((255, 255, 255)))
+    assert "the training images of class 'ant' have one colour all over, or most of them do" in load((0, 0, 0))
+    assert "the training images of class 'ant' have one colour all over, or most of them do" in load(())
+    one = pixels()
+    for name in ("ant", "cat"):
+        for number in range(3):
+            save(root / "train" / name / f"{number}.png", one)
+    assert load((255, 255, 255)) == ("the training images of all classes are all the same",)
 
 
 # --- Which files, and in which order
@@ -227,15 +427,14 @@ def test_a_folder_that_may_not_be_listed(root, monkeypatch):
 
 
 def test_an_image_that_disappears_while_the_rest_is_read(root, monkeypatch):
-    listed = folder._list_images
+    look = folder.listing.look
 
-    def lose_one(own, *arguments):
-        files = listed(own, *arguments)
-        if own.endswith("train"):
-            os.unlink(files[0][0])
-        return files
+    def lose_one(*arguments, **settings):
+        found = look(*arguments, **settings)
+        os.unlink(found.splits[0][0][0])
+        return found
 
-    monkeypatch.setattr(folder, "_list_images", lose_one)
+    monkeypatch.setattr(folder.listing, "look", lose_one)
     assert "train/ant/0.png: the file has disappeared" in refused(root)
     data = sources.load("image_folder", path=str(root), on_error="skip")  # and the next one goes
     assert data.skipped == ("train/ant/1.png: the file has disappeared",)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torchvision.transforms.functional as tvf
 import watchdog
-from PIL import Image
+from PIL import Image, features
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
 from benchmarks import bad_images
@@ -23,9 +23,9 @@ def pixels(height=8, width=8):
     return RNG.randint(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def read(file, image_size=0):
+def read(file, image_size=0, **settings):
     with images.quiet():
-        return images.read(str(file), image_size)
+        return images.read(str(file), image_size, **settings)
 
 
 def refused(file, image_size=0):
@@ -47,9 +47,6 @@ FLAT = RGB // 128 * 255  # 8 colours at most, so that a palette holds them all
 PALETTE = Image.fromarray(FLAT).quantize(8)
 MODES = {
     "grey.png": (Image.fromarray(GREY), threefold(GREY)),
-    "grey with alpha.png": (Image.fromarray(np.dstack([GREY, ALPHA])), threefold(GREY)),
-    "rgba.png": (Image.fromarray(np.dstack([RGB, ALPHA])), RGB),
-    "rgba.tiff": (Image.fromarray(np.dstack([RGB, ALPHA])), RGB),
     "bilevel.png": (Image.fromarray(GREY > 100), threefold((GREY > 100) * np.uint8(255))),
     "palette.png": (PALETTE, FLAT),
     "palette.gif": (PALETTE, FLAT),
@@ -63,13 +60,80 @@ def test_other_modes_become_rgb(name, tmp_path):
     assert np.array_equal(read(tmp_path / name), expected)
 
 
+AS_STORED = images.Rules(upright=False, background=None)
+SOME_ALPHA = {
+    "grey.png": (np.dstack([GREY, ALPHA]), threefold(GREY)),
+    "rgba.png": (np.dstack([RGB, ALPHA]), RGB),
+    "rgba.tiff": (np.dstack([RGB, ALPHA]), RGB),
+}
+
+
+@pytest.mark.parametrize("name", SOME_ALPHA)
+def test_transparent_pixels_show_the_background(name, tmp_path):
+    array, colours = SOME_ALPHA[name]
+    Image.fromarray(array).save(tmp_path / name)
+    share = ALPHA / 255
+    for background in (images.WHITE, (0, 128, 255)):
+        found = read(tmp_path / name, rules=images.Rules(background=background))
+        assert abs(found - (share * colours + (1 - share) * np.array(background))).max() <= 1
+    assert np.array_equal(read(tmp_path / name, rules=AS_STORED), colours)
+    assert np.array_equal(read(tmp_path / name, rules=AS_STORED), np.asarray(default_loader(str(tmp_path / name))))
+
+
+def test_a_drawing_in_the_alpha_channel_is_seen(tmp_path):
+    """Black all over, and only the alpha channel differs: without a background it is a black square."""
+    drawn = np.zeros((8, 8, 4), dtype=np.uint8)
+    drawn[2:4, 1:7, 3] = 255
+    Image.fromarray(drawn).save(tmp_path / "d.png")
+    assert np.array_equal(read(tmp_path / "d.png"), threefold(255 - drawn[..., 3]))
+    assert not read(tmp_path / "d.png", rules=AS_STORED).any()
+
+
 @pytest.mark.parametrize("transparency", [3, bytes([0, 100, 255])])
-def test_transparency_of_a_palette_leaves_its_colours(transparency, tmp_path, recwarn):
+def test_transparent_colours_of_a_palette_show_the_background(transparency, tmp_path, recwarn):
     PALETTE.save(tmp_path / "p.png", transparency=transparency)
     with Image.open(tmp_path / "p.png") as image:
         assert image.mode == "P" and "transparency" in image.info
-    assert np.array_equal(read(tmp_path / "p.png"), FLAT)
+        numbers = np.asarray(image)
+    alphas = np.full(256, 255)
+    if isinstance(transparency, bytes):
+        alphas[: len(transparency)] = list(transparency)
+    else:
+        alphas[transparency] = 0
+    share = alphas[numbers][..., None] / 255
+    assert share.min() < 1
+    assert abs(read(tmp_path / "p.png") - (share * FLAT + (1 - share) * 255)).max() <= 1
+    assert np.array_equal(read(tmp_path / "p.png", rules=AS_STORED), FLAT)
     assert not recwarn.list
+
+
+def test_one_transparent_colour_of_a_file_without_a_palette(tmp_path):
+    clear = tuple(int(value) for value in RGB[0, 0])
+    Image.fromarray(RGB).save(tmp_path / "c.png", transparency=clear)
+    expected = RGB.copy()
+    expected[np.all(np.equal(RGB, clear), axis=2)] = 255
+    assert np.array_equal(read(tmp_path / "c.png"), expected)
+    assert np.array_equal(read(tmp_path / "c.png", rules=AS_STORED), RGB)
+
+
+def test_what_is_remarkable_is_reported_and_nothing_else(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(RGB).save(tmp_path / "turned.tiff", exif=exif)
+    Image.fromarray(RGB).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(np.dstack([RGB, ALPHA])).save(tmp_path / "clear.png")
+    Image.fromarray(np.dstack([RGB, ALPHA * 0 + 255])).save(tmp_path / "opaque.png")
+    Image.fromarray(GREY.astype(np.uint16) * 16).save(tmp_path / "12 bits.tiff")  # 252 * 16 = 4032 of 4095
+    (tmp_path / "12 bits.png").write_bytes(png16(RGB.astype(np.uint16) * 16))
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "16 bits.tiff")
+    Image.fromarray(np.minimum(GREY, 10)).save(tmp_path / "8 bits.png")
+    said = set()
+    for file in tmp_path.iterdir():
+        read(file, report=lambda path, what, name=file.name: said.add((name, what)))
+    assert said == {
+        ("turned.tiff", images.TURNED), ("turned.jpg", images.TURNED), ("clear.png", images.TRANSPARENT),
+        ("12 bits.tiff", images.DARK), ("12 bits.png", images.DARK),
+    }  # fmt: skip
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -106,7 +170,7 @@ def test_sixteen_bit_colours_are_scaled(tmp_path):
     for samples in (2, 3, 4):
         (tmp_path / "c.png").write_bytes(png16(values[..., :samples]))
         expected = values[..., :3] if samples > 2 else threefold(values[..., 0])
-        assert abs(read(tmp_path / "c.png") - expected / 257).max() <= 1, samples
+        assert abs(read(tmp_path / "c.png", rules=AS_STORED) - expected / 257).max() <= 1, samples
 
 
 def test_what_a_file_is_counts_not_what_it_is_called(tmp_path):
@@ -123,20 +187,66 @@ def test_of_several_frames_it_is_the_first(tmp_path):
         assert np.array_equal(read(tmp_path / name), FLAT), name
 
 
-def test_exifs_orientation_is_left_as_torchvision_leaves_it(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+# EXIF's orientation -> the upright image, made of what is stored (EXIF 2.32: where row 0 and column 0 belong)
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+WITH_EXIF = {
+    "png": {}, "jpg": {}, "webp": {"lossless": True}, "tiff": {}, "tif": {"compression": "tiff_lzw"}, "avif": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WITH_EXIF)
+def test_exifs_orientation_is_applied_alike_in_every_kind_of_file(kind, tmp_path):
+    if kind == "avif" and "AVIF" not in images.FORMATS:
+        pytest.skip("this Pillow reads no AVIF")
     image = Image.fromarray(pixels(8, 16))
-    image.save(tmp_path / "plain.png")
-    image.save(tmp_path / "turned.png", exif=exif)
-    assert read(tmp_path / "turned.png").shape == (8, 16, 3)
-    assert np.array_equal(read(tmp_path / "turned.png"), read(tmp_path / "plain.png"))
-    assert np.array_equal(read(tmp_path / "turned.png"), np.asarray(default_loader(str(tmp_path / "turned.png"))))
+    image.save(tmp_path / f"plain.{kind}", **WITH_EXIF[kind])
+    stored = read(tmp_path / f"plain.{kind}")
+    for orientation, upright in UPRIGHT.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = tmp_path / f"{orientation}.{kind}"
+        image.save(file, exif=exif, **WITH_EXIF[kind])
+        assert np.array_equal(read(file), upright(stored)), orientation
+        assert np.array_equal(read(file, rules=AS_STORED), stored), orientation
+        assert read(file, 8).shape == (8, 8, 3)
 
 
-def test_what_counts_as_an_image_is_torchvisions_list():
-    assert set(images.EXTENSIONS) == set(IMG_EXTENSIONS)
+def test_an_orientation_that_means_nothing_and_damaged_metadata_change_nothing(tmp_path):
+    for number, exif in enumerate((b"Exif\0\0no TIFF header", b"Exif\0\0II*\0\xff\xff\xff\xff", b"")):
+        Image.fromarray(RGB).save(tmp_path / f"{number}.png", exif=exif)
+        assert np.array_equal(read(tmp_path / f"{number}.png"), RGB)
+    for orientation in (0, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(RGB).save(tmp_path / "o.png", exif=exif)
+        assert np.array_equal(read(tmp_path / "o.png"), RGB)
+
+
+def test_what_counts_as_an_image_is_what_pillow_reads_by_itself():
+    assert set(images.EXTENSIONS) > {*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".apng", ".tga", ".pbm"}
+    assert (".avif" in images.EXTENSIONS) == bool("AVIF" in Image.OPEN and features.check("avif"))
+    assert not {".eps", ".ps", ".pdf", ".wmf", ".h5", ".ico", ".pfm"} & set(images.EXTENSIONS)
+    assert "EPS" not in images.FORMATS  # Pillow would start Ghostscript
     assert images.is_image("a/b.PNG") and not images.is_image("png") and not images.is_image("a.png.txt")
+
+
+def test_every_kind_of_file_that_counts_and_that_pillow_writes_is_read(tmp_path):
+    kinds, written = Image.registered_extensions(), 0
+    for extension in images.EXTENSIONS:
+        if kinds[extension] in Image.SAVE:
+            Image.fromarray(FLAT).convert("P" if extension == ".gif" else "RGB").save(tmp_path / f"x{extension}")
+            assert read(tmp_path / f"x{extension}").shape == (8, 8, 3), extension
+            written += 1
+    assert written > 20
 
 
 # --- Brought to a size
@@ -167,6 +277,11 @@ def test_every_damage_has_its_reason_without_the_name_or_a_warning(tmp_path, cap
             reason = refused(file)
             assert says in reason and reason and str(tmp_path) not in reason, (name, reason)
     assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+def test_a_phones_photograph_called_jpg_is_named(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    assert refused(tmp_path / "x.jpg") == "HEIC, which Pillow doesn't read; convert it to JPEG or PNG"
 
 
 def test_pillows_guard_is_the_limit(tmp_path, monkeypatch, recwarn):

@@ -42,6 +42,31 @@ def test_a_list_may_hold_indices_and_names():
     assert order_of(["gnu", 0, "cat", 1, 3, "fox", 4]) == [6, 0, 2, 1, 3, 5, 4]
 
 
+def test_a_name_may_be_given_in_either_unicode_form():
+    names = ("S\u00e3o", "ant")
+    order = scenario.class_order(["ant", "Sa\u0303o"], num_classes=2, class_names=names)
+    assert order == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "initial", "sizes"),
+    [
+        (2, 0, [2]), (3, 0, [2, 1]), (5, 0, [2, 1, 1, 1]), (6, 0, [2, 2, 2]), (7, 0, [2, 2, 2, 1]),
+        (11, 0, [3, 3, 3, 2]), (100, 0, [20] * 5), (100, 50, [50, 20, 20, 10]), (4, 1, [1, 1, 1, 1]),
+    ],
+)  # fmt: skip
+def test_automatic_increments_are_a_fifth_and_two_at_first(num_classes, initial, sizes):
+    assert scenario.increments(num_classes, initial_increment=initial, increment="auto") == sizes
+    resolved = scenario.automatic(num_classes, initial, "auto")
+    assert scenario.increments(num_classes, initial_increment=resolved[0], increment=resolved[1]) == sizes
+
+
+def test_both_increments_that_do_not_fit_are_named():
+    with pytest.raises(DataError) as caught:
+        scenario.increments(7, initial_increment=8, increment=9)
+    assert "data.increment = 9" in str(caught.value) and "data.initial_increment = 8" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("given_order", "part"),
     [
@@ -51,6 +76,8 @@ def test_a_list_may_hold_indices_and_names():
         ([0, 1, 2, 3, 4, 5, 7], "7; give names or indices from 0 to 6"),
         ([0, 1, 2, 3, 4, 5, -1], "-1; give names"),
         ([0, 1, 2, 3, 4, 5, True], "True; give names"),
+        (["gnut", 9], "(1) data.class_order names 'gnut'"),
+        (["gnut", 9], "(2) data.class_order holds 9"),
         (["gnu", "ant", "bee", "kat"], "'kat', which is no class; did you mean 'cat'?"),
         ([], "leaves out 0 (ant), 1 (bee), 2 (cat) and 4 more"),
     ],

@@ -1,6 +1,7 @@
 """Named data sets: the embedded digits, CIFAR-100 with and without a download, ImageNet's folders."""
 
 import hashlib
+import os
 import pickle
 import typing
 import urllib.error
@@ -190,3 +191,38 @@ def test_imagenet_with_another_number_of_classes_is_refused(tmp_path):
         sources.load("imagenet1000", path=path)
     with pytest.raises(DataError, match=r"data\.path is empty"):
         sources.load("imagenet100")
+
+
+def test_a_folder_of_images_is_not_filled_with_a_download(tmp_path, no_network):
+    """Whoever gives a path to cifar.toml and forgets data.name."""
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    with pytest.raises(DataError, match=r'holds train/ and no CIFAR-100; set data\.name = "image_folder"'):
+        sources.load("cifar100", path=str(tmp_path))
+
+
+def test_imagenets_orientation_is_left_as_the_fields_results_leave_it(tmp_path):
+    path = imagenet(tmp_path, 100)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    half = np.zeros((16, 16, 3), dtype=np.uint8)
+    half[:8] = 255
+    Image.fromarray(half).save(tmp_path / "train" / "n00000000" / "0.JPEG", exif=exif)
+    assert sources.load("imagenet100", path=path, image_size=16).train_images[0, 0].min() > 200
+    assert sources.load("imagenet100", path=path, image_size=16, exif_orientation="apply").train_images[0, 0].max() < 50
+
+
+def test_a_stamp_is_that_of_the_files_wherever_they_are(tmp_path):
+    for split in ("train", "test"):
+        for name in ("ant", "cat"):
+            (tmp_path / "a" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), "red").save(tmp_path / "a" / split / name / "0.bmp")
+    loaded = sources.load("image_folder", path=str(tmp_path / "a"))
+    assert sources.stamp("image_folder", str(tmp_path / "a") + "/") == loaded.stamp != ""
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert sources.stamp("image_folder", str(tmp_path / "b")) == loaded.stamp
+    file = tmp_path / "b" / "test" / "cat" / "0.bmp"
+    size, before = file.stat().st_size, file.stat().st_mtime_ns
+    Image.new("RGB", (8, 8), "blue").save(file)
+    os.utime(file, ns=(before + 1, before + 1))
+    assert file.stat().st_size == size and sources.stamp("image_folder", str(tmp_path / "b")) != loaded.stamp
+    assert sources.stamp("digits", "") == ""
