@@ -147,26 +147,26 @@ class Gpu:
 
     def __init__(self, monkeypatch, wanted: int):
         self.log, self.pinned, self.gathered, self.wanted = [], [], threading.Event(), wanted
-        monkeypatch.setattr(torch.Tensor, "pin_memory", self.pin)
-        monkeypatch.setattr(torch.Tensor, "to", self.to)
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: self.pin(tensor))
+        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *where, **how: self.to(tensor, *where, **how))
 
-    def pin(gpu, self):
-        gpu.note("pin", self)
-        gpu.pinned.append(self)
-        return self
+    def pin(self, tensor):
+        self.note("pin", tensor)
+        self.pinned.append(tensor)
+        return tensor
 
-    def to(gpu, self, device, non_blocking=False):
+    def to(self, tensor, device, non_blocking=False):
         if device.type == "cpu":
-            return self
-        assert non_blocking and any(self is pinned for pinned in gpu.pinned), "this copy waits for the GPU"
-        gpu.note("upload", self)
-        return self
+            return tensor
+        assert non_blocking and any(tensor is pinned for pinned in self.pinned), "this copy waits for the GPU"
+        self.note("upload", tensor)
+        return tensor
 
-    def note(gpu, what, tensor):
+    def note(self, what, tensor):
         if tensor.dtype == torch.uint8:
-            gpu.log.append((what, threading.current_thread().name.split("_")[0]))
-            if [entry[0] for entry in gpu.log].count("pin") == gpu.wanted:
-                gpu.gathered.set()
+            self.log.append((what, threading.current_thread().name.split("_")[0]))
+            if [entry[0] for entry in self.log].count("pin") == self.wanted:
+                self.gathered.set()
 
 
 def test_images_on_the_host_are_pinned_ahead_and_uploaded_without_waiting(images, labels, monkeypatch):
