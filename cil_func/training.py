@@ -39,6 +39,8 @@ def train(
     clock, training = time.perf_counter(), progress.training or _begin(setup, phase, progress, key, len(rows), emit)
     threader = Captured if setup.captures else Threaded
     steps = threader(trainer.step, training.train_state, setup.classes(phase), training.totals, keep.changing)
+    position, seconds_before = training.position, training.seconds
+    training, progress = None, replace(progress, training=None)  # the state that it began with is not kept
     steps_per_epoch = math.ceil(len(rows) / trainer.batch_size)
 
     def check(health) -> None:
@@ -49,7 +51,7 @@ def train(
         check(steps.health())
         train_state, totals = steps.snapshot()
         refuse_infinite(train_state, phase.index, position)
-        seconds = training.seconds + time.perf_counter() - clock
+        seconds = seconds_before + time.perf_counter() - clock
         return replace(progress, training=Training(train_state, totals, position, seconds))
 
     def before_chunk(position: Position) -> None:
@@ -64,7 +66,6 @@ def train(
             keep.changing()
             emit({"event": "evaluation", "phase": phase.index, "epoch": epoch, "top1": top1})
 
-    position = training.position
     try:
         if position.step == steps_per_epoch:  # an earlier run was stopped in the evaluation after that epoch
             after_epoch(position.epoch)
@@ -94,7 +95,7 @@ def train(
 
 def refuse_infinite(train_state: TrainState, phase: int, position: Position) -> None:
     """A step is judged by its gradients; sound ones may still carry the weights away, and no checkpoint holds that."""
-    leaves = tree.to_paths({"weights": train_state.params, "momentum": train_state.opt_state})
+    leaves = tree.to_paths({"weights": train_state.params, "optimiser": train_state.opt_state})
     leaves = {path: leaf for path, leaf in leaves.items() if leaf.numel()}
     # Their ends, which a NaN spreads to: isfinite of each takes 7 times as long, and on a GPU a wait for each.
     ends = torch.stack([torch.stack(leaf.aminmax()).double() for leaf in leaves.values()])  # (leaves, 2)

@@ -51,7 +51,12 @@ def folder(tmp_path):
 @pytest.fixture
 def opened(monkeypatch):
     read, files = images.read, []
-    monkeypatch.setattr(images, "read", lambda file, *others, **rules: files.append(file) or read(file, *others, **rules))
+
+    def noted(file, *others, **rules):
+        files.append(file)
+        return read(file, *others, **rules)
+
+    monkeypatch.setattr(images, "read", noted)
     return files
 
 
