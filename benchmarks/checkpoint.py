@@ -1,14 +1,19 @@
 """What does saving cost? `python -m benchmarks.checkpoint [--folder FOLDER]`: milliseconds, by part.
 
-The checkpoint is that of ResNet-32 in the middle of a phase with a teacher: parameters, statistics, momentum, and the
-last phase's finished model. Each repeat saves it beside an earlier one, which is read and checked before what is older
-is deleted, and loads it back. percent_of_interval: save_seconds in percent of the default of [checkpoint]
-every_seconds; training waits for that long. FOLDER: where, for disks differ, and one in memory syncs for nothing.
+Checkpoints in the middle of a phase with a teacher: parameters, statistics, momentum, and the last phase's finished
+model; of ResNet-32 and of a ViT-B (figures that end in _vit). Nothing is trained. FOLDER: where, for disks differ, and
+one in memory syncs for nothing.
 
-    pack    tensors to the CPU and into one string of bytes, and their hash
-    hash    SHA-256 of the bytes, which is a part of pack
-    write   the two files, synced and renamed
-    rest    of save: the check of the earlier checkpoint, and deleting
+    loop        what the training waits for: whether all is finite, what is copied to the CPU (from a GPU, all of it),
+                and handing it over
+    background  from there on until it is on disk, by a thread
+    processor   processor time of both; the training has the less
+    first       background of a phase's first two saves, which write the finished model too
+    load        reading the newest one
+
+percent_of_interval: loop_seconds in percent of the default of [checkpoint] every_seconds, in which one is saved.
+percent_of_processors: processor_seconds in percent of what all cores have in that time. memory_megabytes: by how much
+saving made the process larger at most; a run has the state of before its last steps on top, as long as it is written.
 """
 
 import argparse
@@ -17,77 +22,104 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks import measure
-from cil_func import checkpoint, config_schema, events, model, optim, packing, tree
+from cil_func import checkpoint, config_schema, model, optim, training, tree
+from cil_func.engine.distributed import World
+from cil_func.engine.fit import Position
+from cil_func.engine.step import Health, Measures, TrainState
+from cil_func.keeping import Keeper
+from cil_func.progress import Progress, Training
+from cil_func.signals import Signals
 
 CLASSES = 100
+PARTS = ("loop", "background", "processor", "first", "load")
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    conditions = measure.conditions(device, commit=options.commit)
-    state = tree.cast(train_state(options.backbone), device=device)
-    with tempfile.TemporaryDirectory(prefix="benchmark-checkpoint-", dir=options.folder) as folder:
-        conditions |= {"file_system": file_system(Path(folder)), "repeats": options.repeats}
-        seconds, size = measured(state, Path(folder), repeats=options.repeats)
-    conditions |= {"backbone": options.backbone, "every_seconds": config_schema.Checkpoint().every_seconds}
-    figures = {f"{name}_seconds": statistics.median(values) for name, values in seconds.items()}
-    figures["save_seconds_worst"] = max(seconds["save"])
-    figures["megabytes"] = size / 1e6
-    figures["percent_of_interval"] = 100 * figures["save_seconds"] / conditions["every_seconds"]
-    rows = [["", "median ms", "worst ms"]]
-    rows += [[name, 1e3 * statistics.median(values), 1e3 * max(values)] for name, values in seconds.items()]
+    conditions = measure.conditions(device, commit=options.commit) | {"repeats": options.repeats}
+    every = config_schema.Checkpoint().every_seconds
+    conditions |= {"every_seconds": every, "backbones": [options.backbone, options.large]}
+    figures, rows = {}, [["", "", "median ms", "worst ms"]]
+    for backbone, end in ((options.backbone, ""), (options.large, "_vit")):
+        with tempfile.TemporaryDirectory(prefix="benchmark-checkpoint-", dir=options.folder) as folder:
+            conditions["file_system"] = file_system(Path(folder))
+            seconds, sizes = measured(backbone, torch.device(device), Path(folder), repeats=options.repeats)
+        found = {f"{name}_seconds": statistics.median(values) for name, values in seconds.items()} | sizes
+        found["loop_seconds_worst"] = max(seconds["loop"])
+        found["percent_of_interval"] = 100 * found["loop_seconds"] / every
+        found["percent_of_processors"] = 100 * found["processor_seconds"] / (every * conditions["cores"])
+        figures |= {f"{name}{end}": value for name, value in found.items()}
+        rows += [[backbone, name, 1e3 * statistics.median(some), 1e3 * max(some)] for name, some in seconds.items()]
     measure.table(rows)
-    print(f"{figures['megabytes']:.1f} MB on {conditions['file_system']}; ", end="")
-    print(f"percent_of_interval: {figures['percent_of_interval']:.3f} of {conditions['every_seconds']:.0f} s")
+    print(f"on {conditions['file_system']}; percent of {every:.0f} s that the training waits: ", end="")
+    print(", ".join(f"{figures[f'percent_of_interval{end}']:.3f}" for end in ("", "_vit")))
     print(measure.write("checkpoint", figures, conditions, options.json))
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags; the backbone is for tests."""
+    """The flags; the backbones are for tests."""
     parser = measure.parser(__doc__)
     parser.add_argument("--folder", type=Path, help="on the disk that is measured; default: for temporary files")
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--backbone", default="resnet32")
+    parser.add_argument("--large", default="timm:vit_base_patch16_224")
     return parser.parse_args(arguments)
 
 
-def train_state(backbone: str) -> tree.Tree:
-    """All that a phase with a teacher needs to go on."""
-    params, state = model.init(0, backbone, CLASSES)
-    learned = dict(zip(("params", "state"), model.init(1, backbone, CLASSES), strict=True))
+def states(backbone: str, device: torch.device) -> Iterator[Progress]:
+    """A run at one step after another: each time all tensors of the training are new, as a step returns them."""
+    params, state = tree.cast(model.init(0, backbone, CLASSES), device=device)
+    learned = tree.map(torch.clone, (params, state))
     momentum = optim.sgd(momentum=0.9).init(params)
-    return {"params": params, "state": state, "opt_state": momentum, "learned": learned}
+    rows = tuple({"phase": phase, "top1": 100 / 3} for phase in range(10))
+    exemplars = {label: torch.arange(20) for label in range(50)}
+    step = 0
+    while True:
+        params, momentum = tree.map(lambda leaf: leaf + 1, (params, momentum))
+        numbers = [torch.tensor(number, device=device) for number in (step, -1, -1, 0.0, 0)]
+        train_state = TrainState(params, state, momentum, Health(*numbers[:3]))
+        trained = Training(train_state, Measures(*numbers[3:]), Position(0, step), 0.0)
+        yield Progress(1, learned, exemplars, rows, trained)
+        step += 1
 
 
-def measured(state: tree.Tree, folder: Path, *, repeats: int) -> tuple[dict[str, list[float]], int]:
-    """(seconds of each part in each repeat, bytes of a checkpoint)."""
-    seconds: dict[str, list[float]] = {name: [] for name in ("save", "pack", "hash", "write", "rest", "load")}
-    record = {"rows": [{"phase": phase, "top1": 100 / 3} for phase in range(10)]}
-    for number in range(-2, repeats):  # the first two warm up, and make the earlier ones
-        taken = {}
-        save = lambda: checkpoint.save(folder / "checkpoints", state, record, number=number + 2)  # noqa: B023, E731
-        taken["save"], _ = timed(save)
-        taken["load"], _ = timed(lambda: checkpoint.newest(folder / "checkpoints"))
-        taken["pack"], (manifest, data) = timed(lambda: packing.pack(state, record, number=number + 2))  # noqa: B023
-        taken["hash"], _ = timed(lambda: packing.sha256(data))  # noqa: B023
-        # To names that are new, as a save's are: replacing a file costs more.
-        names = [(folder / f"{number}.{end}", part) for end, part in (("data", data), ("json", manifest))]
-        taken["write"], _ = timed(lambda: [events.write_bytes(*name) for name in names])  # noqa: B023
-        for path, _ in names:
-            path.unlink()
-        taken["rest"] = max(0.0, taken["save"] - taken["pack"] - taken["write"])
-        if number >= 0:
-            for name, values in seconds.items():
-                values.append(taken[name])
-    return seconds, len(manifest) + len(data)
+def measured(
+    backbone: str, device: torch.device, folder: Path, *, repeats: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """(seconds of each part in each repeat, figures of sizes in megabytes)."""
+    seconds: dict[str, list[float]] = {name: [] for name in PARTS}
+    grown, runs = 0.0, states(backbone, device)
+    with Keeper(folder, World(), Signals(), every_seconds=0.0) as keeper:
+        for number, progress in zip(range(repeats + 2), runs, strict=False):
+
+            def make(progress: Progress = progress) -> Progress:
+                trained = progress.training
+                if device.type == "cuda":  # as a captured step does
+                    trained = trained._replace(train_state=tree.map(torch.clone, trained.train_state))
+                training.refuse_infinite(trained.train_state, progress.phase, trained.position)
+                return replace(progress, training=trained)
+
+            before, processor = _memory(anew=True), time.process_time()
+            taken, _ = timed(lambda: keeper(make, False))
+            waited, _ = timed(keeper.wait)
+            grown = max(grown, _memory() - before)
+            seconds["first" if number < 2 else "background"].append(waited)
+            if number >= 2:
+                seconds["loop"].append(taken)
+                seconds["processor"].append(time.process_time() - processor)
+    written = sorted(path.stat().st_size for path in folder.iterdir())
+    for _ in range(2):
+        seconds["load"].append(timed(lambda: checkpoint.newest(folder))[0])
+    return seconds, {"megabytes": sum(written) / 2e6, "memory_megabytes": grown}
 
 
 def timed(call: Callable) -> tuple[float, object]:
@@ -95,6 +127,17 @@ def timed(call: Callable) -> tuple[float, object]:
     clock = time.perf_counter()
     result = call()
     return time.perf_counter() - clock, result
+
+
+def _memory(*, anew: bool = False) -> float:
+    """The most memory that the process has had since it was asked anew, in megabytes of 10^6 bytes; Linux tells it."""
+    try:
+        if anew:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
+    except (OSError, StopIteration):
+        return 0.0
 
 
 def file_system(folder: Path) -> str:

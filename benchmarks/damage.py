@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from cil_func import checkpoint
+from cil_func import checkpoint, checkpoint_files
 from cil_func.checkpoint import Loaded
 from cil_func.errors import CheckpointError
-from cil_func.packing import pack
+from cil_func.packing import describe, pack
 
 
 class Tally(NamedTuple):
@@ -27,10 +27,11 @@ class Tally(NamedTuple):
 
 
 def example(number: int, *, size: int = 300) -> Loaded:
-    """A checkpoint of all dtypes, about 15 * size bytes, with another content for every number."""
+    """A checkpoint of many dtypes, about 15 * size bytes, with another content for every number."""
     numbers = torch.randn(size, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
     params = {"weight": numbers.float(), "half": numbers.bfloat16(), "empty": {}, "wide": numbers}
-    tree = {"params": params, "rows": (100 * numbers[:9]).long(), "seen": numbers > 0, "sum": numbers.sum()}
+    learned = {"rows": (100 * numbers[:9]).long(), "seen": numbers > 0, "sum": numbers.sum()}
+    tree = {"params": params, "learned": learned}
     return Loaded(tree, {"phase": number, "rows": [{"top1": numbers[0].item(), "gamma": None}]}, number)
 
 
@@ -38,7 +39,10 @@ def same(first: Loaded | None, second: Loaded | None) -> bool:
     """Whether two checkpoints are equal to the last bit, in the order of their parts too; or both None."""
     if first is None or second is None:
         return first is second
-    one, other = (pack(each.tree, each.record, number=each.number) for each in (first, second))
+    one, other = (
+        pack([describe({key: part}, number=0) for key, part in each.tree.items()], each.record, number=each.number)
+        for each in (first, second)
+    )
     return one == other
 
 
@@ -79,7 +83,7 @@ def _damage(folder: Path, count: int, damage: Callable, *, seed: int, scratch: P
     missed = []
     for _ in range(count):
         copy, number, earlier = draw.choice(cases)
-        path = draw.choice([path for path in sorted(copy.iterdir()) if path.name.startswith(f"{number:08d}")])
+        path = draw.choice(_files(copy, number))
         whole = path.read_bytes()
         what = damage(path, draw)
         problem = _unnoticed(copy, number, earlier, load)
@@ -96,10 +100,16 @@ def _endings(folder: Path, scratch: Path, load: Callable) -> list[tuple[Path, in
     while (found := load(left)[0]) is not None:
         copy = scratch / str(found.number)
         shutil.copytree(left, copy)
-        for path in left.glob(f"{found.number:08d}*"):
+        for path in _files(left, found.number):
             path.unlink()
         endings.append((copy, found.number, load(left)[0]))
     return endings
+
+
+def _files(folder: Path, number: int) -> list[Path]:
+    """A checkpoint's manifest and the parts that it names, whichever checkpoint wrote them."""
+    names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts(folder, number)]
+    return [folder / name for name in (checkpoint_files.manifest_name(number), *names)]
 
 
 def _unnoticed(copy: Path, number: int, earlier: Loaded | None, load: Callable) -> str:

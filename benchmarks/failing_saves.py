@@ -2,8 +2,8 @@
 
 For the tests, with small counts, and for measurements of reliability. A case goes wrong where the earlier checkpoint
 is lost, where the error is not the one that a person should get, or where the next save doesn't mend everything.
-`save` and `load` are checkpoint.save and checkpoint.newest, or what is tried in their place; `scratch` is a folder that
-isn't there yet.
+`save` and `load` are checkpoint.save and checkpoint.newest, or what is tried in their place; the next start saves by
+checkpoint.save. `scratch` is a folder that isn't there yet.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from benchmarks.faulty_disk import Crash, Disk
 from cil_func import checkpoint, events
 from cil_func.checkpoint import Loaded
 from cil_func.errors import CheckpointError, DiskError
-from cil_func.packing import pack
+from cil_func.packing import describe, pack
 
 AFTERMATHS = ("killed", "unsynced bytes lost", "unsynced bytes and names lost")
 SMALL = 64 << 20  # bytes of a file system that may be filled
@@ -30,15 +30,14 @@ def crash_at_every_call(
 
     Each time in three ways: all that was handed to the system is there; bytes that were not synced are lost; names too.
     """
-    tried, missed = 0, []
-    for aftermath in AFTERMATHS:
-        for where, copy, disk, raised in _attempts(folder, new, scratch, save):
+    tried, missed, judge = 0, [], _Judge(folder, new, load)
+    for where, copy, disk, raised in _attempts(folder, new, scratch, save):
+        for aftermath in AFTERMATHS:
             if aftermath != "killed":
                 disk.power_cut(names=aftermath.endswith("names lost"))
-            problem = _lost(folder, copy, new, saved=not disk.happened, load=load)
+            problem = judge(copy, saved=not disk.happened)
             if disk.happened != isinstance(raised, Crash):
                 problem = f"raised {raised!r}"
-            problem = problem or _unmended(copy, new, save, load)
             tried += 1
             missed += [f"{where}, {aftermath}: {problem}"] if problem else []
     return Tally(tried, missed)
@@ -59,20 +58,15 @@ def fail_at_every_call(
     An OSError has to come out as DiskError, or the save to be complete; another error has to come out as it is. Where
     the new checkpoint isn't there then, the folder has to be as it was, unless nothing can be deleted (`lasting`).
     """
-    tried, missed = 0, []
+    tried, missed, judge = 0, [], _Judge(folder, new, load)
     for where, copy, disk, raised in _attempts(folder, new, scratch, save, error=error, lasting=lasting):
-        problem = _lost(folder, copy, new, saved=raised is None, load=load)
+        problem = judge(copy, saved=raised is None, as_it_was=not lasting)
         if isinstance(error, OSError):
             expected = raised is None or isinstance(raised, DiskError)
         else:
             expected = raised is (error if disk.happened else None)
         if not expected:
             problem = f"raised {raised!r}"
-        if not problem and not lasting and not same(load(copy)[0], new):
-            problem = _changed(_contents(folder), copy)
-        if not problem and not lasting and _temporary(copy):
-            problem = f"{_temporary(copy)[0]} is left"
-        problem = problem or _unmended(copy, new, save, load)
         tried += 1
         missed += [f"{where}, {error!r}: {problem}"] if problem else []
     return Tally(tried, missed)
@@ -91,7 +85,9 @@ def disk_full(
 
     A full disk has to raise DiskError and leave the folder as it was, byte for byte.
     """
-    needed = sum(map(len, pack(new.tree, new.record, number=new.number)))
+    with (disk := Disk(_copy(folder, scratch))).installed():
+        save(disk.folder, new.tree, new.record, number=new.number)
+    needed = disk.written
     used = sum(len(data) for data in _contents(folder).values())
     missed = []
     for case in range(count):
@@ -99,7 +95,7 @@ def disk_full(
         copy = _copy(folder, scratch)
         with Disk(copy, capacity=used + room).installed():
             raised = _outcome(save, copy, new)
-        problem = _refused(raised, _contents(folder), copy) or _unmended(copy, new, save, load)
+        problem = _refused(raised, _contents(folder), copy) or _unmended(copy, new, load)
         missed += [f"{room} bytes left: {problem}"] if problem else []
     return Tally(count, missed)
 
@@ -109,7 +105,9 @@ def disk_really_full(folder: Path, new: Loaded, count: int, *, save: Callable = 
 
     Raises ValueError where it isn't small, so that no real disk is filled.
     """
-    needed, before = sum(map(len, pack(new.tree, new.record, number=new.number))), _contents(folder)
+    parts = [describe({key: part}, number=new.number) for key, part in new.tree.items()]
+    needed = sum(part.size for part in parts) + len(pack(parts, new.record, number=new.number))
+    before = _contents(folder)
     ballast, missed = folder.parent / "ballast", []
     for case in range(count):
         system = os.statvfs(folder)
@@ -124,23 +122,42 @@ def disk_really_full(folder: Path, new: Loaded, count: int, *, save: Callable = 
     return Tally(count, missed)
 
 
-def _lost(folder: Path, copy: Path, new: Loaded, *, saved: bool, load: Callable) -> str:
-    """Whether `copy` has lost what `folder` had: its newest has to be that of `folder` or, if it is `saved`, `new`."""
-    try:
-        before, after = load(folder)[0], load(copy)[0]
-    except CheckpointError as error:
-        return str(error)
-    if same(after, new) or (same(after, before) and not saved):
-        return ""
-    return f"checkpoint {after and after.number} was found, with other contents" if after else "nothing was found"
+class _Judge:
+    """What is wrong with a copy of `folder` in which `new` was being saved: looked at once for each content."""
+
+    def __init__(self, folder: Path, new: Loaded, load: Callable):
+        self._before, self._contents, self._new, self._load = load(folder)[0], _contents(folder), new, load
+        self._known: dict[tuple, str] = {}
+
+    def __call__(self, copy: Path, *, saved: bool, as_it_was: bool = False) -> str:
+        """"" for nothing. as_it_was: whether a save that failed may leave nothing; the copy is changed."""
+        case = (saved, frozenset(_contents(copy).items()))
+        if case not in self._known:
+            self._known[case] = self._lost(copy, saved, as_it_was) or _unmended(copy, self._new, self._load)
+        return self._known[case]
+
+    def _lost(self, copy: Path, saved: bool, as_it_was: bool) -> str:
+        """Whether the copy lost what was there: its newest has to be the one before or, if it is saved, the new one."""
+        try:
+            after = self._load(copy)[0]
+        except CheckpointError as error:
+            return str(error)
+        new = same(after, self._new)
+        if as_it_was and not new and _contents(copy) != self._contents:
+            return _changed(self._contents, copy)
+        if as_it_was and _temporary(copy):
+            return f"{_temporary(copy)[0]} is left"
+        if new or (same(after, self._before) and not saved):
+            return ""
+        return f"checkpoint {after and after.number} was found, with other contents" if after else "nothing was found"
 
 
-def _unmended(copy: Path, new: Loaded, save: Callable, load: Callable) -> str:
+def _unmended(copy: Path, new: Loaded, load: Callable) -> str:
     """What is still wrong after the next start, which saves `new`; "" for nothing."""
     events.clean(copy)
     try:
         with Disk(copy).installed():  # nothing fails, and nothing waits for a disk
-            save(copy, new.tree, new.record, number=new.number)
+            checkpoint.save(copy, new.tree, new.record, number=new.number)
         found, problems = load(copy)
     except Exception as error:
         return f"the next save, or loading it: {error!r}"

@@ -82,26 +82,37 @@ def in_a_save(fault: Fault) -> None:
 
 def in_a_step(fault: Fault, value: float, where: str) -> None:
     make, call = step.make, step.Preprocess.__call__
-    spoiled = [False]  # whether the input of this step is
+    spoiled, weight = [False], [False]  # whether the input of this step is; whether the weight is, from then on
 
     def preprocess(self, images, dtype):
         return call(self, images, dtype) + (value if spoiled[0] else 0)
+
+    def with_weight(train_state):
+        """A new tree: the one before may be in the middle of being saved."""
+        if not weight[0]:
+            return train_state
+        head = train_state.params["classifier"]
+        rows = head["weight"].clone()
+        rows[0, 0] = value
+        return train_state._replace(params={**train_state.params, "classifier": {**head, "weight": rows}})
 
     def faulty(*arguments, **settings):
         halves = make(*arguments, **settings)
 
         def gradient(train_state, *others):
             here = fault.here()
-            if here and where == "weight":
-                train_state.params["classifier"]["weight"][0, 0] = value
+            weight[0] = weight[0] or (here and where == "weight")
             spoiled[0] = here and where == "input"
-            vector, moved = halves.gradient(train_state, *others)
+            vector, moved = halves.gradient(with_weight(train_state), *others)
             spoiled[0] = False
             if here and where in ("loss", "gradient"):
                 vector[{"loss": -4, "gradient": 7}[where]] = value
             return vector, moved
 
-        return halves._replace(gradient=gradient)
+        def update(train_state, *others):
+            return halves.update(with_weight(train_state), *others)
+
+        return halves._replace(gradient=gradient, update=update)
 
     step.make, step.Preprocess.__call__ = faulty, preprocess
 

@@ -49,7 +49,7 @@ class Disk:
         lasting: bool = False,
         capacity: int | None = None,
     ):
-        self.folder, self.calls, self.happened = folder, 0, False
+        self.folder, self.calls, self.happened, self.written = folder, 0, False, 0
         self._at, self._when, self._error, self._lasting, self._capacity = at, when, error, lasting, capacity
         self._inside = False  # in one of our own calls
         self._paths: dict[int, Path] = {}  # of open descriptors
@@ -105,12 +105,13 @@ class Disk:
         return descriptor
 
     def push(self, descriptor: int, data: bytes) -> None:
-        """Writes as much as there is room for."""
+        """Writes as much as there is room for, and counts it."""
         if self._capacity is not None:
             room = max(0, self._capacity - sum(path.stat().st_size for path in _files(self.folder)))
             if room < len(data):
                 os.write(descriptor, data[:room])
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.written += len(data)
         while data:
             data = data[os.write(descriptor, data) :]
 

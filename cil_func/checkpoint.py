@@ -1,26 +1,26 @@
 """What is kept on disk: checkpoints, which a run goes on from, and the finished model.
 
-    checkpoints/00000012-1f3a….safetensors    data of checkpoint 12, named by the start of their SHA-256
-    checkpoints/00000012.json                 its manifest (`packing`), written last: it makes the checkpoint
+    checkpoints/00000012-1f3a….safetensors    a part of the state, named by the start of its SHA-256
+    checkpoints/00000012.json                 the manifest of checkpoint 12 (`packing`), written last
 
-Data are never written over other data, so that a process may die, or the power fail, at any moment: the earlier
-checkpoint is whole, and the new one is whole, or damaged and known to be.
+The manifest makes the checkpoint. It names the parts, also those that earlier checkpoints wrote and that didn't change
+since (`saving`).
 """
 
-import contextlib
 import json
-import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors
 
+from cil_func import checkpoint_files as files
 from cil_func import events, packing, tree
 from cil_func.errors import CheckpointError
 from cil_func.packing import Loaded
+from cil_func.saving import Saver
 
 MODEL_FORMAT = 2
-_NAME = re.compile(r"(\d{8,})(\.json|-[0-9a-f]{16}\.safetensors)")
 _FOLDERS = ("", "checkpoints", "report")  # of a run directory, that something is written to
 
 
@@ -29,24 +29,14 @@ def save(directory: Path, tree: tree.Tree, record: dict[str, Any], *, number: in
 
     directory: the run's checkpoints/, made if missing; tree: nested dicts of tensors on any devices; record: as JSON
     gives it back, floats exactly. Numbers increase: the highest is the newest. A number that is there is replaced.
-    Returns what couldn't be deleted, a line each, for that stops nothing.
+    Returns what couldn't be deleted, a line each, for that stops nothing. A run keeps a `Saver` and remembers more.
     Raises DiskError where it can't be written, and the earlier ones are as they were then; ValueError and TypeError as
-    `packing.pack` does.
+    `packing` does.
     """
     if number < 0:
         raise ValueError(f"save: number {number}; 0 or more fits")
-    manifest, data = packing.pack(tree, record, number=number)
-    name = _data_name(number, packing.parse(manifest)["sha256"])
-    events.make_directory(directory)
-    try:
-        events.write_bytes(directory / name, data)
-        events.write_bytes(directory / _manifest_name(number), manifest)
-    except BaseException:
-        if not _needs(directory, number, name):  # the disk may be full
-            with contextlib.suppress(OSError):
-                (directory / name).unlink(missing_ok=True)
-        raise
-    return _delete_old(directory, number, name)
+    saver = Saver(directory)
+    return saver.write(saver.stage(tree), record, number=number)
 
 
 def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
@@ -55,20 +45,37 @@ def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
     None where there is none, or only what the first save left when it was interrupted.
     Raises CheckpointError where none of several is valid, DiskError where the folder can't be read.
     """
-    found, _, problems = _newest(directory)
-    return found, problems
+    with events.disk_errors(directory):
+        names = files.found(directory)
+    problems = []
+    for number in sorted(_numbers(names), reverse=True):
+        try:
+            return unpack(pieces(directory, number)), problems
+        except CheckpointError as error:
+            problems.append(f"checkpoint {number} is skipped: {error}")
+    if any(files.manifest_name(number) in found for number, found in names.items()):
+        raise CheckpointError(
+            f"{directory}: no checkpoint can be used ({'; '.join(problems)}); "
+            "put the files back from a copy, or start anew in another directory"
+        )
+    return None, problems
 
 
-def newest_bytes(directory: Path) -> tuple[bytes, list[str]]:
-    """As `newest`, the checkpoint as bytes that `unpack` takes, to be sent to other processes; b"" for None."""
-    _, data, problems = _newest(directory)
-    return data, problems
+def pieces(directory: Path, number: int) -> Iterator[bytes]:
+    """A checkpoint as `unpack` takes it, to be sent to other processes: its manifest, then each part's bytes.
+
+    Raises CheckpointError for what is missing; damaged bytes are noticed by `unpack`.
+    """
+    manifest, fields = files.read_manifest(directory, number)
+    yield manifest
+    for part in packing.parts_of(fields):
+        yield files.read(directory / files.part_name(part))
 
 
-def unpack(data: bytes) -> Loaded:
-    """The checkpoint in `newest_bytes`; raises CheckpointError for other bytes."""
-    manifest, newline, data = data.partition(b"\n")
-    return packing.unpack(manifest + newline, data)
+def unpack(pieces: Iterable[bytes]) -> Loaded:
+    """The checkpoint that `pieces` read; raises CheckpointError for other bytes."""
+    pieces = iter(pieces)
+    return packing.unpack(next(pieces), pieces)
 
 
 def clean(directory: Path) -> None:
@@ -82,9 +89,9 @@ def save_model(directory: Path, params: tree.Tree, state: tree.Tree, description
     Tensor names are paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`. The
     description (JSON-able) says what a prediction needs: class names, preprocessing. Raises DiskError.
     """
-    data = packing.tree_to_bytes({"params": params, "state": state})
-    events.write_bytes(directory / "model.safetensors", data)
-    header = {"format": MODEL_FORMAT, "sha256": packing.sha256(data)}
+    model = tree.cast({"params": params, "state": state}, device="cpu")
+    events.write_chunks(directory / "model.safetensors", packing.chunks(model))
+    header = {"format": MODEL_FORMAT, "sha256": packing.describe(model, number=0).sha256}
     events.write_json(directory / "model.json", header | description)
 
 
@@ -94,8 +101,8 @@ def load_model(directory: Path) -> tuple[tree.Tree, tree.Tree, dict]:
     Raises CheckpointError for files that are missing, damaged or not of one model.
     """
     try:
-        description = json.loads(_read(directory / "model.json"))
-        data = _read(directory / "model.safetensors")
+        description = json.loads(files.read(directory / "model.json"))
+        data = files.read(directory / "model.safetensors")
         if description["format"] != MODEL_FORMAT:
             raise CheckpointError(f"its format is {description['format']}, and this version reads {MODEL_FORMAT}")
         if packing.sha256(data) != description["sha256"]:
@@ -108,97 +115,7 @@ def load_model(directory: Path) -> tuple[tree.Tree, tree.Tree, dict]:
         raise CheckpointError(f"{directory}: model.json is damaged ({error}); put it back from a copy") from error
 
 
-def _newest(directory: Path) -> tuple[Loaded | None, bytes, list[str]]:
-    with events.disk_errors(directory):
-        files = _files(directory)
-    problems = []
-    for number in sorted(files, reverse=True):
-        try:
-            manifest, data = _read_checked(directory, number)
-            return packing.unpack(manifest, data), manifest + data, problems
-        except CheckpointError as error:
-            problems.append(f"checkpoint {number} is skipped: {error}")
-    if any(_manifest_name(number) in names for number, names in files.items()):
-        raise CheckpointError(
-            f"{directory}: no checkpoint can be used ({'; '.join(problems)}); "
-            "put the files back from a copy, or start anew in another directory"
-        )
-    return None, b"", problems
-
-
-def _read_checked(directory: Path, number: int) -> tuple[bytes, bytes]:
-    """(manifest, data) of a checkpoint, as they were written; raises CheckpointError."""
-    missing = "is missing, as when the process ended while it saved"
-    manifest = _read(directory / _manifest_name(number), missing=missing)
-    fields = packing.parse(manifest)
-    if fields["number"] != number:
-        raise CheckpointError(f"its manifest is that of checkpoint {fields['number']}")
-    data = _read(directory / _data_name(number, fields["sha256"]))
-    packing.verify(manifest, data)
-    return manifest, data
-
-
-def _needs(directory: Path, number: int, data_name: str) -> bool:
-    """Whether the manifest on disk is of these data."""
-    try:
-        fields = packing.parse(_read(directory / _manifest_name(number)))
-    except CheckpointError:
-        return False
-    return _data_name(number, fields["sha256"]) == data_name
-
-
-def _delete_old(directory: Path, number: int, data_name: str) -> list[str]:
-    """Deletes what the checkpoint `number`, which is written, and the newest valid one before it make superfluous."""
-    try:
-        files = _files(directory)
-    except OSError as error:
-        return [f"{directory}: can't be searched for old checkpoints ({error.strerror})"]
-    before = sorted((other for other in files if other < number), reverse=True)
-    earlier = next((other for other in before if _valid(directory, other)), 0)
-    old = {other: names for other, names in files.items() if other < earlier}
-    old[number] = [name for name in files.get(number, ()) if name not in (data_name, _manifest_name(number))]
-    problems = []
-    for other, names in sorted(old.items()):
-        name = ""
-        try:
-            for name in sorted(names, key=lambda name: name != _manifest_name(other)):  # data without it are no danger
-                (directory / name).unlink(missing_ok=True)
-        except OSError as error:
-            problems.append(f"{directory / name} is old and can't be deleted ({error.strerror})")
-    return problems
-
-
-def _valid(directory: Path, number: int) -> bool:
-    try:
-        _read_checked(directory, number)
-    except CheckpointError:
-        return False
-    return True
-
-
-def _files(directory: Path) -> dict[int, list[str]]:
-    """The names of the files in the folder by the checkpoint's number; raises OSError."""
-    found: dict[int, list[str]] = {}
-    with contextlib.suppress(FileNotFoundError):  # no folder: nothing was saved yet
-        for path in directory.iterdir():
-            if match := _NAME.fullmatch(path.name):
-                found.setdefault(int(match[1]), []).append(path.name)
-    return found
-
-
-def _read(path: Path, *, missing: str = "is missing") -> bytes:
-    """A file's bytes; raises CheckpointError."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.name} {missing}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path.name} can't be read ({error.strerror})") from error
-
-
-def _manifest_name(number: int) -> str:
-    return f"{number:08d}.json"
-
-
-def _data_name(number: int, digest: str) -> str:
-    return f"{number:08d}-{digest[:16]}.safetensors"
+def _numbers(names: dict[int, list[str]]) -> list[int]:
+    """Of the checkpoints: those with a manifest, and what a save left that was interrupted after all of them."""
+    made = [number for number, found in names.items() if files.manifest_name(number) in found]
+    return made + [number for number in names if number > max(made, default=-1)]

@@ -14,19 +14,20 @@ from cil_func.config import Config
 from cil_func.config_errors import shown
 from cil_func.engine.distributed import World
 from cil_func.errors import ConfigError, InUseError
+from cil_func.packing import Loaded
 
 _MISTAKES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # in what --out says
 MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  # of a run
 
 
 class Begun(NamedTuple):
-    """What a run starts with: its resolved configuration; whether it is finished already; and of a checkpoint, if there
-    is one, the bytes and what was wrong with newer ones. moved_from: the data.path of the run in the directory, if the
+    """What a run starts with: its resolved configuration; whether it is finished already; a checkpoint, if there is
+    one, and what was wrong with newer ones. moved_from: the data.path of the run in the directory, if the
     configuration names another one and nothing else differs; "" otherwise."""
 
     config: Config
     finished: bool = False
-    checkpoint: bytes = b""
+    checkpoint: Loaded | None = None
     problems: tuple[str, ...] = ()
     moved_from: str = ""
 
@@ -75,13 +76,17 @@ def begin(config: Config, directory: Path, world: World, *, ours: Callable[[], N
         head = json.loads(world.bytes_from_first(b""))
         if not (head["finished"] or head["moved_from"]):
             ours()
-        config, found = configuration.from_dict(head["config"]), world.bytes_from_first(b"")
+        config, pieces = configuration.from_dict(head["config"]), list(iter(lambda: world.bytes_from_first(b""), b""))
+        found = checkpoint.unpack(pieces) if pieces else None
         return Begun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
     begun = _look(config, directory, ours)
-    head = begun._asdict() | {"config": configuration.to_dict(begun.config)}
-    del head["checkpoint"]
-    world.bytes_from_first(json.dumps(head).encode())
-    world.bytes_from_first(begun.checkpoint)
+    if world.size > 1:
+        head, found = begun._asdict() | {"config": configuration.to_dict(begun.config)}, begun.checkpoint
+        del head["checkpoint"]
+        world.bytes_from_first(json.dumps(head).encode())
+        for piece in checkpoint.pieces(directory / "checkpoints", found.number) if found else ():
+            world.bytes_from_first(piece)
+        world.bytes_from_first(b"")  # the end
     return begun
 
 
@@ -108,7 +113,7 @@ def _look(config: Config, directory: Path, ours: Callable[[], None]) -> Begun:
         return Begun(stored, finished=True, moved_from=moved_from)
     if not differing:
         ours()
-    found, problems = checkpoint.newest_bytes(directory / "checkpoints")
+    found, problems = checkpoint.newest(directory / "checkpoints")
     if record.get("state") == "running":  # the lock is ours, so nobody runs
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not found:

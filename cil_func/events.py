@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,19 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     Raises DiskError (no folder, no space, no right); the old file and no temporary one are left then. What a
     killed process leaves, `clean` removes.
     """
+    write_chunks(path, (data,))
+
+
+def write_chunks(path: str | Path, chunks: Iterable) -> None:
+    """As `write_bytes`, of pieces that are made one by one, so that they need not be in memory together."""
     path = Path(path)
     # Not tempfile: its files are readable by the owner alone, and os.replace would keep that.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                for chunk in chunks:
+                    file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())  # before the rename, else a power cut may leave the new name, empty
             os.replace(temporary, path)

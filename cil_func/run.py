@@ -156,7 +156,7 @@ def _run(
     if not begun.moved_from:
         teller.running()
     ready = setup.build(begun.config, world)
-    held = checkpoint.unpack(begun.checkpoint) if begun.checkpoint else None
+    held = begun.checkpoint
     if held:
         same_images.refuse_others(ready.fingerprint, held.record["data"], moved_from=begun.moved_from)
     if begun.moved_from:  # only now it is known that the directory holds this run
@@ -184,33 +184,46 @@ def _train(
     ready: setup.Setup, directory: Path, held: checkpoint.Loaded | None, signals: Signals, record: Recorder
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
-    progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
-    started = planning.run_start(ready) | {"directory": printable(str(directory))}
-    at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True)) | {"selected": progress.selected}
-    record.emit(started if held is None else started | {"event": "resume"} | at)
-    if held is None:  # a run that goes on has them in its log
-        for message in data_warnings(ready):
-            record.emit({"event": "warning", "message": message})
+    progress = [_start(ready, directory, held, record.emit)]  # in a list, which gives it up to the phase loop
     keeper = Keeper(
         directory / "checkpoints",
         ready.world,
         signals,
         every_seconds=ready.config.checkpoint.every_seconds,
         number=held.number + 1 if held else 0,
-        begun=progress if held else None,
+        begun=progress[0] if held else None,
         extra=lambda: {"log_bytes": record.log_bytes(), "data": ready.fingerprint},
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )
-    try:
-        with compile.reported(record.emit):
-            learned, results = experiment.run(
-                ready, emit=record.emit, save=record.save, progress=progress, keep=keeper
-            )
-        if ready.world.first:
-            _write_end(ready, directory, learned, results, record)
-    except (StoppedError, PeerError):
-        keeper.rescue()
-        raise
+    with keeper:
+        try:
+            with compile.reported(record.emit):
+                learned, results = experiment.run(
+                    ready, emit=record.emit, save=record.save, progress=progress.pop(), keep=keeper
+                )
+            keeper.wait()
+            if ready.world.first:
+                _write_end(ready, directory, learned, results, record)
+        except (StoppedError, PeerError):
+            keeper.rescue()
+            raise
+
+
+def _start(
+    ready: setup.Setup, directory: Path, held: checkpoint.Loaded | None, emit: Callable[[dict], None]
+) -> Progress:
+    """Where the run begins or goes on, and says so; empties `held`, for a large tree is not to be kept twice."""
+    progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
+    started = planning.run_start(ready) | {"directory": printable(str(directory))}
+    if held:
+        held.tree.clear()
+        at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
+        emit(started | {"event": "resume"} | at | {"selected": progress.selected})
+        return progress
+    emit(started)
+    for message in data_warnings(ready):  # a run that goes on has them in its log
+        emit({"event": "warning", "message": message})
+    return progress
 
 
 def _write_end(

@@ -3,7 +3,9 @@
 import hashlib
 import platform
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 
 from cil_func import methods, model, trainer
 from cil_func.config import Config
-from cil_func.data import augment, resident, scenario, sources
+from cil_func.data import augment, resident, scenario, sharing, sources
+from cil_func.data.decoding import OWN, Room
 from cil_func.engine import compile, distributed, infer, step
 from cil_func.errors import ConfigError, DataError, Mistakes
 from cil_func.trainer import Trainer
@@ -89,9 +92,7 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     dtype, compute_dtype = DTYPES[config.run.precision]
     model.backbone(config.model.backbone).feature_dim()  # a wrong name is told before the data are loaded
     method = methods.make(config.method.name, _options(config))
-    with world.one_by_one("data"):
-        data = _load(config, method)
-    world.meet("data")
+    data = _load_together(partial(_load, config, method), world)
     fingerprint = _fingerprint(data)
     world.agree({"the images": fingerprint}, when="after reading them")
     config = _with_increments(config, len(data.class_names))
@@ -180,8 +181,30 @@ def fingerprint_of(config: Config) -> str:
     return _fingerprint(_load(config, methods.make(config.method.name, _options(config))))
 
 
-def _load(config: Config, method: methods.Method) -> sources.Dataset:
-    """Reads the images that the configuration names.
+def _load_together(load: Callable[..., sources.Dataset], world: distributed.World) -> sources.Dataset:
+    """The data set that load(room=...) reads, decoded once on each machine: its processes map one copy.
+
+    Where the system can't share (no Linux), each reads its own, and the check of memory counts them all. So does a
+    process that can't map another's memory.
+    """
+    count = world.launch.local_size
+    if count == 1 or not sharing.possible():
+        with world.one_by_one("data"):
+            data = load(room=Room(copies=count))
+        world.meet("data")
+        return data
+    with closing(sharing.Arena()) as arena:
+        place = world.once_a_machine("data", lambda: arena.publish(load(room=Room(arena.empty))))
+        try:
+            data = sharing.attach(place)
+        except OSError:
+            data = load(room=Room(copies=count - 1))  # beside the one that is there
+        world.meet("data")  # until which the first process has to offer it
+    return data
+
+
+def _load(config: Config, method: methods.Method, room: Room = OWN) -> sources.Dataset:
+    """Reads the images that the configuration names into `room`.
 
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
@@ -194,6 +217,7 @@ def _load(config: Config, method: methods.Method) -> sources.Dataset:
         exif_orientation=settings.exif_orientation,
         background=settings.background,
         check=lambda class_names: _check_classes(config, method, class_names),
+        room=room,
     )
 
 

@@ -1,6 +1,7 @@
 """Checkpoints outlive what happens to processes, disks and files; a saved model is the model."""
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -9,15 +10,18 @@ import random
 import resource
 import shutil
 import subprocess
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import damage, failing_saves
-from cil_func import checkpoint, model, tree
+from cil_func import checkpoint, checkpoint_files, model, packing, tree
 from cil_func.checkpoint import Loaded
 from cil_func.errors import CheckpointError, DiskError
+from cil_func.saving import Saver
 
 FOLDERS = {  # what is there -> what is saved
     (): 3,
@@ -33,11 +37,34 @@ def save(folder: Path, *numbers: int) -> None:
         assert checkpoint.save(folder, loaded.tree, loaded.record, number=number) == []
 
 
-def files(folder: Path, number: int) -> tuple[Path, Path]:
-    """(manifest, data)"""
-    manifest, *data = sorted(folder.glob(f"{number:08d}*"), key=lambda path: path.suffix)
-    (data,) = data
-    return manifest, data
+def changed(number: int, learned: dict) -> tuple[dict, dict]:
+    """(tree, record) of a checkpoint in which "learned" is what it was."""
+    loaded = damage.example(number)
+    return {**loaded.tree, "learned": learned}, loaded.record
+
+
+def by_one(saver: Saver, learned: dict, *numbers: int) -> None:
+    """Saves as a run does within a phase."""
+    for number in numbers:
+        tree, record = changed(number, learned)
+        assert saver.write(saver.stage(tree), record, number=number) == []
+
+
+def going_on(saver: Saver):
+    """A save in a copy of the saver's folder with what the saver remembers."""
+
+    def save(folder, tree, record, *, number):
+        own = copy.deepcopy(saver)
+        own._directory = folder
+        return own.write(own.stage(tree), record, number=number)
+
+    return save
+
+
+def files(folder: Path, number: int) -> list[Path]:
+    """The manifest, and the two parts that are named in it."""
+    names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts(folder, number)]
+    return [folder / name for name in (f"{number:08d}.json", *names)]
 
 
 def break_(path: Path) -> None:
@@ -49,30 +76,37 @@ def empty(path: Path) -> None:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Of the checkpoints in the folder, each of two files."""
+    """Of the checkpoints in the folder, each of three files; there are no others."""
     found = sorted(int(path.name[:8]) for path in folder.iterdir())
-    assert found[::2] == found[1::2]
-    return found[::2]
+    assert found[::3] == found[1::3] == found[2::3]
+    return found[::3]
 
 
-@pytest.fixture(params=FOLDERS, ids=str)
-def folder_and_new(request, tmp_path) -> tuple[Path, Loaded]:
-    """A folder with checkpoints, and one that is to be saved there."""
+@pytest.fixture(params=[*FOLDERS, "shared parts", "parts shared no more"], ids=str)
+def folder_and_new(request, tmp_path):
+    """A folder with checkpoints, one that is to be saved there, and by what."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    save(folder, *request.param)
-    return folder, damage.example(99)._replace(number=FOLDERS[request.param])
+    if request.param in FOLDERS:
+        save(folder, *request.param)
+        yield folder, damage.example(99)._replace(number=FOLDERS[request.param]), checkpoint.save
+        return
+    saver, learned, new = Saver(folder), damage.example(1).tree["learned"], damage.example(5)
+    by_one(saver, learned, 1, 2, 3, 4)
+    if request.param == "shared parts":
+        new.tree["learned"] = learned
+    yield folder, new, going_on(saver)
 
 
 def test_the_newest_comes_back_and_two_are_kept(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
-    assert checkpoint.newest(folder) == (None, []) == (None, checkpoint.newest_bytes(folder)[1])
+    assert checkpoint.newest(folder) == (None, [])
     for number in (0, 1, 7, 123456789):  # more digits than are filled up
         save(folder, number)
         found, problems = checkpoint.newest(folder)
         assert damage.same(found, damage.example(number)) and problems == []
     assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == [
-        "00000007", "00000007.json", "123456789", "123456789.json",
+        "00000007", "00000007", "00000007.json", "123456789", "123456789", "123456789.json",
     ]  # fmt: skip
 
 
@@ -82,17 +116,18 @@ def test_a_number_below_0_is_refused(tmp_path):
 
 
 def test_the_same_bytes_go_to_other_processes(tmp_path):
-    assert checkpoint.newest_bytes(tmp_path) == (b"", [])
     save(tmp_path, 1, 2)
-    break_(files(tmp_path, 2)[1])
-    data, problems = checkpoint.newest_bytes(tmp_path)
-    assert damage.same(checkpoint.unpack(data), damage.example(1)) and len(problems) == 1
-    for wrong in (b"", data[:-1], data[1:], data + b"\n", data.replace(b"\n", b" ", 1)):
-        with pytest.raises(CheckpointError):
-            checkpoint.unpack(wrong)
+    pieces = list(checkpoint.pieces(tmp_path, 2))
+    assert pieces == [path.read_bytes() for path in files(tmp_path, 2)]
+    assert damage.same(checkpoint.unpack(pieces), damage.example(2))
+    for which in range(3):
+        for harm in (lambda data: data[:-1], lambda data: data[1:], lambda data: data + b"\n"):
+            wrong = [harm(piece) if which == index else piece for index, piece in enumerate(pieces)]
+            with pytest.raises(CheckpointError):
+                checkpoint.unpack(wrong)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["manifest", "data"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["manifest", "params", "learned"])
 @pytest.mark.parametrize("harm", [break_, Path.unlink, empty])
 def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path, which, harm):
     save(tmp_path, 11, 12)
@@ -107,7 +142,7 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path, which, h
 
 def test_without_any_valid_one_it_says_what_is_wrong_and_what_to_do(tmp_path):
     save(tmp_path, 1, 2)
-    files(tmp_path, 1)[1].unlink()
+    files(tmp_path, 1)[2].unlink()
     break_(files(tmp_path, 2)[0])
     says = r"checkpoint 2 .* manifest is damaged.*checkpoint 1 .* missing.*put .* back"
     with pytest.raises(CheckpointError, match=says) as caught:
@@ -122,11 +157,11 @@ def test_a_first_save_that_was_interrupted_is_no_checkpoint(tmp_path):
     assert found is None and "00000000.json is missing, as when the process ended" in problem
 
 
-@pytest.mark.parametrize("swapped", [(0,), (1,), (0, 1)], ids=["manifests", "data", "both"])
+@pytest.mark.parametrize("swapped", [(0,), (2,), (0, 1, 2)], ids=["manifests", "data", "all"])
 def test_swapped_files_are_noticed(tmp_path, swapped):
     save(tmp_path, 1, 2)
-    for which in swapped:
-        first, second = (files(tmp_path, number)[which] for number in (1, 2))
+    pairs = list(zip(files(tmp_path, 1), files(tmp_path, 2), strict=True))
+    for first, second in [pairs[which] for which in swapped]:
         first.rename(tmp_path / "x")
         second.rename(first)
         (tmp_path / "x").rename(second)
@@ -177,7 +212,7 @@ def test_a_delete_that_fails_is_told_stops_nothing_and_is_made_up_for(tmp_path, 
 
 def test_what_cannot_be_read_is_reported(tmp_path):
     save(tmp_path, 1, 2)
-    _, data = files(tmp_path, 2)
+    data = files(tmp_path, 2)[1]
     data.unlink()
     data.mkdir()  # root reads whatever is a file
     found, [problem] = checkpoint.newest(tmp_path)
@@ -186,8 +221,96 @@ def test_what_cannot_be_read_is_reported(tmp_path):
         checkpoint.newest(tmp_path / "00000001.json")
 
 
+def test_what_does_not_change_is_written_twice_and_the_two_newest_share_no_file(tmp_path):
+    saver, learned = Saver(tmp_path), damage.example(0).tree["learned"]
+    by_one(saver, learned, 0, 1, 2, 3, 4, 5)
+    names = [[path.name[:8] for path in files(tmp_path, number)] for number in (4, 5)]
+    assert names == [["00000004", "00000004", "00000000"], ["00000005", "00000005", "00000001"]]
+    assert len(list(tmp_path.iterdir())) == 6
+    for number in (5, 4):
+        found, _ = checkpoint.newest(tmp_path)
+        assert damage.same(found, Loaded(*changed(number, learned), number))
+        files(tmp_path, number)[2].unlink()
+
+
+def test_what_changed_or_is_gone_is_written_again(tmp_path):
+    saver, learned = Saver(tmp_path), damage.example(0).tree["learned"]
+    by_one(saver, learned, 0, 1, 2)
+    learned["rows"].add_(1)  # in place
+    by_one(saver, learned, 3)
+    by_one(saver, {**learned, "more": {}}, 4)  # no tensor more
+    assert [files(tmp_path, number)[2].name[:8] for number in (3, 4)] == ["00000003", "00000004"]
+    files(tmp_path, 3)[2].write_bytes(b"")
+    by_one(saver, learned, 5)
+    assert files(tmp_path, 5)[2].name[:8] == "00000005"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        path.name for number in (4, 5) for path in files(tmp_path, number)
+    )
+
+
+def test_equal_tensors_that_are_others_are_not_taken_for_the_same(tmp_path):
+    """A tensor that is gone may leave its place in memory to another."""
+    saver = Saver(tmp_path)
+    for number in range(4):
+        by_one(saver, damage.example(0).tree["learned"], number)
+    assert files(tmp_path, 3)[2].name[:8] == "00000003"
+
+
+def test_a_checkpoint_that_is_known_to_be_whole_is_not_read_again(tmp_path, monkeypatch):
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(file.name) or digest(file, name))
+    save(tmp_path, 1, 2)
+    assert len(read) == 2  # the parts of 1, of which another saver knows nothing
+    read.clear()
+    saver = Saver(tmp_path, verified=2)
+    by_one(saver, {"rows": torch.ones(1)}, 3, 4, 5)
+    assert read == [] and sorted(path.name for path in tmp_path.glob("*.json")) == ["00000004.json", "00000005.json"]
+
+
+def test_one_that_is_known_and_was_cut_since_is_not_counted_as_whole(tmp_path):
+    saver, learned = Saver(tmp_path), damage.example(0).tree["learned"]
+    by_one(saver, learned, 1, 2)
+    os.truncate(files(tmp_path, 2)[1], 5)
+    by_one(saver, learned, 3)
+    assert [number for number in (1, 2, 3) if (tmp_path / f"{number:08d}.json").exists()] == [1, 2, 3]
+    assert all(path.exists() for path in files(tmp_path, 1))
+
+
+def test_a_tensor_that_changes_while_it_is_saved_makes_no_checkpoint(tmp_path):
+    saver, learned = Saver(tmp_path), damage.example(1).tree["learned"]
+    by_one(saver, learned, 1)
+    tree, record = changed(2, learned)
+    staged = saver.stage(tree)
+    tree["params"]["weight"][0] = 7.0
+    with pytest.raises(RuntimeError, match=r"params\.weight was changed in place"):
+        saver.write(staged, record, number=2)
+    assert numbers(tmp_path) == [1]
+
+
+def test_nothing_is_copied_on_the_cpu_and_nothing_is_kept_alive(tmp_path):
+    saver, weight = Saver(tmp_path), torch.arange(6.0)
+    tree = {"params": {"weight": weight}}
+    [staged] = saver.stage(tree)
+    _, data = packing.chunks(staged.tree)
+    assert np.shares_memory(data, weight.numpy())
+    saver.write([staged], {}, number=0)
+    gone = weakref.ref(weight)
+    del tree, weight, staged, data
+    assert gone() is None
+
+
+def test_a_folder_of_an_earlier_format_is_refused_in_one_line(tmp_path):
+    body = json.dumps({"format": 1, "number": 3, "record": {}, "sha256": "", "size": 0}).encode()[:-1]
+    manifest = body + b', "self": "' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+    (tmp_path / "00000003.json").write_bytes(manifest)
+    with pytest.raises(CheckpointError, match=r"format is 1, and this version reads 2; use the version") as caught:
+        checkpoint.newest(tmp_path)
+    assert "\n" not in str(caught.value) and caught.value.exit_status == 5
+
+
 def test_a_crash_at_any_call_leaves_a_valid_checkpoint(folder_and_new, tmp_path):
-    tally = failing_saves.crash_at_every_call(*folder_and_new, scratch=tmp_path / "scratch")
+    folder, new, save = folder_and_new
+    tally = failing_saves.crash_at_every_call(folder, new, scratch=tmp_path / "scratch", save=save)
     assert tally.missed == [] and tally.tried > 100
 
 
@@ -198,12 +321,15 @@ def test_a_crash_at_any_call_leaves_a_valid_checkpoint(folder_and_new, tmp_path)
     ids=repr,
 )  # fmt: skip
 def test_a_failure_of_any_call_is_told_and_leaves_the_folder_as_it_was(folder_and_new, tmp_path, error, lasting):
-    tally = failing_saves.fail_at_every_call(*folder_and_new, error, lasting=lasting, scratch=tmp_path / "scratch")
+    folder, new, save = folder_and_new
+    scratch = tmp_path / "scratch"
+    tally = failing_saves.fail_at_every_call(folder, new, error, lasting=lasting, scratch=scratch, save=save)
     assert tally.missed == [] and tally.tried > 40
 
 
 def test_a_full_disk_leaves_the_folder_as_it_was(folder_and_new, tmp_path):
-    assert failing_saves.disk_full(*folder_and_new, 10, scratch=tmp_path / "scratch") == (10, [])
+    folder, new, save = folder_and_new
+    assert failing_saves.disk_full(folder, new, 10, scratch=tmp_path / "scratch", save=save) == (10, [])
 
 
 def mount(folder: Path, *options: str) -> None:
@@ -271,8 +397,12 @@ def test_a_folder_that_cannot_be_made_is_exit_74(tmp_path):
 
 
 @pytest.mark.parametrize("harm", [damage.flip_bits, damage.truncate_and_delete])
-def test_damage_anywhere_is_reported_and_never_loaded(tmp_path, harm):
-    save(tmp_path / "checkpoints", 1, 2)
+@pytest.mark.parametrize("shared", [False, True])
+def test_damage_anywhere_is_reported_and_never_loaded(tmp_path, harm, shared):
+    if shared:
+        by_one(Saver(tmp_path / "checkpoints"), damage.example(1).tree["learned"], 1, 2, 3, 4)
+    else:
+        save(tmp_path / "checkpoints", 1, 2)
     assert harm(tmp_path / "checkpoints", 200, seed=0, scratch=tmp_path / "scratch") == (200, [])
 
 

@@ -1,17 +1,22 @@
 """When a run is saved, and when it stops."""
 
+import concurrent.futures
 import os
 import signal
+import threading
 from dataclasses import replace
 
 import pytest
+import torch
 
 from cil_func import checkpoint, keeping
 from cil_func.engine.distributed import Launch, World
 from cil_func.engine.fit import Position
-from cil_func.errors import StoppedError
+from cil_func.engine.step import Health, Measures, TrainState
+from cil_func.errors import DiskError, NonFiniteError, StoppedError
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress, Training
+from cil_func.saving import Saver
 from cil_func.signals import Signals
 
 
@@ -50,28 +55,31 @@ def test_between_steps_it_saves_when_it_is_time_and_at_a_boundary_always(tmp_pat
     assert saved(tmp_path) is None
     clock.now = 60.0
     keeper(at(0, 2), False)
+    keeper.wait()
     assert saved(tmp_path) == (5, [0, 0, 2], 60.0)
     clock.now = 119.0
     keeper(at(0, 3), False)
     assert saved(tmp_path)[0] == 5
     keeper(at(0, 4), True)
+    keeper.wait()
     assert saved(tmp_path) == (6, [0, 0, 4], 119.0)
     clock.now = 178.0  # the boundary counts as a save
     keeper(at(0, 5), False)
+    keeper.wait()
     assert saved(tmp_path)[0] == 6
 
 
 def test_a_place_is_not_saved_twice(tmp_path, clock):
-    keeper = Keeper(tmp_path, World(), Noted(), every_seconds=60)
-    for _ in range(3):
-        keeper(at(0, 4), True)
+    with Keeper(tmp_path, World(), Noted(), every_seconds=60) as keeper:
+        for _ in range(3):
+            keeper(at(0, 4), True)
     assert saved(tmp_path)[0] == 0
 
 
 def test_a_selection_at_the_same_place_is_saved(tmp_path, clock):
-    keeper = Keeper(tmp_path, World(), Noted(), every_seconds=60)
-    for seconds in (None, None, 0.5, 0.5):
-        keeper(lambda seconds=seconds: replace(at(0, 4)(), select_seconds=seconds), True)
+    with Keeper(tmp_path, World(), Noted(), every_seconds=60) as keeper:
+        for seconds in (None, None, 0.5, 0.5):
+            keeper(lambda seconds=seconds: replace(at(0, 4)(), select_seconds=seconds), True)
     assert saved(tmp_path)[:2] == (1, [0, 0, 4])
 
 
@@ -187,6 +195,97 @@ def test_sums_of_what_processes_say():
 
 def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):
     told = []
-    monkeypatch.setattr(checkpoint, "save", lambda *arguments, **settings: ["0.json can't be deleted"])
-    Keeper(tmp_path, World(), Noted(), every_seconds=0, warn=told.append)(at(0, 1), False)
+    monkeypatch.setattr(Saver, "write", lambda *arguments, **settings: ["0.json can't be deleted"])
+    with Keeper(tmp_path, World(), Noted(), every_seconds=0, warn=told.append) as keeper:
+        keeper(at(0, 1), False)
     assert told == ["0.json can't be deleted"]
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Writing waits for the event; which saves began."""
+    go, begun, write = threading.Event(), [], Saver.write
+
+    def slowly(self, staged, record, *, number):
+        begun.append(number)
+        assert go.wait(60)
+        return write(self, staged, record, number=number)
+
+    monkeypatch.setattr(Saver, "write", slowly)
+    return go, begun
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits_its_turn(tmp_path, clock, slow):
+    go, begun = slow
+    with Keeper(tmp_path, World(), Noted(), every_seconds=0) as keeper:
+        for step in range(1, 4):
+            keeper(at(0, step), False)  # comes back, though nothing is on disk yet
+        assert begun == [0] and saved(tmp_path) is None
+        go.set()
+    assert saved(tmp_path)[:2] == (0, [0, 0, 1])
+
+
+def test_a_boundary_waits_for_the_save_before_it_and_the_end_for_the_last(tmp_path, clock, slow):
+    go, begun = slow
+    with Keeper(tmp_path, World(), Noted(), every_seconds=0) as keeper:
+        keeper(at(0, 1), False)
+        threading.Timer(0.01, go.set).start()
+        keeper(at(0, 2), True)
+        assert saved(tmp_path)[0] >= 0
+    assert begun == [0, 1] and saved(tmp_path)[:2] == (1, [0, 0, 2])
+
+
+def test_a_signal_is_answered_when_its_checkpoint_is_on_disk(tmp_path, clock, slow):
+    go, _ = slow
+    signals = Noted()
+    keeper = Keeper(tmp_path, World(), signals, every_seconds=0)
+    keeper(at(0, 1), False)
+    signals.received = signal.SIGTERM
+    threading.Timer(0.01, go.set).start()
+    with pytest.raises(StoppedError):
+        keeper(at(0, 2), False)
+    assert saved(tmp_path)[:2] == (1, [0, 0, 2])
+
+
+def full(self, staged, record, *, number):
+    raise DiskError("checkpoints: No space left on device; free some space")
+
+
+def test_what_fails_in_the_background_is_raised_at_the_next_border(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(Saver, "write", full)
+    keeper = Keeper(tmp_path, World(), Noted(), every_seconds=60)
+    keeper(at(0, 1), True)
+    concurrent.futures.wait([keeper._writing])
+    with pytest.raises(DiskError, match="No space left"):
+        keeper(at(0, 2), False)
+
+
+def test_what_fails_in_the_background_is_raised_at_the_end_but_not_over_another_error(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(Saver, "write", full)
+    before = set(threading.enumerate())
+    for raised, body in ((DiskError, lambda: None), (NonFiniteError, refuse)):
+        with pytest.raises(raised), Keeper(tmp_path, World(), Noted(), every_seconds=60) as keeper:
+            keeper(at(0, 1), True)
+            body()
+        assert set(threading.enumerate()) <= before
+
+
+def refuse():
+    raise NonFiniteError("the loss is not finite")
+
+
+def test_within_a_phase_the_learned_model_is_not_written_each_time(tmp_path):
+    """By what is on disk after five saves of 80 kB that change beside 40 kB that don't: two of each."""
+    learned = ({"weight": torch.ones(10_000)}, {})
+    with Keeper(tmp_path, World(), Noted(), every_seconds=0) as keeper:
+        for step in range(5):
+            health = Health(*map(torch.tensor, (step, -1, -1)))
+            params, momentum = ({"weight": torch.full((10_000,), float(step))} for _ in range(2))
+            state = TrainState(params, {}, momentum, health)
+            training = Training(state, Measures(torch.tensor(0.0), torch.tensor(0)), Position(0, step), 0.0)
+            keeper(lambda training=training: Progress(1, learned, {0: torch.arange(3)}, (), training), True)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.safetensors")}
+    assert sorted(int(name[:8]) for name, size in sizes.items() if size > 80_000) == [3, 4]
+    assert sorted(int(name[:8]) for name, size in sizes.items() if 40_000 < size < 80_000) == [0, 1]
+    found, _ = checkpoint.newest(tmp_path)
+    assert found.number == 4 and found.tree["learned"]["params"]["weight"].tolist() == [1.0] * 10_000

@@ -1,5 +1,6 @@
 """What the training of a phase is handed, and that it doesn't wait for the device."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from cil_func import model, progress, setup, trainer, training, tree
 from cil_func.config import load
 from cil_func.data import augment, resident
 from cil_func.engine import infer, step
+from cil_func.engine.fit import Position
+from cil_func.errors import NonFiniteError
 from cil_func.nn import resnet
 
 
@@ -104,6 +107,38 @@ def test_a_batch_larger_than_the_phase_costs_little_more_than_the_phase(norm_bat
         results.append(done.training.train_state[:3])
     assert sizes == [150] * 2 + [rows] * 2
     tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11), *results)
+def test_the_state_that_a_phase_begins_with_is_not_kept(monkeypatch):
+    """After a step there is another one: a large model would be in memory twice."""
+    built, begin, alive = build("finetune", "optim.batch_size=16", "optim.norm_batch=0"), training._begin, []
+    first: list[weakref.ref] = []
+
+    def noted(*arguments):
+        made = begin(*arguments)
+        first.extend(map(weakref.ref, tree.leaves(made.train_state.params)))
+        return made
+
+    def keep(make, boundary):
+        alive.append(sum(leaf() is not None for leaf in first))
+        if len(alive) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_begin", noted)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(
+            built, built.scenario.phases[0], progress.Progress(), 7, emit=lambda event: None, keep=keep, evaluate=dict
+        )
+    assert alive == [len(first), 0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_state_that_is_not_finite_is_named(value):
+    weights, velocity = {"a": torch.zeros(2, 3), "none": torch.zeros(0)}, {"a": torch.zeros(3, dtype=torch.float64)}
+    training.refuse_infinite(step.TrainState(weights, {}, velocity), 1, Position(2, 3))
+    weights["a"][1, 2] = velocity["a"][0] = torch.finfo(torch.float32).max  # whose sum would not be finite
+    training.refuse_infinite(step.TrainState(weights, {}, velocity), 1, Position(2, 3))
+    velocity["a"][1] = value
+    with pytest.raises(NonFiniteError, match=r"phase 1, epoch 2, step 3: optimiser\.a is not finite"):
+        training.refuse_infinite(step.TrainState(weights, {}, velocity), 1, Position(2, 3))
 
 
 def test_an_epoch_never_waits_for_the_device(monkeypatch):

@@ -4,7 +4,9 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +23,19 @@ Decoded = tuple[np.ndarray, dict[int, str]]
 Read = Callable[..., np.ndarray]  # `images.read`, or it with some of its settings
 
 
+class Room(NamedTuple):
+    """Where images are put: empty(shape) makes an array of uint8; copies: how many processes of this machine hold
+    images of their own, this one counted."""
+
+    empty: Callable[[tuple[int, ...]], np.ndarray] = partial(np.empty, dtype=np.uint8)
+    copies: int = 1
+
+
+OWN = Room()
+
+
 def read_all(
-    splits: Sequence[Sequence[str]], image_size: int, *, stop: bool, read: Read | None = None
+    splits: Sequence[Sequence[str]], image_size: int, *, stop: bool, read: Read | None = None, room: Room = OWN
 ) -> list[Decoded]:
     """Each split's files as one array uint8 (N, H, W, 3), and {row: reason} of those that could not be read.
 
@@ -41,8 +54,8 @@ def read_all(
         file, height, width = sample
         threads = min(8, os.cpu_count() or 1) if height * width >= _THREADED_PIXELS else 1
         height, width = (image_size, image_size) if image_size else (height, width)
-        check_memory(sum(map(len, splits)), height, width)
-        arrays = [np.empty((len(files), height, width, 3), dtype=np.uint8) for files in splits]
+        check_memory(sum(map(len, splits)), height, width, copies=room.copies)
+        arrays = [room.empty((len(files), height, width, 3)) for files in splits]
         ended = threading.Event()  # jobs that wait end at once
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             jobs = [
@@ -69,13 +82,14 @@ def without(array: np.ndarray, rows: dict[int, str]) -> np.ndarray:
     return array[: len(kept)]
 
 
-def check_memory(count: int, height: int, width: int) -> None:
-    """Refuses a set of RGB images that wouldn't fit, before an hour of decoding."""
+def check_memory(count: int, height: int, width: int, *, copies: int = 1) -> None:
+    """Refuses a set of RGB images that wouldn't fit as often as it is held, before an hour of decoding."""
     needed, available = count * height * width * 3, _available_bytes()
-    if needed > available:
+    if needed * copies > available:
+        each, fewer = (f" in each of {copies} processes", "images or processes") if copies > 1 else ("", "images")
         raise DataError(
-            f"{count} images of {width}x{height} need {needed / 1e9:.1f} GB of memory, "
-            f"{available / 1e9:.1f} GB are available; set a smaller data.image_size or use fewer images"
+            f"{count} images of {width}x{height} need {needed / 1e9:.1f} GB of memory{each}, "
+            f"{available / 1e9:.1f} GB are available; set a smaller data.image_size or use fewer {fewer}"
         )
 
 
@@ -142,7 +156,18 @@ def _available_bytes() -> int:
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:  # a container's limit (cgroup 2); "max" is none
-        return min(available, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return available
+    left = _left_in_container()
+    return available if left is None else min(available, left)
+
+
+def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container's limit (cgroup 2) leaves, in bytes, beside what all its processes take; None: no limit.
+
+    Files that were read count as taken there, and give way when memory is asked for.
+    """
+    try:
+        limit, taken = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # no such file, or "max"
+        return None

@@ -24,6 +24,7 @@ def read(
     warn: Callable[[str], None] = lambda line: None,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     listed: Callable[[Listing], object] = lambda found: None,
+    room: decoding.Room = decoding.OWN,
 ) -> Arrays:
     """Reads `path/train/<class>/**` and `path/test/<class>/**` (the first of `test_names` that has such classes).
 
@@ -31,7 +32,7 @@ def read(
     line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then left out;
     without it such a file raises DataError. rules: see `images.Rules`. warn: is given a line for each thing that a
     person should know and that is no mistake. check: is called with the class names before any image is read, and
-    may raise DataError. listed: is given the files before they are read.
+    may raise DataError. listed: is given the files before they are read. room: where the images are put.
     Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class
     names); a class index is the position in the alphabetical order of the names, rows are sorted by
     class, then by path. Links are followed, dot-names ignored. Class names are in Unicode's form NFC; bytes in them
@@ -49,7 +50,7 @@ def read(
     listed(found)
     noted: set[tuple[str, str]] = set()
     reader = partial(images.read, rules=rules, report=lambda file, what: noted.add((what, file)))
-    arrays = _read_splits(found, image_size, reader)
+    arrays = _read_splits(found, image_size, reader, room)
     for line in [*found.warnings, *_in_words(Counter(what for what, _ in noted), rules)]:
         warn(line)
     for line in found.skipped:
@@ -57,11 +58,13 @@ def read(
     return *arrays, class_names
 
 
-def _read_splits(found: Listing, image_size: int, reader: decoding.Read) -> list[np.ndarray]:
+def _read_splits(
+    found: Listing, image_size: int, reader: decoding.Read, room: decoding.Room
+) -> list[np.ndarray]:
     """The images and targets of both splits; without the files that can't be read, where these are skipped."""
     files = [[file for file, _ in split] for split in found.splits]
     try:
-        decoded = decoding.read_all(files, image_size, stop=not found.skip, read=reader)
+        decoded = decoding.read_all(files, image_size, stop=not found.skip, read=reader, room=room)
     except MemoryError:
         raise DataError("the images need more memory than there is; set a smaller data.image_size") from None
     arrays, lost = [], Mistakes()

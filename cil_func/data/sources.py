@@ -14,6 +14,7 @@ from einops import repeat
 from PIL import Image
 
 from cil_func.data import decoding, folder, images, listing, variation
+from cil_func.data.decoding import Room
 from cil_func.errors import ConfigError, DataError, printable
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
@@ -58,8 +59,9 @@ def load(
     exif_orientation: str = "auto",
     background: Sequence[int] = images.WHITE,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
+    room: Room = decoding.OWN,
 ) -> Dataset:
-    """Loads a whole data set into memory.
+    """Loads a whole data set into memory, its images into `room`.
 
     name: one of NAMES; path: the folder of image files, or where cifar100 is kept; image_size: 0 for the
     images' own (ImageNet: 224), otherwise the side in pixels that each is brought to, see `images.resize`.
@@ -77,15 +79,16 @@ def load(
     if image_size < 0:
         raise ConfigError(f"data.image_size = {image_size}; give a side in pixels, or 0 for the images' own")
     if name == "digits":
-        return _resized(_checked(_digits(), check), image_size)
+        return _resized(_checked(_digits(), check), image_size, room)
     if name == "cifar100":
-        return _resized(_checked(_cifar100(path), check), image_size)
+        return _resized(_checked(_cifar100(path), check), image_size, room)
     if name in OF_FILES:
         upright = exif_orientation == "apply" or (exif_orientation == "auto" and name == "image_folder")
         rules = images.Rules(upright, tuple(background) or None)
         if name == "image_folder":
-            return _folder(path, image_size, on_error, rules, check, _TEST_NAMES[name])
-        return _imagenet(path, image_size or 224, on_error, rules, check, num_classes=int(name[len("imagenet") :]))
+            return _folder(path, image_size, on_error, rules, check, room, _TEST_NAMES[name])
+        num_classes = int(name[len("imagenet") :])
+        return _imagenet(path, image_size or 224, on_error, rules, check, room, num_classes=num_classes)
     near = get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
@@ -171,6 +174,7 @@ def _folder(
     on_error: str,
     rules: images.Rules,
     check: Callable[[tuple[str, ...]], None],
+    room: Room,
     test_names: Sequence[str],
 ) -> Dataset:
     skipped: list[str] = []
@@ -185,6 +189,7 @@ def _folder(
         warn=warnings.append,
         check=check,
         listed=lambda found: stamps.append(listing.stamp(found)),
+        room=room,
     )
     train_images, train_targets, _, _, class_names = arrays
     warnings += variation.unvaried(train_images, train_targets, class_names)
@@ -197,6 +202,7 @@ def _imagenet(
     on_error: str,
     rules: images.Rules,
     check: Callable[[tuple[str, ...]], None],
+    room: Room,
     *,
     num_classes: int,
 ) -> Dataset:
@@ -210,18 +216,19 @@ def _imagenet(
                 f"{train} has {found} class folders, imagenet{num_classes} has {num_classes}; "
                 'link those you mean into a folder of their own, or set data.name = "image_folder"'
             )
-    return _folder(path, image_size, on_error, rules, check, _TEST_NAMES["imagenet100"])
+    return _folder(path, image_size, on_error, rules, check, room, _TEST_NAMES["imagenet100"])
 
 
-def _resized(dataset: Dataset, image_size: int) -> Dataset:
+def _resized(dataset: Dataset, image_size: int, room: Room) -> Dataset:
     """The data set with images of image_size x image_size; 0 leaves them."""
     if image_size in (0, dataset.train_images.shape[1]):
         return dataset
 
-    decoding.check_memory(len(dataset.train_images) + len(dataset.test_images), image_size, image_size)
+    count = len(dataset.train_images) + len(dataset.test_images)
+    decoding.check_memory(count, image_size, image_size, copies=room.copies)
 
     def resize_all(pixels: np.ndarray) -> np.ndarray:
-        resized = np.empty((len(pixels), image_size, image_size, 3), dtype=np.uint8)  # a stack would be held twice
+        resized = room.empty((len(pixels), image_size, image_size, 3))  # a stack would be held twice
         for image, slot in zip(pixels, resized, strict=True):
             slot[:] = images.resize(Image.fromarray(image), image_size)
         return resized

@@ -200,6 +200,15 @@ class World:
             if self.watch and not self.launch.local_rank:
                 self.watch.say(f"{place}/{self._machine()}")
 
+    def once_a_machine(self, place: str, make: Callable[[], str]) -> str:
+        """What make() returns in the first process of this machine, for all of its processes, which wait for it."""
+        if self.launch.local_rank:
+            return self.watch.wait_for(f"{place}/{self._machine()}")
+        made = make()
+        if self.watch:
+            self.watch.say(f"{place}/{self._machine()}", made)
+        return made
+
     def _wait_for_first(self, place: str) -> None:
         if self.watch:
             self.watch.wait_for(f"{place}/{self._machine()}")

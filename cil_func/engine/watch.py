@@ -75,13 +75,14 @@ class Watch:
         except RuntimeError:  # the store is gone
             return own | {"lost": True}
 
-    def say(self, key: str) -> None:
-        """Lets all that `wait_for` the key go on."""
-        self._set(key, "")
+    def say(self, key: str, value: str = "") -> None:
+        """Lets all that `wait_for` the key go on, with the value."""
+        self._set(key, value)
 
-    def wait_for(self, key: str) -> None:
-        """Until some process says it, however long that takes; raises PeerError if one fails."""
+    def wait_for(self, key: str) -> str:
+        """What some process says, however long that takes; raises PeerError if one fails."""
         self._poll(lambda: self._has(key))
+        return self._get(key)
 
     def meet(self, place: str) -> None:
         """Until all processes have come to the place; raises PeerError if one fails."""

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import damage, failing_saves
 from benchmarks.faulty_disk import Crash, Disk
-from cil_func import checkpoint, events, packing
+from cil_func import checkpoint, checkpoint_files, events, packing
 from cil_func.errors import DiskError
 
 
@@ -28,18 +28,20 @@ def missed(folder: Path, save) -> str:
 
 def parts(folder: Path, tree, record, number: int) -> list[tuple[Path, bytes]]:
     """What a save has to write, in order."""
-    manifest, data = packing.pack(tree, record, number=number)
-    name = f"{number:08d}-{packing.sha256(data)[:16]}.safetensors"
-    return [(folder / name, data), (folder / f"{number:08d}.json", manifest)]
+    branches = [{key: branch} for key, branch in tree.items()]
+    parts = [packing.describe(branch, number=number) for branch in branches]
+    data = [b"".join(map(bytes, packing.chunks(branch))) for branch in branches]
+    names = [folder / checkpoint_files.part_name(part) for part in parts]
+    manifest = packing.pack(parts, record, number=number)
+    return [*zip(names, data, strict=True), (folder / f"{number:08d}.json", manifest)]
 
 
 def test_a_careful_save_passes_and_one_that_syncs_no_bytes_is_found_out(folder):
     def save(folder, tree, record, *, number):
         for path, data in parts(folder, tree, record, number):
-            (folder / ".new").write_bytes(data)
-            os.replace(folder / ".new", path)
+            (folder / ".new.1.tmp").write_bytes(data)
+            os.replace(folder / ".new.1.tmp", path)
             events._sync_directory(folder)
-        (folder / ".new").unlink(missing_ok=True)
 
     assert missed(folder, checkpoint.save) == ""
     found = missed(folder, save).splitlines()

@@ -104,6 +104,36 @@ def test_a_set_that_does_not_fit_in_memory_is_refused_before_decoding(files, mon
         assert part in str(caught.value)
 
 
+def test_the_copies_of_all_processes_are_counted(files, monkeypatch):
+    monkeypatch.setattr(decoding, "_available_bytes", lambda: 4 * 12 * 8 * 8 * 3)
+    splits = [files, files[:2]]
+    for copies in (1, 4):
+        assert len(decoding.read_all(splits, 0, stop=True, room=decoding.OWN._replace(copies=copies))) == 2
+    with pytest.raises(DataError, match="in each of 5 processes"):
+        decoding.read_all(splits, 0, stop=True, room=decoding.OWN._replace(copies=5))
+
+
+def test_images_are_put_where_they_are_told_to_be(files):
+    made = []
+
+    def empty(shape):
+        made.append(np.zeros(shape, dtype=np.uint8))
+        return made[-1]
+
+    (train, _), (test, _) = decoding.read_all([files, files[:2]], 0, stop=True, room=decoding.Room(empty))
+    assert train is made[0] and test is made[1]
+
+
+def test_a_containers_limit_leaves_what_its_processes_have_not_taken(tmp_path):
+    """1000 bytes, of which 700 are taken; 150 of those are files that give way."""
+    assert decoding._left_in_container(tmp_path) is None
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\nfile 200\nshmem 50\nactive_file 100\ninactive_file 50\n")
+    for limit, left in (("1000", 1000 - 700 + 150), ("max", None), ("300", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert decoding._left_in_container(tmp_path) == left
+
+
 def test_the_memory_available_is_some_and_no_more_than_there_is():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 2**20 < decoding._available_bytes() <= total

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
+import weakref
 
 import processes
 import pytest
@@ -12,7 +14,8 @@ import torch
 
 import train
 from benchmarks import lab
-from cil_func import checkpoint, events, experiment, keeping
+from cil_func import checkpoint, events, experiment, keeping, tree
+from cil_func.errors import DataError, DiskError
 
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
 FLAGS = [word for setting in lab.SETTINGS for word in ("--set", setting)]
@@ -138,6 +141,44 @@ def test_stopped_again_and_again(undisturbed, tmp_path, monkeypatch):
     directory = tmp_path / "run"
     for border in (4, 3, 8, 2, 7):
         assert stopped_at(border, directory, monkeypatch) == 143
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    assert not lab.different(directory, undisturbed)
+
+
+def test_a_run_that_goes_on_keeps_nothing_of_the_checkpoint_beside_its_own_state(tmp_path, monkeypatch):
+    """Seen from the phase loop: when it lets go of what it was given, the tensors are gone."""
+    directory, kept = tmp_path / "run", []
+    assert stopped_at(15, directory, monkeypatch) == 143
+
+    def phases(ready, *, progress, **_):
+        leaves = [weakref.ref(leaf) for leaf in tree.leaves([progress.learned, progress.training.train_state])]
+        del progress
+        kept.extend(leaf for leaf in leaves if leaf() is not None)
+        raise DataError(f"{len(leaves)} tensors")
+
+    monkeypatch.setattr(experiment, "run", phases)
+    assert train.main([*FLAGS, "--out", str(directory)]) == 3
+    assert kept == []
+
+
+def test_the_disk_that_fails_in_the_background_is_exit_74_and_the_run_goes_on_when_it_is_mended(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    directory, write, calls = tmp_path / "run", events.write_chunks, []
+
+    def full(path, chunks):
+        calls.append(path)
+        background = threading.current_thread() is not threading.main_thread()
+        if background and len(calls) > 12:
+            raise DiskError(f"{path}: No space left on device; free some space")
+        write(path, chunks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "write_chunks", full)
+        assert train.main([*FLAGS, "--out", str(directory)]) == 74
+    told = capsys.readouterr().err
+    assert "No space left on device" in told and told.count("\n") == 1
+    assert processes.status(directory)["exit_code"] == 74
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert not lab.different(directory, undisturbed)
 
