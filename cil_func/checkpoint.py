@@ -11,15 +11,16 @@ import contextlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
+import torch
 
 from cil_func import events, packing, tree
 from cil_func.errors import CheckpointError
 from cil_func.packing import Loaded
 
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 _NAME = re.compile(r"(\d{8,})(\.json|-[0-9a-f]{16}\.safetensors)")
 _FOLDERS = ("", "checkpoints", "report")  # of a run directory, that something is written to
 
@@ -76,20 +77,33 @@ def clean(directory: Path) -> None:
     events.clean(*(directory / folder for folder in _FOLDERS))
 
 
-def save_model(directory: Path, params: tree.Tree, state: tree.Tree, description: dict) -> None:
+class SavedModel(NamedTuple):
+    """A finished model and all that a prediction needs, its tensors on the CPU: see `predicting.scores`.
+
+    description: what model.json holds; means: the class means (K, D), None where the method predicts by logits.
+    """
+
+    params: tree.Tree
+    state: tree.Tree
+    means: torch.Tensor | None
+    description: dict[str, Any]
+
+
+def save_model(directory: Path, saved: SavedModel) -> None:
     """Writes model.safetensors and model.json, each atomically.
 
-    Tensor names are paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`. The
-    description (JSON-able) says what a prediction needs: class names, preprocessing. Raises DiskError.
+    Tensor names are paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`, `means`. The
+    description has to have a form in JSON. Raises DiskError.
     """
-    data = packing.tree_to_bytes({"params": params, "state": state})
+    means = {} if saved.means is None else {"means": saved.means}
+    data = packing.tree_to_bytes({"params": saved.params, "state": saved.state, **means})
     events.write_bytes(directory / "model.safetensors", data)
     header = {"format": MODEL_FORMAT, "sha256": packing.sha256(data)}
-    events.write_json(directory / "model.json", header | description)
+    events.write_json(directory / "model.json", header | saved.description)
 
 
-def load_model(directory: Path) -> tuple[tree.Tree, tree.Tree, dict]:
-    """(params, state, description) as `save_model` wrote them; `model.apply` takes the first two.
+def load_model(directory: Path) -> SavedModel:
+    """Reads what `save_model` wrote. `model.apply` takes its params and state.
 
     Raises CheckpointError for files that are missing, damaged or not of one model.
     """
@@ -101,7 +115,7 @@ def load_model(directory: Path) -> tuple[tree.Tree, tree.Tree, dict]:
         if packing.sha256(data) != description["sha256"]:
             raise CheckpointError("model.safetensors is damaged, or of another model: model.json has another SHA-256")
         trees = packing.tree_from_bytes(data)
-        return trees["params"], trees["state"], description
+        return SavedModel(trees["params"], trees["state"], trees.get("means"), description)
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}; train it again, or put its files back from a copy") from error
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
