@@ -16,6 +16,7 @@ from benchmarks import measure, step
 from benchmarks.gpu_runs import Record
 from cil_func import setup, tree
 from cil_func.engine import compile
+from cil_func.engine.step import DTYPES
 from cil_func.nn import resnet
 
 
@@ -123,7 +124,7 @@ def branches(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 def convolutions(options: argparse.Namespace, settings, record: Record) -> None:
     """The convolutions of several models, separate and grouped, at the sizes of the network's stages."""
     device, figures = torch.device(settings.device), {}
-    dtype = setup.DTYPES[settings.precision][1]
+    dtype = DTYPES[settings.precision][1]
     for models in options.models:
         for stage, channels in enumerate(resnet.WIDTHS):
             side = options.image_size >> stage

@@ -38,7 +38,7 @@ def main() -> int:
 
 def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
     """Accuracies in percent on all test images, by the saved model and with the newest logits lowered."""
-    params, state, _ = checkpoint.load_model(run)
+    params, state, *_ = checkpoint.load_model(run)
     rows, labels = torch.arange(len(ready.test_images)), ready.scenario.test_labels
     features = infer.features(
         ready.forward, params, state, ready.test_images, rows, batch_size=ready.forward_batch, device=ready.device

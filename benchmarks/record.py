@@ -55,7 +55,7 @@ def figures(results: dict) -> dict:
     found["seconds"] = sum(sum(row["seconds"].values()) for row in results["phases"])
     for row in results["phases"]:
         found |= {f"{column}_phase_{row['phase']}": row[column] for column in COLUMNS}
-        found[f"fair_share_phase_{row['phase']}"] = row["num_new"] / row["classes_seen"]
+        found[f"fair_share_phase_{row['phase']}"] = row["fair_share"]
     return found
 
 

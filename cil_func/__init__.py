@@ -14,6 +14,7 @@
     experiment                             the phase loop: the whole method, top to bottom
     planning                               what a run will do, counted before it does it
     events, packing, checkpoint, report    the record of a run; what is kept on disk; what a person sees
+    predicting                             what a finished run leaves to predict with, and what that predicts
     lock, signals, keeping, directory      one process a directory; when a run is saved, stopped, gone on with
     run                                    one run and its directory: what train.py calls
 

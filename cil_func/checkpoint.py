@@ -10,9 +10,10 @@ since (`saving`).
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
+import torch
 
 from cil_func import checkpoint_files as files
 from cil_func import events, packing, tree
@@ -20,7 +21,7 @@ from cil_func.errors import CheckpointError
 from cil_func.packing import Loaded
 from cil_func.saving import Saver
 
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 _FOLDERS = ("", "checkpoints", "report")  # of a run directory, that something is written to
 
 
@@ -83,20 +84,33 @@ def clean(directory: Path) -> None:
     events.clean(*(directory / folder for folder in _FOLDERS))
 
 
-def save_model(directory: Path, params: tree.Tree, state: tree.Tree, description: dict) -> None:
+class SavedModel(NamedTuple):
+    """A finished model and all that a prediction needs, its tensors on the CPU: see `predicting.scores`.
+
+    description: what model.json holds; means: the class means (K, D), None where the method predicts by logits.
+    """
+
+    params: tree.Tree
+    state: tree.Tree
+    means: torch.Tensor | None
+    description: dict[str, Any]
+
+
+def save_model(directory: Path, saved: SavedModel) -> None:
     """Writes model.safetensors and model.json, each atomically.
 
-    Tensor names are paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`. The
-    description (JSON-able) says what a prediction needs: class names, preprocessing. Raises DiskError.
+    Tensor names are paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`, `means`. The
+    description has to have a form in JSON. Raises DiskError.
     """
-    model = tree.cast({"params": params, "state": state}, device="cpu")
+    means = {} if saved.means is None else {"means": saved.means}
+    model = tree.cast({"params": saved.params, "state": saved.state, **means}, device="cpu")
     events.write_chunks(directory / "model.safetensors", packing.chunks(model))
     header = {"format": MODEL_FORMAT, "sha256": packing.describe(model, number=0).sha256}
-    events.write_json(directory / "model.json", header | description)
+    events.write_json(directory / "model.json", header | saved.description)
 
 
-def load_model(directory: Path) -> tuple[tree.Tree, tree.Tree, dict]:
-    """(params, state, description) as `save_model` wrote them; `model.apply` takes the first two.
+def load_model(directory: Path) -> SavedModel:
+    """Reads what `save_model` wrote. `model.apply` takes its params and state.
 
     Raises CheckpointError for files that are missing, damaged or not of one model.
     """
@@ -108,7 +122,7 @@ def load_model(directory: Path) -> tuple[tree.Tree, tree.Tree, dict]:
         if packing.sha256(data) != description["sha256"]:
             raise CheckpointError("model.safetensors is damaged, or of another model: model.json has another SHA-256")
         trees = packing.tree_from_bytes(data)
-        return trees["params"], trees["state"], description
+        return SavedModel(trees["params"], trees["state"], trees.get("means"), description)
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}; train it again, or put its files back from a copy") from error
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:

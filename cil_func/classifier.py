@@ -44,7 +44,7 @@ def apply(params: Params, features: torch.Tensor) -> torch.Tensor:
     """Logits of a batch: features @ weight.T + bias, (B, D) -> (B, K).
 
     Works under torch.func.grad, torch.func.vmap and torch.compile(fullgraph=True).
-    Raises ValueError if features are not 2-D or not as wide as the weight.
+    Raises ValueError if features are not 2-D, not as wide as the weight or not floating point.
     """
     num_classes, feature_dim = _shape("apply", params)
     if features.ndim != 2:
@@ -55,6 +55,8 @@ def apply(params: Params, features: torch.Tensor) -> torch.Tensor:
             f"apply: features {tuple(features.shape)} do not fit a weight of {(num_classes, feature_dim)}; "
             f"features must be (B, {feature_dim})"
         )
+    if not features.is_floating_point():
+        raise ValueError(f"apply: features are {features.dtype}; give floating-point features")
     return F.linear(features, params["weight"], params["bias"])  # (B, K)
 
 

@@ -177,6 +177,7 @@ class Method(Table):
     clip_weights: bool = False  # classifier weights >= 0 after each update
     align: bool = True  # wa: scale the new rows to the old rows' mean norm after each phase
     label_smoothing: Fraction = 0.0  # share of the target spread over all classes
+    lwf_classes: Literal["new", "seen"] = "new"  # lwf: classes of a later phase's cross-entropy
 
 
 class PhaseOptim(Table):
@@ -192,7 +193,7 @@ class PhaseOptim(Table):
     milestones: Epochs = ()  # epochs at which the rate is multiplied; cosine ignores them
     milestone_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.1  # by this
     warmup_epochs: Count = 0  # epochs of linear increase to learning_rate
-    eval_every_epochs: Count = 0  # evaluate every so many epochs; 0: at phase ends
+    eval_every_epochs: Count = 0  # test every so many epochs, by logits, before aligning; 0: at phase ends alone
 
 
 FirstPhase = create_model(

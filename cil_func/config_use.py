@@ -165,6 +165,7 @@ TABLE: dict[str, Use] = {
     "method.clip_weights": _WA,
     "method.align": _WA,
     "method.label_smoothing": _ALWAYS,
+    "method.lwf_classes": Use(lambda config, processes: config.method.name == "lwf", _by("method.name")),
     **{key: use for name in PhaseOptim.model_fields for key, use in _optim_uses(name).items()},
     "checkpoint.every_seconds": _ALWAYS,
 }

@@ -1,10 +1,29 @@
-"""What is measured at the end of a phase, and what a run's phases add up to: the rows of results.json."""
+"""How a method predicts; what is measured at the end of a phase, and what a run's phases add up to (results.json)."""
 
 from typing import Literal
 
 import torch
 
 from cil_func import classifier, metrics
+
+
+def scores(
+    features: torch.Tensor,
+    head: dict,
+    *,
+    means: torch.Tensor | None = None,
+    predict: Literal["logits", "nme"] = "logits",
+) -> torch.Tensor:
+    """Scores (N, K) of features (N, D): a method's prediction is the class of the highest.
+
+    predict: the method's rule, "logits" of the classifier `head`, or "nme", the nearest of the class means (K, D).
+    Raises ValueError for "nme" without means.
+    """
+    if predict == "logits":
+        return classifier.apply(head, features)
+    if means is None:
+        raise ValueError('scores: predict="nme" without class means; give means (K, D), or predict="logits"')
+    return metrics.nme_scores(features, means)
 
 
 def phase_row(
@@ -21,30 +40,32 @@ def phase_row(
 
     features (N, D) and labels (N,) of those images; sizes: num_new of each phase so far; head: the
     classifier; head_before_align: the same before aligning, None where nothing was aligned; means (K, D):
-    of the exemplars, for the nearest class mean (NME), None without a memory; predict: what top1, top5, the
-    per-phase accuracies and new_share are judged by. Shares are fractions of all predictions.
+    of the exemplars, for the nearest class mean (NME), None without a memory; predict: what top1, balanced_top1,
+    top5, the per-phase accuracies and new_share are judged by. Shares are fractions of all predictions;
+    fair_share is the new_share of a model that is always right.
     """
     num_old = sum(sizes) - sizes[-1]
-    logits = classifier.apply(head, features)                                      # (N, K)
-    nearness = None if means is None else metrics.nme_scores(features, means)      # (N, K)
-    scores = nearness if predict == "nme" else logits
-    predictions = scores.argmax(dim=1)                                             # (N,)
+    judged = scores(features, head, means=means, predict=predict)                  # (N, K)
+    nearness = None if means is None else scores(features, head, means=means, predict="nme")
+    predictions = judged.argmax(dim=1)                                             # (N,)
     correct = predictions == labels
-    before = None if head_before_align is None else classifier.apply(head_before_align, features)
+    before = None if head_before_align is None else scores(features, head_before_align)
     phase_of_class = torch.repeat_interleave(torch.tensor(sizes))                  # (K,)
     old = labels < num_old
     return {
         "classes_seen": sum(sizes),
         "num_new": sizes[-1],
-        "top1": metrics.accuracy(scores, labels),
-        "top5": metrics.accuracy(scores, labels, k=5),
+        "top1": metrics.accuracy(judged, labels),
+        "balanced_top1": metrics.balanced_accuracy(correct, labels),
+        "top5": metrics.accuracy(judged, labels, k=5),
         "nme_top1": None if nearness is None else metrics.accuracy(nearness, labels),
         "per_phase_top1": metrics.per_phase_accuracy(correct, phase_of_class[labels], len(sizes)),
-        "old_top1": metrics.accuracy(scores[old], labels[old]) if num_old else None,
-        "new_top1": metrics.accuracy(scores[~old], labels[~old]),
+        "old_top1": metrics.accuracy(judged[old], labels[old]) if num_old else None,
+        "new_top1": metrics.accuracy(judged[~old], labels[~old]),
         "top1_before_align": None if before is None else metrics.accuracy(before, labels),
         "new_share": metrics.new_share(predictions, num_old),
         "new_share_before_align": None if before is None else metrics.new_share(before.argmax(1), num_old),
+        "fair_share": metrics.new_share(labels, num_old),
     }
 
 

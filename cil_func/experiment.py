@@ -30,8 +30,8 @@ def run(
     save: Callable[[dict], None],
     progress: Progress | None = None,
     keep: Keep | None = None,
-) -> tuple[Model, dict]:
-    """Learns all phases; returns the finished model and what was measured.
+) -> tuple[Progress, dict]:
+    """Learns all phases; returns where that ends, with the finished model, and what was measured.
 
     emit takes every event as it happens, save the results so far at the end of each phase. progress: where an earlier
     run of the same configuration stood, None: at the start. keep: called at each border, see `progress.Keep`, and may
@@ -66,7 +66,7 @@ def run(
         save(results_of(progress))
         emit({"event": "phase_end", **rows[-1], "norms": _norms(trained, finished)})
         keep(lambda progress=progress: progress, True)
-    return progress.learned, results_of(progress)
+    return progress, results_of(progress)
 
 
 def results_of(progress: Progress) -> dict:
@@ -98,21 +98,24 @@ def evaluate(
     """`evaluation.phase_row` on the test images of all classes seen; before: params before aligning."""
     params, _ = learned
     rows = torch.cat([earlier.test_rows for earlier in setup.scenario.phases[: phase.index + 1]])
-    means, kept = None, memory.rows(exemplars)
-    if len(kept):
-        labels = setup.scenario.train_labels[kept]
-        means = metrics.class_means(
-            _features(setup, phase, learned, setup.train_images, kept), labels, sum(setup.sizes(phase))
-        )
     return evaluation.phase_row(
         _features(setup, phase, learned, setup.test_images, rows),
         setup.scenario.test_labels[rows],
         setup.sizes(phase),
         tree.cast(params["classifier"], device="cpu"),
         head_before_align=None if before is None else tree.cast(before["classifier"], device="cpu"),
-        means=means,
+        means=class_means(setup, phase, learned, exemplars),
         predict=by or setup.method.predict,
     )
+
+
+def class_means(setup: Setup, phase: Phase, learned: Model, exemplars: dict) -> torch.Tensor | None:
+    """The means (K, D) of the exemplars of each class seen, on the CPU; None without exemplars."""
+    kept = memory.rows(exemplars)
+    if not len(kept):
+        return None
+    features = _features(setup, phase, learned, setup.train_images, kept)                 # (M, D)
+    return metrics.class_means(features, setup.scenario.train_labels[kept], sum(setup.sizes(phase)))
 
 
 def _features(

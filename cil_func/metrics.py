@@ -78,6 +78,26 @@ def accuracy(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> floa
     return _percent(correct(scores, targets, k=k))
 
 
+def balanced_accuracy(correct: torch.Tensor, targets: torch.Tensor) -> float:
+    """Mean of the classes' accuracies in percent: a class counts the same however many images test it.
+
+    correct: (N,) bool; targets: (N,) class indices, 0 or more. A class without a test image doesn't count.
+    Raises ValueError for shapes that differ, no image, or a negative target.
+    """
+    if correct.ndim != 1 or correct.shape != targets.shape or not len(correct):
+        raise ValueError(
+            f"balanced_accuracy: correct {tuple(correct.shape)} and targets {tuple(targets.shape)}; "
+            "give (N,) and (N,) with at least 1 image"
+        )
+    targets = targets.long()
+    if targets.min() < 0:
+        raise ValueError(f"balanced_accuracy: a target is {targets.min()}; they must be 0 or more")
+    counts = torch.bincount(targets)  # (K,)
+    hits = torch.bincount(targets[correct], minlength=len(counts))  # (K,)
+    tested = counts > 0
+    return 100 * (hits[tested].double() / counts[tested]).mean().item()
+
+
 def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases: int) -> list[float]:
     """Percent correct on the classes of each phase: a row of the accuracy matrix.
 
@@ -102,8 +122,8 @@ def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases
 def new_share(predictions: torch.Tensor, num_old: int) -> float:
     """Fraction, 0 to 1, of predictions that name a class of the newest phase, one with index >= num_old.
 
-    predictions: (N,) class indices in order of arrival. An unbiased model, on as many test images of each
-    class, is near num_new / classes_seen; one trained on few exemplars is far above it before aligning.
+    predictions: (N,) class indices in order of arrival. A model that is always right has the newest classes'
+    share of the test images; one trained on few exemplars is far above it before aligning.
     Raises ValueError for no prediction, or num_old below 0.
     """
     if predictions.ndim != 1 or not len(predictions) or num_old < 0:
@@ -117,8 +137,8 @@ def new_share(predictions: torch.Tensor, num_old: int) -> float:
 def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """The prototype of each class: rows L2-normalised, their mean, L2-normalised again.
 
-    features: (M, D), of the exemplars; labels: (M,) in [0, num_classes). Returns (num_classes, D), float32 or
-    wider, on the device of the features. Zero rows, and means that are zero, stay zero.
+    features: (M, D), of the exemplars; labels: (M,) in [0, num_classes). Returns (num_classes, D) float64, on the
+    device of the features. Zero rows, and means that are zero, stay zero.
     Raises ValueError for shapes that don't fit, labels out of range, or classes without a row, by number.
     Source: iCaRL (arXiv:1611.07725), algorithm 1 and section 2.1.
     """
@@ -142,23 +162,26 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) 
 def nme_scores(features: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """Nearest-mean-of-exemplars scores, the higher the nearer: - || f / ||f|| - mean_c ||^2.
 
-    features: (N, D), normalised here; means: (K, D) from `class_means`. Returns (N, K): the prediction is
-    the argmax, as for logits. It doesn't use the classifier's rows, so their bias can't spoil it.
-    Raises ValueError for shapes that don't fit. Source: iCaRL (arXiv:1611.07725), algorithm 1.
+    features: (N, D), normalised here; means: (K, D) from `class_means`. Returns (N, K) float64: the prediction
+    is the argmax, as for logits. It doesn't use the classifier's rows, so their bias can't spoil it.
+    Float64, because means of similar classes may differ by less than float32 resolves.
+    Works under torch.func.vmap. Raises ValueError for shapes that don't fit.
+    Source: iCaRL (arXiv:1611.07725), algorithm 1.
     """
     if features.ndim != 2 or means.ndim != 2 or features.shape[1] != means.shape[1]:
         raise ValueError(
             f"nme_scores: features {tuple(features.shape)} and means {tuple(means.shape)}; "
             "give (N, D) and (K, D)"
         )
-    units = _unit(features)
-    means = means.to(units.dtype)
+    # Distances don't change when everything is moved by one vector; close to the origin the squares cancel less.
+    centre = means.double().mean(dim=0)  # (D,)
+    units, means = _unit(features) - centre, means.double() - centre
     return 2 * units @ means.T - means.square().sum(dim=1) - units.square().sum(dim=1, keepdim=True)
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
-    """Rows divided by their L2 norms, in float32 or wider; zero rows stay zero."""
-    return F.normalize(rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows, dim=1)
+    """Rows divided by their L2 norms, in float64; zero rows stay zero."""
+    return F.normalize(rows.double(), dim=1)
 
 
 def _percent(correct: torch.Tensor) -> float:

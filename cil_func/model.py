@@ -73,7 +73,7 @@ def apply(
     otherwise the state comes back as it went in. valid: (B,), 1 for an image and 0 for padding, which batch
     norm then passes over (`backbone(name).pads`); None: no padding.
     Works under torch.func and torch.compile(fullgraph=True).
-    Raises ValueError for images that are not (B, 3, H, W), or that norm_batch doesn't divide.
+    Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide.
     """
     features, state = apply_backbone(
         params["backbone"], state, images, train=train, norm_batch=norm_batch, valid=valid
@@ -93,6 +93,11 @@ def apply_backbone(
     """`apply` without the classifier: params["backbone"] and the whole state -> (features (B, D), new state)."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"apply: images of shape {tuple(images.shape)}; (B, 3, H, W) fits")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"apply: images are {images.dtype}; give floating-point images: divide pixels by 255, then normalise "
+            "them by the mean and std of the training"
+        )
     if train and norm_batch and images.shape[0] > norm_batch and images.shape[0] % norm_batch:
         raise ValueError(
             f"apply: {images.shape[0]} images in groups of {norm_batch}; fill the last group up and say so in `valid`"

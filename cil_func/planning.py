@@ -5,6 +5,7 @@ import math
 import torch
 
 from cil_func import memory, model, tree
+from cil_func.data import scenario
 from cil_func.setup import Setup
 
 
@@ -44,6 +45,31 @@ def exemplars(setup: Setup, index: int) -> int:
     return int(counts.clamp(max=quota).sum())
 
 
+def warnings(setup: Setup) -> list[str]:
+    """What a person should know before the run although it can be run: one line each, with the way out."""
+    sizes = [len(phase.classes) for phase in setup.scenario.phases]
+    found, settings = [], setup.config.method
+    if sizes[0] == 1:
+        name = setup.class_names[setup.scenario.class_order[0]]
+        taught = "; in phase 1 distillation from one class says nothing either" if setup.method.uses_teacher else ""
+        found.append(
+            f"phase 0 brings a single class, {name!r}: its loss is 0 whatever the weights are, so nothing is learned, "
+            f"and its accuracy of 100 % counts in the averages{taught}; set data.initial_increment to 2 or more"
+        )
+    if setup.method.uses_teacher and (settings.kd_combination, settings.kd_weight) == ("convex", 1) and len(sizes) > 1:
+        found.append(
+            'method.kd_weight = 1 with kd_combination = "convex" leaves the cross-entropy no weight, so classes of '
+            "later phases are never learned; set a weight below 1"
+        )
+    number = scenario.misleading_index(setup.class_names)
+    if number is not None and isinstance(setup.config.data.class_order, str):
+        found.append(
+            f"class folders named by numbers are counted in alphabetical order: index {number} is class "
+            f"{setup.class_names[number]!r}; to choose the order, list the names in data.class_order"
+        )
+    return found
+
+
 def describe(setup: Setup) -> str:
     """The plan as text, for `--dry-run`."""
     start = run_start(setup)
@@ -51,7 +77,7 @@ def describe(setup: Setup) -> str:
         f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
         f"{start['device']}, {start['precision']}",
         "",
-        f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}",
+        f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}  classes",
     ]
     seen = total = 0
     for phase, new, images, epochs in zip(
@@ -61,9 +87,11 @@ def describe(setup: Setup) -> str:
         steps = epochs * math.ceil(images / setup.trainer(phase).batch_size)
         total += steps
         kept = exemplars(setup, phase.index)
-        lines.append(f"{phase.index:>5} {new:>5} {seen:>5} {images:>8} {kept:>6} {epochs:>6} {steps:>8}")
+        names = scenario.listed(phase.classes, setup.class_names)
+        lines.append(f"{phase.index:>5} {new:>5} {seen:>5} {images:>8} {kept:>6} {epochs:>6} {steps:>8}  {names}")
     trained = sum(images * epochs for images, epochs in zip(start["train_images"], start["epochs"], strict=True))
-    return "\n".join([*lines, "", f"{total:,} steps over {trained:,} images", *_sizes(setup)])
+    notes = [f"warning: {message}" for message in warnings(setup)]
+    return "\n".join([*lines, "", f"{total:,} steps over {trained:,} images", *_sizes(setup), *notes])
 
 
 def _sizes(setup: Setup) -> list[str]:

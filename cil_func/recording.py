@@ -75,6 +75,7 @@ def _header(ready: setup.Setup) -> dict:
     return {
         "method": ready.method.name,
         "class_order": list(ready.scenario.class_order),
+        "class_names": [ready.class_names[index] for index in ready.scenario.class_order],  # in the same order
         "num_classes": ready.num_classes,
         "seed": ready.config.run.seed,
         "config": configuration.to_dict(ready.config),

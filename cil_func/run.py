@@ -9,9 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from cil_func import checkpoint, experiment, planning, same_images, setup, status
+from cil_func import checkpoint, experiment, planning, predicting, same_images, setup, status
 from cil_func import progress as progressing
 from cil_func.config import Config
 from cil_func.directory import Begun, begin, claimed
@@ -198,12 +196,13 @@ def _train(
     with keeper:
         try:
             with compile.reported(record.emit):
-                learned, results = experiment.run(
+                done, results = experiment.run(
                     ready, emit=record.emit, save=record.save, progress=progress.pop(), keep=keeper
                 )
+                saved = predicting.saved_model(ready, done)
             keeper.wait()
             if ready.world.first:
-                _write_end(ready, directory, learned, results, record)
+                _write_end(directory, saved, results, record)
         except (StoppedError, PeerError):
             keeper.rescue()
             raise
@@ -221,16 +220,14 @@ def _start(
         emit(started | {"event": "resume"} | at | {"selected": progress.selected})
         return progress
     emit(started)
-    for message in data_warnings(ready):  # a run that goes on has them in its log
-        emit({"event": "warning", "message": message})
+    for message in (*planning.warnings(ready), *data_warnings(ready)):  # a run that goes on has them in its log
+        emit({"event": "warning", "message": printable(message)})
     return progress
 
 
-def _write_end(
-    ready: setup.Setup, directory: Path, learned: progressing.Model, results: dict, record: Recorder
-) -> None:
+def _write_end(directory: Path, saved: checkpoint.SavedModel, results: dict, record: Recorder) -> None:
     record.save(results)
-    checkpoint.save_model(directory, *learned, _description(ready))
+    checkpoint.save_model(directory, saved)
     keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
     seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
     record.emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
@@ -253,18 +250,3 @@ def data_warnings(ready: setup.Setup) -> list[str]:
     """What a person should know of the images, one line each."""
     skipped = [f"{len(ready.skipped)} images are skipped, the first one {ready.skipped[0]}"] if ready.skipped else []
     return [*skipped, *ready.data_warnings]
-
-
-def _description(ready: setup.Setup) -> dict:
-    """What model.json says: all that a prediction needs besides the tensors."""
-    order, preprocess = ready.scenario.class_order, ready.preprocess
-    return {
-        "backbone": ready.config.model.backbone,
-        "classes": [{"index": index, "name": ready.class_names[index]} for index in order],  # by row
-        "preprocessing": {
-            "image_size": list(ready.train_images.shape[1:3]),
-            "mean": preprocess.mean.to(torch.float64).tolist(),
-            "std": preprocess.std.to(torch.float64).tolist(),
-        },
-        "precision": ready.config.run.precision,
-    }

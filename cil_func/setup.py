@@ -19,15 +19,6 @@ from cil_func.engine import compile, distributed, infer, step
 from cil_func.errors import ConfigError, DataError, Mistakes
 from cil_func.trainer import Trainer
 
-# Pixels that the forward graph takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
-_FORWARD_PIXELS = {"cpu": 1 << 17, "cuda": resident.PILLOW_PIXELS["cuda"]}
-
-DTYPES = {  # precision -> (parameters, statistics, loss and update; convolutions)
-    "float64": (torch.float64, torch.float64),
-    "float32": (torch.float32, torch.float32),
-    "bfloat16": (torch.float32, torch.bfloat16),
-}
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -89,7 +80,7 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     compile.exact_float32()
     if device.type == "cuda":
         compile.same_bits()
-    dtype, compute_dtype = DTYPES[config.run.precision]
+    dtype, compute_dtype = step.DTYPES[config.run.precision]
     model.backbone(config.model.backbone).feature_dim()  # a wrong name is told before the data are loaded
     method = methods.make(config.method.name, _options(config))
     data = _load_together(partial(_load, config, method), world)
@@ -103,8 +94,7 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
         mean, std = resident.channel_statistics(train_images, phases.phases[0].train_rows)
     preprocess = step.Preprocess(*(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std)))
     forward = infer.make(preprocess, dtype=compute_dtype)
-    height, width = train_images.shape[1:3]
-    forward_batch = max(32, _FORWARD_PIXELS[device.type] // (height * width))
+    forward_batch = infer.batch_size(device, train_images)
     if config.run.compile:
         full = lambda *args: forward_batch * (len(args[2]) == forward_batch)  # noqa: E731
         forward = compile.compiled(forward, full=full, name="forward pass")
@@ -227,9 +217,11 @@ def _check_classes(config: Config, method: methods.Method, class_names: tuple[st
     with mistakes.collected():
         _order(config, class_names)
     with mistakes.collected():
-        scenario.increments(
+        sizes = scenario.increments(
             len(class_names), initial_increment=config.data.initial_increment, increment=config.data.increment
         )
+        if fault := method.fault_of(sizes):
+            raise DataError(fault)
     with mistakes.collected():
         _check_memory(config, method, len(class_names))
     mistakes.refuse()

@@ -62,9 +62,10 @@ def train(
         every = trainer.eval_every_epochs
         if every and (epoch + 1) % every == 0 and epoch + 1 < trainer.epochs:
             keep.pause(lambda: at(Position(epoch, steps_per_epoch)))
+            # Not "top1": a phase's is after aligning, or by class means, which need exemplars of the new classes.
             top1 = evaluate(narrow(steps.snapshot()[0], setup, phase), {}, by="logits")["top1"]
             keep.changing()
-            emit({"event": "evaluation", "phase": phase.index, "epoch": epoch, "top1": top1})
+            emit({"event": "evaluation", "phase": phase.index, "epoch": epoch, "logits_top1": top1})
 
     try:
         if position.step == steps_per_epoch:  # an earlier run was stopped in the evaluation after that epoch
@@ -112,7 +113,8 @@ def _begin(setup: Setup, phase: Phase, progress: Progress, key: int, count: int,
     expanded = _widen(expand(setup, progress.learned, phase, key), setup.num_classes)
     train_state = start(setup.method, setup.trainer(phase).optimiser, *expanded)
     emit({
-        "event": "phase_start", "phase": phase.index, "num_new": len(phase.classes),
+        "event": "phase_start", "phase": phase.index, "num_new": len(phase.classes), "classes": list(phase.classes),
+        "class_names": [setup.class_names[index] for index in phase.classes],
         "classes_seen": sum(setup.sizes(phase)), "train_images": count, "epochs": setup.trainer(phase).epochs,
     })
     return Training(train_state, nothing_measured(train_state), Position(0, 0), 0.0)

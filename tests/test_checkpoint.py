@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import damage, failing_saves
 from cil_func import checkpoint, checkpoint_files, model, packing, tree
-from cil_func.checkpoint import Loaded
+from cil_func.checkpoint import Loaded, SavedModel
 from cil_func.errors import CheckpointError, DiskError
 from cil_func.saving import Saver
 
@@ -422,9 +422,11 @@ def test_cleaning_removes_what_killed_processes_left_and_nothing_else(tmp_path):
 
 def test_a_model_comes_back_bit_for_bit(tmp_path):
     params, state = model.init(0, "resnet110", 3)  # more than ten blocks a stage: the file sorts its names
-    checkpoint.save_model(tmp_path, params, state, {"classes": ["a", "b", "ü"]})
-    loaded_params, loaded_state, description = checkpoint.load_model(tmp_path)
+    means = torch.randn(3, 64, dtype=torch.float64)
+    checkpoint.save_model(tmp_path, SavedModel(params, state, means, {"classes": ["a", "b", "ü"]}))
+    loaded_params, loaded_state, loaded_means, description = checkpoint.load_model(tmp_path)
     assert description["classes"] == ["a", "b", "ü"]
+    assert loaded_means.dtype == torch.float64 and torch.equal(loaded_means, means)
     for ours, theirs in ((params, loaded_params), (state, loaded_state)):
         expected, found = tree.to_paths(ours), tree.to_paths(theirs)
         assert list(expected) == list(found)
@@ -438,20 +440,21 @@ def test_views_are_saved_as_what_they_show(tmp_path):
     """The classifier cut from its full width shares storage with it, which safetensors refuses as it is."""
     params, state = model.init(0, "resnet20", 5)
     head = {name: leaf[:2] for name, leaf in params["classifier"].items()}
-    checkpoint.save_model(tmp_path, {**params, "classifier": head}, state, {})
+    checkpoint.save_model(tmp_path, SavedModel({**params, "classifier": head}, state, None, {}))
     assert checkpoint.load_model(tmp_path)[0]["classifier"]["weight"].shape == (2, 64)
 
 
 def test_a_model_without_running_statistics_keeps_its_empty_state(tmp_path):
     state = {"backbone": {"timm:vit": {}}}  # `model.apply` looks the name up in it
-    checkpoint.save_model(tmp_path, {"weight": torch.ones(1)}, state, {})
-    assert checkpoint.load_model(tmp_path)[1] == state
+    checkpoint.save_model(tmp_path, SavedModel({"weight": torch.ones(1)}, state, None, {}))
+    loaded = checkpoint.load_model(tmp_path)
+    assert (loaded.state, loaded.means) == (state, None)
 
 
 def saved_model(folder: Path, seed: int) -> None:
     folder.mkdir()
     weight = torch.randn(9, generator=torch.Generator().manual_seed(seed))
-    checkpoint.save_model(folder, {"weight": weight}, {}, {"classes": ["a"]})
+    checkpoint.save_model(folder, SavedModel({"weight": weight}, {}, None, {"classes": ["a"]}))
 
 
 def test_a_flipped_bit_in_a_model_shows(tmp_path):
@@ -483,8 +486,8 @@ def test_files_of_two_models_are_no_model(tmp_path):
         ("model.safetensors", None, "model.safetensors is missing"),
         ("model.json", "{", "model.json is damaged"),
         ("model.json", "[]", "model.json is damaged"),
-        ("model.json", '{"format": 2}', "model.json is damaged.*sha256"),
-        ("model.json", '{"format": 1, "sha256": ""}', "format is 1, and this version reads 2"),
+        ("model.json", '{"format": 3}', "model.json is damaged.*sha256"),
+        ("model.json", '{"format": 2, "sha256": ""}', "format is 2, and this version reads 3"),
     ],
 )
 def test_a_model_that_is_not_whole_says_so(tmp_path, name, text, says):
@@ -512,5 +515,5 @@ def test_a_model_is_written_atomically(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(DiskError, match=r"model\.safetensors: No space"):
-        checkpoint.save_model(tmp_path / "model", {"weight": torch.ones(3)}, {}, {})
+        checkpoint.save_model(tmp_path / "model", SavedModel({"weight": torch.ones(3)}, {}, None, {}))
     assert checkpoint.load_model(tmp_path / "model")[0]["weight"].shape == (9,)

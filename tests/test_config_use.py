@@ -46,6 +46,7 @@ LINES = [
     *[("digits", [f"method.name={name}", OF_WA[0]], f'method.clip_weights has no effect with method.name = "{name}"')
       for name in ("icarl", "replay", "lwf", "finetune", "joint")],
     ("digits", ["method.name=icarl", OF_WA[1]], 'method.align has no effect with method.name = "icarl"'),
+    ("digits", ["method.lwf_classes=seen"], 'method.lwf_classes has no effect with method.name = "wa"'),
     ("digits", ["optim.milestones=[3]"], 'optim.milestones has no effect with optim.schedule = "cosine"'),
     ("digits", ["optim.milestone_factor=0.5"], 'optim.milestone_factor has no effect with optim.schedule = "cosine"'),
     ("cifar-survey", ["optim.first_phase.schedule=cosine", "optim.first_phase.milestones=[3]"],

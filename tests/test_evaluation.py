@@ -1,5 +1,6 @@
 """The row of a phase, with every number countable by eye."""
 
+import pytest
 import torch
 
 from cil_func import evaluation
@@ -17,6 +18,7 @@ def test_a_row_by_logits():
         "classes_seen": 3,
         "num_new": 1,
         "top1": 75.0,
+        "balanced_top1": pytest.approx(100 * (2 / 3 + 1 + 3 / 4) / 3),  # of classes 0, 1 and 2
         "top5": 100.0,
         "nme_top1": None,
         "per_phase_top1": [75.0, 75.0],
@@ -25,6 +27,7 @@ def test_a_row_by_logits():
         "top1_before_align": 50.0,
         "new_share": 3 / 8,
         "new_share_before_align": 1.0,
+        "fair_share": 4 / 8,  # of the labels
     }
 
 
@@ -41,6 +44,23 @@ def test_prediction_by_nearest_class_mean():
     assert row["old_top1"] == 25.0
     by_logits = evaluation.phase_row(FEATURES, LABELS, [2, 1], HEAD, means=means)
     assert (by_logits["top1"], by_logits["nme_top1"]) == (75.0, 50.0)
+
+
+def test_a_perfect_model_has_the_fair_share_whatever_the_sizes_of_the_test_sets():
+    counts = [30, 2, 1, 10, 3]  # test images a class; the last class is new
+    labels = torch.repeat_interleave(torch.tensor(counts))
+    head = {"weight": torch.eye(5), "bias": torch.zeros(5)}
+    row = evaluation.phase_row(torch.eye(5)[labels], labels, [4, 1], head)
+    assert (row["top1"], row["balanced_top1"]) == (100.0, 100.0)
+    assert row["new_share"] == row["fair_share"] == 3 / 46
+    always_0 = torch.eye(5)[torch.zeros(46, dtype=torch.int64)]
+    row = evaluation.phase_row(always_0, labels, [4, 1], head)
+    assert (row["top1"], row["balanced_top1"]) == (pytest.approx(100 * 30 / 46), pytest.approx(100 / 5))
+
+
+def test_a_method_that_predicts_by_class_means_needs_them():
+    with pytest.raises(ValueError, match="without class means"):
+        evaluation.phase_row(FEATURES, LABELS, [2, 1], HEAD, predict="nme")
 
 
 def test_summary_adds_up():

@@ -126,6 +126,9 @@ RIGHT = torch.tensor([True, False])
         (lambda: metrics.per_phase_accuracy(RIGHT, TARGETS[:1], 2), r"per_phase_accuracy: .*\(2,\)"),
         (lambda: metrics.per_phase_accuracy(RIGHT, TARGETS, 1), r"per_phase_accuracy: phase_of from 0 to 1"),
         (lambda: metrics.per_phase_accuracy(RIGHT, TARGETS, 3), r"per_phase_accuracy: phase 2 of 3 has no"),
+        (lambda: metrics.balanced_accuracy(RIGHT, TARGETS[:1]), r"balanced_accuracy: .*\(2,\) and targets \(1,\)"),
+        (lambda: metrics.balanced_accuracy(RIGHT[:0], TARGETS[:0]), r"balanced_accuracy: correct \(0,\)"),
+        (lambda: metrics.balanced_accuracy(RIGHT, TARGETS - 1), r"balanced_accuracy: a target is -1"),
         (lambda: metrics.new_share(TARGETS[:0], 1), r"new_share: predictions \(0,\)"),
         (lambda: metrics.new_share(SCORES, 1), r"new_share: predictions \(2, 3\)"),
         (lambda: metrics.new_share(TARGETS, -1), r"new_share: .*num_old=-1"),
@@ -142,6 +145,17 @@ def test_what_cannot_be_right_is_refused(call, message):
         call()
 
 
+def test_balanced_accuracy_is_scikit_learns():
+    from sklearn.metrics import balanced_accuracy_score
+
+    draws = np.random.RandomState(0)
+    targets = draws.randint(0, 4, 60) ** 2 // 3  # classes 0, 1 and 3: class 2 has no image
+    predictions = np.where(draws.rand(60) < 0.6, targets, 0)
+    found = metrics.balanced_accuracy(torch.from_numpy(predictions == targets), torch.from_numpy(targets))
+    assert found == pytest.approx(100 * balanced_accuracy_score(targets, predictions))
+    assert found != pytest.approx(100 * (predictions == targets).mean())
+
+
 # nearest mean of exemplars
 
 
@@ -150,11 +164,11 @@ def test_class_means_by_hand():
     # class 1: (6, 8) -> (.6, .8)
     features = torch.tensor([[2.0, 0.0], [6.0, 8.0], [0.0, 3.0]])
     means = metrics.class_means(features, torch.tensor([0, 1, 0]), 2)
-    torch.testing.assert_close(means, torch.tensor([[0.5**0.5, 0.5**0.5], [0.6, 0.8]]))
+    torch.testing.assert_close(means, torch.tensor([[0.5**0.5, 0.5**0.5], [0.6, 0.8]], dtype=torch.float64))
     # the mean of rows first, then the length: three rows at 0 degrees outweigh one at 90, (3, 1) / sqrt 10
     outweighed = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 7.0]])
     skew = metrics.class_means(outweighed, torch.zeros(4, dtype=torch.int64), 1)
-    torch.testing.assert_close(skew, torch.tensor([[3.0, 1.0]]) / 10**0.5)
+    torch.testing.assert_close(skew, torch.tensor([[3.0, 1.0]], dtype=torch.float64) / 10**0.5)
 
 
 def test_nme_scores_by_hand():
@@ -190,8 +204,40 @@ def test_zero_features_and_opposite_exemplars_stay_finite():
     assert metrics.nme_scores(torch.zeros(1, 2), means).tolist() == [[0.0, 0.0]]
 
 
-@pytest.mark.parametrize("dtype, expected", [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
-def test_nme_works_in_float32_or_wider(dtype, expected):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_nme_works_in_float64(dtype):
     features = torch.eye(3, dtype=dtype)
     means = metrics.class_means(features, torch.arange(3), 3)
-    assert means.dtype == metrics.nme_scores(features, means).dtype == expected
+    assert means.dtype == metrics.nme_scores(features, means).dtype == torch.float64
+
+
+# spread: of the features around the means, far away or among them
+@pytest.mark.parametrize(("dtype", "spread"), [("float32", 1.0), ("float64", 3e-10)])
+def test_nme_tells_means_apart_that_differ_by_a_billionth(dtype, spread):
+    draws = np.random.RandomState(0)
+    means = draws.randn(1, 16) + 1e-9 * draws.randn(20, 16)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    features = (means[np.arange(400) % 20] + spread * draws.randn(400, 16)).astype(dtype)
+    units = features.astype(np.float64)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    squared = ((units[:, None] - means) ** 2).sum(axis=2)  # (N, K), each difference taken before it is squared
+    scores = metrics.nme_scores(torch.from_numpy(features), torch.from_numpy(means))
+    assert scores.argmax(1).tolist() == squared.argmin(axis=1).tolist()
+    assert len(set(squared.argmin(axis=1))) > 10  # many different answers
+
+
+def test_class_means_of_float32_features_keep_gaps_that_float32_loses():
+    """One component of class 1 is a single bit of float32 larger; the means are those of exact arithmetic."""
+    row = np.float32([0.6, 0.8])
+    rows = np.stack([row, [row[0], np.nextafter(row[1], np.float32(1))]])
+    exact = rows.astype(np.float64)
+    exact /= np.sqrt((exact**2).sum(axis=1, keepdims=True))
+    means = metrics.class_means(torch.from_numpy(rows), torch.arange(2), 2)
+    np.testing.assert_allclose(means[1] - means[0], exact[1] - exact[0], rtol=1e-6)
+
+
+def test_nme_scores_of_several_models_by_vmap_are_a_loop():
+    draws = torch.Generator().manual_seed(0)
+    features, means = torch.randn(3, 7, 4, generator=draws), torch.randn(3, 5, 4, generator=draws)
+    expected = [metrics.nme_scores(*pair) for pair in zip(features, means, strict=True)]
+    torch.testing.assert_close(torch.func.vmap(metrics.nme_scores)(features, means), torch.stack(expected))

@@ -68,6 +68,17 @@ def test_wrong_names_and_shapes_say_what_fits(small):
             model.apply(params, state, wrong, train=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize("backbone", ["resnet20", "timm:resnet10t"])
+def test_images_that_are_not_floating_point_are_refused(backbone, dtype):
+    """Pixels of 0 to 255 gave features far from any training image, and an answer that is the bias."""
+    params, state = model.init(0, backbone, 5)
+    pixels = torch.ones(2, 3, 32, 32, dtype=dtype)
+    for train in (True, False):
+        with pytest.raises(ValueError, match=rf"apply: images are {dtype}; .*divide pixels by 255, then normalise"):
+            model.apply(params, state, pixels, train=train)
+
+
 def test_a_timm_name_with_a_tag_is_that_architecture():
     """The tag names pretrained weights, which are never loaded; a dot can't be in a path."""
     tagged, plain = (model.init(0, f"timm:{name}", 3) for name in ("resnet10t.c3_in1k", "resnet10t"))

@@ -109,6 +109,10 @@ def read(
         raise UnreadableError(_reason(error, file)) from error
 
 
+# What `resize` does, as model.json says it.
+RESIZE = {"shorter_side_to": "image_size", "interpolation": "bicubic", "antialias": True, "crop": "center"}
+
+
 def resize(image: Image.Image, size: int) -> Image.Image:
     """Brings the shorter side to `size` pixels (bicubic, antialiased) and crops the centre, size x size.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cil_func import rng
-from cil_func.errors import ConfigError, DataError, Mistakes
+from cil_func.errors import ConfigError, DataError, Mistakes, printable
 
 KINDS = ("canonical", "shuffled", "sorted")
 _AUTOMATIC_PHASES = 5
@@ -49,7 +49,8 @@ def class_order(
 
     kind: "canonical" (numpy.random.RandomState(1993).permutation(K), for any K), "shuffled" (drawn from
     order_seed), "sorted" (0, 1, 2, ...), or a list of indices or names.
-    Raises DataError that names what is unknown, twice or missing; ConfigError for an unknown word.
+    Raises DataError that names what is unknown, twice, missing, or both the index of one class and the name of
+    another; ConfigError for an unknown word.
     """
     if kind == "canonical":
         return np.random.RandomState(_CANONICAL_SEED).permutation(num_classes).tolist()
@@ -60,6 +61,13 @@ def class_order(
         return list(range(num_classes))
     if isinstance(kind, str):
         raise ConfigError(f"data.class_order = {kind!r}; known are {', '.join(KINDS)}, or a list of classes")
+    number = _misleading(kind, class_names)
+    if number is not None:
+        quoted = ", ".join(f'"{name}"' for name in class_names[:2])
+        raise DataError(
+            f"data.class_order holds {number}, which is the index of class {class_names[number]!r} and the name of "
+            f"another; give the names in quotes, as in [{quoted}, ...]"
+        )
     mistakes, order = Mistakes(), []
     for item in kind:
         with mistakes.collected():
@@ -69,7 +77,7 @@ def class_order(
     missing = sorted(set(range(num_classes)) - set(order))
     if twice or missing:
         faults = [("names twice", twice), ("leaves out", missing)]
-        found = " and ".join(f"{verb} {_listed(indices, class_names)}" for verb, indices in faults if indices)
+        found = " and ".join(f"{verb} {listed(indices, class_names)}" for verb, indices in faults if indices)
         raise DataError(f"data.class_order {found}; it has to hold each of the {num_classes} classes once")
     return order
 
@@ -170,7 +178,7 @@ def _class_index(item: int | str, num_classes: int, class_names: Sequence[str]) 
         if item in class_names:
             return class_names.index(item)
         near = get_close_matches(item, class_names, n=1)
-        known = _listed(range(num_classes), class_names)
+        known = listed(range(num_classes), class_names)
         hint = f"did you mean {near[0]!r}?" if near else f"classes are {known}"
         raise DataError(f"data.class_order names {item!r}, which is no class; {hint}")
     if isinstance(item, bool) or not hasattr(item, "__index__") or not 0 <= item < num_classes:
@@ -178,7 +186,21 @@ def _class_index(item: int | str, num_classes: int, class_names: Sequence[str]) 
     return int(item)
 
 
-def _listed(indices: Sequence[int], class_names: Sequence[str]) -> str:
+def misleading_index(class_names: Sequence[str]) -> int | None:
+    """The first index of a class while another class has that number as its name; None if there is none.
+
+    Folders 0 to 10 come in alphabetical order, so that index 2 is folder "10".
+    """
+    return _misleading(range(len(class_names)), class_names)
+
+
+def _misleading(items: Sequence[int | str], class_names: Sequence[str]) -> int | None:
+    """The first of the items that is the index of one class and, leading zeros aside, the name of another; or None."""
+    numbers = {int(name): index for index, name in enumerate(class_names) if name.isdecimal()}
+    return next((item for item in items if not isinstance(item, str) and numbers.get(item, item) != item), None)
+
+
+def listed(indices: Sequence[int], class_names: Sequence[str]) -> str:
     """The first few classes by index and name, and how many more."""
-    shown = ", ".join(f"{index} ({class_names[index]})" for index in indices[:3])
+    shown = printable(", ".join(f"{index} ({class_names[index]})" for index in indices[:3]))
     return shown + (f" and {len(indices) - 3} more" if len(indices) > 3 else "")

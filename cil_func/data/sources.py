@@ -83,8 +83,7 @@ def load(
     if name == "cifar100":
         return _resized(_checked(_cifar100(path), check), image_size, room)
     if name in OF_FILES:
-        upright = exif_orientation == "apply" or (exif_orientation == "auto" and name == "image_folder")
-        rules = images.Rules(upright, tuple(background) or None)
+        rules = file_rules(name, exif_orientation=exif_orientation, background=background)
         if name == "image_folder":
             return _folder(path, image_size, on_error, rules, check, room, _TEST_NAMES[name])
         num_classes = int(name[len("imagenet") :])
@@ -92,6 +91,12 @@ def load(
     near = get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
+
+
+def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> images.Rules:
+    """How image files are read for the data set called `name`: see `load` for the arguments."""
+    upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith("imagenet"))
+    return images.Rules(upright, tuple(background) or None)
 
 
 def _digits() -> Dataset:

@@ -14,6 +14,11 @@ from cil_func import model, optim, tree
 from cil_func.data.resident import Batch
 from cil_func.methods import Classes, Method, Outputs, Targets
 
+DTYPES = {  # precision -> (parameters, statistics, loss and update; convolutions)
+    "float64": (torch.float64, torch.float64),
+    "float32": (torch.float32, torch.float32),
+    "bfloat16": (torch.float32, torch.bfloat16),
+}
 PADDING = -1  # the label of a row that only fills a batch up
 NEVER = -1  # Health.failed_step of a training that is well
 
@@ -44,12 +49,17 @@ class Measures(NamedTuple):
 
 
 class Preprocess(NamedTuple):
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised; mean and std are (3,), of pixels scaled to 0..1."""
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised; mean and std are (3,), of pixels scaled to 0..1.
+
+    Raises ValueError for images of another type: floating-point pixels may be scaled to 0..1 already.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __call__(self, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if images.dtype != torch.uint8:
+            raise ValueError(f"Preprocess: images are {images.dtype}; give the pixels as uint8, 0 to 255")
         # Computed in the statistics' dtype, then rounded once. The axes move without a copy: channels_last.
         pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         return pixels.permute(0, 3, 1, 2).to(dtype)

@@ -1,6 +1,6 @@
 """What a method is: the record of functions in which two methods differ."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -41,10 +41,15 @@ class Options:
     clip_weights: bool = False
     align: bool = True
     label_smoothing: float = 0.0
+    lwf_classes: Literal["new", "seen"] = "new"
 
 
 def _unchanged(params: dict) -> dict:
     return params
+
+
+def _no_fault(sizes: Sequence[int]) -> str:
+    return ""
 
 
 def _no_finish(params: dict, num_new: int) -> tuple[dict, None]:
@@ -62,6 +67,7 @@ class Method:
     predict: by "logits" or by "nme", the nearest class mean.
     rows: what a phase trains on: its "new" images and the exemplars, or "all" images of all classes seen.
     restart: whether a phase starts from a fresh initialisation.
+    fault_of(sizes) -> why phases of these sizes (numbers of new classes) can't be learned and the way out; or "".
     """
 
     name: str
@@ -72,5 +78,6 @@ class Method:
     predict: Literal["logits", "nme"] = "logits"
     rows: Literal["new", "all"] = "new"
     restart: bool = False
+    fault_of: Callable[[Sequence[int]], str] = _no_fault
     uses_memory: bool = False
     uses_teacher: bool = False

@@ -164,8 +164,9 @@ class Plain(Console):
             self._epoch_line(event, "  ".join(figures))
 
     def evaluation(self, event: Event) -> None:
-        """One line: somebody asked for this evaluation."""
-        self._print(f"  epoch {self.epoch_name(event)}  test top1 {tables.number(event.get('top1'))} %")
+        """One line: `optim.eval_every_epochs` asked for this evaluation."""
+        accuracy = tables.number(event.get("logits_top1"))
+        self._print(f"  epoch {self.epoch_name(event)}  test top1 by logits {accuracy} %")
 
     def phase_end(self, event: Event) -> None:
         """The phase's row, with its titles: epoch lines stand between this row and the last one."""
@@ -248,7 +249,7 @@ class Terminal(Console):
 
     def evaluation(self, event: Event) -> None:
         """The bar shows the accuracy on the test images, until the phase ends."""
-        self._latest["test_top1"] = event.get("top1")
+        self._latest["logits_top1"] = event.get("logits_top1")
         self._draw()
 
     def phase_end(self, event: Event) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cil_func import events
 from cil_func.errors import ConfigError, printable
-from cil_func.report import tables
+from cil_func.report import labels, tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,7 @@ Events = Sequence[Mapping[str, Any]]
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
 _TICKS = 20  # labels along an axis
 _DPI = 150
+_LABEL_WIDTH = 0.07  # of a number in accuracy.png, as a part of the distance from the first point to the last
 
 
 def write(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> list[Path]:
@@ -94,22 +95,26 @@ def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def accuracy(results: Results) -> "Figure":
     """Top-1 by logits and by nearest class mean, and top-1 before aligning, against the classes seen."""
-    figure = _figure(7.5, 4.8)
+    figure = _figure(7.5, 5.2)
     axes = figure.add_subplot()
     phases = results["phases"]
     seen = [row["classes_seen"] for row in phases]
-    _curve(axes, seen, phases, "top1_before_align", color=_GREY, marker="v", linestyle=":",
-           label="top-1 before aligning")  # fmt: skip
-    _curve(axes, seen, phases, "nme_top1", color=_ORANGE, marker="s", linestyle="--",
-           label="nearest class mean (NME)")  # fmt: skip
-    _curve(axes, seen, phases, "top1", color=_BLUE, marker="o", label="top-1")
+    curves = [
+        _curve(axes, seen, phases, "top1_before_align", color=_GREY, marker="v", linestyle=":",
+               label="top-1 before aligning"),
+        _curve(axes, seen, phases, "nme_top1", color=_ORANGE, marker="s", linestyle="--",
+               label="nearest class mean (NME)"),
+        _curve(axes, seen, phases, "top1", color=_BLUE, marker="o", label="top-1"),
+    ]  # fmt: skip
     if len(phases) <= _TICKS // 2:
-        for x, row in zip(seen, phases, strict=True):
-            _value_label(axes, x, row)
+        heights = labels.heights(curves[-1], curves, width=_LABEL_WIDTH * (seen[-1] - seen[0]))
+        for (x, value), height in zip(curves[-1], heights, strict=True):
+            axes.text(x, height, f"{value:.1f}", ha="center", va="center", fontsize=9, color=_BLUE)
     axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(0, 112), yticks=range(0, 101, 20))
     _ticks(axes, seen)
     axes.grid(alpha=0.25)
-    axes.legend(*(reversed(part) for part in axes.get_legend_handles_labels()), loc="lower left")
+    legend = (part[::-1] for part in axes.get_legend_handles_labels())
+    figure.legend(*legend, loc="outside lower center", ncols=3)  # inside the axes it may cover a curve
     average = tables.number(results.get("average_incremental_accuracy"))
     axes.set_title(f"{tables.title(results)}\naverage incremental accuracy {average} %")
     return figure
@@ -193,12 +198,12 @@ def _draw_shares(axes: "Axes", rows: Sequence[Row]) -> None:
     after = [100 * (row.get("new_share") or 0) for row in rows]
     axes.bar([x - 0.2 for x in xs], before, 0.38, color=_GREY, label="before aligning")
     axes.bar([x + 0.2 for x in xs], after, 0.38, color=_BLUE, label="after aligning")
-    fair = [100 * (tables.fair_share(row) or 0) for row in rows]
+    fair = [float("nan") if row.get("fair_share") is None else 100 * row["fair_share"] for row in rows]
     axes.hlines(fair, [x - 0.45 for x in xs], [x + 0.45 for x in xs], color=_ORANGE, linewidth=2.5,
-                label="new / all classes seen")  # fmt: skip
+                label="share of the test images")  # fmt: skip
     stride = -(-len(rows) // _TICKS)
     axes.set_xticks(list(xs)[::stride], [str(row["phase"]) for row in rows][::stride])
-    top = max(before + after + fair)
+    top = max(before + after + [share for share in fair if share == share])
     axes.set(xlabel="phase", ylabel="predictions that name a new class (%)", ylim=(0, 1.3 * top or 1))
     axes.set_xlim(-0.8, max(len(rows) - 0.2, 1.8))  # a single pair of bars is no wall
     axes.grid(axis="y", alpha=0.25)
@@ -235,22 +240,12 @@ def _last_norms(log: Events, row: Row) -> Mapping[str, Sequence[float]] | None:
     return None
 
 
-def _curve(axes: "Axes", seen: Sequence[int], phases: Sequence[Row], key: str, **style: Any) -> None:
-    """One measure over the phases that have it; nothing if none has."""
+def _curve(axes: "Axes", seen: Sequence[int], phases: Sequence[Row], key: str, **style: Any) -> list[labels.Point]:
+    """Draws one measure over the phases that have it, and returns its points (x, percent)."""
     points = [(x, row[key]) for x, row in zip(seen, phases, strict=True) if row.get(key) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), markersize=5, **style)
-
-
-def _value_label(axes: "Axes", x: float, row: Row) -> None:
-    """Top-1 as a number, above any other curve that passes close to its point."""
-    value = row.get("top1")
-    if value is None:
-        return
-    others = (row.get(key) for key in ("nme_top1", "top1_before_align"))
-    close = [other for other in others if other is not None and value < other < value + 7]
-    axes.annotate(f"{value:.1f}", (x, max([value, *close])), xytext=(0, 7), textcoords="offset points",
-                  ha="center", fontsize=9, color=_BLUE)  # fmt: skip
+    return points
 
 
 def _name_phases(axes: "Axes", middles: Sequence[float], names: Sequence[int]) -> None:

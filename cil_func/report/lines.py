@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cil_func.errors import printable
 from cil_func.report import tables
 from cil_func.report.time_left import duration
 
 Event = Mapping[str, Any]
+_LONGEST_NAME = 24  # characters of a class name that a line shows
 
 
 def header_lines(event: Event) -> list[str]:
@@ -46,10 +48,17 @@ def groups(counts: Sequence[int]) -> str:
 
 
 def phase_text(event: Event) -> str:
-    """What a phase brings: "2 new classes, 4 seen, 387 images, 40 epochs"."""
+    """What a phase brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs"."""
     new, epochs, images = (event.get(key) or 0 for key in ("num_new", "epochs", "train_images"))
-    seen = event.get("classes_seen", "-")
-    return f"{times(new, 'new class', 'es')}, {seen} seen, {images:,} images, {times(epochs, 'epoch')}"
+    seen, names = event.get("classes_seen", "-"), names_text(event.get("class_names") or [])
+    brought = times(new, "new class", "es") + (f" ({names})" if names else "")
+    return f"{brought}, {seen} seen, {images:,} images, {times(epochs, 'epoch')}"
+
+
+def names_text(names: Sequence[str]) -> str:
+    """The first three names, shortened, and how many more there are: "ant, bee, cat and 7 more"."""
+    shown = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..." for name in names[:3]]
+    return printable(", ".join(shown)) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def measures_text(latest: Event, doing: str) -> str:
@@ -58,8 +67,8 @@ def measures_text(latest: Event, doing: str) -> str:
     if "loss" in latest:
         parts.append(f"loss {tables.number(latest['loss'], 4)}")
         parts.append(f"train {tables.number(latest.get('train_top1'))} %")
-    if "test_top1" in latest:
-        parts.append(f"test {tables.number(latest['test_top1'])} %")
+    if "logits_top1" in latest:
+        parts.append(f"test by logits {tables.number(latest['logits_top1'])} %")
     if doing:
         parts.append(doing)
     elif latest.get("images_per_second") is not None:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 
+from cil_func.errors import printable
+
 Row = Mapping[str, Any]
 Results = Mapping[str, Any]
 
@@ -33,12 +35,6 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def fair_share(row: Row) -> float | None:
-    """The part of the classes seen that the newest phase brought: what its share of predictions should be."""
-    seen, new = row.get("classes_seen"), row.get("num_new")
-    return new / seen if seen and new is not None else None
-
-
 def _new_share(row: Row) -> str:
     before, after = row.get("new_share_before_align"), row.get("new_share")
     return percent(after) if before is None else f"{percent(before)} -> {percent(after)}"
@@ -52,26 +48,28 @@ def _seconds(row: Row) -> str:
 
 COLUMNS = (
     Column("phase", 5, lambda row: str(row.get("phase", "-"))),
-    Column("classes", 7, lambda row: str(row.get("classes_seen", "-"))),
+    Column("seen", 4, lambda row: str(row.get("classes_seen", "-"))),
     Column("top1", 5, lambda row: number(row.get("top1"))),
+    Column("bal", 5, lambda row: number(row.get("balanced_top1"))),
     Column("top5", 5, lambda row: number(row.get("top5"))),
     Column("nme", 5, lambda row: number(row.get("nme_top1"))),
     Column("old", 5, lambda row: number(row.get("old_top1"))),
     Column("new", 5, lambda row: number(row.get("new_top1"))),
     Column("gamma", 5, lambda row: number(row.get("gamma"), 3)),
     Column("new share", 13, _new_share),
-    Column("fair", 5, lambda row: percent(fair_share(row))),
-    Column("seconds", 7, _seconds),
+    Column("fair", 5, lambda row: percent(row.get("fair_share"))),
+    Column("sec", 5, _seconds),
 )
 
 LEGEND = (
-    "percent; new share: predictions that name a class of the newest phase, before ->",
-    "after aligning; fair: the part of the classes seen that the newest phase brought",
+    "percent; seen: classes; bal: mean of the classes' accuracies, top1 counts images",
+    "new share: predictions that name a class of the newest phase, before -> after",
+    "aligning; fair: those classes' share of the test images; sec: seconds",
 )
 
 
 def header_line() -> str:
-    """The titles, aligned with `row_line`; 77 characters."""
+    """The titles, aligned with `row_line`; 78 characters."""
     return " ".join(column.title.rjust(column.width) for column in COLUMNS)
 
 
@@ -134,11 +132,28 @@ def _recipe(results: Results) -> list[str]:
     """What a reader needs to weigh the numbers or to get them again: versions, seed, order, configuration."""
     facts = {"seed": results.get("seed"), **(results.get("environment") or {})}
     lines = ["- " + ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)]
-    if results.get("class_order"):
-        lines.append("- class order: " + " ".join(map(str, results["class_order"])))
+    lines += _classes(results)
     for name, table in (results.get("config") or {}).items():
         lines.append(f"- `[{name}]` " + _inline(table))
     return lines
+
+
+def _classes(results: Results) -> list[str]:
+    """The classes of each phase, one phase a line: `- classes of phase 0: 68 `road`, 56 `palm_tree``."""
+    order = results.get("class_order") or []
+    names = results.get("class_names") or [None] * len(order)  # results of an older version have no names
+    texts = [str(index) + ("" if name is None else f" {_code(name)}") for index, name in zip(order, names, strict=True)]
+    lines = []
+    for row in results.get("phases", []):
+        own = texts[row["classes_seen"] - row["num_new"] : row["classes_seen"]]
+        lines.append(f"- classes of phase {row['phase']}: {', '.join(own)}")
+    return lines if order else []
+
+
+def _code(text: str) -> str:
+    """Text as Markdown code on one line, whatever characters are in it."""
+    text = printable(text)
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def _inline(table: Any) -> str:

@@ -13,7 +13,7 @@ from benchmarks import gpu, gpu_graphs, gpu_runs
 from cil_func import setup, tree
 from cil_func.config import load
 from cil_func.data import augment
-from cil_func.engine import compile
+from cil_func.engine import compile, infer
 
 # 4 classes of 8 training images in two phases, 2 epochs each: 16 images, 2 batches, then 16 and 16 exemplars
 SMALL = (
@@ -40,7 +40,7 @@ def small(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
     monkeypatch.setattr(compile, "name_kernels", lambda: None)  # it would stay
     monkeypatch.setattr(gpu, "_TRACED", 1)
-    monkeypatch.setitem(setup._FORWARD_PIXELS, "cpu", 64 * 8 * 8)
+    monkeypatch.setitem(infer.FORWARD_PIXELS, "cpu", 64 * 8 * 8)
     monkeypatch.setitem(augment.CHUNK_PIXELS, "cpu", 64 * 8 * 8)
     yield
     torch.set_num_threads(threads)

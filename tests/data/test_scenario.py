@@ -88,6 +88,33 @@ def test_an_order_that_is_no_permutation_says_why(given_order, part):
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
+NUMBERS = tuple(sorted(map(str, range(12))))  # 0, 1, 10, 11, 2, ...: as folders are counted
+
+
+def test_an_index_that_is_the_name_of_another_class_is_refused():
+    settings = {"num_classes": 12, "class_names": NUMBERS}
+    for order in (list(range(12)), list(range(11, -1, -1))):
+        with pytest.raises(DataError) as caught:
+            scenario.class_order(order, **settings)
+        number = next(i for i in order if NUMBERS[i] != str(i))
+        message = str(caught.value)
+        expected = f"data.class_order holds {number}, which is the index of class {NUMBERS[number]!r} and the name of"
+        assert message.startswith(expected) and 'give the names in quotes, as in ["0", "1", ...]' in message
+    names = [str(number) for number in range(12)]
+    assert [NUMBERS[index] for index in scenario.class_order(names, **settings)] == names
+    with pytest.raises(DataError, match="holds 1, which is the index of class '2' and the name of another"):
+        scenario.class_order([1, 0], num_classes=2, class_names=("01", "2"))
+
+
+def test_indices_are_taken_where_no_name_says_otherwise():
+    in_order = [f"{number:02}" for number in range(12)]
+    for names in (in_order, [f"class{number}" for number in range(12)], in_order[:10] + ["ten", "x"]):
+        order = list(range(11, -1, -1))
+        assert scenario.class_order(order, num_classes=12, class_names=names) == order
+        assert scenario.misleading_index(names) is None
+    assert scenario.misleading_index(NUMBERS) == 2
+
+
 def test_an_unknown_word_is_a_configuration_error():
     with pytest.raises(ConfigError, match="canonical, shuffled, sorted"):
         order_of("cannonical")

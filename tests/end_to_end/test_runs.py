@@ -112,7 +112,7 @@ def len_new(phase: int) -> int:
 def test_the_saved_model_has_the_last_accuracy(runs):
     """Read back and run plainly on the test images: what somebody who predicts with it would do."""
     directory, results = runs["wa"]
-    params, state, description = checkpoint.load_model(directory)
+    params, state, _, description = checkpoint.load_model(directory)
     data = sources.load("digits")
     settings = description["preprocessing"]
     pixels = torch.from_numpy(data.test_images).permute(0, 3, 1, 2) / 255
@@ -150,11 +150,13 @@ def test_evaluation_between_epochs_and_variants(tmp_path):
     )  # fmt: skip
     assert run(tmp_path / "run", *overrides) == 0
     events = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    evaluations = [(event["phase"], event["epoch"]) for event in events if event["event"] == "evaluation"]
-    assert evaluations == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    assert [(event["phase"], event["epoch"]) for event in evaluations] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
+    keys = {"event", "phase", "epoch", "logits_top1", "time"}  # "top1" is a phase's, by the method's own rule
+    assert all(event.keys() == keys for event in evaluations)
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert [row["memory_size"] for row in results["phases"]] == [12, 24, 30]
-    params, _, _ = checkpoint.load_model(tmp_path / "run")
+    params = checkpoint.load_model(tmp_path / "run").params
     assert params["classifier"]["weight"].dtype == torch.float64
     assert (params["classifier"]["weight"] >= 0).all()
 
@@ -179,6 +181,11 @@ def test_an_image_folder_is_learned_by_a_timm_backbone(tmp_path):
     assert run(tmp_path / "run", *overrides) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["class_order"] == [3, 0, 2, 1]
+    assert results["class_names"] == ["dog", "ant", "cat", "bée"]
+    events = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    starts = [(e["classes"], e["class_names"]) for e in events if e["event"] == "phase_start"]
+    assert starts == [([3, 0], ["dog", "ant"]), ([2, 1], ["cat", "bée"])]
+    assert "\n- classes of phase 1: 2 `cat`, 1 `bée`\n" in (tmp_path / "run/report/table.md").read_text()
     assert math.isfinite(results["average_incremental_accuracy"])
 
 

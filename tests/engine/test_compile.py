@@ -130,7 +130,7 @@ def test_one_training_graph_and_one_forward_graph_serve_three_phases_rates_and_s
 
 def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch):
     """`experiment.run` on the digits: 3 phases of WA, and again with finetune, whose step has no teacher."""
-    monkeypatch.setitem(setup._FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the digits' calls is full
+    monkeypatch.setitem(infer.FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the digits' calls is full
     for method in ("wa", "finetune"):
         overrides = ["data.increment=4", "optim.epochs=1", "optim.batch_size=64", "run.compile=true",
                      f"method.name={method}", "run.threads=1", "run.device=cpu"]  # fmt: skip

@@ -1,5 +1,7 @@
 """Each method's record: its loss from torch's own functions on sliced logits, and what it declares."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,7 @@ LAMBDA = OLD / SEEN
         ("wa", SUM, CE + 2 * SOFT),
         ("icarl", SUM, CE + 2 * SOFT),
         ("lwf", methods.Options(), (1 - LAMBDA) * NEW_CE + LAMBDA * SOFT),
+        ("lwf", methods.Options(lwf_classes="seen"), (1 - LAMBDA) * CE + LAMBDA * SOFT),
     ],
 )
 def test_loss_of_a_later_phase(name, options, expected):
@@ -93,6 +96,30 @@ def test_the_published_sum_has_the_gradient_of_half_t_squared_kl():
         return F.cross_entropy(logits[:, :SEEN], LABELS) + 0.5 * 2**2 * kl
 
     torch.testing.assert_close(torch.func.grad(ours)(STUDENT.logits), torch.func.grad(tutorial)(STUDENT.logits))
+
+
+def test_lwf_says_where_its_loss_is_empty_and_learns_a_single_class_by_the_other_one():
+    """Softmax over one column is 1: over the new classes alone, a single one has loss 0 and no gradient."""
+    single = methods.Classes(seen=torch.arange(WIDTH) < OLD + 1, old=torch.arange(WIDTH) < OLD)
+    targets = methods.Targets(torch.full((5,), OLD))
+    weightless = methods.Options(kd_combination="sum", kd_weight=0.0)
+
+    def learned(options):
+        loss = methods.make("lwf", options).loss
+        value = lambda logits: loss(methods.Outputs(logits, None), TEACHER, targets, single)  # noqa: E731
+        return torch.func.grad(value)(STUDENT.logits)[:, OLD]
+
+    assert (learned(weightless) == 0).all()
+    assert (learned(replace(weightless, lwf_classes="seen")) < 0).all()  # a step raises the new class's logit
+    new, seen = (methods.make("lwf", methods.Options(lwf_classes=classes)).fault_of for classes in ("new", "seen"))
+    for sizes, phase in (([2, 1, 1], 1), ([4, 4, 1], 2), ([1, 1], 1), ([1, 2, 1], 2)):
+        assert new(sizes).startswith(f"data.increment: phase {phase} brings a single class")
+        assert 'method.lwf_classes = "seen"' in new(sizes)
+        assert seen(sizes) == ""
+    for sizes in ([2, 2], [1, 2], [10]):
+        assert new(sizes) == ""
+    others = [name for name in methods.TABLE if name != "lwf"]
+    assert all(methods.make(name, methods.Options()).fault_of([1, 1]) == "" for name in others)
 
 
 def test_only_wa_aligns_and_only_when_asked():

@@ -33,7 +33,8 @@ def _make_run(num_phases=3, epochs=2, aligned=True):
     figures = {"average_incremental_accuracy": sum(accuracies) / num_phases, "last_accuracy": accuracies[-1],
                "forgetting": 12.5 if num_phases > 1 else None}  # fmt: skip
     events.append({"event": "run_end", **figures, "seconds": 75.0})
-    results = {"method": start["method"], "class_order": list(range(2 * num_phases)), "seed": 7,
+    results = {"method": start["method"], "class_order": list(range(2 * num_phases)),
+               "class_names": [f"c{index}" for index in range(2 * num_phases)], "seed": 7,
                "num_classes": 2 * num_phases, "phases": rows,
                "config": {"data": {"name": "digits"}, "model": {"backbone": "resnet20"}},
                "accuracy_matrix": [row["per_phase_top1"] for row in rows], **figures,
@@ -43,9 +44,10 @@ def _make_run(num_phases=3, epochs=2, aligned=True):
 
 def _row(phase, seen, aligned):
     return {"phase": phase, "classes_seen": seen, "num_new": 2,
-            "top1": max(5.0, 90.0 - 10 * phase), "top5": 100.0, "nme_top1": 88.0 if aligned else None,
+            "top1": max(5.0, 90.0 - 10 * phase), "balanced_top1": 77.0, "top5": 100.0,
+            "nme_top1": 88.0 if aligned else None,
             "per_phase_top1": [80.0] * phase + [95.0],
             "old_top1": 80.0 if phase else None, "new_top1": 95.0, "gamma": 0.625 if aligned else None,
             "top1_before_align": 60.0 if aligned else None, "new_share": 0.51,
-            "new_share_before_align": 0.9 if aligned else None, "memory_size": 100,
+            "new_share_before_align": 0.9 if aligned else None, "fair_share": 0.4, "memory_size": 100,
             "seconds": {"train": 4.0, "select": 0.25, "evaluate": 0.5}}  # fmt: skip

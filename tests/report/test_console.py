@@ -43,16 +43,31 @@ def test_plain_lines_tell_the_run_the_phases_and_the_end(make_run):
     # 200 of 1200 images done, 0.01 s each
     assert out[4] == "  epoch 1/2  loss  1.5000  train  45.0 %     100 images/s   0:00:10 left"
     assert out[5] == "  epoch 2/2  loss  1.0000  train  45.0 %     100 images/s   0:00:08 left"
-    assert out[6].split()[:3] == ["phase", "classes", "top1"] and out[7].split()[:3] == ["0", "2", "90.0"]
+    assert out[6].split()[:3] == ["phase", "seen", "top1"] and out[7].split()[:3] == ["0", "2", "90.0"]
     assert "\nphase 2 (3/3): " in text
     assert out[-4].split() == ["average", "incremental", "accuracy", "80.0", "%"]
     assert out[-1].split() == ["time", "0:01:15"]
     assert "\x1b" not in text and text.isascii() and max(map(len, out)) <= 80
 
 
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([], "2 new classes, 4 seen"),
+        (["cat", "dog"], "2 new classes (cat, dog), 4 seen"),
+        (["a", "b", "c", "d", "e"], "5 new classes (a, b, c and 2 more), 4 seen"),
+        (["n" * 40], "1 new class (" + "n" * 21 + "...), 4 seen"),
+        (["a\nb"], "1 new class (a\\nb), 4 seen"),
+    ],
+)
+def test_a_phase_names_its_first_classes(names, text):
+    event = {"num_new": len(names) or 2, "classes_seen": 4, "train_images": 200, "epochs": 2, "class_names": names}
+    assert lines.phase_text(event).startswith(text)
+
+
 def test_plain_rows_and_titles_are_aligned(make_run):
     out = play(make_run(num_phases=3)[0], plain=True).splitlines()
-    titles = [line for line in out if line.startswith("phase classes")]
+    titles = [line for line in out if line.startswith("phase seen")]
     rows = [line for line in out if re.match(r" +\d +\d", line)]
     assert len(titles) == 3 + 1 and len(rows) == 3 + 3  # each as its phase ends, all at the end
     assert len({len(line) for line in titles + rows}) == 1
@@ -80,9 +95,9 @@ def test_plain_shows_that_a_very_long_epoch_lives():
 
 def test_evaluation_in_the_middle_has_its_line(make_run):
     events, _ = make_run(num_phases=1, epochs=20)
-    events.insert(-2, {"event": "evaluation", "phase": 0, "epoch": 9, "top1": 91.25})
-    assert "  epoch 10/20  test top1 91.2 %\n" in play(events, plain=True)
-    assert "test 91.2 %" in screen(play(events, plain=False))
+    events.insert(-2, {"event": "evaluation", "phase": 0, "epoch": 9, "logits_top1": 91.25})
+    assert "  epoch 10/20  test top1 by logits 91.2 %\n" in play(events, plain=True)
+    assert "test by logits 91.2 %" in screen(play(events, plain=False))
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -136,8 +151,8 @@ def test_terminal_table_grows_above_the_bar_and_the_end_gives_the_cursor_back(ma
     text = screen(raw)
     assert raw.rfind("\x1b[?25h") > raw.rfind("\x1b[?25l") >= 0
     # as the first phase ends, and in the last table
-    assert text.count("phase classes  top1") == 2 and text.count("    0       2  90.0") == 2
-    assert text.index("    2       6  70.0") < text.index("average incremental accuracy")
+    assert text.count("phase seen  top1") == 2 and text.count("    0    2  90.0") == 2
+    assert text.index("    2    6  70.0") < text.index("average incremental accuracy")
     end = text[text.index("average incremental accuracy") :]
     assert "forgetting                     12.5 points" in end and "epoch" not in end
 
