@@ -85,7 +85,7 @@ class Keeper(Keep):
         """Saves a progress that isn't saved yet; processes other than the first take a note that it is."""
         if self._world.first and _border(progress) != self._saved:
             parts, record = pack(progress)
-            with self._world.uncut():
+            with self._world.uncut(), self._world.places.working("saving a checkpoint"):
                 problems = checkpoint.save(self._directory, parts, record | self._extra(), number=self._number)
             for message in problems:
                 self._warn(message)
