@@ -93,13 +93,14 @@ def default_directory(options: argparse.Namespace, config: configuration.Config)
 
 
 def look(run, config: configuration.Config, directory: Path, options: argparse.Namespace, launch) -> int:
-    """--dry-run and --profile, which are the first process's business."""
+    """--dry-run, by all processes, and --profile, by one."""
+    if options.dry_run:
+        return run.plan(config, directory, launch)
     if launch.rank:
         return 0
-    if options.profile and launch.size > 1:
+    if launch.size > 1:
         raise ConfigError(f"--profile with {launch.size} processes; profile one: python train.py --profile ...")
-    print(run.profile(config, directory, options.profile) if options.profile else run.plan(config))
-    return 0
+    return run.profile(config, directory, options.profile)
 
 
 def leave(status: int) -> None:

@@ -5,6 +5,7 @@ does)}. In the process of that rank, at number `at`, counted from 1:
 
     "raise"                       at a border of the run (before each step, after each part of a phase), a bug
     "SIGKILL", "SIGTERM", ...     at a border, the signal to itself
+    "hang"                        at a border, a wait for ever, of the main thread alone
     "SIGKILL in a save"           at a call that syncs or renames a file
     "nan in the loss"             in a step: nan or inf, in the input, the loss, the gradient or the weight
 """
@@ -14,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import train
@@ -58,6 +60,8 @@ def at_a_border(fault: Fault) -> None:
         if fault.here():
             if fault.what == "raise":
                 raise ZeroDivisionError("a bug")
+            if fault.what == "hang":
+                threading.Event().wait()
             os.kill(os.getpid(), getattr(signal, fault.what))
         call(self, make, boundary)
 

@@ -112,7 +112,7 @@ class Run(Table):
     precision: Literal["auto", "float64", "float32", "bfloat16"] = "auto"
     compile: bool = True  # torch.compile of the whole step: a minute at first, faster afterwards
     threads: Annotated[int, Interval(ge=0, le=1024)] = 0  # CPU threads; 0: torch's own choice
-    timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0  # that a process waits for the others
+    timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0  # that a process may stand still
 
 
 class Data(Table):

@@ -79,7 +79,8 @@ def begin(config: Config, directory: Path, world: World, *, ours: Callable[[], N
         config, pieces = configuration.from_dict(head["config"]), list(iter(lambda: world.bytes_from_first(b""), b""))
         found = checkpoint.unpack(pieces) if pieces else None
         return Begun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
-    begun = _look(config, directory, ours)
+    with world.places.working("reading the run directory"):
+        begun = _look(config, directory, ours)
     if world.size > 1:
         head, found = begun._asdict() | {"config": configuration.to_dict(begun.config)}, begun.checkpoint
         del head["checkpoint"]
@@ -92,26 +93,17 @@ def begin(config: Config, directory: Path, world: World, *, ours: Callable[[], N
 
 def _look(config: Config, directory: Path, ours: Callable[[], None]) -> Begun:
     """What the directory holds; raises ConfigError where that is another run."""
-    if not (directory / "config.toml").exists():
-        held = [name for name in MARKS if (directory / name).exists()]
-        if held:
-            raise ConfigError(
-                f"{directory} holds {held[0]} and no config.toml, so nobody knows of which run; choose another --out"
-            )
+    stored = refuse_another_run(config, directory)
+    if stored is None:
         ours()
         return Begun(setup.resolve(config))
-    stored = configuration.load(str(directory / "config.toml"))
-    differing = _differences(config, stored)
-    if set(differing) - {"data.path"}:
-        told = ", ".join(differing.values())
-        raise ConfigError(f"{directory} holds a run of another configuration: {told}; give the same, or another --out")
-    moved_from = stored.data.path if differing else ""
-    if differing:
+    moved_from = stored.data.path if stored.data.path != config.data.path else ""
+    if moved_from:
         stored = stored.model_copy(update={"data": stored.data.model_copy(update={"path": config.data.path})})
     record, has_results = status.read(directory), (directory / "results.json").exists()
     if record.get("state") == "finished" and has_results:
         return Begun(stored, finished=True, moved_from=moved_from)
-    if not differing:
+    if not moved_from:
         ours()
     found, problems = checkpoint.newest(directory / "checkpoints")
     if record.get("state") == "running":  # the lock is ours, so nobody runs
@@ -119,6 +111,27 @@ def _look(config: Config, directory: Path, ours: Callable[[], None]) -> Begun:
     if has_results and not found:
         problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
     return Begun(setup.resolve(stored), checkpoint=found, problems=tuple(problems), moved_from=moved_from)
+
+
+def refuse_another_run(config: Config, directory: Path) -> Config | None:
+    """Reads the configuration of the run in a directory; None where there is no run.
+
+    Raises ConfigError if another key than data.path differs from `config`, or if config.toml is missing and other files
+    of a run are there.
+    """
+    if not (directory / "config.toml").exists():
+        held = [name for name in MARKS if (directory / name).exists()]
+        if held:
+            raise ConfigError(
+                f"{directory} holds {held[0]} and no config.toml, so nobody knows of which run; choose another --out"
+            )
+        return None
+    stored = configuration.load(str(directory / "config.toml"))
+    differing = _differences(config, stored)
+    if set(differing) - {"data.path"}:
+        told = ", ".join(differing.values())
+        raise ConfigError(f"{directory} holds a run of another configuration: {told}; give the same, or another --out")
+    return stored
 
 
 def _differences(wanted: Config, stored: Config) -> dict[str, str]:

@@ -63,6 +63,12 @@ class Mistakes:
             raise DataError(*self.lines)
 
 
+class MachineError(CilError):
+    """What this machine lacks for the configuration: memory, or a compiler."""
+
+    exit_status = 2
+
+
 class PeerError(CilError):
     """Another process of the run failed or was lost."""
 

@@ -109,7 +109,8 @@ class Keeper(Keep):
     def wait(self) -> None:
         """Returns once the last checkpoint is on disk; raises what the thread raised."""
         if self._writing:
-            concurrent.futures.wait([self._writing])
+            with self._world.places.working("saving a checkpoint"):
+                concurrent.futures.wait([self._writing])
             writing, self._writing = self._writing, None
             for message in writing.result():
                 self._warn(message)

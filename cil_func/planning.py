@@ -5,7 +5,9 @@ import math
 import torch
 
 from cil_func import memory, model, tree
+from cil_func.config import Optim
 from cil_func.data import scenario
+from cil_func.engine import shares
 from cil_func.setup import Setup
 
 
@@ -76,6 +78,7 @@ def describe(setup: Setup) -> str:
     lines = [
         f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
         f"{start['device']}, {start['precision']}",
+        *_shares(setup),
         "",
         f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}  classes",
     ]
@@ -94,6 +97,20 @@ def describe(setup: Setup) -> str:
     return "\n".join([*lines, "", f"{total:,} steps over {trained:,} images", *_sizes(setup), *notes])
 
 
+def _shares(setup: Setup) -> list[str]:
+    """A line on what each of several processes computes; none for one process."""
+    size, settings = setup.world.size, setup.config.optim
+    if size == 1:
+        return []
+    places = range(settings.batch_size)
+    counts = [len(places[shares.share(rank, size, **_split(settings))]) for rank in range(size)]
+    return [f"{size} processes: {', '.join(map(str, counts))} of the {settings.batch_size} images of a batch"]
+
+
+def _split(settings: Optim) -> dict[str, int]:
+    return {"batch_size": settings.batch_size, "norm_batch": settings.norm_batch}
+
+
 def _sizes(setup: Setup) -> list[str]:
     """Lines on parameters and memory, in MB of 10^6 bytes."""
     params, state = model.init(0, setup.config.model.backbone, setup.num_classes)
@@ -110,13 +127,16 @@ def _sizes(setup: Setup) -> list[str]:
 
 
 def activation_bytes(setup: Setup) -> int:
-    """Bytes that the backward pass of one batch keeps, run eagerly: counted on the meta device, without work."""
+    """Bytes that the backward pass of one batch keeps, of this process's part of it, run eagerly.
+
+    They are counted on the meta device, without work.
+    """
     params, state = tree.cast(
         model.init(0, setup.config.model.backbone, setup.num_classes), dtype=setup.dtype, device="meta"
     )
     settings = setup.config.optim
-    groups = settings.norm_batch or settings.batch_size
-    count = math.ceil(settings.batch_size / groups) * groups  # the step fills the last group up
+    groups, rows = settings.norm_batch or settings.batch_size, shares.rows_of(setup.world.size, **_split(settings))
+    count = math.ceil(rows / groups) * groups  # the step fills the last group up
     shape = (count, 3, *setup.train_images.shape[1:3])
     images = torch.empty(shape, dtype=setup.compute_dtype, device="meta")
     held: dict[int, torch.Tensor] = {}

@@ -41,17 +41,21 @@ def recorder(
     _cut(log_path, held.record["log_bytes"] if held else 0)
     header, environment = _header(ready), {"environment": setup.environment(ready)}
 
+    working = ready.world.places.working  # a disk may be slow, and a terminal may be stopped
+
     def save(results: dict) -> None:
-        events.write_json(directory / "results.json", header | results | environment)
+        with working("writing the results"):
+            events.write_json(directory / "results.json", header | results | environment)
 
     with _screen() as screen, events.Log(log_path, tell=lambda event: screen(event)) as log:
 
         def emit(event: dict) -> None:
-            log(event)
-            for problem in screen(event):
-                log(_warning(problem))
-            if event["event"] not in events.SKIPPED:
-                restore_config()
+            with working("writing an event"):
+                log(event)
+                for problem in screen(event):
+                    log(_warning(problem))
+                if event["event"] not in events.SKIPPED:
+                    restore_config()
 
         def restore_config() -> None:
             if not config_path.exists():

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,19 +10,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cil_func import checkpoint, experiment, planning, predicting, same_images, setup, status
+from cil_func import checkpoint, events, experiment, machine, planning, predicting, same_images, setup, status
 from cil_func import progress as progressing
 from cil_func.config import Config
-from cil_func.directory import Begun, begin, claimed
+from cil_func.directory import Begun, begin, claimed, refuse_another_run
 from cil_func.engine import compile, distributed
 from cil_func.engine.distributed import Launch, World
-from cil_func.errors import CilError, DiskError, PeerError, StoppedError, printable
+from cil_func.errors import CilError, DiskError, MachineError, PeerError, StoppedError, printable
 from cil_func.keeping import Keeper
 from cil_func.progress import Progress
 from cil_func.recording import Recorder, recorder
 from cil_func.report import figures, tables
 from cil_func.signals import Signals
 
+TRACEBACK = "traceback.txt"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -34,16 +36,51 @@ def run(config: Config, directory: Path, launch: Launch | None = None, *, warnin
     process that failed; all processes return its exit status.
     """
     teller = Teller(directory)
+
+    def work(world: World, signals: Signals) -> None:
+        with claimed(directory, world):
+            _run(config, directory, world, signals, teller, warnings)
+
+    return _with_others(config, launch or Launch(), teller, work)
+
+
+def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
+    """Prints what a run would do, and returns the exit status: builds everything, trains and writes nothing.
+
+    The processes that the launcher has started do it together, so that the plan is refused where the run would be.
+    """
+
+    def work(world: World, signals: Signals) -> None:
+        if world.first:
+            refuse_another_run(config, directory)
+        ready = setup.build(config, world)
+        text = planning.describe(ready)
+        if world.first:
+            print(text, *(f"warning: {message}" for message in data_warnings(ready)), sep="\n", flush=True)
+
+    return _with_others(config, launch or Launch(), Teller(directory), work)
+
+
+def profile(config: Config, directory: Path, steps: int) -> int:
+    """Traces `steps` training steps into directory/trace.json, prints the report, and returns the exit status."""
+    from cil_func import profiling  # late: torch's profiler costs a moment, and few runs want it
+
+    def work(world: World, signals: Signals) -> None:
+        print(profiling.run(config, directory, steps), flush=True)
+
+    return _with_others(config, Launch(), Teller(directory), work)
+
+
+def _with_others(config: Config, launch: Launch, teller: "Teller", work: Callable[[World, Signals], None]) -> int:
+    """Calls work(world, signals) together with the other processes, and reports a failure; returns the exit status."""
+    teller.world = World(launch)  # until the others have come
     with (
         Signals(teller.stopped) as signals,
-        distributed.join(
-            launch or Launch(), timeout_seconds=config.run.timeout_seconds, on_loss=teller.lost
-        ) as world,
+        distributed.join(launch, timeout_seconds=config.run.timeout_seconds, on_loss=teller.lost) as world,
     ):
         teller.world = world
         try:
-            with claimed(directory, world):
-                _run(config, directory, world, signals, teller, warnings)
+            work(world, signals)
             return 0
         except PeerError as error:
             signals.settle()
@@ -54,20 +91,7 @@ def run(config: Config, directory: Path, launch: Launch | None = None, *, warnin
             return failure["exit_code"]
         except (Exception, StoppedError) as error:
             signals.settle()
-            return teller.failed(_translated(error, directory))
-
-
-def plan(config: Config) -> str:
-    """What a run of this configuration would do, as text; builds everything, trains nothing."""
-    ready = setup.build(config)
-    return "\n".join([planning.describe(ready), *(f"warning: {message}" for message in data_warnings(ready))])
-
-
-def profile(config: Config, directory: Path, steps: int) -> str:
-    """Traces `steps` training steps into directory/trace.json; the report as text."""
-    from cil_func import profiling  # late: torch's profiler costs a moment, and few runs want it
-
-    return profiling.run(config, directory, steps)
+            return teller.failed(_translated(error, config, teller.directory))
 
 
 @dataclass
@@ -89,6 +113,7 @@ class Teller:
     def running(self) -> None:
         if self.world.first:
             self._status.running()
+            (self.directory / TRACEBACK).unlink(missing_ok=True)  # of an attempt before
 
     def finished(self) -> None:
         """Nothing that fails from here on makes it another end."""
@@ -106,6 +131,7 @@ class Teller:
         if self.done:
             self.say(f"the run is finished; after that: {message}")
             return 0
+        message += self._keep_traceback(error)
         failure = {"rank": self.world.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
         if self.world.watch:
             named = message if isinstance(error, StoppedError) else f"rank {self.world.rank}: {message}"
@@ -128,18 +154,36 @@ class Teller:
         with suppress(OSError):  # nobody listens
             print(f"train.py: {message}", file=sys.stderr, flush=True)
 
+    def _keep_traceback(self, error: BaseException) -> str:
+        """Writes where a failure of the machine came from into traceback.txt; what the message says of that."""
+        if not (self.owns and isinstance(error, MachineError) and error.__cause__):
+            return ""
+        path, lines = self.directory / TRACEBACK, traceback.format_exception(error.__cause__)
+        try:
+            events.write_text(path, "".join(lines).encode("utf-8", "backslashreplace").decode())
+        except (DiskError, MemoryError):
+            return ""
+        return printable(f" (details: {path})")
+
     def _write(self, exit_code: int, message: str) -> None:
         if self.owns:
             with suppress(DiskError):  # the failure itself may be a full disk
                 (self._status.stopped if exit_code > 128 else self._status.failed)(exit_code, message)
 
 
-def _translated(error: BaseException, directory: Path) -> BaseException:
-    """A disk's refusal as the one line that it is: of what is not written by `events`, which says so itself."""
+def _translated(error: BaseException, config: Config, directory: Path) -> BaseException:
+    """One line in place of what the disk refused or the machine lacks; any other error as it is.
+
+    What `events` writes raises a DiskError itself.
+    """
     if isinstance(error, OSError) and error.errno in _DISK:
         name = error.filename or directory
         return DiskError(f"{name}: {error.strerror}; mend that, and the same command goes on")
-    return error
+    told = machine.explain(error, config)
+    if told is None:
+        return error
+    told.__cause__ = error
+    return told
 
 
 def _run(
@@ -148,7 +192,8 @@ def _run(
     begun = begin(config, directory, world, ours=teller.own)
     if begun.finished:
         if world.first:
-            _show_finished(begun, directory, teller)
+            with world.places.working("reading the data", at_most=math.inf):
+                _show_finished(begun, directory, teller)
         world.meet("finished")
         return
     if not begun.moved_from:

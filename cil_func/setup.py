@@ -11,7 +11,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from cil_func import methods, model, trainer
+from cil_func import machine, methods, model, trainer
 from cil_func.config import Config
 from cil_func.data import augment, resident, scenario, sharing, sources
 from cil_func.data.decoding import OWN, Room
@@ -77,6 +77,9 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     distributed.set_threads(world.launch, config.run.threads)
     device = distributed.device_of(world.launch, config.run.device)
     world.use(device)
+    world.refuse_one_gpu_for_two()
+    if config.run.compile:
+        machine.check_compiler(device.type)
     compile.exact_float32()
     if device.type == "cuda":
         compile.same_bits()
@@ -98,6 +101,10 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     if config.run.compile:
         full = lambda *args: forward_batch * (len(args[2]) == forward_batch)  # noqa: E731
         forward = compile.compiled(forward, full=full, name="forward pass")
+    if world.size > 1:  # the others see that it works
+        forward = _ticking(forward, world)
+    if world.size > 1 and config.run.compile:
+        compile.around_compilations(lambda: world.places.begin("compiling"), world.places.end)
     return Setup(
         config=config,
         scenario=phases,
@@ -258,6 +265,16 @@ def _options(config: Config) -> methods.Options:
     fields = config.method.model_dump()
     fields.pop("name")
     return methods.Options(**fields)
+
+
+def _ticking(forward: Callable, world: distributed.World) -> Callable:
+    """The same function; each call counts as progress of this process."""
+
+    def call(*args):
+        world.places.tick()
+        return forward(*args)
+
+    return call
 
 
 def _augment(config: Config, mean: list[float]) -> augment.Augment:

@@ -69,6 +69,14 @@ def _says_more_than_no_gpu(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("No CUDA runtime is found")
 
 
+def around_compilations(begin: Callable[[], object], end: Callable[[], object]) -> None:
+    """Calls begin() before each compilation of this process from now on, and end() after it, also after a failure."""
+    from torch._dynamo.callback import callback_handler  # late: it costs a second
+
+    callback_handler.register_start_callback(lambda _: begin())
+    callback_handler.register_end_callback(lambda _: end())
+
+
 def name_kernels() -> None:
     """Makes kernels compiled from now on show themselves in a profile by name; on a GPU they do anyway."""
     torch._inductor.config.cpp.enable_kernel_profile = True

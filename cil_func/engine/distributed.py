@@ -21,10 +21,13 @@ import torch
 import torch.distributed as dist
 
 from cil_func import tree
+from cil_func.engine.places import Places
 from cil_func.engine.watch import Watch
 from cil_func.errors import CilError, ConfigError, PeerError
 
-_AFTER_US = 30.0  # seconds
+# Of torch's own guards. The watch names the process that hangs, and lets one work long that has announced it; torch's
+# guards would end the run without a word (NCCL) or blame the connection (gloo), so they have to come after it.
+_FOR_EVER = timedelta(days=7)
 _HEAR_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at the signal: on a GPU each waits for the device
 
 
@@ -72,12 +75,15 @@ class World:
 
     def __post_init__(self):
         self._steps, self._signal = 0, 0
+        self.places = self.watch.places if self.watch else Places()
         self.use(self.device)
 
     def use(self, device: torch.device) -> None:
         """Sets the device that this process computes on."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        if self.size > 1:
+            self.places.use(device)
         self.device = device
         self._own_signal, self._heard = (torch.zeros((), device=device) for _ in range(2))
 
@@ -102,7 +108,6 @@ class World:
         """
         if self.size == 1:
             return vector
-        self._count()
         vector[-1] = self._own_signal
         self._collect(lambda: dist.all_reduce(vector))
         self._heard.copy_(vector[-1])
@@ -119,7 +124,7 @@ class World:
         if signal != self._signal:
             self._signal = signal
             self._own_signal.fill_(signal)
-        self._count()
+        self.places.tick()
         self._steps += 1
         return int(self._heard.item()) if self._steps % _HEAR_EVERY[self.device.type] == 0 else 0
 
@@ -180,6 +185,18 @@ class World:
                     "ranks run different versions"
                 )
 
+    def refuse_one_gpu_for_two(self) -> None:
+        """Raises ConfigError where two processes compute on one GPU, which NCCL can't do."""
+        if self.size == 1 or self.device.type != "cuda":
+            return
+        gpus = self.watch.exchange("gpu", str(torch.cuda.get_device_properties(self.device).uuid))
+        for rank, gpu in enumerate(gpus):
+            if gpus.index(gpu) < rank:
+                raise ConfigError(
+                    f"ranks {gpus.index(gpu)} and {rank} have the same GPU ({gpu}); start one process a GPU, or let "
+                    "the launcher show each process another one (CUDA_VISIBLE_DEVICES)"
+                )
+
     def meet(self, place: str) -> None:
         """Waits until all processes have come here, however long one of them works before, unless one fails."""
         if self.watch:
@@ -195,7 +212,8 @@ class World:
         if self.launch.local_rank:
             self._wait_for_first(place)
         try:
-            yield
+            with self.places.working(place, at_most=math.inf):
+                yield
         finally:
             if self.watch and not self.launch.local_rank:
                 self.watch.say(f"{place}/{self._machine()}")
@@ -217,14 +235,10 @@ class World:
         """The rank of its first process."""
         return self.rank - self.launch.local_rank
 
-    def _count(self) -> None:
-        """Lets the others see whether this process goes on."""
-        if self.watch:
-            self.watch.places += 1
-
     def _collect(self, collective: Callable[[], object]) -> None:
         try:
-            collective()
+            with self.places.collective():
+                collective()
         except RuntimeError as error:  # torch's DistError is one, and so is what gloo raises
             raise PeerError(f"rank {self.rank} lost the others ({str(error).splitlines()[0]})") from error
 
@@ -248,30 +262,46 @@ def digest(part: object) -> bytes:
 def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], None]) -> Iterator[World]:
     """The world of a run: alone without a launcher, else a process group that is destroyed on every exit.
 
-    timeout_seconds: how long a collective or a silent process is waited for; on_loss: what a process does that has to
-    end itself, see `Watch`. Its tensors are on the CPU until `World.use`. Raises PeerError where the others don't come.
+    timeout_seconds: how long the others are waited for at the start, and after that a process that is silent or does
+    not move, see `Watch`. on_loss: what a process does that has to end itself, see `Watch`.
+    Its tensors are on the CPU until `World.use`. Raises PeerError where the others don't come.
     """
     if launch.size == 1:
         yield World(launch)
         return
-    cuda, prefix = torch.cuda.is_available(), f"cil_func/{launch.restart}"
-    # NCCL's own guard ends a process without a word, so it has to come after ours
-    timeout = timedelta(seconds=timeout_seconds + (_AFTER_US if cuda else 0))
+    prefix, timeout = f"cil_func/{launch.restart}", timedelta(seconds=timeout_seconds)
     try:
         # Not by env://, whose keys are those of the attempt before where torchrun was given a --master_port: after a
         # restart a process would look for the dead one.
         store = dist.PrefixStore(prefix, _store(launch, timeout))
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=timeout)
+        _find_all(launch, store, timeout)
     except RuntimeError as error:
         raise PeerError(f"rank {launch.rank} found no other ({str(error).splitlines()[0]})") from error
     watch = Watch(launch.rank, launch.size, prefix=prefix, timeout=timeout_seconds, on_loss=on_loss)
     try:
         with watch:
+            _connect(launch, store)
             yield World(launch, watch=watch)
     finally:
-        with suppress(RuntimeError):  # of a group that has lost a process
-            dist.destroy_process_group()
+        if dist.is_initialized():
+            with suppress(RuntimeError):  # of a group that has lost a process
+                dist.destroy_process_group()
+
+
+def _find_all(launch: Launch, store: dist.Store, timeout: timedelta) -> None:
+    """Waits until all processes have reached the store."""
+    store.set(f"here/{launch.rank}", "")
+    store.wait([f"here/{rank}" for rank in range(launch.size)], timeout)
+    store.set_timeout(_FOR_EVER)  # NCCL waits in it for a process that still compiles
+
+
+def _connect(launch: Launch, store: dist.Store) -> None:
+    """Makes the process group."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=_FOR_EVER)
+    except RuntimeError as error:
+        raise PeerError(f"rank {launch.rank} lost the others ({str(error).splitlines()[0]})") from error
 
 
 def _store(launch: Launch, timeout: timedelta) -> dist.TCPStore:
@@ -282,10 +312,15 @@ def _store(launch: Launch, timeout: timedelta) -> dist.TCPStore:
 
 
 def device_of(launch: Launch, device: str) -> torch.device:
-    """The device of this process: cuda means the GPU of its local rank. Raises ConfigError where there is none."""
+    """The device of this process: cuda means the GPU of its local rank, or the only GPU that the launcher shows it.
+
+    Raises ConfigError where there is none. `World.refuse_one_gpu_for_two` finds those that got the same one.
+    """
     if device != "cuda":
         return torch.device(device)
     count = torch.cuda.device_count()
+    if count == 1:
+        return torch.device("cuda", 0)
     if launch.local_rank >= count:
         raise ConfigError(
             f"--nproc_per_node: {launch.local_size} processes on this machine, and it has {count} GPUs; give {count}"

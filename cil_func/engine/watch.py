@@ -1,10 +1,12 @@
-"""Who of several processes failed: each tells that it lives, and one that is silent is named by the others.
+"""Who of several processes failed: each says that it lives and how far it is, and one that stays behind is named.
 
-A collective that waits for a dead or stopped process says "connection closed" or nothing for minutes, and not who is to
-blame. So a thread in each process counts a beat in the launcher's store, and looks at the beats of the others.
+A collective that waits for a dead or stopped process says "connection closed" or nothing for ever, and not who is to
+blame. NCCL never raises where another process hangs. So a thread in each process counts a beat in the launcher's store,
+publishes how far its main thread and its GPU have come (`engine.places`), and looks at what the others published.
 """
 
 import json
+import math
 import os
 import socket
 import threading
@@ -15,6 +17,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from cil_func.engine import places
+from cil_func.engine.places import Places, Record
 from cil_func.errors import PeerError
 
 BEAT_SECONDS = 0.5
@@ -26,16 +30,19 @@ _PATIENCE_SECONDS = 8.0  # how long the one to blame is looked for
 class Watch:
     """The watch of one process; a context in whose time the thread runs.
 
-    prefix: of the keys in the store, another one after a restart; timeout: seconds of silence after which a process
-    counts as lost; on_loss(failure): called, once, before the process is ended by the thread because its main thread
-    doesn't come back. A failure is {"rank", "exit_code", "message", "lost"}, the same one for all processes; lost: that
-    rank can't tell it itself. `places`, counted by whoever trains, shows how far this process has come.
+    prefix: of the keys in the store, another one after a restart.
+    timeout: seconds after which a process counts as lost if it is silent, or if the others wait and it does not move.
+    on_loss(failure): called once, before the thread ends this process because its main thread doesn't come back.
+    A failure is {"rank", "exit_code", "message", "lost"}, the same one for all processes. lost: that rank can't say it
+    itself. rank -1: no single one is to blame.
+    `places` counts how far this process has come.
     """
 
     def __init__(self, rank: int, size: int, *, prefix: str, timeout: float, on_loss: Callable[[dict], None]):
-        self.rank, self.size, self.failure, self.places = rank, size, None, 0
+        self.rank, self.size, self.failure, self.places = rank, size, None, Places()
         self._prefix, self._timeout, self._on_loss = prefix, timeout, on_loss
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its last beat, and when it was new
+        self._still: dict[int, tuple[Record, float]] = {}  # rank -> what it published last, and when that was new
         self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
         self.busy = threading.Lock()  # taken by who does what must not be cut off by the process's end
@@ -45,6 +52,7 @@ class Watch:
         # a client of its own: a wait of torch's own on the shared one would hold up the beats
         self._store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self._timeout))
         self._set(f"who/{self.rank}", json.dumps([socket.gethostname(), os.getpid()]))
+        self._set(f"place/{self.rank}", places.pack(self.places.record()))
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
         return self
@@ -71,7 +79,7 @@ class Watch:
                 if silent:
                     return self._claim(self._loss(silent[0]))
                 time.sleep(BEAT_SECONDS / 5)
-            return self._claim(self._hanging() or own | {"lost": True})
+            return self._claim(self._hanging(0.0) or own | {"lost": True})
         except RuntimeError:  # the store is gone
             return own | {"lost": True}
 
@@ -81,13 +89,22 @@ class Watch:
 
     def wait_for(self, key: str) -> str:
         """What some process says, however long that takes; raises PeerError if one fails."""
-        self._poll(lambda: self._has(key))
+        # No place that all processes pass, so it is not counted as one.
+        with self.places.working("waiting", at_most=math.inf):
+            self._poll(lambda: self._has(key))
         return self._get(key)
 
     def meet(self, place: str) -> None:
         """Until all processes have come to the place; raises PeerError if one fails."""
-        self._add(f"meet/{place}", 1)
-        self._poll(lambda: self._add(f"meet/{place}", 0) >= self.size)
+        with self.places.waiting():
+            self._add(f"meet/{place}", 1)
+            self._poll(lambda: self._add(f"meet/{place}", 0) >= self.size)
+
+    def exchange(self, name: str, value: str) -> list[str]:
+        """Gives `value` to all processes; returns what each of them gave, by rank. Raises PeerError if one fails."""
+        self._set(f"{name}/{self.rank}", value)
+        self.meet(name)
+        return [self._get(f"{name}/{rank}") for rank in range(self.size)]
 
     def _poll(self, there: Callable[[], bool]) -> None:
         while not there():
@@ -120,14 +137,16 @@ class Watch:
         self._looked = now
         if now - looked > 4 * BEAT_SECONDS + 1.0:  # it was stopped itself: what it knows of the others is old
             self._heard.clear()
+            self._still.clear()
         self._add(f"beat/{self.rank}", 1)
-        self._set(f"places/{self.rank}", str(self.places))
+        self._set(f"place/{self.rank}", places.pack(self.places.record()))
         if self._has("failure"):
             self.failure = json.loads(self._get("failure"))
             return
         silent = self._silent(self._timeout)
-        if silent:
-            self._claim(self._loss(silent[0]))
+        failure = self._loss(silent[0]) if silent else self._hanging(self._timeout)
+        if failure:
+            self._claim(failure)
 
     def _silent(self, seconds: float) -> list[int]:
         """Ranks that have not left and whose beat is older than that."""
@@ -155,13 +174,27 @@ class Watch:
             pass
         return False
 
-    def _hanging(self) -> dict | None:
-        """The failure of a process that lives and is behind this one; None if none is."""
-        places = {rank: int(self._get(f"places/{rank}")) for rank in range(self.size) if self._has(f"places/{rank}")}
-        rank = min(places, key=places.get, default=self.rank)
-        if places.get(rank, 0) >= self.places:
+    def _hanging(self, timeout: float) -> dict | None:
+        """The failure of a process that lives and does not move while the others wait for it; None if none does."""
+        now, keys = time.monotonic(), [self._key(f"place/{rank}") for rank in range(self.size)]
+        with self._lock:
+            if not self._store.check(keys):  # one of them hasn't begun
+                return None
+            published = [places.unpack(text.decode()) for text in self._store.multi_get(keys)]
+        for rank, record in enumerate(published):
+            if self._still.get(rank, (None,))[0] != record:
+                self._still[rank] = record, now
+        still = {rank: (record, now - when) for rank, (record, when) in self._still.items()}
+        if not places.hanging(still, timeout):  # asked for first, without a look at who has left
             return None
-        return self._lost(rank, "hangs: it lives, and the others wait for it")
+        still = {rank: value for rank, value in still.items() if not self._has(f"left/{rank}")}
+        found = places.hanging(still, timeout)
+        if not found:
+            return None
+        rank, what = found
+        if rank is None:
+            return {"rank": -1, "lost": True, "exit_code": 1, "message": what}
+        return self._lost(rank, what)
 
     def _loss(self, rank: int) -> dict:
         return self._lost(rank, f"was lost: silent for {time.monotonic() - self._heard[rank][1]:.0f} s")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import reference
 
 import train
 from cil_func import experiment, lock
+from cil_func.engine import distributed
+from cil_func.engine.distributed import Launch, World
 
 ROOT = Path(train.__file__).parent
 QUICK = ["--set", "optim.epochs=1", "--set", "data.increment=5", "--set", "optim.batch_size=256"]
@@ -146,7 +149,32 @@ def test_only_one_process_is_profiled(tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert train.main(["--profile", "3", "--out", str(tmp_path)]) == status
     assert "--profile" in one_line(capsys)
-    assert train.main(["--dry-run"]) == 0 and not capsys.readouterr().out
+
+
+class Together(World):
+    """A world of several processes, as one of them sees it that agrees with all."""
+
+    def agree(self, what, *, when):
+        assert self.size == 2
+
+
+@pytest.mark.parametrize(("rank", "printed"), [(0, True), (1, False)])
+def test_a_plan_is_that_of_the_processes_that_were_launched(rank, printed, capsys, monkeypatch):
+    """Refused where their run would be; 40 images in groups of 8 are three groups and two."""
+    monkeypatch.setattr(distributed, "launched", lambda: Launch(rank, 2, rank, 2))
+    monkeypatch.setattr(distributed, "join", lambda launch, **settings: nullcontext(Together(launch)))
+    flags = ["--dry-run", "--set", "optim.batch_size=40", "--set"]
+    assert train.main([*flags, "optim.norm_batch=0"]) == 2
+    assert "optim.norm_batch=20 gives each a group" in one_line(capsys)
+    assert train.main([*flags, "optim.norm_batch=8"]) == 0
+    assert ("2 processes: 24, 16 of the 40 images of a batch\n" in capsys.readouterr().out) is printed
+
+
+def test_a_plan_is_refused_where_the_directory_holds_another_run(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text("[optim]\nepochs = 3\n")
+    before = sorted(tmp_path.iterdir())
+    assert train.main(["--dry-run", "--out", str(tmp_path), "--set", "optim.epochs=2"]) == 2
+    assert "optim.epochs is 3 there and 2 here" in one_line(capsys) and sorted(tmp_path.iterdir()) == before
 
 
 def test_print_config_can_be_fed_back(tmp_path, capsys):

@@ -100,11 +100,12 @@ def start_faulty(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_raises_is_killed_or_stops_answering_takes_all_down_and_is_named(rank, tmp_path):
-    """Within the timeout and the 35 s that torchrun may need to kill; the three at once, for they mostly wait."""
+def test_a_process_that_raises_is_killed_stops_answering_or_hangs_takes_all_down_and_is_named(rank, tmp_path):
+    """Within the timeout and the 35 s that torchrun may need to kill; the four at once, for they mostly wait."""
     began, timeout = time.monotonic(), 10
     messages = {
         "raise": f"rank {rank}: ZeroDivisionError: a bug", "SIGKILL": f"rank {rank} (", "SIGSTOP": f"rank {rank} (",
+        "hang": f"rank {rank} (",
     }  # fmt: skip
     launchers = {what: start_faulty(tmp_path / what, what, rank, timeout=timeout) for what in messages}
     errors = {what: launcher.communicate(timeout=200)[1] for what, launcher in launchers.items()}
@@ -116,7 +117,7 @@ def test_a_process_that_raises_is_killed_or_stops_answering_takes_all_down_and_i
         assert status["message"] in errors[what] or what == "raise"
         assert launchers[what].returncode == 1 and not lab.alive(tmp_path / what)
     assert "ZeroDivisionError: a bug" in errors["raise"]
-    assert taken < timeout + 35 + 60  # and what three starts take on a busy machine
+    assert taken < timeout + 35 + 60  # and what four starts take on a busy machine
 
 
 def test_a_process_that_was_killed_comes_back_with_the_launchers_help(tmp_path):

@@ -4,11 +4,13 @@ The network is a ResNet-8, one block a stage: it compiles three times as fast as
 """
 
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import fake_cuda
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.testing import CompileCounter
 
 from cil_func import classifier, methods, model, optim, setup, tree
@@ -17,6 +19,7 @@ from cil_func.data.resident import Batch, Chunk
 from cil_func.engine import compile, distributed, infer, step
 from cil_func.engine.compile import Captured, Threaded
 from cil_func.engine.fit import fit
+from cil_func.engine.places import Places
 from cil_func.errors import ConfigError
 from cil_func.experiment import run as run_experiment
 from cil_func.methods import Outputs
@@ -442,6 +445,26 @@ def test_a_run_asks_for_the_same_bits_on_a_gpu(device, monkeypatch):
     with pytest.raises(ConfigError, match="nothing"):
         setup.build(load("digits", ["model.backbone=timm:nothing", "run.device=cpu"]))
     assert asked == (["cuda"] if device == "cuda" else [])
+
+
+def test_a_compilation_is_announced_while_it_lasts(fresh_dynamo, monkeypatch):
+    """Also one that fails. The others wait for a process that compiles."""
+    handler = torch._dynamo.callback.callback_handler
+    for name in ("start_callbacks", "end_callbacks"):
+        monkeypatch.setattr(handler, name, [])
+    places, seen = Places(), []
+    compile.around_compilations(lambda: places.begin("compiling"), places.end)
+
+    def backend(graph, inputs):
+        seen.append(places.record().work)
+        return graph.forward if len(seen) == 1 else 1 / 0
+
+    fast = torch.compile(lambda x: x + 1, backend=backend, dynamic=False)
+    for size in (2, 2, 3):
+        with pytest.raises(BackendCompilerFailed) if size == 3 else nullcontext():
+            fast(torch.ones(size))
+        assert places.record().work == ""
+    assert seen == ["compiling"] * 2
 
 
 # on a GPU

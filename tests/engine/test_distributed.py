@@ -1,10 +1,14 @@
 """Several processes: whose images are whose, what they add up to, and what a launcher may say."""
 
 import os
+from contextlib import nullcontext
+from datetime import timedelta
+from types import SimpleNamespace
 
 import processes
 import pytest
 import torch
+import torch.distributed as dist
 import worlds
 
 from cil_func import methods, model, optim, tree
@@ -12,7 +16,7 @@ from cil_func.data import augment, resident
 from cil_func.data.resident import Batch
 from cil_func.engine import distributed, shares, step
 from cil_func.engine.distributed import Launch, World
-from cil_func.errors import ConfigError
+from cil_func.errors import ConfigError, PeerError
 
 CPU = torch.device("cpu")
 SHAPES = [(512, 128, 4), (512, 128, 3), (10, 2, 3), (12, 5, 2), (9, 4, 4), (6, 2, 7)]  # batch, group, processes
@@ -140,7 +144,10 @@ def test_gradients_are_those_of_torchs_distributed_data_parallel():
 
 
 def test_a_world_of_three():
-    for found in worlds.run(3, worlds.talk):
+    every = worlds.run(3, worlds.talk)
+    (place,) = {found.pop("place") for found in every}  # one count, by which the watch sees who is behind
+    assert place[0] == 0 and place[1] > 0 and place[1] % 2 == 0
+    for found in every:
         assert found.pop("differ").startswith("weights of rank 2 differ from those of rank 0 after phase 1")
         assert found == {
             "gathered": True, "parts": [(0, 6), (6, 10), (10, 10)], "from_first": [7], "bytes": [b"", b"\0\0\0"],
@@ -220,3 +227,39 @@ def test_the_gpu_of_a_process(monkeypatch):
     assert distributed.device_of(Launch(3, 4, 1, 2), "cpu") == CPU
     with pytest.raises(ConfigError, match="2 GPUs"):
         distributed.device_of(Launch(2, 3, 2, 3), "cuda")
+
+
+def test_a_launcher_may_show_each_process_one_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert distributed.device_of(Launch(3, 4, 1, 2), "cuda") == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(("gpus", "refused"), [("aba", "ranks 0 and 2 have the same GPU"), ("abc", "")])
+def test_two_processes_on_one_gpu_are_refused(gpus, refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
+    world = World(Launch(0, 3, 0, 3))
+    world.watch, world.device = SimpleNamespace(exchange=lambda name, own: [own, *gpus[1:]]), torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match=refused) if refused else nullcontext():
+        world.refuse_one_gpu_for_two()
+
+
+def test_torchs_own_guards_leave_a_process_the_time_to_compile(monkeypatch):
+    """NCCL counts from the first collective, and waits for the others in the store before it."""
+    port, made = processes.free_port(), {}
+    agent = dist.TCPStore("127.0.0.1", port, is_master=True)
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **settings: made.update(settings))
+    dist.PrefixStore("cil_func/0", agent).set("here/1", "")
+    with distributed.join(Launch(0, 2, 0, 2), timeout_seconds=5, on_loss=print):
+        assert made["timeout"] >= timedelta(days=1) and made["store"].timeout >= timedelta(days=1)
+
+
+def test_a_process_that_never_comes_is_waited_for_at_the_start_alone(monkeypatch):
+    port = processes.free_port()
+    agent = dist.TCPStore("127.0.0.1", port, is_master=True)
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(PeerError, match="rank 0 found no other"):
+        distributed.join(Launch(0, 2, 0, 2), timeout_seconds=0.2, on_loss=print).__enter__()
+    del agent

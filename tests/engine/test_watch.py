@@ -98,10 +98,68 @@ def test_where_nobody_is_silent_the_own_words_remain(make, clock):
     assert failure == {"rank": 0, "exit_code": 1, "message": "rank 0 lost the others", "lost": True}
 
 
-def test_one_that_lives_and_is_behind_the_others_is_named(make, clock):
+def come_to_a_collective(watch):
+    """The main thread of that process is in the collective from now on, and stays there."""
+    watch.places.collective().__enter__()
+
+
+def look_until(clock, end, *watches):
+    """Each of them looks every two seconds."""
+    while clock[0] < end:
+        clock[0] += 2.0
+        for watch in watches:
+            watch._look()
+
+
+def test_one_that_lives_and_stays_behind_the_others_is_named_within_the_timeout(make, clock):
+    """Its thread beats, its main thread hangs, and no collective of the others raises."""
+    watches = [make(rank, timeout=10) for rank in range(3)]
+    look_until(clock, 30, *watches)
+    assert not any(watch.failure for watch in watches)  # nobody waits
+    come_to_a_collective(watches[0])
+    come_to_a_collective(watches[2])
+    look_until(clock, 40, *watches)
+    assert not any(watch.failure for watch in watches)
+    look_until(clock, 44, *watches)
+    message = watches[0].failure["message"]
+    assert message.startswith("rank 1 (") and "hangs" in message and "has not moved for" in message
+    assert all(watch.failure == watches[0].failure for watch in watches)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_one_that_compiles_for_longer_than_the_timeout_is_waited_for(announced, make, clock):
+    first, second = (make(rank, size=2, timeout=120) for rank in range(2))
+    if announced:
+        second.places.begin("compiling")
+    come_to_a_collective(first)
+    look_until(clock, 300, first, second)
+    assert (first.failure is None) is announced
+
+
+def test_one_that_goes_on_is_waited_for(make, clock):
+    first, second = (make(rank, size=2, timeout=10) for rank in range(2))
+    come_to_a_collective(first)
+    for end in range(8, 80, 8):
+        look_until(clock, end, first, second)
+        second.places.tick()  # a batch of its evaluation
+    assert first.failure is None
+
+
+def test_one_that_has_left_is_not_blamed_and_a_wait_of_all_names_the_connection(make, clock):
+    watches = [make(rank, timeout=10) for rank in range(3)]
+    watches[1].__exit__()
+    for watch in (watches[0], watches[2]):
+        come_to_a_collective(watch)
+    look_until(clock, 20, watches[0], watches[2])
+    assert (watches[0].failure["rank"], watches[0].failure["lost"]) == (-1, True)
+    assert "connection" in watches[0].failure["message"]
+
+
+def test_after_a_broken_collective_one_that_is_behind_is_named(make, clock):
     first, second = make(0, size=2), make(1, size=2)
-    first.places, second.places = 7, 6
-    second._look()
+    come_to_a_collective(first)
+    for watch in (first, second, first):
+        watch._look()
     look = first._has
 
     def has(name):
@@ -110,6 +168,13 @@ def test_one_that_lives_and_is_behind_the_others_is_named(make, clock):
 
     first._has = has
     assert "rank 1 (" in first.blame("?")["message"] and "hangs" in first.failure["message"]
+
+
+def test_an_exchange_gives_all_what_each_said(make):
+    first, second = make(0, size=2), make(1, size=2)
+    second._set("gpu/1", "b")
+    second._add("meet/gpu", 1)
+    assert first.exchange("gpu", "a") == ["a", "b"]
 
 
 def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):

@@ -30,6 +30,9 @@ def _one(rank: int, size: int, port: int, task, results) -> None:
 
 
 def talk(world: World) -> dict:
+    with world.one_by_one("data"):  # rank 0 waits for nobody
+        pass
+    world.meet("data")
     parts = world.parts(10, 3)  # 4 units of 3: rows 0-5, 6-9, none
     rows = torch.arange(20.0).view(10, 2)
     vector = torch.tensor([world.rank + 1.0, 10.0, 0.0])
@@ -49,4 +52,5 @@ def talk(world: World) -> dict:
         world.agree({"same": torch.tensor(1), "weights": torch.tensor(world.rank // 2)}, when="after phase 1")
     except CilError as error:
         found["differ"] = str(error)
+    found["place"] = world.places.record()[:2]
     return found

@@ -1,0 +1,66 @@
+"""A process that lives and never comes to a collective, in which another one waits for ever, as NCCL does."""
+
+import json
+import threading
+
+import processes
+import pytest
+import torch
+import torch.distributed as dist
+
+from cil_func import run
+from cil_func.engine import watch as watching
+from cil_func.engine.distributed import Launch, World
+from cil_func.engine.watch import Watch
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """The launcher's, and watches that beat a hundred times a second."""
+    port = processes.free_port()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr(watching, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(watching, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "_PATIENCE_SECONDS", 0.1)
+    return dist.TCPStore("127.0.0.1", port, is_master=True)
+
+
+@pytest.mark.parametrize("hangs", [0, 1])
+def test_all_processes_end_and_the_status_names_the_one_that_hangs(hangs, store, tmp_path, monkeypatch, capsys):
+    """Two processes as threads: one trains and waits in its collective, of the other one only the watch's thread runs.
+
+    A process ends here by ending the thread of its watch.
+    """
+    never, ended = threading.Event(), [threading.Event(), threading.Event()]
+    monkeypatch.setattr(dist, "all_reduce", lambda vector: never.wait(60))
+    watches, mine = [], threading.local()
+
+    def exits(status):
+        mine.watch._leaving.set()
+        ended[mine.watch.rank].set()
+
+    monkeypatch.setattr(watching.os, "_exit", exits)
+    for rank in range(2):
+        reporter = run.Teller(tmp_path / str(rank))
+        reporter.directory.mkdir()
+        reporter.own()
+
+        def lost(failure, rank=rank, reporter=reporter):
+            mine.watch = watches[rank]
+            reporter.lost(failure)
+
+        watches.append(Watch(rank, 2, prefix="a", timeout=0.3, on_loss=lost))
+        reporter.world = World(Launch(rank, 2, rank, 2), watch=watches[rank])
+    with watches[0], watches[1]:
+        waiting = World(Launch(1 - hangs, 2, 1 - hangs, 2), watch=watches[1 - hangs])
+        trains = threading.Thread(target=lambda: waiting.reduce(torch.zeros(3)), daemon=True)
+        trains.start()
+        assert [event.wait(20) for event in ended] == [True, True]
+        never.set()
+        trains.join()
+    for rank in range(2):
+        status = json.loads((tmp_path / str(rank) / "status.json").read_text())
+        assert (status["state"], status["exit_code"]) == ("failed", 1)
+        assert status["message"].startswith(f"rank {hangs} (") and "hangs" in status["message"]
+    assert capsys.readouterr().err == f"train.py: {status['message']}\n"  # by one of them
