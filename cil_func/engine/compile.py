@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-import torch._inductor.config
 
 from cil_func import tree
 from cil_func.data.resident import Batch
@@ -71,7 +70,7 @@ def _says_more_than_no_gpu(record: logging.LogRecord) -> bool:
 
 def name_kernels() -> None:
     """Makes kernels compiled from now on show themselves in a profile by name; on a GPU they do anyway."""
-    torch._inductor.config.cpp.enable_kernel_profile = True
+    _inductor().cpp.enable_kernel_profile = True
 
 
 def same_bits() -> None:
@@ -81,7 +80,14 @@ def same_bits() -> None:
     is compiled from now on takes neither.
     """
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    torch._inductor.config.deterministic = True
+    _inductor().deterministic = True
+
+
+def _inductor():
+    """Returns inductor's settings. Importing them takes seconds, which a run that compiles nothing doesn't need."""
+    from torch._inductor import config
+
+    return config
 
 
 def exact_float32() -> None:
