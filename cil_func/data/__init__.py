@@ -5,7 +5,7 @@
     listing.py    which images belong to which class;  walking.py  one folder, looked through
     images.py     one file -> RGB, or the reason why not;  decoding.py  many of them, on a few threads
     variation.py  whether the images of a class differ at all
-    scenario.py   class order, and the phases of continuum's ClassIncremental as row numbers
+    scenario.py   class order, and the phases as row numbers, cut as continuum's ClassIncremental does
     resident.py   the whole set in memory, of the device where it fits: chunks are gathers of rows
     augment.py    random transforms of a batch: draws apart from their application
     randaugment.py  timm's policy string -> draws;  operations.py  images sorted by operation, each family once

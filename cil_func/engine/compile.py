@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-import torch._inductor.config
 
 from cil_func import tree
 from cil_func.data.resident import Batch
@@ -79,7 +78,7 @@ def around_compilations(begin: Callable[[], object], end: Callable[[], object]) 
 
 def name_kernels() -> None:
     """Makes kernels compiled from now on show themselves in a profile by name; on a GPU they do anyway."""
-    torch._inductor.config.cpp.enable_kernel_profile = True
+    _inductor().cpp.enable_kernel_profile = True
 
 
 def same_bits() -> None:
@@ -89,7 +88,14 @@ def same_bits() -> None:
     is compiled from now on takes neither.
     """
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    torch._inductor.config.deterministic = True
+    _inductor().deterministic = True
+
+
+def _inductor():
+    """Returns inductor's settings. Importing them takes seconds, which a run that compiles nothing doesn't need."""
+    from torch._inductor import config
+
+    return config
 
 
 def exact_float32() -> None:

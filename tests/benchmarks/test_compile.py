@@ -1,8 +1,12 @@
 """The compile benchmark, in small and by dynamo alone: its figures, and a child that fails."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import tiny
+import torch
+from torch._dynamo.utils import counters
 
 from benchmarks import compile
 
@@ -15,7 +19,23 @@ def small(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the children: two threads on a busy machine wait for each other
 
 
-def test_figures(tmp_path, capsys):
+@pytest.fixture
+def children_here(monkeypatch):
+    """Children run in this process, which has imported all they need, with one block a stage."""
+    tiny.shallow(monkeypatch)
+
+    def run(command, **settings):
+        assert command[1:3] == ["-m", "benchmarks.compile"] and (settings["cwd"] / "benchmarks").is_dir()
+        torch._dynamo.reset()
+        counters.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "compile", torch.compile)  # which the child replaces
+            return SimpleNamespace(returncode=compile.main(command[3:]))
+
+    monkeypatch.setattr(compile, "subprocess", SimpleNamespace(run=run))
+
+
+def test_figures(tmp_path, capsys, children_here):
     path = tmp_path / "compile.json"
     assert compile.main([*SMALL, "--json", str(path)]) == 0
     written = json.loads(path.read_text())

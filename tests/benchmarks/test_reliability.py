@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 
 from benchmarks import disturbed, lab, reliability
@@ -12,16 +13,19 @@ from benchmarks.damage import Tally
 from cil_func import checkpoint
 
 
-def test_each_kind_of_event_a_few_times(tmp_path, capsys):
-    """What other tests here do as real processes already is left to them."""
+def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
+    """In a tiny run: killed in a save, and at a moment. What other tests do as real processes is left to them."""
+    settings = ("data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10")
+    monkeypatch.setattr(lab, "SETTINGS", tiny.settings(*settings))
+    monkeypatch.setattr(disturbed, "SYNCS", 20)  # nine saves, and results, and status.json
     path = tmp_path / "reliability.json"
     kinds = ("kill", "bit_flips", "truncations", "disk_full", "bad_configurations", "bad_folders")
-    assert reliability.main(["--only", ",".join(kinds), "--count", "3", "--json", str(path)]) == 0
+    assert reliability.main(["--only", ",".join(kinds), "--count", "2", "--json", str(path)]) == 0
     figures = json.loads(path.read_text())["figures"]
-    assert figures == {f"{what}_{kind}": count for kind in kinds for what, count in (("tried", 3), ("broken", 0))}
-    assert capsys.readouterr().out.count("3 tried, 0 broken") == len(kinds)
+    assert figures == {f"{what}_{kind}": count for kind in kinds for what, count in (("tried", 2), ("broken", 0))}
+    assert capsys.readouterr().out.count("2 tried, 0 broken") == len(kinds)
     table = path.with_suffix(".md").read_text().splitlines()
-    assert len(table) == 2 + len(kinds) and all(line.endswith("| 3 | 0 |") for line in table[2:])
+    assert len(table) == 2 + len(kinds) and all(line.endswith("| 2 | 0 |") for line in table[2:])
 
 
 def test_what_is_broken_is_told_and_is_exit_1(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """The whole-run benchmark, in small and without compilation: its parts, figures and failures."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,7 +33,18 @@ def of_part(part):
     return seconds | accuracies | whole | (set() if part == "conventional" else {f"seconds_compile_{part}"})
 
 
-def test_figures_of_both_sides(tmp_path, capfd):
+@pytest.fixture
+def sides_here(monkeypatch):
+    """Each side runs in this process, which has imported all it needs."""
+
+    def start(command, **settings):
+        assert command[1:3] == ["-m", "benchmarks.run"] and (settings["cwd"] / "benchmarks").is_dir()
+        return SimpleNamespace(returncode=run.main(command[3:]))
+
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(run=start))
+
+
+def test_figures_of_both_sides(tmp_path, capfd, sides_here):
     path = tmp_path / "run.json"
     assert run.main([*SMALL, "--epochs", "2", "--parts", "conventional,cold", "--json", str(path)]) == 0
     written = json.loads(path.read_text())

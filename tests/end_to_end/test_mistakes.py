@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import reference
+import tiny
 
 import train
 from cil_func import experiment, lock
@@ -17,7 +18,7 @@ from cil_func.engine import distributed
 from cil_func.engine.distributed import Launch, World
 
 ROOT = Path(train.__file__).parent
-QUICK = ["--set", "optim.epochs=1", "--set", "data.increment=5", "--set", "optim.batch_size=256"]
+QUICK = tiny.flags("optim.epochs=1", "data.increment=5", "optim.batch_size=30")
 
 
 def one_line(capsys) -> str:
@@ -212,9 +213,8 @@ def test_a_default_directory_tells_runs_apart(tmp_path, capsys, monkeypatch):
 def test_torchrun_starts_it_from_another_folder(tmp_path):
     """The command as people type it, by a real launcher: the import path and the preset must not need the folder."""
     torchrun = Path(sys.executable).with_name("torchrun")
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [str(torchrun), "--nproc_per_node=1", "--master_port=29517", str(ROOT / "train.py"), *QUICK]
-    done = subprocess.run([*command, "--out", "here"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = [str(torchrun), "--standalone", str(ROOT / "train.py"), *QUICK]
+    done = subprocess.run([*command, "--out", "here"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "average incremental accuracy" in done.stdout
     assert (tmp_path / "here/results.json").exists()

@@ -1,6 +1,7 @@
 """The same command goes on where a run was stopped, and ends with the same bits."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,19 +11,34 @@ import weakref
 
 import processes
 import pytest
+import tiny
 import torch
 
 import train
-from benchmarks import lab
-from cil_func import checkpoint, events, experiment, keeping, tree
+from benchmarks import faulty, lab
+from cil_func import checkpoint, config, events, experiment, keeping, planning, setup, tree
+from cil_func.engine import step
 from cil_func.errors import DataError, DiskError
 
+pytestmark = pytest.mark.xdist_group("resume")
+
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
-FLAGS = [word for setting in lab.SETTINGS for word in ("--set", setting)]
+NAN_IN_PHASE_1 = '{{"what": "nan in the {}", "at": 14}}'  # its fifth step
+FLAGS = tiny.flags(
+    "data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10",
+    "checkpoint.every_seconds=0.2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, shallow):
     directory = tmp_path_factory.mktemp("resume") / "run"
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     return directory
@@ -46,11 +62,12 @@ def stopped_at(border: int, directory, monkeypatch, *, after: bool = False) -> i
 
 
 def test_the_borders_are_those_that_are_counted(undisturbed):
-    """Or the borders below would not be where they are said to be."""
-    assert sum(STEPS) + 3 * len(STEPS) == lab.BORDERS
+    """Or the borders below would not be where they are said to be. 72 images, 72 and 8 exemplars, 36 and 8."""
     epochs = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     images = [event["images"] for event in epochs if event["event"] == "epoch"]
-    assert [-(-count // 64) for count in images] == list(STEPS)
+    assert [-(-count // 8) for count in images] == list(STEPS)
+    of_lab = planning.train_images(setup.build(config.load("digits", lab.SETTINGS)))
+    assert sum(-(-count // 64) for count in of_lab) + 3 * len(of_lab) == lab.BORDERS
 
 
 @pytest.mark.parametrize("border", [6, 10, 11, 12, 13, 17, 34])
@@ -207,17 +224,32 @@ def test_no_checkpoint_that_can_be_used_is_exit_5_and_nothing_is_written_over(tm
 
 
 @pytest.mark.parametrize("where", ["input", "loss", "gradient", "weight"])
-def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(where, undisturbed, tmp_path):
-    """As a real process; both values, phases and ranks: benchmarks.reliability."""
-    place = lab.Lab(tmp_path, seed=0)
-    place._undisturbed[0] = (undisturbed, 0.0)
-    directory = place.new()
-    done = place.finish(directory, 0, fault={"what": f"nan in the {where}", "at": 14})
-    assert done.returncode == 4 and done.stderr.count("\n") == 1
-    assert "phase 1, epoch 0, step 4: " in done.stderr and "is not finite" in done.stderr
+def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(
+    where, undisturbed, tmp_path, monkeypatch, capsys
+):
+    """Both values, phases and ranks, each as real processes: benchmarks.reliability."""
+    directory = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "make", step.make)  # which the fault replaces
+        patch.setattr(step.Preprocess, "__call__", step.Preprocess.__call__)
+        faulty.in_a_step(faulty.Fault(NAN_IN_PHASE_1.format(where)), math.nan, where)
+        assert train.main([*FLAGS, "--out", str(directory)]) == 4
+    check_named(capsys.readouterr().err)
     found, _ = checkpoint.newest(directory / "checkpoints")
     assert all(leaf.isfinite().all() for leaf in torch.utils._pytree.tree_leaves(found.tree))
-    assert place.goes_on(directory, 0) == ""
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0
+    assert not lab.different(directory, undisturbed)
+
+
+def test_what_is_not_finite_is_exit_4_of_a_real_process(tmp_path):
+    words = processes.command(0, *FLAGS, "--out", str(tmp_path / "run"), script="benchmarks/faulty.py")
+    done = processes.run(words, by=processes.fork, env={"FAULT": NAN_IN_PHASE_1.format("loss")})
+    assert done.returncode == 4
+    check_named(done.stderr)
+
+
+def check_named(error: str) -> None:
+    assert error.count("\n") == 1 and "phase 1, epoch 0, step 4: " in error and "is not finite" in error
 
 
 def test_nobody_reads_the_screen_any_more(tmp_path):

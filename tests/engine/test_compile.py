@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import fake_cuda
 import pytest
 import torch
+import torch._inductor.config
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.testing import CompileCounter
 
@@ -38,6 +39,7 @@ def resnet8(monkeypatch):
 @pytest.fixture
 def fresh_dynamo():
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -150,16 +152,20 @@ def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch):
 # the numbers
 
 
+@pytest.mark.inductor
 def test_compiled_step_computes_the_eager_step(fresh_dynamo):
-    """By inductor, with a teacher, two norm groups and padding: float32 rounding apart, the same numbers."""
+    """By inductor, with a teacher, two norm groups and padding, in two phases: the same numbers but for rounding."""
     run, start, _ = make(padded=True)
+    fast = compile.compiled(run, full=lambda *args: True)
     given = step.pad(draw_taught(0, BATCH - 3), draw_batch(1, 4, BATCH - 3), 3)
-    arguments = (start(draw_model(4, 4)), *given, classes_of(4, 2), torch.tensor(0.1))
-    expected, expected_measures = run(*arguments)
-    compiled, measures = compile.compiled(run, full=lambda *args: True)(*arguments)
-    assert measures.loss.item() == pytest.approx(expected_measures.loss.item(), rel=1e-4)
-    assert measures.correct == expected_measures.correct
-    tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4), compiled, expected)
+    for seen, old in PHASES[1:]:
+        arguments = (start(draw_model(seen, seen)), *given, classes_of(seen, old), torch.tensor(0.1))
+        expected, expected_measures = run(*arguments)
+        compiled, measures = fast(*arguments)
+        assert measures.loss.item() == pytest.approx(expected_measures.loss.item(), rel=1e-4)
+        assert measures.correct == expected_measures.correct
+        tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4), compiled, expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_only_full_calls_are_compiled(counters, fresh_dynamo):
@@ -490,6 +496,7 @@ def test_on_cuda_a_capture_shares_nothing_with_outside():
 
 
 @cuda
+@pytest.mark.inductor
 def test_on_cuda_a_captured_compiled_padded_step_is_the_eager_one(fresh_dynamo):
     """As a run on a GPU has it: compiled, captured, the short batch padded by `pad`."""
     run, start, _ = make(device="cuda", padded=True)

@@ -136,7 +136,7 @@ def test_two_groups_are_not_four():
 def test_gradients_are_those_of_torchs_distributed_data_parallel():
     """Ten steps of two processes around a plain torch.nn module, without torch.func."""
     words = processes.command(2, script="tests/support/ddp_oracle.py")
-    done = processes.run(words)
+    done = processes.run(words, by=processes.fork)
     assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
 
 

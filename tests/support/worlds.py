@@ -14,7 +14,9 @@ from cil_func.errors import CilError
 def run(size: int, task) -> list:
     """What task(world), a function of this module, returns in each of `size` processes."""
     results = multiprocessing.Manager().dict()
-    multiprocessing.spawn(_one, (size, processes.free_port(), task, results), nprocs=size)
+    processes.ensure_forks()
+    arguments = (size, processes.free_port(), task, results)
+    multiprocessing.start_processes(_one, arguments, nprocs=size, start_method="forkserver")
     return [results[rank] for rank in range(size)]
 
 
