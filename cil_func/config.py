@@ -180,6 +180,10 @@ def _combinations(config: Config) -> Iterator[str]:
         given = 'memory.size: 0 with method.name = "icarl", which predicts by exemplars'
         yield f"{given}; an integer >= 1, or memory.fixed_per_class >= 1"
     backbone = config.model.backbone
+    if not backbone.startswith("timm:"):
+        for key in ("drop_rate", "drop_path_rate"):
+            if rate := getattr(config.model, key):
+                yield f"model.{key}: {shown(rate)} with backbone = {shown(backbone)}; 0, or a timm backbone"
     mistakes = list(_optim_mistakes(config.optim, "optim", backbone))
     yield from mistakes or _optim_mistakes(config.optim_of_phase(0), "optim.first_phase", backbone)
 
@@ -207,5 +211,5 @@ def _optim_mistakes(optim: Optim, table: str, backbone: str) -> Iterator[str]:
     if norm_batch > optim.batch_size:
         yield f"{given}; 0 (the whole batch), or an integer in 2..batch_size"
     elif backbone.startswith("timm:") and norm_batch not in (0, optim.batch_size):
-        whole = f"model.backbone = {shown(backbone)}, whose batch norm takes the whole batch"
+        whole = f"model.backbone = {shown(backbone)}: groups are for the resnets without timm"
         yield f"{given} and {whole}; 0 or batch_size"

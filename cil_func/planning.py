@@ -5,6 +5,7 @@ import math
 import torch
 
 from cil_func import memory, model, tree
+from cil_func.errors import DataError
 from cil_func.setup import Setup
 
 
@@ -23,6 +24,19 @@ def run_start(setup: Setup) -> dict:
         "epochs": [setup.trainer(phase).epochs for phase in phases],
         "train_images": train_images(setup),
     }
+
+
+def check(setup: Setup) -> None:
+    """Raises DataError where a phase has too few images for the backbone to be trained on them."""
+    name = setup.config.model.backbone
+    if model.backbone(name).pads():
+        return
+    for phase, count in enumerate(train_images(setup)):
+        if count < 2:
+            raise DataError(
+                f"phase {phase} trains on a single image, and the batch norm of {name} takes two or more; add images, "
+                "raise data.increment or memory.size, or choose another model.backbone"
+            )
 
 
 def train_images(setup: Setup) -> list[int]:
@@ -45,7 +59,8 @@ def exemplars(setup: Setup, index: int) -> int:
 
 
 def describe(setup: Setup) -> str:
-    """The plan as text, for `--dry-run`."""
+    """The plan as text, for `--dry-run`. Raises DataError as `check` does."""
+    check(setup)
     start = run_start(setup)
     lines = [
         f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
@@ -58,7 +73,7 @@ def describe(setup: Setup) -> str:
         setup.scenario.phases, start["phases"], start["train_images"], start["epochs"], strict=True
     ):
         seen += new
-        steps = epochs * math.ceil(images / setup.trainer(phase).batch_size)
+        steps = epochs * len(setup.trainer(phase).batches(images))
         total += steps
         kept = exemplars(setup, phase.index)
         lines.append(f"{phase.index:>5} {new:>5} {seen:>5} {images:>8} {kept:>6} {epochs:>6} {steps:>8}")
@@ -68,7 +83,7 @@ def describe(setup: Setup) -> str:
 
 def _sizes(setup: Setup) -> list[str]:
     """Lines on parameters and memory, in MB of 10^6 bytes."""
-    params, state = model.init(0, setup.config.model.backbone, setup.num_classes)
+    params, state = model.init(0, setup.config.model.backbone, setup.num_classes, image_size=setup.image_size)
     weights = _bytes(params) * (2 if setup.dtype == torch.float64 else 1)
     copies = 4 if setup.method.uses_teacher else 3
     images = [setup.train_images, setup.test_images]
@@ -83,13 +98,15 @@ def _sizes(setup: Setup) -> list[str]:
 
 def activation_bytes(setup: Setup) -> int:
     """Bytes that the backward pass of one batch keeps, run eagerly: counted on the meta device, without work."""
-    params, state = tree.cast(
-        model.init(0, setup.config.model.backbone, setup.num_classes), dtype=setup.dtype, device="meta"
-    )
+    net = model.backbone(setup.config.model.backbone)
+    drawn = model.init(0, setup.config.model.backbone, setup.num_classes, image_size=setup.image_size)
+    # timm's models run by autocast, which the meta device lacks: there their parameters have the low precision
+    dtype = setup.dtype if net.groups else setup.compute_dtype
+    params, state = tree.cast(drawn, dtype=dtype, device="meta")
     settings = setup.config.optim
     groups = settings.norm_batch or settings.batch_size
     count = math.ceil(settings.batch_size / groups) * groups  # the step fills the last group up
-    shape = (count, 3, *setup.train_images.shape[1:3])
+    shape = (count, 3, *setup.image_size)
     images = torch.empty(shape, dtype=setup.compute_dtype, device="meta")
     held: dict[int, torch.Tensor] = {}
 

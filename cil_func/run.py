@@ -184,6 +184,7 @@ def _train(
     ready: setup.Setup, directory: Path, held: checkpoint.Loaded | None, signals: Signals, record: Recorder
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
+    planning.check(ready)
     progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
     at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True)) | {"selected": progress.selected}
