@@ -180,10 +180,6 @@ def _combinations(config: Config) -> Iterator[str]:
         given = 'memory.size: 0 with method.name = "icarl", which predicts by exemplars'
         yield f"{given}; an integer >= 1, or memory.fixed_per_class >= 1"
     backbone = config.model.backbone
-    if not backbone.startswith("timm:"):
-        for key in ("drop_rate", "drop_path_rate"):
-            if rate := getattr(config.model, key):
-                yield f"model.{key}: {shown(rate)} with backbone = {shown(backbone)}; 0, or a timm backbone"
     mistakes = list(_optim_mistakes(config.optim, "optim", backbone))
     yield from mistakes or _optim_mistakes(config.optim_of_phase(0), "optim.first_phase", backbone)
 
