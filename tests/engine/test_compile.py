@@ -335,7 +335,8 @@ def test_what_a_step_draws_follows_from_its_seed_whether_it_is_captured_or_not(t
 
     def draw(train_state, taught, batch, classes, rate):
         drawn = torch.empty(()).uniform_()
-        return train_state._replace(params={"sum": train_state.params["sum"] + drawn}), step.nothing_measured(train_state)
+        moved = train_state._replace(params={"sum": train_state.params["sum"] + drawn})
+        return moved, step.nothing_measured(train_state)
 
     expected = 1.0
     steps = threader(draw, count_state(), classes_of(2, 0))

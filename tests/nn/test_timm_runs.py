@@ -246,10 +246,9 @@ def test_processes_share_a_batch_of_a_model_without_batch_norm(name):
 def trainers(backbone: str, *, draws: bool = False) -> tuple[trainer.Trainer, trainer.Trainer]:
     """Those of the second of two processes."""
     config = load("digits", [*SMALL, f"model.backbone={backbone}", "optim.batch_size=7"])
-    half = torch.full((3,), 0.5)
-    return trainer.make(
-        config, methods.make("wa", methods.Options()), step.Preprocess(half, half), torch.float32, World(Launch(1, 2, 1, 2)), draws=draws
-    )
+    half, two = torch.full((3,), 0.5), World(Launch(1, 2, 1, 2))
+    method = methods.make("wa", methods.Options())
+    return trainer.make(config, method, step.Preprocess(half, half), torch.float32, two, draws=draws)
 
 
 def test_which_timm_models_two_processes_share():
