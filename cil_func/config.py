@@ -207,5 +207,5 @@ def _optim_mistakes(optim: Optim, table: str, backbone: str) -> Iterator[str]:
     if norm_batch > optim.batch_size:
         yield f"{given}; 0 (the whole batch), or an integer in 2..batch_size"
     elif backbone.startswith("timm:") and norm_batch not in (0, optim.batch_size):
-        whole = f"model.backbone = {shown(backbone)}, whose batch norm takes the whole batch"
+        whole = f"model.backbone = {shown(backbone)}: groups are for the resnets without timm"
         yield f"{given} and {whole}; 0 or batch_size"

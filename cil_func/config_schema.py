@@ -156,6 +156,9 @@ class Model(Table):
     """[model]: the network in front of the classifier."""
 
     backbone: Backbone = "resnet32"  # CIFAR's ResNets, or a timm model by name
+    # of a timm backbone, whatever its own rates are; drawn from the run's seed; the resnets have no such layers
+    drop_rate: Fraction = 0.0  # of features that dropout leaves out
+    drop_path_rate: Fraction = 0.0  # of blocks that stochastic depth leaves out, for an image
 
 
 class Memory(Table):

@@ -118,6 +118,7 @@ def _optim_uses(name: str) -> dict[str, Use]:
 
 
 _ALWAYS = Use()
+_TIMM = Use(lambda config, processes: config.model.backbone.startswith("timm:"), _by("model.backbone"))
 _FILES = Use(lambda config, processes: config.data.name in OF_FILES, _by("data.name"))
 _KD = Use(_distils, _method_or("method.kd_weight", names=WITH_TEACHER))
 _WA = Use(lambda config, processes: config.method.name == "wa", _by("method.name"))
@@ -152,6 +153,8 @@ TABLE: dict[str, Use] = {
     "augment.saturation": _ALWAYS,
     "augment.erasing": _ALWAYS,
     "model.backbone": _ALWAYS,
+    "model.drop_rate": _TIMM,
+    "model.drop_path_rate": _TIMM,
     "memory.size": Use(
         lambda config, processes: _has_memory(config, processes) and not config.memory.fixed_per_class,
         _method_or("memory.fixed_per_class", names=WITH_MEMORY),

@@ -14,20 +14,26 @@ from functools import partial
 import torch
 
 from cil_func import classifier, rng
-from cil_func.nn import resnet, timm_backbone
+from cil_func.nn import resnet, timm_backbone, timm_skeleton
+from cil_func.nn.timm_skeleton import OFF, Drop
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """init(key) -> (params, state); apply(params, state, images, *, train[, norm_batch, valid]) -> (features, state).
+    """init(key, *, image_size) -> (params, state)
+    apply(params, state, images, *, train[, norm_batch, valid, drop]) -> (features, state)
 
-    feature_dim() is the width D of the features (B, D); pads: whether apply takes norm_batch and valid.
+    feature_dim() is the width D of the features (B, D); pads(): whether a batch may hold padding, which apply is told
+    by `valid`; groups: whether images can share batch norm's statistics by groups of norm_batch, not the whole batch.
+    draws(image_size, drop): whether train mode draws random numbers; ValueError for images that it can't take.
     """
 
     init: Callable
     apply: Callable
     feature_dim: Callable[[], int]
-    pads: bool = False
+    pads: Callable[[], bool]
+    groups: bool
+    draws: Callable[..., bool]
 
 
 def backbone(name: str) -> Backbone:
@@ -41,18 +47,34 @@ def backbone(name: str) -> Backbone:
             init=partial(timm_backbone.init, name=inner),
             apply=partial(timm_backbone.apply, name=inner),
             feature_dim=partial(timm_backbone.feature_dim, inner),
+            pads=partial(timm_backbone.pads, inner),
+            groups=False,
+            draws=partial(timm_skeleton.draws, inner),
         )
     depths = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
     if name not in depths:
         raise ValueError(f'backbone: "{name}"; one of {", ".join(depths)}, or "timm:<name>"')
-    return Backbone(partial(resnet.init, depth=depths[name]), resnet.apply, resnet.feature_dim, pads=True)
+    return Backbone(
+        init=lambda key, *, image_size=None: resnet.init(key, depth=depths[name]),  # for images of any size
+        apply=resnet.apply,
+        feature_dim=resnet.feature_dim,
+        pads=lambda: True,
+        groups=True,
+        draws=lambda image_size, drop=OFF: False,
+    )
 
 
-def init(key: int, backbone_name: str, num_classes: int) -> tuple[dict, dict]:
-    """Draws (params, state) of a new model on the CPU in float32. Raises as `backbone` does."""
+def init(
+    key: int, backbone_name: str, num_classes: int, *, image_size: tuple[int, int] | None = None
+) -> tuple[dict, dict]:
+    """Draws (params, state) of a new model on the CPU in float32.
+
+    image_size: (H, W) of the images that `apply` will get; a ViT's parameters depend on it. None: the size that a timm
+    model has by itself. Raises as `backbone` does, and ValueError for images that the backbone can't take.
+    """
     net = backbone(backbone_name)
     backbone_name = backbone_name.partition(".")[0]  # timm's tag behind it names weights, and none are loaded
-    params, state = net.init(rng.fold_in(key, "backbone"))
+    params, state = net.init(rng.fold_in(key, "backbone"), image_size=image_size)
     head = classifier.init(rng.fold_in(key, "classifier"), net.feature_dim(), num_classes)
     return {"backbone": {backbone_name: params}, "classifier": head}, {"backbone": {backbone_name: state}}
 
@@ -65,18 +87,20 @@ def apply(
     train: bool,
     norm_batch: int = 0,
     valid: torch.Tensor | None = None,
+    drop: Drop = OFF,
 ) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """The forward pass: images (B, 3, H, W), float -> (logits (B, K), features (B, D), new state).
 
     The images' dtype is the precision of the convolutions; features and logits have the parameters'.
     train: batch norm uses the batch (by groups of `norm_batch` images, 0: all) and moves the state;
     otherwise the state comes back as it went in. valid: (B,), 1 for an image and 0 for padding, which batch
-    norm then passes over (`backbone(name).pads`); None: no padding.
+    norm then passes over (`backbone(name).pads`); None: no padding. drop: rates of dropout and stochastic depth of a
+    timm backbone in train mode; any but 0 draws from torch's global generator (`rng.seeded`).
     Works under torch.func and torch.compile(fullgraph=True).
     Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide.
     """
     features, state = apply_backbone(
-        params["backbone"], state, images, train=train, norm_batch=norm_batch, valid=valid
+        params["backbone"], state, images, train=train, norm_batch=norm_batch, valid=valid, drop=drop
     )                                                                              # (B, D)
     return classifier.apply(params["classifier"], features), features, state
 
@@ -89,6 +113,7 @@ def apply_backbone(
     train: bool,
     norm_batch: int = 0,
     valid: torch.Tensor | None = None,
+    drop: Drop = OFF,
 ) -> tuple[torch.Tensor, dict]:
     """`apply` without the classifier: params["backbone"] and the whole state -> (features (B, D), new state)."""
     if images.ndim != 4 or images.shape[1] != 3:
@@ -104,8 +129,8 @@ def apply_backbone(
         )
     ((name, weights),) = params.items()
     groups = {"norm_batch": norm_batch} if 0 < norm_batch < images.shape[0] else {}
-    padding = {} if valid is None else {"valid": valid}
+    more = ({} if valid is None else {"valid": valid}) | ({"drop": drop} if any(drop) else {})
     features, moved = backbone(name).apply(
-        weights, state["backbone"][name], images, train=train, **groups, **padding
+        weights, state["backbone"][name], images, train=train, **groups, **more
     )                                                                              # (B, D)
     return features, {"backbone": {name: moved}}

@@ -5,10 +5,11 @@ import math
 import torch
 
 from cil_func import memory, model, tree
-from cil_func.config import Optim
 from cil_func.data import scenario
 from cil_func.engine import shares
+from cil_func.errors import DataError
 from cil_func.setup import Setup
+from cil_func.trainer import Trainer
 
 
 def run_start(setup: Setup) -> dict:
@@ -26,6 +27,19 @@ def run_start(setup: Setup) -> dict:
         "epochs": [setup.trainer(phase).epochs for phase in phases],
         "train_images": train_images(setup),
     }
+
+
+def check(setup: Setup) -> None:
+    """Raises DataError where a phase has too few images for the backbone to be trained on them."""
+    name = setup.config.model.backbone
+    if model.backbone(name).pads():
+        return
+    for phase, count in enumerate(train_images(setup)):
+        if count < 2:
+            raise DataError(
+                f"phase {phase} trains on a single image, and the batch norm of {name} takes two or more; add images, "
+                "raise data.increment or memory.size, or choose another model.backbone"
+            )
 
 
 def train_images(setup: Setup) -> list[int]:
@@ -73,7 +87,8 @@ def warnings(setup: Setup) -> list[str]:
 
 
 def describe(setup: Setup) -> str:
-    """The plan as text, for `--dry-run`."""
+    """The plan as text, for `--dry-run`. Raises DataError as `check` does."""
+    check(setup)
     start = run_start(setup)
     lines = [
         f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
@@ -87,7 +102,7 @@ def describe(setup: Setup) -> str:
         setup.scenario.phases, start["phases"], start["train_images"], start["epochs"], strict=True
     ):
         seen += new
-        steps = epochs * math.ceil(images / setup.trainer(phase).batch_size)
+        steps = epochs * len(setup.trainer(phase).batches(images))
         total += steps
         kept = exemplars(setup, phase.index)
         names = scenario.listed(phase.classes, setup.class_names)
@@ -99,21 +114,21 @@ def describe(setup: Setup) -> str:
 
 def _shares(setup: Setup) -> list[str]:
     """A line on what each of several processes computes; none for one process."""
-    size, settings = setup.world.size, setup.config.optim
+    size, trainer = setup.world.size, setup.trainers[1]
     if size == 1:
         return []
-    places = range(settings.batch_size)
-    counts = [len(places[shares.share(rank, size, **_split(settings))]) for rank in range(size)]
-    return [f"{size} processes: {', '.join(map(str, counts))} of the {settings.batch_size} images of a batch"]
+    places = range(trainer.batch_size)
+    counts = [len(places[shares.share(rank, size, **_split(trainer))]) for rank in range(size)]
+    return [f"{size} processes: {', '.join(map(str, counts))} of the {trainer.batch_size} images of a batch"]
 
 
-def _split(settings: Optim) -> dict[str, int]:
-    return {"batch_size": settings.batch_size, "norm_batch": settings.norm_batch}
+def _split(trainer: Trainer) -> dict[str, int]:
+    return {"batch_size": trainer.batch_size, "norm_batch": trainer.norm_batch}
 
 
 def _sizes(setup: Setup) -> list[str]:
     """Lines on parameters and memory, in MB of 10^6 bytes."""
-    params, state = model.init(0, setup.config.model.backbone, setup.num_classes)
+    params, state = model.init(0, setup.config.model.backbone, setup.num_classes, image_size=setup.image_size)
     weights = _bytes(params) * (2 if setup.dtype == torch.float64 else 1)
     copies = 4 if setup.method.uses_teacher else 3
     images = [setup.train_images, setup.test_images]
@@ -131,13 +146,15 @@ def activation_bytes(setup: Setup) -> int:
 
     They are counted on the meta device, without work.
     """
-    params, state = tree.cast(
-        model.init(0, setup.config.model.backbone, setup.num_classes), dtype=setup.dtype, device="meta"
-    )
-    settings = setup.config.optim
-    groups, rows = settings.norm_batch or settings.batch_size, shares.rows_of(setup.world.size, **_split(settings))
+    net = model.backbone(setup.config.model.backbone)
+    drawn = model.init(0, setup.config.model.backbone, setup.num_classes, image_size=setup.image_size)
+    # timm's models run by autocast, which the meta device lacks: there their parameters have the low precision
+    dtype = setup.dtype if net.groups else setup.compute_dtype
+    params, state = tree.cast(drawn, dtype=dtype, device="meta")
+    norm_batch, split = setup.config.optim.norm_batch, _split(setup.trainers[1])
+    rows, groups = shares.rows_of(setup.world.size, **split), split["norm_batch"] or split["batch_size"]
     count = math.ceil(rows / groups) * groups  # the step fills the last group up
-    shape = (count, 3, *setup.train_images.shape[1:3])
+    shape = (count, 3, *setup.image_size)
     images = torch.empty(shape, dtype=setup.compute_dtype, device="meta")
     held: dict[int, torch.Tensor] = {}
 
@@ -148,7 +165,7 @@ def activation_bytes(setup: Setup) -> int:
     for leaf in tree.leaves(params):
         leaf.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.apply(params, state, images, train=True, norm_batch=settings.norm_batch)
+        model.apply(params, state, images, train=True, norm_batch=norm_batch)
     own = {id(leaf.untyped_storage()) for leaf in tree.leaves((params, state))}
     return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)
 

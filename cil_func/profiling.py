@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cil_func import model, rng, setup, training, tree
+from cil_func import model, planning, rng, setup, training, tree
 from cil_func.config import Config
 from cil_func.engine import compile
 from cil_func.errors import ConfigError, DataError
@@ -42,6 +42,7 @@ def run(config: Config, directory: Path, steps: int) -> str:
     """
     compile.name_kernels()
     ready = setup.build(config)
+    planning.check(ready)
     trace = _trace(ready, steps)
     path = directory / "trace.json"
     try:
@@ -112,5 +113,5 @@ def _drawn(ready: setup.Setup, phase) -> tuple | None:
     num_old = sum(ready.sizes(phase)[:-1])
     if num_old == 0:
         return None
-    model_of_old = model.init(0, ready.config.model.backbone, num_old)
+    model_of_old = model.init(0, ready.config.model.backbone, num_old, image_size=ready.image_size)
     return tree.cast(model_of_old, dtype=ready.dtype, device=ready.device)

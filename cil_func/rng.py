@@ -7,6 +7,8 @@ machine, in every process, however often the run was stopped in between.
 
 import hashlib
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -35,6 +37,24 @@ def generator(key: int, device: str | torch.device = "cpu") -> torch.Generator:
     key on another kind of device draws other numbers.
     """
     return torch.Generator(device=device).manual_seed(operator.index(key) & ((1 << _BITS) - 1))
+
+
+@contextmanager
+def seeded(key: int | None, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Makes torch's global generator of `device` draw from `key` inside; afterwards it goes on as if nothing was drawn.
+
+    For code that isn't ours and takes no generator. key: None changes nothing.
+    """
+    if key is None:
+        yield
+        return
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        index = torch.cuda.current_device() if device.index is None and cuda else device.index
+        own = torch.cuda.default_generators[index] if cuda else torch.default_generator
+        own.manual_seed(operator.index(key) & ((1 << _BITS) - 1))
+        yield
 
 
 def _encode(item: int | str) -> bytes:

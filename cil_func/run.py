@@ -227,6 +227,7 @@ def _train(
     ready: setup.Setup, directory: Path, held: checkpoint.Loaded | None, signals: Signals, record: Recorder
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
+    planning.check(ready)
     progress = [_start(ready, directory, held, record.emit)]  # in a list, which gives it up to the phase loop
     keeper = Keeper(
         directory / "checkpoints",

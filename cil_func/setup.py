@@ -42,12 +42,18 @@ class Setup:
     forward: Callable
     forward_batch: int  # images
     trainers: tuple[Trainer, Trainer]  # of the first phase, of the later ones
+    draws: bool  # whether the backbone draws random numbers in a step
     world: distributed.World  # the processes that share the run
 
     @property
     def captures(self) -> bool:
         """Whether a step is captured as a CUDA graph."""
         return self.device.type == "cuda" and self.config.run.compile
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of every image."""
+        return tuple(self.train_images.shape[1:3])
 
     @property
     def num_classes(self) -> int:
@@ -84,7 +90,7 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     if device.type == "cuda":
         compile.same_bits()
     dtype, compute_dtype = step.DTYPES[config.run.precision]
-    model.backbone(config.model.backbone).feature_dim()  # a wrong name is told before the data are loaded
+    draws = _check_backbone(config, _known_size(config))  # what can be known before the data are loaded
     method = methods.make(config.method.name, _options(config))
     data = _load_together(partial(_load, config, method), world)
     fingerprint = _fingerprint(data)
@@ -92,6 +98,8 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
     config = _with_increments(config, len(data.class_names))
     phases = _phases(config, data)
     train_images = torch.from_numpy(data.train_images)
+    if _known_size(config) is None:
+        draws = _check_backbone(config, tuple(train_images.shape[1:3]), of_data=True)
     mean, std = config.data.mean, config.data.std
     if not mean:  # of the first phase alone: later images are not known yet
         mean, std = resident.channel_statistics(train_images, phases.phases[0].train_rows)
@@ -123,7 +131,8 @@ def build(config: Config, world: distributed.World = distributed.ALONE) -> Setup
         compute_dtype=compute_dtype,
         forward=forward,
         forward_batch=forward_batch,
-        trainers=trainer.make(config, method, preprocess, compute_dtype, world),
+        trainers=trainer.make(config, method, preprocess, compute_dtype, world, draws=draws),
+        draws=draws,
         world=world,
     )
 
@@ -140,6 +149,47 @@ def resolve(config: Config) -> Config:
     return config.model_copy(
         update={"run": config.run.model_copy(update={"device": device, "precision": precision})}
     )
+
+
+def _known_size(config: Config) -> tuple[int, int] | None:
+    """(H, W) of the images as the configuration alone shows it, None where the data will."""
+    side = config.data.image_size or sources.OWN_SIZES.get(config.data.name)
+    return None if side is None else (side, side)
+
+
+def _check_backbone(config: Config, image_size: tuple[int, int] | None, *, of_data: bool = False) -> bool:
+    """Checks the backbone; returns whether it draws random numbers. image_size: None checks its name alone.
+
+    Raises ConfigError for an unknown model, a rate that it doesn't have, or images of a size that it can't take; for
+    the last one DataError if the size is that of the data.
+    """
+    name, drop = config.model.backbone, trainer.drop_of(config)
+    net = model.backbone(name)
+    if image_size is None:
+        net.feature_dim()
+        return False
+    try:
+        return net.draws(image_size, drop)
+    except ValueError as error:
+        height, width = image_size
+        fits = next((side for side in (_near(height), 32, 64, 224, 256) if _takes(net, side)), None)
+        raise (DataError if of_data else ConfigError)(
+            f"data.image_size: {config.data.image_size}, and {name} can't take images of {height}x{width} pixels "
+            f"({error}); " + (f"data.image_size = {fits} fits" if fits else "choose another model.backbone")
+        ) from error
+
+
+def _near(side: int) -> int:
+    """The multiple of 32 next to a side: what most networks divide by."""
+    return max(32, 32 * round(side / 32))
+
+
+def _takes(net: model.Backbone, side: int) -> bool:
+    try:
+        net.draws((side, side))
+    except ValueError:
+        return False
+    return True
 
 
 def _has_bfloat16(device: str) -> bool:

@@ -8,8 +8,11 @@ import torch
 
 from cil_func import methods, model, optim
 from cil_func.config import Config, Optim
+from cil_func.data import resident
 from cil_func.engine import compile, shares, step
 from cil_func.engine.distributed import World
+from cil_func.errors import ConfigError
+from cil_func.nn.timm_skeleton import Drop
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,15 @@ class Trainer:
     step: Callable
     epochs: int
     batch_size: int  # images, of all processes
-    norm_batch: int  # images that share batch norm's statistics; 0: all
-    own: slice  # this process's places in a batch
+    norm_batch: int  # images that share batch norm's statistics; 0: all; 1: there is none
+    own: slice | None  # this process's places in a batch; None: all
     padded_to: int  # rows that its part of a batch is filled up to, to be the same graph; 0: it is not
+    joins: bool  # whether a last batch of a single image is joined to the one before it: it can't be filled up
     eval_every_epochs: int
+
+    def batches(self, count: int) -> list[range]:
+        """The places of each batch of an epoch over `count` images, of all processes."""
+        return resident.cut(count, self.batch_size, joins=self.joins)
 
 
 def make(
@@ -33,25 +41,42 @@ def make(
     preprocess: step.Preprocess,
     dtype: torch.dtype,
     world: World,
+    *,
+    draws: bool = False,
 ) -> tuple[Trainer, Trainer]:
     """The trainers of the first phase and of the later ones.
+
+    draws: whether the backbone draws random numbers, see `model.Backbone`. Raises ConfigError for what several
+    processes can't share.
 
     They share one step where their batches have one shape, whatever else of [optim] differs: rate, momentum and decay
     are inputs of the step, and a second step would be compiled for a minute.
     """
     first, later = config.optim_of_phase(0), config.optim_of_phase(1)
-    pads = model.backbone(config.model.backbone).pads
+    net = model.backbone(config.model.backbone)
+    pads, alone = net.pads(), not net.groups and net.pads()
     for table, settings in (("optim", later), ("optim.first_phase", first)):
         shares.refuse_one_group(
-            world.size, batch_size=settings.batch_size, norm_batch=settings.norm_batch, pads=pads, table=table
+            world.size, **_sizes(settings, alone=alone), pads=pads, table=table
+        )
+    if draws and world.size > 1:
+        raise ConfigError(
+            f"model.backbone: {config.model.backbone} draws random numbers for each image, and {world.size} processes "
+            "would draw others than one; use one process, or model.drop_rate = 0 and model.drop_path_rate = 0"
         )
     # An epoch's last batch, filled up, is the same graph: eagerly it would take as long as two on a CPU, and as
     # long as the rest of a captured epoch on a GPU. Of several processes one may hold no image.
     padded = pads and (config.run.compile or world.size > 1)
     make_step = cache(
-        partial(_make_step, method, preprocess, dtype, compiled=config.run.compile, padded=padded, world=world)
+        partial(
+            _make_step, method, preprocess, dtype, compiled=config.run.compile, padded=padded, world=world,
+            alone=alone, drop=drop_of(config),
+        )
+    )  # fmt: skip
+    first, later = (
+        _make(settings, make_step, padded=padded, joins=not pads, alone=alone, world=world)
+        for settings in (first, later)
     )
-    first, later = (_make(settings, make_step, padded=padded, world=world) for settings in (first, later))
     return first, later
 
 
@@ -67,21 +92,46 @@ def fitted(trainer: Trainer, count: int, world: World) -> Trainer:
     return replace(
         trainer,
         batch_size=batch_size,
-        own=shares.share(world.rank, world.size, **sizes),
+        own=_own(world, **sizes),
         padded_to=shares.rows_of(world.size, **sizes),
     )
 
 
-def _make(settings: Optim, make_step: Callable[[int, int], Callable], *, padded: bool, world: World) -> Trainer:
-    sizes = {"batch_size": settings.batch_size, "norm_batch": settings.norm_batch}
+def drop_of(config: Config) -> Drop:
+    """The rates of [model]."""
+    return Drop(config.model.drop_rate, config.model.drop_path_rate)
+
+
+def _sizes(settings: Optim, *, alone: bool) -> dict[str, int]:
+    """How a batch is shared. alone: whether images have no statistics in common, so that each is a group."""
+    return {"batch_size": settings.batch_size, "norm_batch": 1 if alone else settings.norm_batch}
+
+
+def _own(world: World, *, batch_size: int, norm_batch: int) -> slice | None:
+    if world.size == 1:
+        return None
+    return shares.share(world.rank, world.size, batch_size=batch_size, norm_batch=norm_batch)
+
+
+def _make(
+    settings: Optim,
+    make_step: Callable[[int, int], Callable],
+    *,
+    padded: bool,
+    joins: bool,
+    alone: bool,
+    world: World,
+) -> Trainer:
+    sizes = _sizes(settings, alone=alone)
     return Trainer(
         optimiser=optim.sgd(momentum=settings.momentum, weight_decay=settings.weight_decay),
         rate=_schedule(settings),
         step=make_step(settings.batch_size, settings.norm_batch),
         epochs=settings.epochs,
         **sizes,
-        own=shares.share(world.rank, world.size, **sizes),
+        own=_own(world, **sizes),
         padded_to=shares.rows_of(world.size, **sizes) if padded else 0,
+        joins=joins,
         eval_every_epochs=settings.eval_every_epochs,
     )
 
@@ -96,12 +146,14 @@ def _make_step(
     compiled: bool,
     padded: bool,
     world: World,
+    alone: bool,
+    drop: Drop,
 ) -> Callable:
     """The step for batches of one shape. An optimiser's numbers are in its state, so any one of sgd serves all."""
-    halves = step.make(method, optim.sgd(), preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
+    halves = step.make(method, optim.sgd(), preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded, drop=drop)
     if not compiled:
         return step.join(halves, world.reduce)
-    rows = shares.rows_of(world.size, batch_size=batch_size, norm_batch=norm_batch)
+    rows = shares.rows_of(world.size, batch_size=batch_size, norm_batch=1 if alone else norm_batch)
     return _whole_step(halves, world, 0 if padded else rows)
 
 

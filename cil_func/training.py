@@ -1,6 +1,5 @@
 """The training of one phase: what a run's setup and its progress hand to `engine.fit`."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -37,11 +36,11 @@ def train(
     rows = train_rows(setup, phase, progress.exemplars)
     trainer = fitted(setup.trainer(phase), len(rows), setup.world)
     clock, training = time.perf_counter(), progress.training or _begin(setup, phase, progress, key, len(rows), emit)
-    threader = Captured if setup.captures else Threaded
+    threader = partial(Captured, most=trainer.batch_size) if setup.captures else Threaded
     steps = threader(trainer.step, training.train_state, setup.classes(phase), training.totals, keep.changing)
     position, seconds_before = training.position, training.seconds
     training, progress = None, replace(progress, training=None)  # the state that it began with is not kept
-    steps_per_epoch = math.ceil(len(rows) / trainer.batch_size)
+    steps_per_epoch = len(trainer.batches(len(rows)))
 
     def check(health) -> None:
         name = lambda entry: entry_name(steps.snapshot()[0], entry, setup.method)  # noqa: E731
@@ -80,6 +79,7 @@ def train(
             epochs=trainer.epochs,
             dtype=setup.dtype,
             padded_to=trainer.padded_to,
+            seed=partial(_seed, key) if setup.draws else None,
             start=position,
             check=check,
             emit=lambda event: emit({"event": event["event"], "phase": phase.index, **event}),
@@ -132,15 +132,22 @@ def _chunks(
         augment=setup.augment,
         device=setup.device,
         own=trainer.own,
+        joins=trainer.joins,
         first_step=first_step,
     )
+
+
+def _seed(key: int, position: Position) -> int:
+    """The key of what a backbone draws in a step."""
+    return rng.fold_in(key, "drop", *position)
 
 
 def expand(setup: Setup, learned: Model | None, phase: Phase, key: int) -> Model:
     """The model that a phase starts from: the learned one with rows for the new classes, or a new one."""
     if learned is None or setup.method.restart:
         seen = sum(setup.sizes(phase))
-        drawn = model.init(rng.fold_in(key, "init"), setup.config.model.backbone, seen)
+        backbone = setup.config.model.backbone
+        drawn = model.init(rng.fold_in(key, "init"), backbone, seen, image_size=setup.image_size)
         params, state = tree.cast(drawn, dtype=setup.dtype, device=setup.device)
         return params, state
     params, state = learned

@@ -58,6 +58,8 @@ LINES = [
     ("digits", ["data.on_error=skip"], 'data.on_error has no effect with data.name = "digits"'),
     ("cifar", ["data.exif_orientation=apply", "data.background=[]"],
      'data.exif_orientation and data.background have no effect with data.name = "cifar100"'),
+    ("digits", ["model.drop_rate=0.1", "model.drop_path_rate=0.1"],
+     'model.drop_rate and model.drop_path_rate have no effect with model.backbone = "resnet20"'),
     ("digits", ["augment.backend=pil"], 'augment.backend has no effect with augment.auto_augment = ""'),
     ("digits", ["run.timeout_seconds=5"], "run.timeout_seconds has no effect with one process"),
     ("digits", ["data.order_seed=3", "run.timeout_seconds=5"],

@@ -1,9 +1,9 @@
 """The whole data set in memory as uint8: a chunk of batches is a gather of rows, augmented at once."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -56,14 +56,15 @@ def epoch_chunks(
     augment: Augment | None,
     device: torch.device,
     own: slice | None = None,
+    joins: bool = False,
     first_step: int = 0,
 ) -> Iterator[Chunk]:
     """One epoch over `rows` in random order, in chunks on the device of as many whole batches as measured well.
 
     images: uint8 (N, H, W, 3); labels: int64 (N,), both wherever they are; rows: int64 (M,), each comes once;
     key: the epoch's, from which order and draws follow; augment: None for the images as they are; own: which places
-    of each batch of batch_size images are this process's, None: all; first_step: the batch to start with, in a chunk
-    that begins where it would have begun from 0 on, so that nothing depends on where one starts.
+    of each batch of batch_size images are this process's, None: all; joins: see `cut`; first_step: the batch to start
+    with, in a chunk that begins where it would have begun from 0 on, so that nothing depends on where one starts.
     Order and draws are made when this is called, on the host and for the whole epoch: what an image gets
     doesn't depend on batches, chunks or processes, and nothing waits for a GPU.
     Where Pillow augments, or the images are on the host and the device is a GPU, one background thread prepares
@@ -72,19 +73,18 @@ def epoch_chunks(
     """
     if batch_size < 1:
         raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
-    own = own or slice(0, batch_size)
     order = torch.randperm(len(rows), generator=rng.generator(rng.fold_in(key, "order")))
     rows = rows.cpu()[order]  # (M,)
     draws = augment.draw(rng.fold_in(key, "augment"), len(rows)) if augment else {}
     by_pillow = augment is not None and augment.by_pillow
-    steps = math.ceil(len(rows) / batch_size)
-    length = _chunk_steps(images, own.stop - own.start, PILLOW_PIXELS if by_pillow else CHUNK_PIXELS, device)
+    all_batches = cut(len(rows), batch_size, joins=joins)
+    steps, here = len(all_batches), own.stop - own.start if own else batch_size
+    length = _chunk_steps(images, here, PILLOW_PIXELS if by_pillow else CHUNK_PIXELS, device)
 
     def prepare(start: int) -> tuple[Chunk, dict[str, Tensor]]:
         """A chunk where the images are, and the draws that are still to be applied to it."""
-        there = range(start, min(start + length, steps))
-        batches = [range(step * batch_size, min((step + 1) * batch_size, len(rows))) for step in there]
-        places = [batch[own] for batch in batches]
+        batches = all_batches[start : start + length]
+        places = [batch[own] if own else batch for batch in batches]
         here = torch.tensor([place for batch in places for place in batch], dtype=torch.int64)
         chosen, drawn = _gather(images, rows[here]), {name: draw[here] for name, draw in draws.items()}
         if by_pillow:
@@ -101,6 +101,17 @@ def epoch_chunks(
     ahead = by_pillow or images.device.type != device.type
     prepared = _prefetched(prepare, starts) if ahead else map(prepare, starts)  # the thread begins here
     return (finish(*parts) for parts in prepared)
+
+
+def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:
+    """The places of each batch in an epoch over `count` images.
+
+    joins: a last batch of a single image is joined to the one before it, which then has batch_size + 1 images.
+    """
+    starts = list(range(0, count, batch_size))
+    if joins and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [range(start, stop) for start, stop in pairwise([*starts, count])]
 
 
 def _chunk_steps(images: Tensor, rows: int, limits: dict[str, int], device: torch.device) -> int:

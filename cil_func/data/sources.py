@@ -20,6 +20,7 @@ from cil_func.errors import ConfigError, DataError, printable
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
 ON_ERROR = ("stop", "skip")
 OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # those that are read from image files
+OWN_SIZES = {"digits": 8, "cifar100": 32, "imagenet100": 224, "imagenet1000": 224}  # side in pixels, at image_size 0
 _TEST_NAMES = {"image_folder": ("test", "val"), "imagenet100": ("val",), "imagenet1000": ("val",)}
 CACHE = ".data"  # downloads go here, beside the working directory, unless data.path is given
 _TIMEOUT_SECONDS = 30.0  # of silence; without it a filtered network keeps a person waiting for minutes
@@ -86,8 +87,8 @@ def load(
         rules = file_rules(name, exif_orientation=exif_orientation, background=background)
         if name == "image_folder":
             return _folder(path, image_size, on_error, rules, check, room, _TEST_NAMES[name])
-        num_classes = int(name[len("imagenet") :])
-        return _imagenet(path, image_size or 224, on_error, rules, check, room, num_classes=num_classes)
+        size, num_classes = image_size or OWN_SIZES[name], int(name[len("imagenet") :])
+        return _imagenet(path, size, on_error, rules, check, room, num_classes=num_classes)
     near = get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")

@@ -1,6 +1,7 @@
 """The only place that calls torch.compile and captures CUDA graphs; how a train state is threaded through steps."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from contextvars import ContextVar
 
 import torch
 
-from cil_func import tree
+from cil_func import rng, tree
 from cil_func.data.resident import Batch
 from cil_func.engine.step import Health, Measures, TrainState, nothing_measured
 from cil_func.methods import Classes, Outputs
@@ -116,8 +117,9 @@ def float32_precision(device: str) -> dict[str, str]:
 
 
 class Threaded:
-    """Threads a train state through a step: call it with (taught, batch, rate), then read.
+    """Threads a train state through a step: call it with (taught, batch, rate[, seed]), then read.
 
+    seed: the key of what the step draws from torch's global generator, None where it draws nothing.
     totals: the measures to go on from; they add up on the device until `measures` is called.
     changing: called each time just before what `snapshot` reads changes; until then an exception changes nothing.
     """
@@ -133,8 +135,9 @@ class Threaded:
         self._step, self._train_state, self._classes = step, train_state, classes
         self._totals, self._changing = totals or nothing_measured(train_state), changing
 
-    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
-        train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
+    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor, seed: int | None = None) -> None:
+        with rng.seeded(seed, rate.device):
+            train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
         totals = tree.map(torch.add, self._totals, measures)
         self._changing()
         self._train_state, self._totals = train_state, totals
@@ -161,7 +164,8 @@ class Captured:
     """The same as `Threaded` by one CUDA graph, captured at the first call and replayed by all others.
 
     Owns static copies of everything that the step reads and writes; nothing outside is an alias of them.
-    A batch of another shape (a backbone that can't take padding has a smaller last one) runs uncaptured.
+    A batch of another shape (a backbone that can't take padding has a smaller last one) runs uncaptured, and so does
+    one of more than `most` images (its last one may have an image more than the others).
     """
 
     def __init__(
@@ -171,22 +175,27 @@ class Captured:
         classes: Classes,
         totals: Measures | None = None,
         changing: Callable[[], None] = lambda: None,
+        *,
+        most: int = sys.maxsize,
     ):
-        self._step, self._graph, self._changing = step, None, changing
+        self._step, self._graph, self._inputs, self._changing, self._most = step, None, None, changing, most
         self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
         self._totals = tree.map(torch.clone, totals or nothing_measured(train_state))
 
-    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> None:
-        inputs = (taught, batch, rate)
-        if self._graph is None or len(batch.labels) > len(self._inputs[1].labels):  # the first one was an epoch's last
-            self._inputs = tree.map(torch.clone, inputs)
-            self._capture()
+    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor, seed: int | None = None) -> None:
+        inputs, rows = (taught, batch, rate), len(batch.labels)
+        captured = len(self._inputs[1].labels) if self._inputs else 0
+        if captured < rows <= self._most:  # there is none, or it began with an epoch's last batch
+            self._inputs, captured = tree.map(torch.clone, inputs), rows
+            with rng.seeded(seed, rate.device):
+                self._capture()
         self._changing()
-        if batch.labels.shape != self._inputs[1].labels.shape:
-            self._write(self._step(self._train_state, taught, batch, self._classes, rate))
-            return
-        tree.write(inputs, into=self._inputs)
-        self._graph.replay()
+        with rng.seeded(seed, rate.device):  # anew: a capture draws as well
+            if rows != captured:
+                self._write(self._step(self._train_state, taught, batch, self._classes, rate))
+                return
+            tree.write(inputs, into=self._inputs)
+            self._graph.replay()
 
     def _capture(self) -> None:
         taught, batch, rate = self._inputs

@@ -31,6 +31,7 @@ def fit(
     epochs: int,
     dtype: torch.dtype,
     padded_to: int = 0,
+    seed: Callable[[Position], int] | None = None,
     start: tuple[int, int] = (0, 0),
     check: Callable[[Health | None], None] = lambda health: None,
     emit: Callable[[dict], None],
@@ -43,6 +44,7 @@ def fit(
     chunks(epoch, first_step) gives what the epoch trains on from a step on, in order, in chunks of whole batches on
     the device; batch_size: images of a step, on all processes; teach(images) is what the teacher says of a chunk;
     rate(epoch) is the learning rate, in `dtype`. padded_to: rows that each batch is filled up to, 0: none.
+    seed(position) is the key of what a step draws from torch's global generator; None: a step draws nothing.
     check(health) is called once an epoch and raises NonFiniteError where a step was not finite. before_step may stop
     the training by an exception: everything that a later call needs is then in `steps` and the position. before_chunk
     is called before each wait for a chunk and its teacher, with one call more where an epoch has no other chunk.
@@ -59,8 +61,10 @@ def fit(
             if rate_now is None:
                 rate_now = torch.tensor(rate(epoch), dtype=dtype, device=chunk.batch.labels.device)
             for taught, batch, total in _batches(teach(chunk.batch.images), chunk):
-                before_step(Position(epoch, step))
-                steps(*pad(taught, batch, padded_to and padded_to - len(batch.labels)), rate_now)
+                position = Position(epoch, step)
+                before_step(position)
+                inputs = *pad(taught, batch, padded_to and padded_to - len(batch.labels)), rate_now
+                steps(*inputs, seed(position) if seed else None)
                 step, images = step + 1, images + total
                 emit({"event": "progress", "images": total, "epoch": epoch})
             before_chunk(Position(epoch, step))

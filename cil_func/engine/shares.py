@@ -34,13 +34,16 @@ def fit(count: int, *, batch_size: int, norm_batch: int) -> int:
 
 
 def refuse_one_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
-    """Raises ConfigError where a batch is one norm group, which several processes can't share."""
+    """Raises ConfigError where a batch is one norm group, which several processes can't share.
+
+    norm_batch: 1 for a backbone without batch norm, where each image is a group; pads: False for a timm model with it.
+    """
     if size == 1 or (0 < norm_batch < batch_size and pads):
         return
     if not pads:
         raise ConfigError(
-            f"model.backbone: a timm model takes its batch norm over the whole batch, which {size} processes can't "
-            "share; use one process, or a resnet"
+            f"model.backbone: this timm model takes its batch norm over the whole batch, which {size} processes can't "
+            "share; use one process, a resnet with norm_batch, or a timm model without batch norm (a ViT, ConvNeXt)"
         )
     fits = max(2, math.ceil(batch_size / size))
     raise ConfigError(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from cil_func import model, optim, tree
 from cil_func.data.resident import Batch
 from cil_func.methods import Classes, Method, Outputs, Targets
+from cil_func.nn.timm_skeleton import OFF, Drop
 
 DTYPES = {  # precision -> (parameters, statistics, loss and update; convolutions)
     "float64": (torch.float64, torch.float64),
@@ -100,6 +101,7 @@ def make(
     dtype: torch.dtype,
     norm_batch: int,
     padded: bool = False,
+    drop: Drop = OFF,
 ) -> Halves:
     """The step of a method.
 
@@ -109,6 +111,7 @@ def make(
     dtype: of the convolutions; parameters, statistics, loss and update keep the parameters' own.
     norm_batch: how many images share batch norm's statistics, 0 for all; the last group may be short.
     padded: whether a batch may hold padding (`pad`), which then counts nowhere.
+    drop: rates of dropout and stochastic depth of a timm backbone.
     A step whose sums are not finite changes nothing but `health`, nor does any step after it.
     """
 
@@ -126,7 +129,7 @@ def make(
         def objective(chosen, state):
             params = tree.merge(chosen, frozen)
             logits, features, state = model.apply(
-                params, state, images, train=True, norm_batch=norm_batch, valid=valid
+                params, state, images, train=True, norm_batch=norm_batch, valid=valid, drop=drop
             )
             loss = method.loss(Outputs(logits, features), taught, targets, classes)
             return loss, (state, logits.detach())

@@ -235,3 +235,20 @@ def test_on_cuda_an_epoch_is_the_cpus(resident_on, images, labels):
     assert all(chunk.batch.images.is_cuda and chunk.batch.labels.is_cuda for chunk in found)
     for place in range(2):  # images, labels
         assert torch.equal(torch.cat([c[place] for c in found]).cpu(), torch.cat([c[place] for c in expected]))
+
+
+@pytest.mark.parametrize(
+    ("count", "joins", "sizes"),
+    [
+        (9, False, [4, 4, 1]), (9, True, [4, 5]), (10, True, [4, 4, 2]), (8, True, [4, 4]), (5, True, [5]),
+        (1, True, [1]), (0, True, []),
+    ],
+)  # fmt: skip
+def test_a_last_batch_of_one_image_is_joined_to_the_one_before_it(images, labels, count, joins, sizes):
+    cut = resident.cut(count, 4, joins=joins)
+    assert [len(batch) for batch in cut] == sizes
+    assert [place for batch in cut for place in batch] == list(range(count))
+    chunks = list(epoch(images, labels, ROWS[:count], joins=joins))
+    assert [size for chunk in chunks for size in chunk.sizes] == sizes
+    later = list(epoch(images, labels, ROWS[:count], joins=joins, first_step=1))
+    assert [size for chunk in later for size in chunk.sizes[chunk.done :]] == sizes[1:]

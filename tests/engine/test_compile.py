@@ -322,6 +322,45 @@ def test_a_training_that_goes_on_at_an_epochs_last_smaller_batch_captures_the_wh
     assert_same(steps.snapshot(), plain.snapshot())
 
 
+def test_a_last_batch_with_an_image_more_leaves_the_capture_as_it_is(monkeypatch):
+    """Else every later batch would be smaller than what is captured, and run without it."""
+    fake_cuda.install(monkeypatch)
+    steps, plain = Captured(count_step, count_state(), classes_of(2, 0), most=2), None
+    for labels in ((1, 2), (1, 2, 3), (1, 2), (1,)):
+        steps(*count_inputs(*labels), torch.tensor(1.0))
+        graph = steps._graph
+    assert graph.replays == 2
+    plain = Threaded(count_step, count_state(), classes_of(2, 0))
+    for labels in ((1, 2), (1, 2, 3), (1, 2), (1,)):
+        plain(*count_inputs(*labels), torch.tensor(1.0))
+    assert_same(steps.snapshot(), plain.snapshot())
+    alone = Captured(count_step, count_state(), classes_of(2, 0), most=2)
+    alone(*count_inputs(1, 2, 3), torch.tensor(1.0))  # the only batch of a phase
+    assert alone._graph is None
+
+
+def test_what_a_step_draws_follows_from_its_seed_whether_it_is_captured_or_not(threader):
+    """Also in the step that makes the capture, which runs the step several times."""
+
+    def draw(train_state, taught, batch, classes, rate):
+        drawn = torch.empty(()).uniform_()
+        moved = train_state._replace(params={"sum": train_state.params["sum"] + drawn})
+        return moved, step.nothing_measured(train_state)
+
+    expected = 1.0
+    steps = threader(draw, count_state(), classes_of(2, 0))
+    for seed in (5, 6, 5):
+        torch.manual_seed(seed)
+        expected += torch.rand(()).item()
+    torch.manual_seed(9)
+    following = torch.rand(3)
+    torch.manual_seed(9)
+    for seed, labels in ((5, (1, 2)), (6, (1, 2)), (5, (1,))):
+        steps(*count_inputs(*labels), torch.tensor(1.0), seed)
+    assert steps.snapshot()[0].params["sum"].item() == pytest.approx(expected)
+    assert torch.equal(torch.rand(3), following)
+
+
 def check_no_alias(steps, train_state, classes, inputs, more, rate):
     """Whatever is written into what went in or came out, the next step doesn't see; nor does it write there."""
     expected_start = tree.map(torch.clone, (train_state, classes, inputs))
