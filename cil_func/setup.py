@@ -1,6 +1,7 @@
 """Everything that a run needs, built from its configuration before anything is trained."""
 
 import hashlib
+import math
 import platform
 from collections.abc import Callable
 from contextlib import closing
@@ -245,7 +246,8 @@ def _load_together(load: Callable[..., sources.Dataset], world: distributed.Worl
         try:
             data = sharing.attach(place)
         except OSError:
-            data = load(room=Room(copies=count - 1))  # beside the one that is there
+            with world.places.working("data", at_most=math.inf):
+                data = load(room=Room(copies=count - 1))  # beside the one that is there
         world.meet("data")  # until which the first process has to offer it
     return data
 

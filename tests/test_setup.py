@@ -1,5 +1,8 @@
 """What a run is built from: the data, once on each machine."""
 
+import math
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,3 +124,27 @@ def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(
     first, second, third = built(folder, 3)
     assert np.array_equal(second.train_images, first.train_images) and third.fingerprint == first.fingerprint
     assert len(opened) == 1 + 3 * 11
+
+
+@pytest.mark.skipif(not sharing.possible(), reason="memory without a name is Linux's")
+def test_a_process_that_reads_images_for_hours_is_known_to_work(folder, monkeypatch):
+    """Others that wait for it meanwhile would take it for one that hangs."""
+    read, store, announced = images.read, Store(), []
+    first, second = (Process(rank, 2, store, met) for rank, met in ((0, lambda: found(second)), (1, lambda: None)))
+
+    def noted(process, *arguments, **rules):
+        announced.append((process.rank, process.places.record().work, process.places.record().at_most))
+        return read(*arguments, **rules)
+
+    def found(process):
+        """Builds in a process that can't map the images, and so reads them."""
+        monkeypatch.setattr(sharing, "attach", hidden)
+        monkeypatch.setattr(images, "read", partial(noted, process))
+        setup.build(settings(folder), process)
+
+    def hidden(text):
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr(images, "read", partial(noted, first))
+    setup.build(settings(folder), first)
+    assert set(announced) == {(rank, "data", math.inf) for rank in (0, 1)} and len(announced) == 2 * 11

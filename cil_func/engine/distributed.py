@@ -222,7 +222,8 @@ class World:
         """What make() returns in the first process of this machine, for all of its processes, which wait for it."""
         if self.launch.local_rank:
             return self.watch.wait_for(f"{place}/{self._machine()}")
-        made = make()
+        with self.places.working(place, at_most=math.inf):
+            made = make()
         if self.watch:
             self.watch.say(f"{place}/{self._machine()}", made)
         return made
