@@ -13,9 +13,11 @@
     progress, training                     where a run stands; the training of one phase
     experiment                             the phase loop: the whole method, top to bottom
     planning                               what a run will do, counted before it does it
-    events, packing, checkpoint, report    the record of a run; what is kept on disk; what a person sees
+    events, status, packing, checkpoint    the record of a run; what it does now; what is kept on disk
+    report                                 what a person sees
     predicting                             what a finished run leaves to predict with, and what that predicts
     lock, signals, keeping, directory      one process a directory; when a run is saved, stopped, gone on with
+    recording                              what a run writes and shows as it goes
     run                                    one run and its directory: what train.py calls
 
 Imports go up this list only. Start reading at `experiment`.
