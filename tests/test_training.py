@@ -54,7 +54,7 @@ def test_on_a_gpu_every_call_of_the_teacher_is_the_compiled_one(backend, monkeyp
     """Two epochs of 12 images each in batches of 5, where the forward graph takes 8: no call of another size."""
     built = build("wa", "optim.batch_size=5", f"augment.backend={backend}", "augment.auto_augment=rand-m9")
     monkeypatch.setattr(setup.Setup, "captures", property(lambda built: True))  # as with compile on a GPU
-    monkeypatch.setattr(training, "Captured", training.Threaded)
+    monkeypatch.setattr(training, "Captured", lambda *arguments, most: training.Threaded(*arguments))
     monkeypatch.setitem(resident.PILLOW_PIXELS, "cpu", 8 * 64)
     sizes = []
 
@@ -71,7 +71,7 @@ def test_on_a_gpu_every_call_of_the_teacher_is_the_compiled_one(backend, monkeyp
     phase = replace(phase, train_rows=phase.train_rows[:12])
     training.train(
         built, phase, progress.Progress(phase=1, learned=model.init(3, "resnet20", 4)), 7,
-        emit=lambda event: None, keep=lambda make, always: None, evaluate=lambda *_, **__: {},
+        emit=lambda event: None, keep=progress.Keep(), evaluate=lambda *_, **__: {},
     )  # fmt: skip
     assert set(sizes) == {8} and len(sizes) >= 2
 
@@ -102,7 +102,7 @@ def test_a_batch_larger_than_the_phase_costs_little_more_than_the_phase(norm_bat
         phase = replace(phase, train_rows=phase.train_rows[:150])
         done = training.train(
             built, phase, progress.Progress(), 7,
-            emit=lambda event: None, keep=lambda make, always: None, evaluate=lambda *_, **__: {},
+            emit=lambda event: None, keep=progress.Keep(), evaluate=lambda *_, **__: {},
         )  # fmt: skip
         results.append(done.training.train_state[:3])
     assert sizes == [150] * 2 + [rows] * 2
@@ -117,16 +117,18 @@ def test_the_state_that_a_phase_begins_with_is_not_kept(monkeypatch):
         first.extend(map(weakref.ref, tree.leaves(made.train_state.params)))
         return made
 
-    def keep(make, boundary):
-        alive.append(sum(leaf() is not None for leaf in first))
-        if len(alive) == 2:
-            raise KeyboardInterrupt
+    class Counting(progress.Keep):
+        def __call__(self, make, boundary):
+            alive.append(sum(leaf() is not None for leaf in first))
+            if len(alive) == 2:
+                raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "_begin", noted)
     with pytest.raises(KeyboardInterrupt):
         training.train(
-            built, built.scenario.phases[0], progress.Progress(), 7, emit=lambda event: None, keep=keep, evaluate=dict
-        )
+            built, built.scenario.phases[0], progress.Progress(), 7,
+            emit=lambda event: None, keep=Counting(), evaluate=dict,
+        )  # fmt: skip
     assert alive == [len(first), 0]
 
 
