@@ -32,11 +32,16 @@ class Arena:
         self._files: dict[int, tuple[int, np.ndarray]] = {}
 
     def empty(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of uint8, all zeros."""
+        """An array of uint8, all zeros. Raises MemoryError where the system gives no memory of that size."""
         size = int(np.prod(shape, dtype=np.int64))
         file = os.memfd_create("cil_func")
-        os.ftruncate(file, max(1, size))
-        array = np.frombuffer(mmap.mmap(file, max(1, size)), dtype=np.uint8, count=size)
+        try:
+            os.ftruncate(file, max(1, size))
+            memory = mmap.mmap(file, max(1, size))
+        except OSError as error:  # among them a limit of the size of files, which these are
+            os.close(file)
+            raise MemoryError(f"{size / 1e9:.1f} GB: {error.strerror}") from error
+        array = np.frombuffer(memory, dtype=np.uint8, count=size)
         self._files[array.ctypes.data] = (file, array)
         return array.reshape(shape)
 

@@ -1,5 +1,6 @@
 """One copy of a data set for the processes of a machine."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -101,6 +102,20 @@ def test_the_memory_of_another_process_is_not_taken_for_it(monkeypatch):
     arena.close()
     with pytest.raises(OSError):
         sharing.attach(text)
+
+
+def test_a_size_that_the_system_refuses_is_a_lack_of_memory(monkeypatch):
+    """As by `ulimit -f`: such memory counts as a file."""
+
+    def refuse(file, size):
+        raise OSError(errno.EFBIG, "File too large")
+
+    arena, before = sharing.Arena(), len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(MemoryError, match=r"3\.0 GB: File too large"):
+            arena.empty((1000, 1000, 1000, 3))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_system_without_it_is_known(monkeypatch):
