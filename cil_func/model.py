@@ -25,6 +25,7 @@ class Backbone:
 
     feature_dim() is the width D of the features (B, D); pads(): whether a batch may hold padding, which apply is told
     by `valid`; groups: whether images can share batch norm's statistics by groups of norm_batch, not the whole batch.
+    drops(): whether it is a timm model whose own rates of dropout aren't 0 and are passed over;
     draws(image_size, drop): whether train mode draws random numbers; ValueError for images that it can't take.
     """
 
@@ -33,6 +34,7 @@ class Backbone:
     feature_dim: Callable[[], int]
     pads: Callable[[], bool]
     groups: bool
+    drops: Callable[[], bool]
     draws: Callable[..., bool]
 
 
@@ -49,6 +51,7 @@ def backbone(name: str) -> Backbone:
             feature_dim=partial(timm_backbone.feature_dim, inner),
             pads=partial(timm_backbone.pads, inner),
             groups=False,
+            drops=lambda: timm_skeleton.facts(inner).drops,
             draws=partial(timm_skeleton.draws, inner),
         )
     depths = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
@@ -60,6 +63,7 @@ def backbone(name: str) -> Backbone:
         feature_dim=resnet.feature_dim,
         pads=lambda: True,
         groups=True,
+        drops=lambda: False,
         draws=lambda image_size, drop=OFF: False,
     )
 

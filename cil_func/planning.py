@@ -77,6 +77,12 @@ def warnings(setup: Setup) -> list[str]:
             'method.kd_weight = 1 with kd_combination = "convex" leaves the cross-entropy no weight, so classes of '
             "later phases are never learned; set a weight below 1"
         )
+    rates, name = setup.config.model, setup.config.model.backbone
+    if not (rates.drop_rate or rates.drop_path_rate) and model.backbone(name).drops():
+        found.append(
+            f"{name} drops features or blocks by itself, and here it doesn't: model.drop_rate and model.drop_path_rate "
+            "are 0; set them to train with dropout or stochastic depth"
+        )
     number = scenario.misleading_index(setup.class_names)
     if number is not None and isinstance(setup.config.data.class_order, str):
         found.append(

@@ -36,10 +36,14 @@ OFF = Drop()
 
 
 class Facts(NamedTuple):
-    """feature_dim: the width D of the pooled features; batch_norm: whether images of a batch share statistics."""
+    """feature_dim: the width D of the pooled features; batch_norm: whether images of a batch share statistics.
+
+    drops: whether it has, in timm, rates of its own that aren't 0, which `create` sets to 0.
+    """
 
     feature_dim: int
     batch_norm: bool
+    drops: bool
 
 
 @contextmanager
@@ -77,6 +81,7 @@ def facts(name: str) -> Facts:
     return Facts(
         getattr(module, "head_hidden_size", None) or module.num_features,
         any(isinstance(part, _BatchNorm) or hasattr(part, "running_var") for part in module.modules()),
+        hasattr(module, "switched_off"),
     )
 
 
@@ -130,12 +135,14 @@ def _nearest(name: str, known: list[str]) -> list[str]:
 
 
 def _switch_off(module: torch.nn.Module) -> torch.nn.Module:
-    """Sets the rate of each layer that draws to 0, in place."""
-    for part in module.modules():
+    """Sets the rate of each layer that draws to 0, in place; if any was another, the module gets `switched_off`."""
+    for part in list(module.modules()):
         layer = "drop" in type(part).__name__.lower()  # Dropout, DropPath, PatchDropout, DropBlock2d, ResidualDrop, ...
         for attribute, value in list(vars(part).items()):
             if isinstance(value, float) and ("drop" in attribute or (layer and attribute in ("p", "prob"))):
                 setattr(part, attribute, 0.0)
+                if value:
+                    module.switched_off = True
     return module
 
 

@@ -82,6 +82,15 @@ def test_the_planned_activations_are_those_of_a_real_batch(precision):
     assert planning.activation_bytes(ready) == pytest.approx(size, rel=0.25)
 
 
+def test_rates_that_are_passed_over_are_warned_of():
+    """ghostnet's own dropout is 0.2, and test_resnet has none."""
+    for name, told in (("ghostnet_050", True), ("test_resnet", False)):
+        ready = build(f"model.backbone=timm:{name}", "data.image_size=32")
+        assert any("model.drop_rate" in line for line in planning.warnings(ready)) is told
+    ready = build("model.backbone=timm:ghostnet_050", "data.image_size=32", "model.drop_rate=0.2")
+    assert not any("model.drop_rate" in line for line in planning.warnings(ready))
+
+
 # --- The size of the images
 
 
