@@ -71,7 +71,7 @@ def test_on_a_gpu_every_call_of_the_teacher_is_the_compiled_one(backend, monkeyp
     phase = replace(phase, train_rows=phase.train_rows[:12])
     training.train(
         built, phase, progress.Progress(phase=1, learned=model.init(3, "resnet20", 4)), 7,
-        emit=lambda event: None, keep=lambda make, always: None, evaluate=lambda *_, **__: {},
+        emit=lambda event: None, keep=progress.Keep(), evaluate=lambda *_, **__: {},
     )  # fmt: skip
     assert set(sizes) == {8} and len(sizes) >= 2
 
@@ -102,7 +102,7 @@ def test_a_batch_larger_than_the_phase_costs_little_more_than_the_phase(norm_bat
         phase = replace(phase, train_rows=phase.train_rows[:150])
         done = training.train(
             built, phase, progress.Progress(), 7,
-            emit=lambda event: None, keep=lambda make, always: None, evaluate=lambda *_, **__: {},
+            emit=lambda event: None, keep=progress.Keep(), evaluate=lambda *_, **__: {},
         )  # fmt: skip
         results.append(done.training.train_state[:3])
     assert sizes == [150] * 2 + [rows] * 2
