@@ -136,6 +136,9 @@ class Teller:
         if self.world.watch:
             named = message if isinstance(error, StoppedError) else f"rank {self.world.rank}: {message}"
             failure = self.world.watch.fail(failure["exit_code"], named)  # several may fail for the same reason
+        if failure.get("lost"):
+            self.lost(failure)
+            return failure["exit_code"]
         self._write(failure["exit_code"], failure["message"])
         if failure["rank"] == self.world.rank and ours:
             self.say(failure["message"])

@@ -65,8 +65,18 @@ class Watch:
             self._set(f"left/{self.rank}", "")
 
     def fail(self, exit_code: int, message: str) -> dict:
-        """Says that this process fails; returns the failure that is the run's, which another may have said first."""
-        return self._claim({"rank": self.rank, "exit_code": exit_code, "message": message, "lost": False})
+        """Says that this process fails; returns the failure that is the run's, which another may have said first.
+
+        An exit code above 128 is a stop by a signal. A launcher sends one to all the others when a process is killed:
+        then the failure is that one's, and not the stop.
+        """
+        failure = {"rank": self.rank, "exit_code": exit_code, "message": message, "lost": False}
+        if exit_code > 128:
+            with suppress(RuntimeError):  # the store is gone
+                others = (rank for rank in range(self.size) if rank != self.rank and not self._has(f"left/{rank}"))
+                gone = next(filter(self._dead, others), None)
+                failure = failure if gone is None else self._lost(gone, "was lost: it is not there any more")
+        return self._claim(failure)
 
     def blame(self, fallback: str) -> dict:
         """The failure behind a collective that failed here, which takes a few seconds to show; else `fallback`."""

@@ -102,7 +102,7 @@ def test_a_batch_that_can_not_be_shared_is_refused_once(tmp_path):
     done = processes.run(processes.command(2, *words), by=processes.fork)
     assert done.returncode == 1  # torchrun's answer to everything
     lines = [line for line in done.stderr.splitlines() if line.startswith("train.py:")]
-    assert len(lines) == 1 and "optim.norm_batch=20" in lines[0]
+    assert len(lines) == 1 and "optim.norm_batch=10" in lines[0]
     assert processes.status(tmp_path / "run")["exit_code"] == 2
 
 

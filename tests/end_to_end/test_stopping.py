@@ -7,23 +7,31 @@ import sys
 
 import processes
 import pytest
+import tiny
 
 import train
 from benchmarks import lab
 from cil_func import checkpoint, experiment, model
 from cil_func.data import resident, sources
 
-SETTINGS = (
-    "data.increment=5", "optim.epochs=2", "optim.eval_every_epochs=1", "optim.batch_size=256", "memory.size=50",
-    "run.threads=1", "checkpoint.every_seconds=3600",
+pytestmark = pytest.mark.xdist_group("stopping")
+FLAGS = tiny.flags(
+    "data.increment=5", "optim.epochs=2", "optim.eval_every_epochs=1", "optim.batch_size=30", "memory.size=50",
+    "checkpoint.every_seconds=3600",
 )  # fmt: skip
-FLAGS = [word for setting in SETTINGS for word in ("--set", setting)]
-STEPS = 3  # of an epoch of phase 0: 1,437 images of 10 classes, so about 719, in batches of 256
+STEPS = 3  # of an epoch of phase 0: 5 classes of 18 images, in batches of 30
 BEGINS = "phase 0 (1/2)"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, shallow):
     directory = tmp_path_factory.mktemp("stopping") / "run"
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     return directory

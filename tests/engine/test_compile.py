@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import fake_cuda
 import pytest
+import tiny
 import torch
 import torch._inductor.config
 from torch._dynamo.exc import BackendCompilerFailed
@@ -134,11 +135,11 @@ def test_one_training_graph_and_one_forward_graph_serve_three_phases_rates_and_s
 
 
 def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch):
-    """`experiment.run` on the digits: 3 phases of WA, and again with finetune, whose step has no teacher."""
-    monkeypatch.setitem(infer.FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the digits' calls is full
+    """`experiment.run`: 3 phases of WA, and again with finetune, whose step has no teacher."""
+    monkeypatch.setitem(infer.FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the calls is full
     for method in ("wa", "finetune"):
-        overrides = ["data.increment=4", "optim.epochs=1", "optim.batch_size=64", "run.compile=true",
-                     f"method.name={method}", "run.threads=1", "run.device=cpu"]  # fmt: skip
+        overrides = tiny.settings("data.increment=4", "optim.epochs=1", "optim.batch_size=32", "run.compile=true",
+                                  f"method.name={method}", "run.device=cpu")  # fmt: skip
         config = load("digits", overrides)
         small = config.model.model_copy(update={"backbone": "resnet8"})
         built = setup.build(config.model_copy(update={"model": small}))

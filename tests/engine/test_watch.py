@@ -190,6 +190,22 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):
     assert f"process {gone.pid}) was lost" in first.failure["message"]
 
 
+@pytest.mark.parametrize(("exit_code", "left", "names"), [(143, False, 1), (143, True, 0), (3, False, 0)])
+def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_runs_end(exit_code, left, names, make):
+    """It comes within a tenth of a second, before the watch has missed a beat."""
+    first = make(0, size=2)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    first._set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    if left:
+        first._set("left/1", "")
+    failure = first.fail(exit_code, "its own words")
+    assert (failure["rank"], failure["lost"]) == (names, bool(names))
+    lost = f"rank 1 ({socket.gethostname()}, process {gone.pid}) was lost: it is not there any more"
+    assert failure["message"] == (lost if names else "its own words")
+    assert failure["exit_code"] == (1 if names else exit_code)
+
+
 def test_after_it_was_stopped_itself_a_process_accuses_nobody(make, clock, monkeypatch):
     monkeypatch.setattr(watching, "BEAT_SECONDS", 0.5)
     first = make(0, size=2, timeout=10)
