@@ -65,7 +65,7 @@ def _description(setup: Setup) -> dict:
         "preprocessing": {
             "image_size": [height, width],
             "exif_orientation": "apply" if rules.upright else "ignore",
-            "background": rules.background and list(rules.background),  # of transparent pixels; None: what is stored there
+            "background": rules.background and list(rules.background),  # behind transparent pixels; None: none
             "resize": images.RESIZE if height == width else None,  # None: images have to be of that size
             "mean": preprocess.mean.to(torch.float64).tolist(),
             "std": preprocess.std.to(torch.float64).tolist(),
