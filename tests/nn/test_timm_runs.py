@@ -16,7 +16,7 @@ from cil_func.engine.distributed import Launch, World
 from cil_func.errors import ConfigError
 
 SMALL = (
-    "run.device=cpu", "run.compile=false", "run.precision=float32", "run.threads=1", "optim.epochs=1", "memory.size=8",
+    "run.device=cpu", "run.compile=false", "run.precision=float32", "run.threads=1", "optim.epochs=1", "memory.size=10",
     "optim.batch_size=4", "optim.norm_batch=0",
 )  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_a_size_that_only_the_data_show_is_refused_before_training(folder, tmp_p
 def test_a_vit_learns_images_that_are_not_square_and_is_read_back(folder, tmp_path):
     overrides = (*folder(16, 32, 5, 4), "data.image_size=0", "model.backbone=timm:test_vit")
     assert command(*overrides, flags=("--out", str(tmp_path / "run"))) == 0
-    params, state, description = checkpoint.load_model(tmp_path / "run")
+    params, state, _, description = checkpoint.load_model(tmp_path / "run")
     settings = description["preprocessing"]
     assert settings["image_size"] == [16, 32]
     mean, std = (torch.tensor(settings[key]).float().view(1, 3, 1, 1) for key in ("mean", "std"))
@@ -149,8 +149,8 @@ def test_a_phase_of_one_image_is_refused_at_the_start(folder, tmp_path, capsys):
     data = (*folder(16, 16, 3, 1), "data.increment=1", "model.backbone=timm:test_resnet", "method.name=finetune")
     for flags in (("--dry-run",), ("--out", str(tmp_path / "run"))):
         assert command(*data, flags=flags) == 3
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "phase 1 trains on a single image" in error
+        (error,) = (line for line in capsys.readouterr().err.splitlines() if "warning" not in line)
+        assert "phase 1 trains on a single image" in error
     assert command(*data, "method.name=replay", flags=("--dry-run",)) == 0  # exemplars are there as well
     assert command(*data, "model.backbone=timm:test_vit", flags=("--dry-run",)) == 0  # without batch norm
 
@@ -195,7 +195,7 @@ def same(a, b) -> bool:
     ("name", "rates"),
     [
         ("test_efficientnet", (0.3, 0.0)),  # dropout by its function
-        ("test_efficientnet", (0.0, 0.5)),  # stochastic depth
+        ("resnet10t", (0.0, 0.5)),  # stochastic depth
         ("test_vit", (0.3, 0.5)),  # dropout layers and stochastic depth
         ("ghostnet_050", (0.0, 0.0)),  # drops by itself
     ],
@@ -226,9 +226,9 @@ def folder_of(ready: setup.Setup) -> tuple[str, ...]:
 
 def parts_of_a_step(name: str, *, padded: bool, rows: slice = slice(None), fill: int = 0) -> torch.Tensor:
     """The vector of sums that a process with these rows of a batch adds to the others'."""
-    params, state = tree.cast(model.init(1, name, 3, image_size=(16, 16)), dtype=torch.float64)
+    params, state = tree.cast(model.init(1, name, 3, image_size=(32, 32)), dtype=torch.float64)
     generator = torch.Generator().manual_seed(5)
-    pixels = torch.randint(0, 256, (7, 16, 16, 3), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (7, 32, 32, 3), generator=generator, dtype=torch.uint8)
     batch = Batch(pixels[rows], torch.randint(0, 3, (7,), generator=generator)[rows])
     method, half = methods.make("finetune", methods.Options()), torch.full((3,), 0.5, dtype=torch.float64)
     halves = step.make(
