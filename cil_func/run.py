@@ -31,9 +31,9 @@ def run(config: Config, directory: Path, launch: Launch | None = None, *, warnin
     """Trains, or goes on with what the directory holds; returns the exit status.
 
     The run directory is the contract's (README). launch: what the launcher says, None: one process. warnings: what a
-    person was warned of before, for the log of a new run. A failure is in
-    status.json, once the directory is known to be this run's, and one line on stderr (a bug: its traceback) by the
-    process that failed; all processes return its exit status.
+    person was warned of before, for the log of a new run. A failure is in status.json, once the directory is known to
+    be this run's, and one line on stderr (a bug: its traceback) by the process that failed; all processes return its
+    exit status.
     """
     teller = Teller(directory)
 

@@ -17,12 +17,12 @@ CASES = [  # method, backbone, precision
     ("icarl", "resnet20", "float32"),
     ("icarl", "resnet20", "float64"),
     ("icarl", "resnet20", "bfloat16"),
-    ("replay", "resnet20", "bfloat16"),
+    ("replay", "resnet20", "float32"),
     ("lwf", "resnet20", "float64"),
     ("finetune", "resnet20", "float32"),
-    ("joint", "resnet20", "bfloat16"),
-    ("icarl", "timm:test_resnet", "bfloat16"),
-    ("wa", "timm:test_resnet", "float32"),
+    ("joint", "resnet20", "float32"),
+    ("icarl", "timm:test_resnet", "float32"),
+    ("wa", "timm:test_resnet", "float64"),
 ]
 
 
