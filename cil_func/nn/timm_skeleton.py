@@ -88,7 +88,8 @@ def facts(name: str) -> Facts:
 def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
     """Whether the model draws random numbers in train mode. Runs it on the meta device, which takes no arithmetic.
 
-    Raises ValueError, which says why, if it can't take images of this size; ConfigError as `create` does.
+    Raises ValueError, which says why, if it can't take images of this size; ConfigError as `create` does,
+    and for a rate that changes nothing.
     """
     return _elsewhere(_draws, name, image_size, drop)
 
@@ -202,6 +203,9 @@ def _draws(name: str, image_size: Size, drop: Drop) -> bool:
             raise ValueError(f"{type(error).__name__} in its forward pass{reason and f': {reason}'}") from error
         if features.shape != (2, width):
             raise ValueError(f"its features are {tuple(features.shape)} for two images, and not (2, {width})")
+    if any(drop) and not watch.drew:
+        key, rate = ("drop_rate", drop.rate) if drop.rate else ("drop_path_rate", drop.path_rate)
+        raise ConfigError(f"model.{key}: {rate} changes nothing in timm:{name}, which has no such layer; 0 fits")
     return watch.drew
 
 

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
+import timm_like
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from cil_func import model, rng, tree
@@ -116,39 +116,12 @@ def test_a_size_that_a_model_can_not_take_is_found_without_arithmetic(name, size
 # --- Draws
 
 
-class Draws(nn.Module):
-    """A model of timm's kind with every kind of layer that draws."""
-
-    def __init__(self, num_classes=0, drop_rate=0.2, drop_path_rate=0.2, patch_drop_rate=0.2):
-        super().__init__()
-        self.num_features, self.drop_rate, self.attn_drop_p = 8, drop_rate, 0.2
-        self.stem = nn.Conv2d(3, 8, 2, 2)
-        self.path, self.block = timm.layers.DropPath(drop_path_rate), timm.layers.DropBlock2d(0.2, block_size=1)
-        self.patches = timm.layers.PatchDropout(patch_drop_rate, num_prefix_tokens=0)
-        self.dropouts = nn.Sequential(nn.Dropout(drop_rate), nn.Dropout1d(0.2), nn.AlphaDropout(0.2))
-
-    def forward(self, x):
-        x = self.stem(x)
-        x = self.block(x + self.path(x)).flatten(2).transpose(1, 2)                 # (B, N, 8)
-        x = self.dropouts(self.patches(x))
-        x = F.scaled_dot_product_attention(x, x, x, dropout_p=self.attn_drop_p if self.training else 0.0)
-        return F.dropout(x.mean(1), self.drop_rate, self.training)
-
-
 @pytest.fixture
 def draws(monkeypatch) -> str:
-    """The name of `Draws` in timm."""
-    monkeypatch.setattr(timm, "is_model", lambda name: name == "draws")
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: Draws(**options))
-    forget()
+    """The name of a model with every kind of layer that draws."""
+    timm_like.install(monkeypatch)
     yield "timm:draws"
-    forget()
-
-
-def forget() -> None:
-    """Makes the next call the first use of any model."""
-    for cache in (timm_skeleton._free, timm_skeleton._prototypes, timm_skeleton._takes_size):
-        cache.clear()
+    timm_like.forget()
 
 
 def test_nothing_draws_where_the_rates_are_0(draws):
@@ -204,11 +177,10 @@ def test_a_rate_that_a_model_does_not_have_is_refused():
         model.backbone("timm:vgg11").draws((32, 32), timm_skeleton.Drop(0.0, 0.1))
 
 
-@pytest.mark.parametrize("name", ["ghostnet_050", "focalnet_tiny_srf", "efficientvit_m0"])
-def test_timms_own_rates_are_switched_off(name):
-    """Dropout by its function, stochastic depth, and a layer of the model's own."""
-    size = (224, 224)
-    assert not model.backbone(f"timm:{name}").draws(size)
+def test_a_rate_that_changes_nothing_is_refused():
+    """test_efficientnet takes the argument, and has no block that could be left out."""
+    with pytest.raises(ConfigError, match=r"model\.drop_path_rate: 0\.1 changes nothing in timm:test_efficientnet"):
+        model.backbone("timm:test_efficientnet").draws((32, 32), timm_skeleton.Drop(0.0, 0.1))
 
 
 # --- First uses, transforms, threads
@@ -242,15 +214,19 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("name", ["test_vit3", "test_resnet"])
-@pytest.mark.parametrize("use", USES)
-def test_the_first_use_of_a_model_may_be_in_a_transform(use, name):
-    params, state = model.init(3, f"timm:{name}", 4, **({"image_size": (32, 32)} if name == "test_vit3" else {}))
+@pytest.mark.parametrize(
+    ("name", "use"), [("test_vit3", "grad"), ("test_vit3", "vmap"), *[("tiny", use) for use in USES]]
+)
+def test_the_first_use_of_a_model_may_be_in_a_transform(name, use, monkeypatch):
+    if name == "tiny":
+        timm_like.install(monkeypatch)
+    params, state = model.init(3, f"timm:{name}", 4, image_size=(32, 32))
     images = draw_images(2, 3, 32, 32)
-    forget()
+    timm_like.forget()
     found = USES[use](params, state, images)
-    expected = module_like(name, params, state, **({"img_size": 32} if name == "test_vit3" else {})).eval()(images)
+    expected = module_like(name, params, state, img_size=32).eval()(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    timm_like.forget()
 
 
 def test_threads_with_models_of_their_own_do_not_meet():
