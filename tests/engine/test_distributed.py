@@ -1,5 +1,6 @@
 """Several processes: whose images are whose, what they add up to, and what a launcher may say."""
 
+import math
 import os
 from contextlib import nullcontext
 from datetime import timedelta
@@ -163,6 +164,15 @@ def test_alone_everything_is_the_identity():
     assert world.heard(3) == 3 and world.consult(4) == 4 and world.bytes_from_first(b"x") == b"x"
     assert world.parts(10, 3) == [slice(0, 10)] and world.gather(vector, [slice(0, 3)]) is vector
     assert world.collectives == 0
+
+
+def test_reading_the_data_is_announced_as_work_that_may_last():
+    """Or the processes of a machine that is ready would take one that still reads for one that hangs."""
+    world, seen = World(), []
+    with world.one_by_one("data"):
+        seen.append(world.places.record()[3:])
+    assert world.once_a_machine("data", lambda: seen.append(world.places.record()[3:]) or "there") == "there"
+    assert seen == [("data", math.inf)] * 2 and world.places.record().work == ""
 
 
 def test_a_digest_sees_values_shapes_and_dtypes():
