@@ -1,4 +1,4 @@
-"""What holds for all tests: one thread a process, and no compilation that isn't asked for."""
+"""What holds for all tests: one thread a process, long files first, and no compilation that isn't asked for."""
 
 import os
 import sys
@@ -8,6 +8,21 @@ import pytest
 # Before torch is imported, which reads it once; and for the processes that tests start. Threads on cores that are
 # shared wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+LONG = (  # files of minutes, the longest first
+    "test_processes.py", "engine/test_compile.py", "test_runs.py", "test_resume.py", "test_reliability.py",
+    "test_gpu.py", "test_scaling.py", "test_timm_runs.py", "benchmarks/test_compile.py", "test_stopping.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Moves the long files to the front, or one worker would be alone with the last of them."""
+
+    def place(item) -> int:
+        path = item.path.as_posix()
+        return next((number for number, name in enumerate(LONG) if path.endswith(name)), len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import processes
 import pytest
 import tiny
 import torch
@@ -17,6 +19,8 @@ def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
     """In a tiny run: killed in a save, and at a moment. What other tests do as real processes is left to them."""
     settings = ("data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10")
     monkeypatch.setattr(lab, "SETTINGS", tiny.settings(*settings))
+    popen = {"Popen": lambda words, *, env, **settings: processes.fork(words, env=env)}
+    monkeypatch.setattr(lab, "subprocess", SimpleNamespace(**(vars(subprocess) | popen)))
     monkeypatch.setattr(disturbed, "SYNCS", 20)  # nine saves, and results, and status.json
     path = tmp_path / "reliability.json"
     kinds = ("kill", "bit_flips", "truncations", "disk_full", "bad_configurations", "bad_folders")

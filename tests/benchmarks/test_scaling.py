@@ -1,7 +1,9 @@
 """The scaling benchmark, in small: what it counts, and the model by arithmetic."""
 
 import json
+from types import SimpleNamespace
 
+import processes
 import pytest
 import reference
 
@@ -13,7 +15,11 @@ SMALL = (
 )  # fmt: skip
 
 
-def test_figures(tmp_path, capsys):
+def test_figures(tmp_path, capsys, monkeypatch):
+    def run(words, *, env, cwd):
+        return processes.run(words, by=processes.fork, env=env)
+
+    monkeypatch.setattr(scaling, "subprocess", SimpleNamespace(run=run))
     path = tmp_path / "scaling.json"
     assert scaling.main([*SMALL, "--json", str(path)]) == 0
     figures = json.loads(path.read_text())["figures"]

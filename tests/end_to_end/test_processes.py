@@ -18,7 +18,6 @@ from cil_func import checkpoint
 FAULTY = "benchmarks/faulty.py"
 BORDERS = 11  # of phase 0: one before each of 4 steps, three at its end; then into phase 1
 BORDERS_OF_SELECT = 6  # the second of those three
-pytestmark = pytest.mark.xdist_group("processes")
 
 
 def small(out, *more: str) -> list[str]:

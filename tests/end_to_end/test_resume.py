@@ -20,8 +20,6 @@ from cil_func import checkpoint, config, events, experiment, keeping, planning, 
 from cil_func.engine import step
 from cil_func.errors import DataError, DiskError
 
-pytestmark = pytest.mark.xdist_group("resume")
-
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
 NAN_IN_PHASE_1 = '{{"what": "nan in the {}", "at": 14}}'  # its fifth step
 FLAGS = tiny.flags(

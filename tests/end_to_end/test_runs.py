@@ -13,7 +13,6 @@ from benchmarks import prior, record
 from cil_func import checkpoint, model
 from cil_func.data import sources
 
-pytestmark = pytest.mark.xdist_group("runs")
 METHODS = ["wa", "icarl", "replay", "lwf", "finetune", "joint"]
 
 

@@ -14,7 +14,6 @@ from benchmarks import lab
 from cil_func import checkpoint, experiment, model
 from cil_func.data import resident, sources
 
-pytestmark = pytest.mark.xdist_group("stopping")
 FLAGS = tiny.flags(
     "data.increment=5", "optim.epochs=2", "optim.eval_every_epochs=1", "optim.batch_size=30", "memory.size=50",
     "checkpoint.every_seconds=3600",

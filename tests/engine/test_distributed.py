@@ -134,7 +134,6 @@ def test_two_groups_are_not_four():
     assert (vectors[0] - vectors[1]).abs().max() > 1e-3
 
 
-@pytest.mark.xdist_group("processes")
 def test_gradients_are_those_of_torchs_distributed_data_parallel():
     """Ten steps of two processes around a plain torch.nn module, without torch.func."""
     words = processes.command(2, script="tests/support/ddp_oracle.py")
@@ -145,7 +144,6 @@ def test_gradients_are_those_of_torchs_distributed_data_parallel():
 # a world of two real processes
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_world_of_three():
     every = worlds.run(3, worlds.talk)
     (place,) = {found.pop("place") for found in every}  # one count, by which the watch sees who is behind

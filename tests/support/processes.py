@@ -14,12 +14,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+_STARTING = threading.Lock()
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["processes", "torch._dynamo", "torch.distributed.run", "cil_func.run", "reference"])
 
@@ -42,7 +46,11 @@ def start(words: list[str], *, env: dict[str, str] | None = None, **settings) ->
 def fork(words: list[str], *, env: dict[str, str] | None = None) -> "Forked":
     """Starts a command of `command` in a forked process; torchrun forks its own ones too, by its own options."""
     if words[1:3] == ["-m", "torch.distributed.run"]:
-        words = [*words[:3], "--run_path", "--start_method=fork", *words[3:]]
+        rest = words[3:]
+        if "-m" in rest:  # a path is needed
+            at = rest.index("-m")
+            rest[at : at + 2] = [f"{rest[at + 1].replace('.', '/')}.py"]
+        words = [*words[:3], "--run_path", "--start_method=fork", *rest]
     ensure_forks()
     return Forked(words, _environment(env))
 
@@ -62,6 +70,7 @@ class Forked:
     """What the tests use of a subprocess.Popen, for a forked process: the leader of a session of its own."""
 
     def __init__(self, words: list[str], env: dict[str, str]):
+        self.args = words
         self._files = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115 - they are read at the end
         self._process = _FORKS.Process(target=_forked, args=(words, env, *(file.name for file in self._files)))
         self._process.start()
@@ -96,14 +105,9 @@ class Forked:
 
 def ensure_forks() -> None:
     """Starts the process that the others are forked from, if it doesn't run."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = _environment(None)["PYTHONPATH"]  # it doesn't get ours otherwise
-    try:
+    with _STARTING, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", _environment(None)["PYTHONPATH"])  # it doesn't get ours otherwise
         forkserver.ensure_running()
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 def _environment(env: dict[str, str] | None) -> dict[str, str]:
