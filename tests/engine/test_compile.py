@@ -15,6 +15,7 @@ import torch._inductor.config
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.testing import CompileCounter
 
+from benchmarks import measure
 from cil_func import classifier, methods, model, optim, setup, tree
 from cil_func.config import load
 from cil_func.data.resident import Batch, Chunk
@@ -134,12 +135,13 @@ def test_one_training_graph_and_one_forward_graph_serve_three_phases_rates_and_s
     assert [counter.frame_count for counter in counters] == [1, 1]
 
 
-def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch):
-    """`experiment.run`: 3 phases of WA, and again with finetune, whose step has no teacher."""
+def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch, tmp_path):
+    """`experiment.run`: 3 phases of WA, and again with finetune, whose step has no teacher and which keeps no images."""
+    measure.write_images(tmp_path, classes=10, train=18, test=8, size=8)  # 80 test images in the end
     monkeypatch.setitem(infer.FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the calls is full
     for method in ("wa", "finetune"):
         overrides = tiny.settings("data.increment=4", "optim.epochs=1", "optim.batch_size=32", "run.compile=true",
-                                  f"method.name={method}", "run.device=cpu")  # fmt: skip
+                                  f"method.name={method}", "run.device=cpu", f"data.path={tmp_path}")  # fmt: skip
         config = load("digits", overrides)
         small = config.model.model_copy(update={"backbone": "resnet8"})
         built = setup.build(config.model_copy(update={"model": small}))

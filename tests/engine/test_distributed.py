@@ -212,7 +212,7 @@ def test_one_norm_group_can_not_be_shared(norm_batch, pads):
     settings = {"batch_size": 32, "norm_batch": norm_batch, "pads": pads, "table": "optim.first_phase"}
     shares.refuse_one_group(1, **settings)
     for size, fits in ((2, 16), (3, 11)):
-        match = f"first_phase.norm_batch={fits} " if pads else "model.backbone: a timm model"
+        match = f"first_phase.norm_batch={fits} " if pads else "model.backbone: this timm model"
         with pytest.raises(ConfigError, match=match):
             shares.refuse_one_group(size, **settings)
     shares.refuse_one_group(2, **(settings | {"norm_batch": 31, "pads": True}))
