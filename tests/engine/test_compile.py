@@ -136,7 +136,7 @@ def test_one_training_graph_and_one_forward_graph_serve_three_phases_rates_and_s
 
 
 def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch, tmp_path):
-    """`experiment.run`: 3 phases of WA, and again with finetune, whose step has no teacher and which keeps no images."""
+    """`experiment.run`: 3 phases of WA, and again with finetune, without teacher and memory."""
     measure.write_images(tmp_path, classes=10, train=18, test=8, size=8)  # 80 test images in the end
     monkeypatch.setitem(infer.FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the calls is full
     for method in ("wa", "finetune"):
