@@ -17,7 +17,7 @@ class Residual(nn.Module):
 
     def forward(self, x):
         if self.training and self.drop > 0:
-            return x + x * torch.rand(len(x), 1, 1, 1).ge(self.drop)
+            return x + x * torch.rand(len(x), 1, 1, 1, device=x.device).ge(self.drop)
         return x + x
 
 
