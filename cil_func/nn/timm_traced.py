@@ -11,7 +11,11 @@ from cil_func.nn.timm_skeleton import Drop
 
 
 def skeleton(name: str, images: torch.Tensor, *, train: bool, drop: Drop) -> torch.nn.Module:
-    """The skeleton for images (B, 3, H, W). Traces share it: what torch.compile makes of it doesn't touch it."""
+    """The skeleton for images (B, 3, H, W), shared by all traces of its model.
+
+    Compiled code empties and refills the skeleton's tables of parameters at each call. Its answers come from its inputs
+    alone; two threads that call one compiled function at once may make it compile again.
+    """
     height, width = images.shape[2:] if _takes_size(name) else (0, 0)
     return getattr(_Skeletons, _attribute(name, height, width, train, *drop))
 
