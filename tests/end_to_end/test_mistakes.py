@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import interrupts
 import pytest
 import reference
 import tiny
@@ -113,15 +113,7 @@ def test_exit_4_for_a_loss_that_is_not_finite(tmp_path, capsys):
 
 
 def test_exit_130_for_an_interrupt_and_what_was_earned_stays(tmp_path, capsys, monkeypatch):
-    evaluate, calls = experiment.evaluate, []
-
-    def interrupt(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return evaluate(*arguments, **options)
-
-    monkeypatch.setattr(experiment, "evaluate", interrupt)
+    interrupts.in_evaluation(monkeypatch)
     assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 130
     assert "stopped by SIGINT" in one_line(capsys)
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "stopped"

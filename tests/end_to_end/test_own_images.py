@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import signal
 
+import interrupts
 import numpy as np
 import pytest
 from PIL import Image
 
 import train
-from cil_func import experiment
 
 TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float32", "model.backbone=resnet20", "data.image_size=8",
@@ -163,16 +162,8 @@ def test_another_folder_of_other_images_is_another_run(finished, tmp_path, capsy
 
 def stopped(images, directory, monkeypatch):
     """A run that is interrupted in the evaluation of its second phase."""
-    evaluate, calls = experiment.evaluate, []
-
-    def interrupt(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return evaluate(*arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "evaluate", interrupt)
+        interrupts.in_evaluation(patch)
         assert run(images, directory) == 130
 
 

@@ -28,11 +28,7 @@ FLAGS = tiny.flags(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shallow():
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.shallow(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")

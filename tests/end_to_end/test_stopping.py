@@ -22,11 +22,7 @@ STEPS = 3  # of an epoch of phase 0: 5 classes of 18 images, in batches of 30
 BEGINS = "phase 0 (1/2)"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shallow():
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.shallow(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")
