@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cil_func import config as configuration
-from cil_func import config_use
+from cil_func.config import effects
 from cil_func.errors import CilError, ConfigError
 
 INTERRUPTED = 130
@@ -20,15 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         config = configuration.load(options.config, options.set)
         if options.print_config:
-            _warn(config_use.without_effect(config, configuration.set_keys(options.set)))
+            _warn(effects.without_effect(config, configuration.set_keys(options.set)))
             print(configuration.to_toml(config), end="")
             return 0
         directory = options.out or default_directory(options, config)
-        from cil_func import run  # late: it imports torch, and a mistake above is answered before that
-        from cil_func.engine import distributed
+        from cil_func.parallel.launch import launched
+        from cil_func.runs import run  # late: it imports torch, and a mistake above is answered before that
 
-        launch = distributed.launched()
-        unused = config_use.without_effect(config, configuration.set_keys(options.set), processes=launch.size)
+        launch = launched()
+        unused = effects.without_effect(config, configuration.set_keys(options.set), processes=launch.size)
         if launch.rank == 0:
             _warn(unused)
         if options.dry_run or options.profile:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import measure
-from cil_func.data import augment, operations
+from cil_func.data.augmentation import augment, operations
 
 POLICY = "rand-m9-mstd0.5-inc1"
 FAMILIES = {

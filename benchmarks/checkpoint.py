@@ -29,13 +29,16 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from cil_func import checkpoint, config_schema, model, optim, training, tree
-from cil_func.engine.distributed import World
-from cil_func.engine.fit import Position
-from cil_func.engine.step import Health, Measures, TrainState
-from cil_func.keeping import Keeper
-from cil_func.progress import Progress, Training
-from cil_func.signals import Signals
+from cil_func import model, optim, tree
+from cil_func.config import schema
+from cil_func.parallel.processes import Processes
+from cil_func.runs import checkpoints
+from cil_func.runs.saver import CheckpointSaver
+from cil_func.runs.signals import Signals
+from cil_func.training import train_phase
+from cil_func.training.epochs import Position
+from cil_func.training.progress import Progress, Training
+from cil_func.training.step import Health, Measures, TrainState
 
 CLASSES = 100
 PARTS = ("loop", "background", "processor", "first", "load")
@@ -45,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     conditions = measure.conditions(device, commit=options.commit) | {"repeats": options.repeats}
-    every = config_schema.Checkpoint().every_seconds
+    every = schema.Checkpoint().every_seconds
     conditions |= {"every_seconds": every, "backbones": [options.backbone, options.large]}
     figures, rows = {}, [["", "", "median ms", "worst ms"]]
     for backbone, end in ((options.backbone, ""), (options.large, "_vit")):
@@ -98,19 +101,19 @@ def measured(
     """(seconds of each part in each repeat, figures of sizes in megabytes)."""
     seconds: dict[str, list[float]] = {name: [] for name in PARTS}
     grown, runs = 0.0, states(backbone, device)
-    with Keeper(folder, World(), Signals(), every_seconds=0.0) as keeper:
+    with CheckpointSaver(folder, Processes(), Signals(), every_seconds=0.0) as saver:
         for number, progress in zip(range(repeats + 2), runs, strict=False):
 
             def make(progress: Progress = progress) -> Progress:
                 trained = progress.training
                 if device.type == "cuda":  # as a captured step does
                     trained = trained._replace(train_state=tree.map(torch.clone, trained.train_state))
-                training.refuse_infinite(trained.train_state, progress.phase, trained.position)
+                train_phase.refuse_infinite(trained.train_state, progress.phase, trained.position)
                 return replace(progress, training=trained)
 
             before, processor = _memory(anew=True), time.process_time()
-            taken, _ = timed(lambda: keeper(make, False))
-            waited, _ = timed(keeper.wait)
+            taken, _ = timed(lambda: saver(make, False))
+            waited, _ = timed(saver.wait)
             grown = max(grown, _memory() - before)
             seconds["first" if number < 2 else "background"].append(waited)
             if number >= 2:
@@ -118,7 +121,7 @@ def measured(
                 seconds["processor"].append(time.process_time() - processor)
     written = sorted(path.stat().st_size for path in folder.iterdir())
     for _ in range(2):
-        seconds["load"].append(timed(lambda: checkpoint.newest(folder))[0])
+        seconds["load"].append(timed(lambda: checkpoints.newest(folder))[0])
     return seconds, {"megabytes": sum(written) / 2e6, "memory_megabytes": grown}
 
 

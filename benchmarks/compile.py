@@ -102,7 +102,8 @@ def child(options: argparse.Namespace) -> int:
     import torch
     from torch._dynamo.utils import counters
 
-    from cil_func import experiment, setup
+    from cil_func import experiment
+    from cil_func.runs import setup
 
     if options.backend:
         original = torch.compile

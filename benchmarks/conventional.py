@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.conventional_step import Net, align, distillation, make_step
-from cil_func.config_schema import Config, Optim
+from cil_func.config.schema import Config, Optim
 from cil_func.data import scenario, sources
 
 __all__ = ["Learner", "Net", "align", "distillation", "herd", "make_step", "run", "split"]

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from cil_func import checkpoint, checkpoint_files
-from cil_func.checkpoint import Loaded
 from cil_func.errors import CheckpointError
-from cil_func.packing import describe, pack
+from cil_func.runs import checkpoint_files, checkpoints
+from cil_func.runs.checkpoints import Loaded
+from cil_func.runs.packing import describe, pack
 
 
 class Tally(NamedTuple):
@@ -46,7 +46,7 @@ def same(first: Loaded | None, second: Loaded | None) -> bool:
     return one == other
 
 
-def flip_bits(folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoint.newest) -> Tally:
+def flip_bits(folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoints.newest) -> Tally:
     """Flips one random bit in a random file of a random checkpoint of `folder`, `count` times."""
 
     def flip(path: Path, draw: random.Random) -> str:
@@ -62,7 +62,7 @@ def flip_bits(folder: Path, count: int, *, seed: int, scratch: Path, load: Calla
 
 
 def truncate_and_delete(
-    folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoint.newest
+    folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoints.newest
 ) -> Tally:
     """Cuts a random file of a random checkpoint short at a random byte or deletes it, `count` times in all."""
 

@@ -136,9 +136,9 @@ def _not_stopped(directory: Path, clock: float) -> str:
         return f"status.json says {told}"
     if any(words in told["message"] for words in ("before the training", "before anything", "newest checkpoint")):
         return ""
-    from cil_func import checkpoint
+    from cil_func.runs import checkpoints
 
-    found, _ = checkpoint.newest(directory / "checkpoints")
+    found, _ = checkpoints.newest(directory / "checkpoints")
     place, at = f"(phase {found.record['phase']}", found.record["training"]
     place += f", epoch {at['epoch']}, step {at['step']}" if at else ""
     place += ")" if found.record["select_seconds"] is None else ", exemplars selected)"

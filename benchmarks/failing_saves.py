@@ -14,17 +14,17 @@ from pathlib import Path
 
 from benchmarks.damage import Tally, same
 from benchmarks.faulty_disk import Crash, Disk
-from cil_func import checkpoint, events
-from cil_func.checkpoint import Loaded
 from cil_func.errors import CheckpointError, DiskError
-from cil_func.packing import describe, pack
+from cil_func.runs import checkpoints, events
+from cil_func.runs.checkpoints import Loaded
+from cil_func.runs.packing import describe, pack
 
 AFTERMATHS = ("killed", "unsynced bytes lost", "unsynced bytes and names lost")
 SMALL = 64 << 20  # bytes of a file system that may be filled
 
 
 def crash_at_every_call(
-    folder: Path, new: Loaded, *, scratch: Path, save: Callable = checkpoint.save, load: Callable = checkpoint.newest
+    folder: Path, new: Loaded, *, scratch: Path, save: Callable = checkpoints.save, load: Callable = checkpoints.newest
 ) -> Tally:
     """Saves `new` beside the checkpoints in `folder`; the process ends before, half way through and after each call.
 
@@ -50,8 +50,8 @@ def fail_at_every_call(
     *,
     scratch: Path,
     lasting: bool = False,
-    save: Callable = checkpoint.save,
-    load: Callable = checkpoint.newest,
+    save: Callable = checkpoints.save,
+    load: Callable = checkpoints.newest,
 ) -> Tally:
     """As `crash_at_every_call`, but the call raises `error`, or with `lasting` that call and all later ones.
 
@@ -78,8 +78,8 @@ def disk_full(
     count: int,
     *,
     scratch: Path,
-    save: Callable = checkpoint.save,
-    load: Callable = checkpoint.newest,
+    save: Callable = checkpoints.save,
+    load: Callable = checkpoints.newest,
 ) -> Tally:
     """Saves `new` while `count` different amounts of space are left, from none to a byte too few.
 
@@ -100,7 +100,7 @@ def disk_full(
     return Tally(count, missed)
 
 
-def disk_really_full(folder: Path, new: Loaded, count: int, *, save: Callable = checkpoint.save) -> Tally:
+def disk_really_full(folder: Path, new: Loaded, count: int, *, save: Callable = checkpoints.save) -> Tally:
     """`disk_full` on the folder itself, which lies on a small file system of its own that is filled for each case.
 
     Raises ValueError where it isn't small, so that no real disk is filled.
@@ -157,7 +157,7 @@ def _unmended(copy: Path, new: Loaded, load: Callable) -> str:
     events.clean(copy)
     try:
         with Disk(copy).installed():  # nothing fails, and nothing waits for a disk
-            checkpoint.save(copy, new.tree, new.record, number=new.number)
+            checkpoints.save(copy, new.tree, new.record, number=new.number)
         found, problems = load(copy)
     except Exception as error:
         return f"the next save, or loading it: {error!r}"

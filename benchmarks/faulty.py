@@ -19,8 +19,8 @@ import threading
 from pathlib import Path
 
 import train
-from cil_func import keeping
-from cil_func.engine import step
+from cil_func.runs import saver
+from cil_func.training import step
 
 
 class Fault:
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def at_a_border(fault: Fault) -> None:
-    call = keeping.Keeper.__call__
+    call = saver.CheckpointSaver.__call__
 
     def faulty(self, make, boundary):
         if fault.here():
@@ -65,7 +65,7 @@ def at_a_border(fault: Fault) -> None:
             os.kill(os.getpid(), getattr(signal, fault.what))
         call(self, make, boundary)
 
-    keeping.Keeper.__call__ = faulty
+    saver.CheckpointSaver.__call__ = faulty
 
 
 def in_a_save(fault: Fault) -> None:
@@ -101,22 +101,22 @@ def in_a_step(fault: Fault, value: float, where: str) -> None:
         return train_state._replace(params={**train_state.params, "classifier": {**head, "weight": rows}})
 
     def faulty(*arguments, **settings):
-        halves = make(*arguments, **settings)
+        parts = make(*arguments, **settings)
 
         def gradient(train_state, *others):
             here = fault.here()
             weight[0] = weight[0] or (here and where == "weight")
             spoiled[0] = here and where == "input"
-            vector, moved = halves.gradient(with_weight(train_state), *others)
+            vector, moved = parts.gradient(with_weight(train_state), *others)
             spoiled[0] = False
             if here and where in ("loss", "gradient"):
                 vector[{"loss": -4, "gradient": 7}[where]] = value
             return vector, moved
 
         def update(train_state, *others):
-            return halves.update(with_weight(train_state), *others)
+            return parts.update(with_weight(train_state), *others)
 
-        return halves._replace(gradient=gradient, update=update)
+        return parts._replace(gradient=gradient, update=update)
 
     step.make, step.Preprocess.__call__ = faulty, preprocess
 

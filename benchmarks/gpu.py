@@ -40,9 +40,9 @@ from benchmarks import measure, step
 from benchmarks.gpu_graphs import Rig, branches, convolutions, make_rig, repeated
 from benchmarks.gpu_runs import Budget, Record, attempt, conditions_of, learn
 from cil_func import config as configuration
-from cil_func import profiling, setup
-from cil_func.data import augment
-from cil_func.engine import compile, infer
+from cil_func.data.augmentation import augment
+from cil_func.runs import profiling, setup
+from cil_func.training import inference, runners
 
 _TRACED = 3  # steps in a trace
 _RESERVE = 20.0  # seconds kept for what can't be cut short: imports, a selection, an evaluation
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = setup.resolve(configuration.load("cifar", options.set)).run
     if settings.device == "cuda":  # CUPTI, torn down between traces, may crash beside graphs (says torch.profiler)
         os.environ.setdefault("TEARDOWN_CUPTI", "0")
-    compile.name_kernels()
+    runners.name_kernels()
     record = Record(conditions_of(options, settings), options.json)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="benchmark-gpu-") as scratch:
@@ -121,9 +121,9 @@ def sections(
 def modes(rig: Rig) -> dict[str, Callable[[], None]]:
     """A training step, eager, compiled, and where a GPU is captured: the best one last."""
     train_state, taught, batch, classes, rate = rig.given
-    threaders = {"eager": (compile.Threaded, rig.eager), "compiled": (compile.Threaded, rig.fast)}
+    threaders = {"eager": (runners.EagerSteps, rig.eager), "compiled": (runners.EagerSteps, rig.fast)}
     if rig.fast.captures:
-        threaders["captured"] = (compile.Captured, rig.fast)
+        threaders["captured"] = (runners.CapturedSteps, rig.fast)
     return {
         name: partial(threader(ready.trainers[1].step, train_state, classes), taught, batch, rate)
         for name, (threader, ready) in threaders.items()
@@ -162,7 +162,7 @@ def ahead(rig: Rig, options: argparse.Namespace) -> dict[str, tuple[Callable[[],
     many = max(few, augment.CHUNK_PIXELS[ready.device.type] // options.image_size**2)
     images, _ = step.batch(many, options.image_size, step.SEEN, ready.device)
     draws, batch = ready.augment.draw(0, many), images[:few]
-    teach = partial(infer.features, ready.forward, params, state, batch, batch_size=few, device=ready.device)
+    teach = partial(inference.features, ready.forward, params, state, batch, batch_size=few, device=ready.device)
     return {
         "teacher": (teach, few),
         "augment": (partial(ready.augment.apply, images, draws), many),
@@ -191,7 +191,7 @@ def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 def traced(call: Callable[[], object], device: torch.device) -> profile:
     """A trace of some calls after the warm-up. Raises RuntimeError if the profiler can't see the GPU."""
     cuda = device.type == "cuda"
-    repeated(call, compile.WARM_UP)()
+    repeated(call, runners.WARM_UP)()
     if cuda:
         torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda, acc_events=True) as trace:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 
 from benchmarks import measure, step
 from benchmarks.gpu_runs import Record
-from cil_func import setup, tree
-from cil_func.engine import compile
-from cil_func.engine.step import DTYPES
-from cil_func.nn import resnet
+from cil_func import tree
+from cil_func.networks import resnet
+from cil_func.runs import setup
+from cil_func.training import runners
+from cil_func.training.step import DTYPES
 
 
 class Rig(NamedTuple):
@@ -79,7 +80,7 @@ class Branches:
         self._functions, self._graph = functions, torch.cuda.CUDAGraph()
         streams = [torch.cuda.Stream() for _ in functions]
         # Each on the stream that its branch will have: so cuBLAS has a workspace for each, and none is shared
-        self._spread(streams, times=compile.WARM_UP)
+        self._spread(streams, times=runners.WARM_UP)
         with torch.cuda.graph(self._graph):
             self._spread(streams, times=1)
 

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks import measure, run
 from cil_func import config as configuration
-from cil_func import experiment, planning, setup
+from cil_func import experiment
+from cil_func.runs import planning, setup
 
 
 class Budget:

@@ -99,9 +99,9 @@ def results(directory: Path) -> dict:
 
 
 def exemplars(directory: Path) -> dict[str, list[int]]:
-    from cil_func import checkpoint
+    from cil_func.runs import checkpoints
 
-    found, _ = checkpoint.newest(directory / "checkpoints")
+    found, _ = checkpoints.newest(directory / "checkpoints")
     return {label: rows.tolist() for label, rows in found.tree["exemplars"].items()}
 
 

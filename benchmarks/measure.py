@@ -16,7 +16,7 @@ from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 
-from cil_func import events
+from cil_func.runs import events
 
 RESULTS = Path(__file__).parent / "results"
 

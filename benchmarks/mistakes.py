@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from annotated_types import Interval
 from pydantic import BaseModel
 
-from cil_func import config_errors
-from cil_func.config_schema import Config
+from cil_func.config import messages
+from cil_func.config.schema import Config
 
 # TOML's types, a value of each; text that another type could have been meant by is the likeliest mistake.
 TOML = {
@@ -55,7 +55,7 @@ class BadConfig(NamedTuple):
 def configurations(seed: int = 0, *, schema: type[BaseModel] = Config) -> list[BadConfig]:
     """All of them, in an order drawn from the seed: any first few are a sample of all keys and kinds."""
     draw = random.Random(seed)
-    hints = config_errors.hints_of(schema)
+    hints = messages.hints_of(schema)
     found = []
     for key, hint in hints.items():
         table = takes(hint) == {"table"}  # --set takes no whole table, right or wrong

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.record import RESULTS, head
-from cil_func import checkpoint, classifier, config, events, metrics, setup
-from cil_func.engine import infer
+from cil_func import classifier, config, metrics
+from cil_func.runs import checkpoints, events, setup
+from cil_func.training import inference
 
 
 def main() -> int:
@@ -38,9 +39,9 @@ def main() -> int:
 
 def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
     """Accuracies in percent on all test images, by the saved model and with the newest logits lowered."""
-    params, state, *_ = checkpoint.load_model(run)
+    params, state, *_ = checkpoints.load_model(run)
     rows, labels = torch.arange(len(ready.test_images)), ready.scenario.test_labels
-    features = infer.features(
+    features = inference.features(
         ready.forward, params, state, ready.test_images, rows, batch_size=ready.forward_batch, device=ready.device
     )
     logits = classifier.apply(params["classifier"], features)                      # (N, K)

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import RESULTS, head
-from cil_func import events
 from cil_func.report import tables
+from cil_func.runs import events
 
 SUMMARY = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 COLUMNS = ("top1", "nme_top1", "gamma", "top1_before_align", "new_share", "new_share_before_align")

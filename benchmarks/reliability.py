@@ -107,12 +107,12 @@ def disk_full(lab: Lab, count: int) -> Tally:
 def _saved(lab: Lab) -> Path:
     """A folder with two checkpoints."""
     from benchmarks.damage import example
-    from cil_func import checkpoint
+    from cil_func.runs import checkpoints
 
     folder = lab.new()
     for number in (1, 2):
         held = example(number)
-        checkpoint.save(folder, held.tree, held.record, number=number)
+        checkpoints.save(folder, held.tree, held.record, number=number)
     return folder
 
 

@@ -171,7 +171,8 @@ def conventional_side(config: configuration.Config, options: argparse.Namespace,
 
 def our_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
     """Ours, by its own highest-level calls."""
-    from cil_func import experiment, setup
+    from cil_func import experiment
+    from cil_func.runs import setup
 
     start, clock = time.time() - options.spawned, time.perf_counter()
     ready = setup.build(config)

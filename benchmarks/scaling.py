@@ -94,25 +94,27 @@ def child(options: argparse.Namespace) -> int:
     import torch
 
     from benchmarks import step
-    from cil_func import setup
-    from cil_func.engine import compile, distributed
+    from cil_func.parallel.joining import join
+    from cil_func.parallel.launch import launched
+    from cil_func.runs import setup
+    from cil_func.training import runners
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     config = configuration.load(str(options.child / "config.toml"))
     config = config.model_copy(update={"run": config.run.model_copy(update={"threads": torch.get_num_threads()})})
-    with distributed.join(distributed.launched(), timeout_seconds=300, on_loss=print) as world:
-        ready = setup.build(config, world)
+    with join(launched(), timeout_seconds=300, on_loss=print) as processes:
+        ready = setup.build(config, processes)
         take = step.ours(ready, old=step.OLD, seen=step.SEEN)
         take()
-        calls = compile.WARM_UP + 1 if ready.captures else 1  # of the step, so far; a replay calls nothing
-        counted = world.collectives / calls, world.numbers / calls * ready.dtype.itemsize
+        calls = runners.WARM_UP + 1 if ready.captures else 1  # of the step, so far; a replay calls nothing
+        counted = processes.collectives / calls, processes.numbers / calls * ready.dtype.itemsize
         for _ in range(2):
             take()
-        waited(world)
+        waited(processes)
         clock = time.perf_counter()
         for _ in range(options.steps):
             take()
-        waited(world)
+        waited(processes)
         seconds = time.perf_counter() - clock
         result = {
             "images_per_second": options.steps * ready.trainers[1].batch_size / seconds,
@@ -120,18 +122,18 @@ def child(options: argparse.Namespace) -> int:
             "bytes": counted[1],
             "precision": ready.config.run.precision,
         }
-        if world.first:
+        if processes.first:
             (options.child / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return 0
 
 
-def waited(world) -> None:
+def waited(processes) -> None:
     """All processes and their GPUs have done what they were told."""
     import torch
 
-    if world.device.type == "cuda":
+    if processes.device.type == "cuda":
         torch.cuda.synchronize()
-    world.consult(0)
+    processes.signals_now(0)
 
 
 def summary(found: dict[int, list[dict]]) -> dict[str, float]:

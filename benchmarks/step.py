@@ -22,10 +22,11 @@ import torch
 
 from benchmarks import conventional_step, measure
 from cil_func import config as configuration
-from cil_func import model, rng, setup, tree
-from cil_func.data.resident import Batch
-from cil_func.engine import compile, infer, step
+from cil_func import model, rng, tree
+from cil_func.data.batches import Batch
 from cil_func.methods import Classes
+from cil_func.runs import setup
+from cil_func.training import inference, runners, step
 
 OLD, SEEN, ALL = 50, 60, 100
 
@@ -104,12 +105,12 @@ def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
     labels_of_all = torch.arange(ready.num_classes, device=ready.device)
     classes = Classes(seen=labels_of_all < seen, old=labels_of_all < old)
     train_state = step.start(ready.method, trainer.optimiser, *draw(0))
-    steps = (compile.Captured if ready.captures else compile.Threaded)(trainer.step, train_state, classes)
+    steps = (runners.CapturedSteps if ready.captures else runners.EagerSteps)(trainer.step, train_state, classes)
     rate = torch.tensor(trainer.rate(0), dtype=ready.dtype, device=ready.device)
     size = {"batch_size": ready.forward_batch, "device": ready.device}
 
     def run() -> None:
-        taught = infer.teach(infer.features(ready.forward, params, state, images, **size), params)
+        taught = inference.teach(inference.features(ready.forward, params, state, images, **size), params)
         steps(taught, Batch(images, labels), rate)
 
     return run

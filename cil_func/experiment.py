@@ -13,14 +13,14 @@ from functools import partial
 
 import torch
 
-from cil_func import classifier, evaluation, memory, metrics, rng, training, tree
+from cil_func import classifier, memory, metrics, rng, tree
 from cil_func.data.scenario import Phase
-from cil_func.engine import infer
-from cil_func.engine.step import TrainState
 from cil_func.errors import NonFiniteError
-from cil_func.progress import Keep, Model, Progress
-from cil_func.setup import Setup
-from cil_func.training import Emit
+from cil_func.runs.setup import Setup
+from cil_func.training import evaluation, inference, train_phase
+from cil_func.training.progress import Keep, Model, Progress
+from cil_func.training.step import TrainState
+from cil_func.training.train_phase import Emit
 
 
 def run(
@@ -45,8 +45,8 @@ def run(
 
         measure = partial(evaluate, setup, phase)
         if not progress.selected:  # what a stopped run had selected, it had trained before
-            progress = training.train(setup, phase, progress, key, emit=emit, keep=keep, evaluate=measure)
-        trained, state = training.narrow(progress.training.train_state, setup, phase)
+            progress = train_phase.train(setup, phase, progress, key, emit=emit, keep=keep, evaluate=measure)
+        trained, state = train_phase.narrow(progress.training.train_state, setup, phase)
         finished, gamma = setup.method.finish(trained, num_new) if phase.index else (trained, None)
         learned, clock = (finished, state), time.perf_counter()
         if setup.method.uses_memory and not progress.selected:
@@ -85,11 +85,11 @@ def select(setup: Setup, phase: Phase, learned: Model, exemplars: dict, key: int
     for label in range(sum(seen[:-1]), sum(seen)):
         own = torch.nonzero(labels == label).flatten()
         picks = torch.zeros(min(quota, len(own)), dtype=torch.int64)
-        if setup.world.first:  # once, whatever the others would choose
+        if setup.processes.first:  # once, whatever the others would choose
             key_of_label = rng.fold_in(key, "select", label)
-            with setup.world.places.working("choosing exemplars"):
+            with setup.processes.places.working("choosing exemplars"):
                 picks = memory.choose(features[own], quota, selection=settings.selection, key=key_of_label)
-        chosen[label] = phase.train_rows[own[setup.world.from_first(picks).cpu()]]
+        chosen[label] = phase.train_rows[own[setup.processes.from_first(picks).cpu()]]
     return memory.update(exemplars, chosen, quota)
 
 
@@ -123,12 +123,12 @@ def _features(
     setup: Setup, phase: Phase, learned: Model, images: torch.Tensor, rows: torch.Tensor
 ) -> torch.Tensor:
     """Features (N, D) of rows (N,), on the CPU; each process computes a part of them."""
-    world, size = setup.world, setup.forward_batch
-    parts = world.parts(len(rows), size)
-    own = infer.features(
-        setup.forward, *learned, images, rows[parts[world.rank]], batch_size=size, device=setup.device
+    processes, size = setup.processes, setup.forward_batch
+    parts = processes.parts(len(rows), size)
+    own = inference.features(
+        setup.forward, *learned, images, rows[parts[processes.rank]], batch_size=size, device=setup.device
     )
-    features = world.gather(own, parts).cpu()
+    features = processes.gather(own, parts).cpu()
     if not features.isfinite().all():
         raise NonFiniteError(f"phase {phase.index}: the features are not finite; try a lower optim.learning_rate")
     return features
@@ -142,7 +142,7 @@ def _agree(setup: Setup, phase: Phase, learned: Model, train_state: TrainState, 
         "the exemplars": [exemplars[label] for label in sorted(exemplars)],
         "the class order": torch.tensor(setup.scenario.class_order),
     }
-    setup.world.agree(held, when=f"after phase {phase.index}")
+    setup.processes.agree(held, when=f"after phase {phase.index}")
 
 
 def _norms(trained: tree.Tree, finished: tree.Tree) -> dict[str, list[float]]:

@@ -14,8 +14,8 @@ from functools import partial
 import torch
 
 from cil_func import classifier, rng
-from cil_func.nn import resnet, timm_backbone, timm_skeleton
-from cil_func.nn.timm_skeleton import OFF, Drop
+from cil_func.networks import resnet, timm_models, timm_skeleton
+from cil_func.networks.timm_skeleton import OFF, Drop
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def backbone(name: str) -> Backbone:
     if name.startswith("timm:"):
         inner = name.removeprefix("timm:")
         return Backbone(
-            init=partial(timm_backbone.init, name=inner),
-            apply=partial(timm_backbone.apply, name=inner),
-            feature_dim=partial(timm_backbone.feature_dim, inner),
-            pads=partial(timm_backbone.pads, inner),
+            init=partial(timm_models.init, name=inner),
+            apply=partial(timm_models.apply, name=inner),
+            feature_dim=partial(timm_models.feature_dim, inner),
+            pads=partial(timm_models.pads, inner),
             groups=False,
             drops=lambda: timm_skeleton.facts(inner).drops,
             draws=partial(timm_skeleton.draws, inner),

@@ -10,7 +10,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (  # files of minutes, the longest first
-    "test_processes.py", "engine/test_compile.py", "test_runs.py", "test_resume.py", "test_reliability.py",
+    "test_processes.py", "training/test_runners.py", "test_runs.py", "test_resume.py", "test_reliability.py",
     "test_gpu.py", "test_scaling.py", "test_timm_runs.py", "benchmarks/test_compile.py", "test_stopping.py",
 )  # fmt: skip
 

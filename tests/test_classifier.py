@@ -235,7 +235,7 @@ def test_one_compiled_graph_serves_growing_phases():
     features, teacher = torch.randn(3, 4, generator=draws), torch.randn(3, 6, generator=draws)
     targets = torch.tensor([0, 1, 2])
     compiled = torch.compile(step, fullgraph=True, backend=backend)
-    fused = torch.compile(step, fullgraph=True, backend="aot_eager")  # by inductor: engine/test_compile.py
+    fused = torch.compile(step, fullgraph=True, backend="aot_eager")  # by inductor: training/test_runners.py
     for num_seen, num_old in [(4, 2), (6, 4)]:
         masks = torch.arange(6) < num_seen, torch.arange(6) < num_old
         expected = step(params, features, targets, teacher, *masks)

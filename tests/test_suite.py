@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-import processes
+import launching
 import torch
 
 import train
@@ -23,7 +23,7 @@ def test_the_readmes_command_runs_two_workers_and_a_file_on_one_of_them():
 
 def test_each_process_has_one_thread():
     code = "import torch; print(torch.get_num_threads())"
-    done = processes.run([sys.executable, "-c", code])
+    done = launching.run([sys.executable, "-c", code])
     assert (torch.get_num_threads(), done.stdout) == (1, "1\n")
 
 
@@ -35,7 +35,7 @@ def test_no_port_is_fixed():
 
 def test_one_test_compiles_by_inductor_and_one_on_a_gpu():
     counts = {path.relative_to(ROOT).as_posix(): path.read_text().count("@pytest.mark.inductor") for path in FILES}
-    assert {name: count for name, count in counts.items() if count} == {"tests/engine/test_compile.py": 2}
+    assert {name: count for name, count in counts.items() if count} == {"tests/training/test_runners.py": 2}
 
 
 def test_packages_that_take_seconds_are_imported_where_they_are_used():
@@ -43,10 +43,10 @@ def test_packages_that_take_seconds_are_imported_where_they_are_used():
     slow = ("torch._dynamo", "sklearn", "continuum", "torchvision", "timm", "matplotlib")
     code = f"""
 import sys
-from cil_func import run
+from cil_func.runs import run
 print([name for name in {slow} if name in sys.modules])
 import train
 print(train.main(["--dry-run"]), [name for name in {slow[2:]} if name in sys.modules])
 """
-    done = processes.run([sys.executable, "-c", code])
+    done = launching.run([sys.executable, "-c", code])
     assert done.stdout.splitlines()[0] == "[]" and done.stdout.splitlines()[-1] == "0 []", done.stderr

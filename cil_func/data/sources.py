@@ -13,8 +13,8 @@ import numpy as np
 from einops import repeat
 from PIL import Image
 
-from cil_func.data import decoding, folder, images, listing, variation
-from cil_func.data.decoding import Room
+from cil_func.data.reading import decoding, folders, image_file, listing, variation
+from cil_func.data.reading.decoding import Room
 from cil_func.errors import ConfigError, DataError, printable
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
@@ -58,7 +58,7 @@ def load(
     image_size: int = 0,
     on_error: str = "stop",
     exif_orientation: str = "auto",
-    background: Sequence[int] = images.WHITE,
+    background: Sequence[int] = image_file.WHITE,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     room: Room = decoding.OWN,
 ) -> Dataset:
@@ -94,10 +94,10 @@ def load(
     raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
 
 
-def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> images.Rules:
+def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> image_file.Rules:
     """How image files are read for the data set called `name`: see `load` for the arguments."""
     upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith("imagenet"))
-    return images.Rules(upright, tuple(background) or None)
+    return image_file.Rules(upright, tuple(background) or None)
 
 
 def _digits() -> Dataset:
@@ -178,7 +178,7 @@ def _folder(
     path: str,
     image_size: int,
     on_error: str,
-    rules: images.Rules,
+    rules: image_file.Rules,
     check: Callable[[tuple[str, ...]], None],
     room: Room,
     test_names: Sequence[str],
@@ -186,7 +186,7 @@ def _folder(
     skipped: list[str] = []
     warnings: list[str] = []
     stamps: list[str] = []
-    arrays = folder.read(
+    arrays = folders.read(
         path,
         image_size=image_size,
         test_names=test_names,
@@ -206,7 +206,7 @@ def _imagenet(
     path: str,
     image_size: int,
     on_error: str,
-    rules: images.Rules,
+    rules: image_file.Rules,
     check: Callable[[tuple[str, ...]], None],
     room: Room,
     *,
@@ -236,7 +236,7 @@ def _resized(dataset: Dataset, image_size: int, room: Room) -> Dataset:
     def resize_all(pixels: np.ndarray) -> np.ndarray:
         resized = room.empty((len(pixels), image_size, image_size, 3))  # a stack would be held twice
         for image, slot in zip(pixels, resized, strict=True):
-            slot[:] = images.resize(Image.fromarray(image), image_size)
+            slot[:] = image_file.resize(Image.fromarray(image), image_size)
         return resized
 
     return dataset._replace(

@@ -6,10 +6,10 @@ the original trains one sigmoid a class.
 
 from dataclasses import replace
 
-from cil_func.methods import distill, replay
+from cil_func.methods import distillation, replay
 from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
     """Replay with distillation; the exemplars give the class means."""
-    return replace(distill.add(replay.make(options), options), name="icarl", predict="nme")
+    return replace(distillation.add(replay.make(options), options), name="icarl", predict="nme")

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cil_func import losses
-from cil_func.methods import distill, finetune
+from cil_func.methods import distillation, finetune
 from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
     """Cross-entropy over the new classes alone, or as `lwf_classes` says, and distillation over the old ones."""
     if options.lwf_classes == "seen":
-        return distill.add(replace(finetune.make(options), name="lwf"), options)
+        return distillation.add(replace(finetune.make(options), name="lwf"), options)
 
     def loss(student, teacher, targets, classes):
         new = classes.seen & ~classes.old
@@ -34,7 +34,7 @@ def make(options: Options) -> Method:
             rows=targets.rows,
         )
 
-    return distill.add(replace(finetune.make(options), name="lwf", loss=loss, fault_of=single_class), options)
+    return distillation.add(replace(finetune.make(options), name="lwf", loss=loss, fault_of=single_class), options)
 
 
 def single_class(sizes: Sequence[int]) -> str:

@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 
 from cil_func import classifier
-from cil_func.methods import distill, replay
+from cil_func.methods import distillation, replay
 from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
     """Replay with another loss and a finish; the published variants are `options`."""
-    method = replace(distill.add(replay.make(options), options), name="wa")
+    method = replace(distillation.add(replay.make(options), options), name="wa")
     if options.align:
         method = replace(method, finish=align)
     return replace(method, project=clip) if options.clip_weights else method

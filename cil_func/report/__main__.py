@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from cil_func import status
 from cil_func.errors import CilError
 from cil_func.report import figures
+from cil_func.runs import status
 
 
 def main(arguments: list[str] | None = None) -> int:

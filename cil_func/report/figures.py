@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cil_func import events
 from cil_func.errors import ConfigError, printable
 from cil_func.report import labels, tables
+from cil_func.runs import events
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import checkpoint
 from cil_func import tree
-from cil_func.config_schema import Checkpoint
+from cil_func.config.schema import Checkpoint
 
 
 def test_figures(tmp_path, capsys):

@@ -3,13 +3,13 @@
 import pytest
 
 from benchmarks import damage
-from cil_func import checkpoint, checkpoint_files, packing
+from cil_func.runs import checkpoint_files, checkpoints, packing
 
 
 @pytest.fixture
 def folder(tmp_path):
     for number in (1, 2):
-        checkpoint.save(tmp_path / "checkpoints", *damage.example(number)[:2], number=number)
+        checkpoints.save(tmp_path / "checkpoints", *damage.example(number)[:2], number=number)
     return tmp_path / "checkpoints"
 
 
@@ -25,7 +25,7 @@ def trusting(folder):
 
 def quiet(folder):
     """Falls back, and says nothing."""
-    return checkpoint.newest(folder)[0], []
+    return checkpoints.newest(folder)[0], []
 
 
 def test_a_loader_that_trusts_is_found_out(folder, tmp_path, monkeypatch):
@@ -44,7 +44,7 @@ def test_a_loader_that_is_quiet_is_found_out(folder, tmp_path):
 
 def test_a_loader_that_gives_up_too_early_or_loads_another_is_found_out(folder, tmp_path):
     def load(folder):
-        found, problems = checkpoint.newest(folder)
+        found, problems = checkpoints.newest(folder)
         if problems:
             found = damage.example(7)
         return found, problems
@@ -62,7 +62,7 @@ def test_every_file_of_every_checkpoint_is_damaged_and_the_folder_is_not(folder,
             if (copy / name).exists() and (copy / name).read_bytes() != data:
                 changed.add(name)
                 return None, []  # and so the case is missed, with its name
-        return checkpoint.newest(copy)
+        return checkpoints.newest(copy)
 
     tally = damage.flip_bits(folder, 40, seed=0, scratch=tmp_path / "scratch", load=load)
     assert changed == set(before) and len(tally.missed) == 40

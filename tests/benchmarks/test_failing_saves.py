@@ -9,14 +9,14 @@ import pytest
 
 from benchmarks import damage, failing_saves
 from benchmarks.faulty_disk import Crash, Disk
-from cil_func import checkpoint, checkpoint_files, events, packing
 from cil_func.errors import DiskError
+from cil_func.runs import checkpoint_files, checkpoints, events, packing
 
 
 @pytest.fixture
 def folder(tmp_path):
     for number in (1, 2):
-        checkpoint.save(tmp_path / "checkpoints", *damage.example(number)[:2], number=number)
+        checkpoints.save(tmp_path / "checkpoints", *damage.example(number)[:2], number=number)
     return tmp_path / "checkpoints"
 
 
@@ -43,14 +43,14 @@ def test_a_careful_save_passes_and_one_that_syncs_no_bytes_is_found_out(folder):
             os.replace(folder / ".new.1.tmp", path)
             events._sync_directory(folder)
 
-    assert missed(folder, checkpoint.save) == ""
+    assert missed(folder, checkpoints.save) == ""
     found = missed(folder, save).splitlines()
     assert found and all("unsynced bytes" in line for line in found)
 
 
 def test_a_save_that_syncs_no_folder_is_found_out(folder, monkeypatch):
     monkeypatch.setattr(events, "_sync_directory", lambda directory: None)
-    found = missed(folder, checkpoint.save).splitlines()
+    found = missed(folder, checkpoints.save).splitlines()
     assert found and all("unsynced bytes and names lost: checkpoint 2 was found" in line for line in found)
 
 
@@ -69,7 +69,7 @@ def test_a_save_over_the_only_checkpoint_is_found_out(folder):
 def test_a_save_that_swallows_a_crash_is_found_out(folder):
     def save(folder, tree, record, *, number):
         try:
-            checkpoint.save(folder, tree, record, number=number)
+            checkpoints.save(folder, tree, record, number=number)
         except BaseException:
             return
 
@@ -79,7 +79,7 @@ def test_a_save_that_swallows_a_crash_is_found_out(folder):
 def test_leftovers_that_stay_are_found_out(folder, monkeypatch):
     monkeypatch.setattr(events, "_TEMPORARY", re.compile("never"))
     monkeypatch.setattr(events.os, "getpid", iter(range(10**6)).__next__)  # a process of its own for each write
-    assert ".tmp is left" in missed(folder, checkpoint.save)
+    assert ".tmp is left" in missed(folder, checkpoints.save)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_leftovers_that_stay_are_found_out(folder, monkeypatch):
 def test_an_error_that_a_person_does_not_get_is_found_out(folder, careless, says):
     def save(folder, tree, record, *, number):
         try:
-            checkpoint.save(folder, tree, record, number=number)
+            checkpoints.save(folder, tree, record, number=number)
         except DiskError as error:
             if careless(error):
                 raise error.__cause__ from None

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_graphs, gpu_runs
-from cil_func import setup, tree
+from cil_func import tree
 from cil_func.config import load
-from cil_func.data import augment
-from cil_func.engine import compile, infer
+from cil_func.data.augmentation import augment
+from cil_func.runs import setup
+from cil_func.training import inference, runners
 
 # 4 classes of 8 training images in two phases, 2 epochs each: 16 images, 2 batches, then 16 and 16 exemplars
 SMALL = (
@@ -38,9 +39,9 @@ def small(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
-    monkeypatch.setattr(compile, "name_kernels", lambda: None)  # it would stay
+    monkeypatch.setattr(runners, "name_kernels", lambda: None)  # it would stay
     monkeypatch.setattr(gpu, "_TRACED", 1)
-    monkeypatch.setitem(infer.FORWARD_PIXELS, "cpu", 64 * 8 * 8)
+    monkeypatch.setitem(inference.FORWARD_PIXELS, "cpu", 64 * 8 * 8)
     monkeypatch.setitem(augment.CHUNK_PIXELS, "cpu", 64 * 8 * 8)
     yield
     torch.set_num_threads(threads)
@@ -356,9 +357,9 @@ def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
 
     graph = gpu_graphs.Branches([gpu_graphs.in_place(noted, own) for own in (given, other)])
     graph()
-    for start, state in ((given, moved[0]), (other, moved[compile.WARM_UP])):
-        steps = compile.Threaded(function, start[0], start[3])
-        for _ in range(compile.WARM_UP + 1):
+    for start, state in ((given, moved[0]), (other, moved[runners.WARM_UP])):
+        steps = runners.EagerSteps(function, start[0], start[3])
+        for _ in range(runners.WARM_UP + 1):
             steps(start[1], start[2], start[4])
         expected = steps.snapshot()[0]
         assert all(torch.equal(a, b) for a, b in zip(tree.leaves(state), tree.leaves(expected), strict=True))
@@ -406,4 +407,4 @@ def test_on_cuda_parallel_branches_are_the_steps_alone():
     for _ in range(4):
         graph()
     # the trace of (i I)^2 is 64 i^2, added by the warm-up's calls and by 4 replays
-    assert [count.item() for count in counts] == [(compile.WARM_UP + 4) * 64 * i * i for i in (1, 2, 3)]
+    assert [count.item() for count in counts] == [(runners.WARM_UP + 4) * 64 * i * i for i in (1, 2, 3)]

@@ -5,21 +5,21 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import processes
+import launching
 import pytest
 import tiny
 import torch
 
 from benchmarks import disturbed, lab, reliability
 from benchmarks.damage import Tally
-from cil_func import checkpoint
+from cil_func.runs import checkpoints
 
 
 def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
     """In a tiny run: killed in a save, and at a moment. What other tests do as real processes is left to them."""
     settings = ("data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10")
     monkeypatch.setattr(lab, "SETTINGS", tiny.settings(*settings))
-    popen = {"Popen": lambda words, *, env, **settings: processes.fork(words, env=env)}
+    popen = {"Popen": lambda words, *, env, **settings: launching.fork(words, env=env)}
     monkeypatch.setattr(lab, "subprocess", SimpleNamespace(**(vars(subprocess) | popen)))
     monkeypatch.setattr(disturbed, "SYNCS", 20)  # nine saves, and results, and status.json
     path = tmp_path / "reliability.json"
@@ -46,10 +46,10 @@ def test_runs_that_differ_are_told_apart(tmp_path):
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
         row = {"top1": 50.0, "seconds": {"train": 1.0 if name == "a" else 2.0}}
         (tmp_path / name / "results.json").write_text(json.dumps({"phases": [row]}))
-        checkpoint.save(tmp_path / name / "checkpoints", {"exemplars": {"0": torch.arange(3)}}, {}, number=0)
+        checkpoints.save(tmp_path / name / "checkpoints", {"exemplars": {"0": torch.arange(3)}}, {}, number=0)
     a, b = tmp_path / "a", tmp_path / "b"
     assert lab.different(a, b) == ""
-    checkpoint.save(b / "checkpoints", {"exemplars": {"0": torch.arange(4)}}, {}, number=1)
+    checkpoints.save(b / "checkpoints", {"exemplars": {"0": torch.arange(4)}}, {}, number=1)
     assert lab.different(a, b) == "other exemplars"
     (b / "results.json").write_text(json.dumps({"phases": [{"top1": 51.0, "seconds": {}}]}))
     assert lab.different(a, b) == "other results"

@@ -3,7 +3,7 @@
 import json
 from types import SimpleNamespace
 
-import processes
+import launching
 import pytest
 import reference
 
@@ -17,7 +17,7 @@ SMALL = (
 
 def test_figures(tmp_path, capsys, monkeypatch):
     def run(words, *, env, cwd):
-        return processes.run(words, by=processes.fork, env=env)
+        return launching.run(words, by=launching.fork, env=env)
 
     monkeypatch.setattr(scaling, "subprocess", SimpleNamespace(run=run))
     path = tmp_path / "scaling.json"

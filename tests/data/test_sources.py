@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
-from cil_func import config_schema
+from cil_func.config import schema
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
 
@@ -60,7 +60,7 @@ def test_what_is_done_about_errors_is_a_word_of_two_and_nothing_to_digits():
 
 
 def test_the_words_are_the_configurations():
-    hints = typing.get_type_hints(config_schema.Data)
+    hints = typing.get_type_hints(schema.Data)
     assert typing.get_args(hints["on_error"]) == sources.ON_ERROR and typing.get_args(hints["name"]) == sources.NAMES
 
 

@@ -3,21 +3,22 @@
 import json
 import threading
 
-import processes
+import launching
 import pytest
 import torch
 import torch.distributed as dist
 
-from cil_func import run
-from cil_func.engine import watch as watching
-from cil_func.engine.distributed import Launch, World
-from cil_func.engine.watch import Watch
+from cil_func.parallel import failure_watch as watching
+from cil_func.parallel.failure_watch import Watch
+from cil_func.parallel.launch import Launch
+from cil_func.parallel.processes import Processes
+from cil_func.runs import run
 
 
 @pytest.fixture
 def store(monkeypatch):
     """The launcher's, and watches that beat a hundred times a second."""
-    port = processes.free_port()
+    port = launching.free_port()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
     monkeypatch.setattr(watching, "BEAT_SECONDS", 0.01)
@@ -42,7 +43,7 @@ def test_all_processes_end_and_the_status_names_the_one_that_hangs(hangs, store,
 
     monkeypatch.setattr(watching.os, "_exit", exits)
     for rank in range(2):
-        reporter = run.Teller(tmp_path / str(rank))
+        reporter = run.StatusReporter(tmp_path / str(rank))
         reporter.directory.mkdir()
         reporter.own()
 
@@ -51,9 +52,9 @@ def test_all_processes_end_and_the_status_names_the_one_that_hangs(hangs, store,
             reporter.lost(failure)
 
         watches.append(Watch(rank, 2, prefix="a", timeout=0.3, on_loss=lost))
-        reporter.world = World(Launch(rank, 2, rank, 2), watch=watches[rank])
+        reporter.processes = Processes(Launch(rank, 2, rank, 2), watch=watches[rank])
     with watches[0], watches[1]:
-        waiting = World(Launch(1 - hangs, 2, 1 - hangs, 2), watch=watches[1 - hangs])
+        waiting = Processes(Launch(1 - hangs, 2, 1 - hangs, 2), watch=watches[1 - hangs])
         trains = threading.Thread(target=lambda: waiting.reduce(torch.zeros(3)), daemon=True)
         trains.start()
         assert [event.wait(20) for event in ended] == [True, True]

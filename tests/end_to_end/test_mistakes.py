@@ -13,10 +13,11 @@ import reference
 import tiny
 
 import train
-from cil_func import experiment, lock
-from cil_func.engine import distributed
-from cil_func.engine.distributed import Launch, World
+from cil_func import experiment
+from cil_func.parallel.launch import Launch
+from cil_func.parallel.processes import Processes
 from cil_func.report import tables
+from cil_func.runs import lock
 
 ROOT = Path(train.__file__).parent
 QUICK = tiny.flags("optim.epochs=1", "data.increment=5", "optim.batch_size=30")
@@ -145,8 +146,8 @@ def test_only_one_process_is_profiled(tmp_path, capsys, monkeypatch):
     assert "--profile" in one_line(capsys)
 
 
-class Together(World):
-    """A world of several processes, as one of them sees it that agrees with all."""
+class Together(Processes):
+    """Several processes, as one of them sees it that agrees with all."""
 
     def agree(self, what, *, when):
         assert self.size == 2
@@ -158,8 +159,8 @@ class Together(World):
 @pytest.mark.parametrize(("rank", "printed"), [(0, True), (1, False)])
 def test_a_plan_is_that_of_the_processes_that_were_launched(rank, printed, capsys, monkeypatch):
     """Refused where their run would be; 40 images in groups of 8 are three groups and two."""
-    monkeypatch.setattr(distributed, "launched", lambda: Launch(rank, 2, rank, 2))
-    monkeypatch.setattr(distributed, "join", lambda launch, **settings: nullcontext(Together(launch)))
+    monkeypatch.setattr("cil_func.parallel.launch.launched", lambda: Launch(rank, 2, rank, 2))
+    monkeypatch.setattr("cil_func.runs.run.join", lambda launch, **settings: nullcontext(Together(launch)))
     flags = ["--dry-run", "--set", "optim.batch_size=40", "--set"]
     assert train.main([*flags, "optim.norm_batch=0"]) == 2
     assert "optim.norm_batch=20 gives each a group" in one_line(capsys)

@@ -6,14 +6,14 @@ import shutil
 import signal
 import time
 
-import processes
+import launching
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
 
 import train
-from cil_func import checkpoint
+from cil_func.runs import checkpoints
 
 FAULTY = "benchmarks/faulty.py"
 BORDERS = 11  # of phase 0: one before each of 4 steps, three at its end; then into phase 1
@@ -29,7 +29,7 @@ def small(out, *more: str) -> list[str]:
 
 
 def exemplars(directory) -> dict:
-    found, problems = checkpoint.newest(directory / "checkpoints")
+    found, problems = checkpoints.newest(directory / "checkpoints")
     assert not problems
     return {label: rows.tolist() for label, rows in found.tree["exemplars"].items()}
 
@@ -45,7 +45,7 @@ def alone(tmp_path_factory):
 def two(tmp_path_factory):
     """(directory, how it ended) of two processes."""
     directory = tmp_path_factory.mktemp("processes") / "two"
-    return directory, processes.run(processes.command(2, *small(directory)))
+    return directory, launching.run(launching.command(2, *small(directory)))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def stopped(tmp_path_factory):
 
 def check_same(directory, alone):
     """Every accuracy, every exemplar, and the weights up to float64's rounding."""
-    mine, theirs = processes.results(directory), processes.results(alone)
+    mine, theirs = launching.results(directory), launching.results(alone)
     for row in (*mine["phases"], *theirs["phases"]):  # a number that follows from the weights
         row["gamma"] = row["gamma"] and pytest.approx(row["gamma"], rel=1e-9)
     assert mine == theirs
@@ -74,20 +74,20 @@ def test_any_number_of_processes_learns_the_same(count, alone, two, tmp_path):
     directory, done = two
     if count != 2:
         directory = tmp_path / "run"
-        done = processes.run(processes.command(count, *small(directory)), by=processes.fork)
+        done = launching.run(launching.command(count, *small(directory)), by=launching.fork)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("average incremental accuracy") == 1  # only one of them prints
     check_same(directory, alone)
     environment = json.loads((directory / "results.json").read_text())["environment"]
-    assert environment["world_size"] == count and processes.status(directory)["state"] == "finished"
+    assert environment["world_size"] == count and launching.status(directory)["state"] == "finished"
 
 
 def test_two_machines_of_which_one_has_the_disk(alone, tmp_path):
     """Two launchers that meet on the loopback address; the second is told another directory, and leaves it empty."""
-    port = processes.free_port()
+    port = launching.free_port()
     flags = ("--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=test")
     machines = [
-        processes.fork(processes.command(1, *small(tmp_path / name), flags=flags)) for name in ("first", "second")
+        launching.fork(launching.command(1, *small(tmp_path / name), flags=flags)) for name in ("first", "second")
     ]
     ends = [machine.communicate(timeout=300) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], ends
@@ -98,11 +98,11 @@ def test_two_machines_of_which_one_has_the_disk(alone, tmp_path):
 
 def test_a_batch_that_can_not_be_shared_is_refused_once(tmp_path):
     words = small(tmp_path / "run", "optim.norm_batch=0")
-    done = processes.run(processes.command(2, *words), by=processes.fork)
+    done = launching.run(launching.command(2, *words), by=launching.fork)
     assert done.returncode == 1  # torchrun's answer to everything
     lines = [line for line in done.stderr.splitlines() if line.startswith("train.py:")]
     assert len(lines) == 1 and "optim.norm_batch=10" in lines[0]
-    assert processes.status(tmp_path / "run")["exit_code"] == 2
+    assert launching.status(tmp_path / "run")["exit_code"] == 2
 
 
 # one of them fails
@@ -110,10 +110,10 @@ def test_a_batch_that_can_not_be_shared_is_refused_once(tmp_path):
 
 def start_faulty(
     directory, what: str, rank: int, *more: str, flags: tuple = (), once: str = "", at: int = BORDERS
-) -> processes.Forked:
+) -> launching.Forked:
     fault = {"what": what, "rank": rank, "at": at, "once": once}
-    words = processes.command(2, *small(directory, *more), script=FAULTY, flags=flags)
-    return processes.fork(words, env={"FAULT": json.dumps(fault)})
+    words = launching.command(2, *small(directory, *more), script=FAULTY, flags=flags)
+    return launching.fork(words, env={"FAULT": json.dumps(fault)})
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -131,7 +131,7 @@ def test_a_process_that_raises_is_killed_stops_answering_or_hangs_takes_all_down
     }
     errors = {what: launcher.communicate(timeout=200)[1] for what, launcher in launchers.items()}
     for what, message in messages.items():
-        status = processes.status(tmp_path / what)
+        status = launching.status(tmp_path / what)
         assert (status["state"], status["exit_code"]) == ("failed", 1), errors[what]
         assert status["message"].startswith(message)
         assert status["message"] in errors[what] or what == "raise"
@@ -146,11 +146,11 @@ def test_a_process_that_was_killed_comes_back_with_the_launchers_help(two, tmp_p
     With a --master_port, as people give it: torchrun's store then outlives the first attempt.
     """
     undisturbed, killed, once = two[0], tmp_path / "killed", str(tmp_path / "once")
-    flags = ("--max_restarts=1", f"--master_port={processes.free_port()}")
+    flags = ("--max_restarts=1", f"--master_port={launching.free_port()}")
     launcher = start_faulty(killed, "SIGKILL", 1, flags=flags, once=once)
     _, error = launcher.communicate(timeout=300)
     assert launcher.returncode == 0 and os.path.exists(once), error
-    assert processes.results(killed) == processes.results(undisturbed)
+    assert launching.results(killed) == launching.results(undisturbed)
     model = [(directory / "model.safetensors").read_bytes() for directory in (killed, undisturbed)]
     assert model[0] == model[1]
 
@@ -162,7 +162,7 @@ def test_a_signal_to_the_launcher_or_to_one_process_saves_and_stops_all(sent, co
     Outside the training it leaves at once, and takes the others with it: here after it selected exemplars.
     """
     selecting = start_faulty(tmp_path / "selecting", sent.name, 1, at=BORDERS_OF_SELECT)
-    all_of_them = processes.fork(processes.command(2, *small(tmp_path / "all", "optim.epochs=500")))
+    all_of_them = launching.fork(launching.command(2, *small(tmp_path / "all", "optim.epochs=500")))
     log = tmp_path / "all/metrics.jsonl"
     while not (log.exists() and '"epoch"' in log.read_text()):
         assert all_of_them.poll() is None
@@ -173,25 +173,25 @@ def test_a_signal_to_the_launcher_or_to_one_process_saves_and_stops_all(sent, co
     for name, launcher in (("all", all_of_them), ("selecting", selecting)):
         ends[tmp_path / name] = launcher.communicate(timeout=120)[1]
     for directory, error in ends.items():
-        status = processes.status(directory)
+        status = launching.status(directory)
         assert (status["state"], status["exit_code"]) == ("stopped", code), error
         assert sent.name in status["message"] and "goes on" in status["message"]
         lines = [line for line in error.splitlines() if line.startswith("train.py:")]
         assert lines == [f"train.py: {status['message']}"]
-        found, problems = checkpoint.newest(directory / "checkpoints")
+        found, problems = checkpoints.newest(directory / "checkpoints")
         assert found and not problems
-    assert "(phase 1, epoch 0, step " in processes.status(one)["message"]
-    found, _ = checkpoint.newest(tmp_path / "selecting/checkpoints")
+    assert "(phase 1, epoch 0, step " in launching.status(one)["message"]
+    found, _ = checkpoints.newest(tmp_path / "selecting/checkpoints")
     assert found.record["training"]["epoch"] == 1 and found.record["select_seconds"] is None
 
 
 def test_one_process_goes_on_with_what_two_began_and_two_find_it_finished(alone, stopped, tmp_path, capsys):
     directory = tmp_path / "run"
     shutil.copytree(stopped["SIGTERM"][0], directory)
-    assert processes.status(directory)["state"] == "stopped"
+    assert launching.status(directory)["state"] == "stopped"
     words = small(directory)
     assert train.main(words) == 0
     assert "going on from phase 1" in capsys.readouterr().out
     check_same(directory, alone)
-    again = processes.run(processes.command(2, *words), by=processes.fork)
+    again = launching.run(launching.command(2, *words), by=launching.fork)
     assert again.returncode == 0 and again.stdout.count("finished") == 1, again.stderr

@@ -9,16 +9,17 @@ import threading
 import time
 import weakref
 
-import processes
+import launching
 import pytest
 import tiny
 import torch
 
 import train
 from benchmarks import faulty, lab
-from cil_func import checkpoint, config, events, experiment, keeping, planning, setup, tree
-from cil_func.engine import step
+from cil_func import config, experiment, tree
 from cil_func.errors import DataError, DiskError
+from cil_func.runs import checkpoints, events, planning, saver, setup
+from cil_func.training import step
 
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
 NAN_IN_PHASE_1 = '{{"what": "nan in the {}", "at": 14}}'  # its fifth step
@@ -40,7 +41,7 @@ def undisturbed(tmp_path_factory, shallow):
 
 def stopped_at(border: int, directory, monkeypatch, *, after: bool = False) -> int:
     """The exit status of a run that gets SIGTERM just before a border, or just after it."""
-    call, passed = keeping.Keeper.__call__, []
+    call, passed = saver.CheckpointSaver.__call__, []
 
     def faulty(self, make, boundary):
         passed.append(boundary)
@@ -51,7 +52,7 @@ def stopped_at(border: int, directory, monkeypatch, *, after: bool = False) -> i
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeping.Keeper, "__call__", faulty)
+        patch.setattr(saver.CheckpointSaver, "__call__", faulty)
         return train.main([*FLAGS, "--out", str(directory)])
 
 
@@ -72,7 +73,7 @@ def test_stopped_in_an_epoch_between_the_parts_of_a_phase_and_between_phases(
     assert stopped_at(border, directory, monkeypatch) == 143
     told = capsys.readouterr().err
     assert told.startswith("train.py: stopped by SIGTERM and saved (phase ") and told.count("\n") == 1
-    assert processes.status(directory)["state"] == "stopped"
+    assert launching.status(directory)["state"] == "stopped"
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert "going on from phase" in capsys.readouterr().out
     assert not lab.different(directory, undisturbed)
@@ -88,7 +89,7 @@ def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
     after_select = STEPS[0] + 2  # the border of the trained phase is the one before
     assert stopped_at(after_select, directory, monkeypatch, after=True) == 143
     assert "(phase 0, epoch 1, step 0, exemplars selected)" in capsys.readouterr().err
-    found, _ = checkpoint.newest(directory / "checkpoints")
+    found, _ = checkpoints.newest(directory / "checkpoints")
     assert len(found.tree["exemplars"]) == 4 and found.record["rows"] == []  # of phase 0, which has not ended
 
     def counted(setup, phase, *rest):
@@ -103,7 +104,7 @@ def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
 
 def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbed, tmp_path, monkeypatch, capsys):
     """Then it is stopped, and looks as if it had been killed two hours ago; and its report can't be written."""
-    directory, call, passed = tmp_path / "run", keeping.Keeper.__call__, []
+    directory, call, passed = tmp_path / "run", saver.CheckpointSaver.__call__, []
     in_phase_1 = STEPS[0] + 3 + 2
 
     def faulty(self, make, boundary):
@@ -117,16 +118,16 @@ def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbe
         call(self, make, boundary)
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeping.Keeper, "__call__", faulty)
+        patch.setattr(saver.CheckpointSaver, "__call__", faulty)
         assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 143
-    assert processes.status(directory)["state"] == "stopped"
+    assert launching.status(directory)["state"] == "stopped"
     capsys.readouterr()
     events.write_json(directory / "status.json", {
         "state": "running", "updated": time.time() - 7300, "pid": 4194305, "host": "there"
     })  # fmt: skip
     (directory / "report").write_text("no folder")
     assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 0
-    assert processes.status(directory)["state"] == "finished" and not capsys.readouterr().err
+    assert launching.status(directory)["state"] == "finished" and not capsys.readouterr().err
     log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     warnings = [event["message"] for event in log if event["event"] == "warning"]
     told = ("metrics.jsonl was deleted", "config.toml was deleted", "killed before it could", "report: File exists")
@@ -189,7 +190,7 @@ def test_the_disk_that_fails_in_the_background_is_exit_74_and_the_run_goes_on_wh
         assert train.main([*FLAGS, "--out", str(directory)]) == 74
     told = capsys.readouterr().err
     assert "No space left on device" in told and told.count("\n") == 1
-    assert processes.status(directory)["exit_code"] == 74
+    assert launching.status(directory)["exit_code"] == 74
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert not lab.different(directory, undisturbed)
 
@@ -229,15 +230,15 @@ def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(
         faulty.in_a_step(faulty.Fault(NAN_IN_PHASE_1.format(where)), math.nan, where)
         assert train.main([*FLAGS, "--out", str(directory)]) == 4
     check_named(capsys.readouterr().err)
-    found, _ = checkpoint.newest(directory / "checkpoints")
+    found, _ = checkpoints.newest(directory / "checkpoints")
     assert all(leaf.isfinite().all() for leaf in torch.utils._pytree.tree_leaves(found.tree))
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert not lab.different(directory, undisturbed)
 
 
 def test_what_is_not_finite_is_exit_4_of_a_real_process(tmp_path):
-    words = processes.command(0, *FLAGS, "--out", str(tmp_path / "run"), script="benchmarks/faulty.py")
-    done = processes.run(words, by=processes.fork, env={"FAULT": NAN_IN_PHASE_1.format("loss")})
+    words = launching.command(0, *FLAGS, "--out", str(tmp_path / "run"), script="benchmarks/faulty.py")
+    done = launching.run(words, by=launching.fork, env={"FAULT": NAN_IN_PHASE_1.format("loss")})
     assert done.returncode == 4
     check_named(done.stderr)
 
@@ -248,9 +249,9 @@ def check_named(error: str) -> None:
 
 def test_nobody_reads_the_screen_any_more(tmp_path):
     """`python train.py | head -1`: the training goes on."""
-    process = processes.start(processes.command(0, *FLAGS, "--out", str(tmp_path / "run")))
+    process = launching.start(launching.command(0, *FLAGS, "--out", str(tmp_path / "run")))
     process.stdout.readline()
     process.stdout.close()
     error = process.stderr.read()
     assert process.wait() == 0, error
-    assert processes.status(tmp_path / "run")["state"] == "finished"
+    assert launching.status(tmp_path / "run")["state"] == "finished"

@@ -10,8 +10,9 @@ from PIL import Image
 
 import train
 from benchmarks import prior, record
-from cil_func import checkpoint, model
+from cil_func import model
 from cil_func.data import sources
+from cil_func.runs import checkpoints
 
 METHODS = ["wa", "icarl", "replay", "lwf", "finetune", "joint"]
 
@@ -112,7 +113,7 @@ def len_new(phase: int) -> int:
 def test_the_saved_model_has_the_last_accuracy(runs):
     """Read back and run plainly on the test images: what somebody who predicts with it would do."""
     directory, results = runs["wa"]
-    params, state, _, description = checkpoint.load_model(directory)
+    params, state, _, description = checkpoints.load_model(directory)
     data = sources.load("digits")
     settings = description["preprocessing"]
     pixels = torch.from_numpy(data.test_images).permute(0, 3, 1, 2) / 255
@@ -156,7 +157,7 @@ def test_evaluation_between_epochs_and_variants(tmp_path):
     assert all(event.keys() == keys for event in evaluations)
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert [row["memory_size"] for row in results["phases"]] == [12, 24, 30]
-    params = checkpoint.load_model(tmp_path / "run").params
+    params = checkpoints.load_model(tmp_path / "run").params
     assert params["classifier"]["weight"].dtype == torch.float64
     assert (params["classifier"]["weight"] >= 0).all()
 

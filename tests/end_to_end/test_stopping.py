@@ -5,14 +5,15 @@ import os
 import signal
 import sys
 
-import processes
+import launching
 import pytest
 import tiny
 
 import train
 from benchmarks import lab
-from cil_func import checkpoint, experiment, model
-from cil_func.data import resident, sources
+from cil_func import experiment, model
+from cil_func.data import batches, sources
+from cil_func.runs import checkpoints
 
 FLAGS = tiny.flags(
     "data.increment=5", "optim.epochs=2", "optim.eval_every_epochs=1", "optim.batch_size=30", "memory.size=50",
@@ -59,12 +60,12 @@ def stop_within(patch, owner, name: str, call: int) -> list:
     ("owner", "name", "call", "words", "then"),
     [
         (sources, "load", 1, "before the training began", BEGINS),
-        (resident, "epoch_chunks", 1, "before anything was trained; the same command begins anew", BEGINS),
+        (batches, "epoch_chunks", 1, "before anything was trained; the same command begins anew", BEGINS),
         (model, "apply_backbone", 2, None, "phase 0, epoch 0, step 1"),  # in the second step; the first one is saved
         (experiment, "evaluate", 1, None, f"phase 0, epoch 0, step {STEPS}"),
         (experiment, "_features", 2, None, "phase 0, epoch 2, step 0"),
         (experiment, "_features", 4, None, "phase 0, epoch 2, step 0, exemplars selected"),
-        (checkpoint, "save_model", 1, None, "phase 2"),
+        (checkpoints, "save_model", 1, None, "phase 2"),
     ],
 )
 def test_a_signal_is_answered_at_once_and_nothing_is_lost(
@@ -75,7 +76,7 @@ def test_a_signal_is_answered_at_once_and_nothing_is_lost(
         late = stop_within(patch, owner, name, call)
         assert train.main([*FLAGS, "--out", str(directory)]) == 143
     assert late == []
-    told, status = capsys.readouterr().err, processes.status(directory)
+    told, status = capsys.readouterr().err, launching.status(directory)
     words = words or f"and saved ({then}); the same command goes on from there"
     assert told == f"train.py: stopped by SIGTERM {words}\n"
     assert (status["state"], status["exit_code"], f"train.py: {status['message']}\n") == ("stopped", 143, told)
@@ -89,5 +90,5 @@ def test_a_process_that_was_stopped_waits_for_nothing_at_its_end():
     """Torch's compilers are waited for by a function that runs at exit."""
     code = "import atexit, train; atexit.register(print, 'waited'); print('told'); train.leave({})"
     for status, out in ((143, "told\n"), (130, "told\n"), (0, "told\nwaited\n"), (3, "told\nwaited\n")):
-        done = processes.run([sys.executable, "-c", code.format(status)])
+        done = launching.run([sys.executable, "-c", code.format(status)])
         assert (done.returncode, done.stdout) == (status, out), done.stderr

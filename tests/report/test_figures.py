@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cil_func import events
 from cil_func.errors import ConfigError
 from cil_func.report import figures
 from cil_func.report.__main__ import main
+from cil_func.runs import events
 
 
 def save(directory, log, results):

@@ -11,16 +11,19 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from torch.nn.parallel import DistributedDataParallel
 
 from cil_func import methods, model, optim, tree
-from cil_func.data.resident import Batch
-from cil_func.engine import distributed, shares, step
+from cil_func.data.batches import Batch
+from cil_func.parallel import batch_split
+from cil_func.parallel.joining import join
+from cil_func.parallel.launch import launched
+from cil_func.training import step
 
 CLASSES, OLD, GROUP = 6, 4, 5
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    launch = distributed.launched()
-    with distributed.join(launch, timeout_seconds=60, on_loss=lambda failure: None) as world:
+    launch = launched()
+    with join(launch, timeout_seconds=60, on_loss=lambda failure: None) as processes:
         params, state = tree.cast(model.init(0, "resnet20", CLASSES), dtype=torch.float64)
         network = reference.load(20, params, state)
         module = DistributedDataParallel(network, broadcast_buffers=False)
@@ -28,12 +31,12 @@ def main() -> None:
         options = methods.Options(kd_combination="sum", kd_weight=2.0)
         method, optimiser = methods.make("wa", options), optim.sgd(momentum=0.9, weight_decay=5e-4)
         preprocess = step.Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=torch.float64))
-        halves = step.make(method, optimiser, preprocess, dtype=torch.float64, norm_batch=GROUP, padded=True)
-        run, train_state = step.join(halves, world.reduce), step.start(method, optimiser, params, state)
+        parts = step.make(method, optimiser, preprocess, dtype=torch.float64, norm_batch=GROUP, padded=True)
+        run, train_state = step.join(parts, processes.reduce), step.start(method, optimiser, params, state)
         known = torch.arange(CLASSES)
         classes = methods.Classes(known < CLASSES, known < OLD)
-        own = shares.share(world.rank, world.size, batch_size=GROUP * world.size, norm_batch=GROUP)
-        for images, labels, taught in batches(GROUP * world.size):
+        own = batch_split.share(processes.rank, processes.size, batch_size=GROUP * processes.size, norm_batch=GROUP)
+        for images, labels, taught in batches(GROUP * processes.size):
             pixels = ((images[own].double() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
             logits = module(pixels)[0]
             soft = softmax(taught[own, :OLD] / 2, 1)
@@ -43,8 +46,8 @@ def main() -> None:
             sgd.step()
             given = methods.Outputs(taught[own], torch.zeros(GROUP, 64).double()), Batch(images[own], labels[own])
             train_state, _ = run(train_state, *given, classes, torch.tensor(0.1, dtype=torch.float64))
-        compare(train_state, network, world.size)
-        if world.first:
+        compare(train_state, network, processes.size)
+        if processes.first:
             print("same", flush=True)
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cil_func.nn import timm_skeleton
+from cil_func.networks import timm_skeleton
 
 
 class Residual(nn.Module):

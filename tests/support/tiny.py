@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks import measure
-from cil_func.nn import resnet
+from cil_func.networks import resnet
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="tiny-images-")  # deleted when the process ends
 

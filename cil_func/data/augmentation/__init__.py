@@ -1,0 +1,1 @@
+"""Random changes of training images: policies, and the image operations that they are made of."""

@@ -1,0 +1,166 @@
+"""The whole data set in memory as uint8: a chunk of batches is a gather of rows, augmented at once."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cil_func import rng
+from cil_func.data.augmentation.augment import CHUNK_PIXELS, Augment
+from cil_func.data.augmentation.operations import pin, upload
+
+_PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
+# Pixels in a chunk that Pillow prepares, at most; a batch at least. On a GPU as many as the forward graph takes at a
+# time (`setup`), so that the teacher sees a chunk in one call of it.
+PILLOW_PIXELS = {"cpu": 1, "cuda": 1 << 21}
+_STATISTICS_PIXELS = 1 << 24  # pixels looked at at a time: bounds the working memory
+_FREE_SHARE = 0.5  # of the GPU's free memory, that a set of images may take
+
+
+class Batch(NamedTuple):
+    """images: uint8 (B, H, W, 3); labels: int64 (B,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Chunk(NamedTuple):
+    """batch: the images of some steps in turn, those of this process; sizes: how many a step; totals: how many on all
+    processes; done: the first steps that were taken before, when a training goes on in the middle."""
+
+    batch: Batch
+    sizes: tuple[int, ...]
+    totals: tuple[int, ...]
+    done: int
+
+
+def place(images: Tensor, device: torch.device) -> Tensor:
+    """Images uint8 (N, H, W, 3) on the device if half of its free memory holds them, else as they are."""
+    if device.type == "cuda" and images.nbytes > _FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return images
+    return images.to(device)
+
+
+def epoch_chunks(
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    *,
+    batch_size: int,
+    key: int,
+    augment: Augment | None,
+    device: torch.device,
+    own: slice | None = None,
+    joins: bool = False,
+    first_step: int = 0,
+) -> Iterator[Chunk]:
+    """One epoch over `rows` in random order, in chunks on the device of as many whole batches as measured well.
+
+    images: uint8 (N, H, W, 3); labels: int64 (N,), both wherever they are; rows: int64 (M,), each comes once;
+    key: the epoch's, from which order and draws follow; augment: None for the images as they are; own: which places
+    of each batch of batch_size images are this process's, None: all; joins: see `cut`; first_step: the batch to start
+    with, in a chunk that begins where it would have begun from 0 on, so that nothing depends on where one starts.
+    Order and draws are made when this is called, on the host and for the whole epoch: what an image gets
+    doesn't depend on batches, chunks or processes, and nothing waits for a GPU.
+    Where Pillow augments, or the images are on the host and the device is a GPU, one background thread prepares
+    chunks while others are trained on, from this call on. It ends when the iterator is used up or closed, and its
+    exceptions reach the caller as themselves.
+    """
+    if batch_size < 1:
+        raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
+    order = torch.randperm(len(rows), generator=rng.generator(rng.fold_in(key, "order")))
+    rows = rows.cpu()[order]  # (M,)
+    draws = augment.draw(rng.fold_in(key, "augment"), len(rows)) if augment else {}
+    by_pillow = augment is not None and augment.by_pillow
+    all_batches = cut(len(rows), batch_size, joins=joins)
+    steps, here = len(all_batches), own.stop - own.start if own else batch_size
+    length = _chunk_steps(images, here, PILLOW_PIXELS if by_pillow else CHUNK_PIXELS, device)
+
+    def prepare(start: int) -> tuple[Chunk, dict[str, Tensor]]:
+        """A chunk where the images are, and the draws that are still to be applied to it."""
+        batches = all_batches[start : start + length]
+        places = [batch[own] if own else batch for batch in batches]
+        here = torch.tensor([place for batch in places for place in batch], dtype=torch.int64)
+        chosen, drawn = _gather(images, rows[here]), {name: draw[here] for name, draw in draws.items()}
+        if by_pillow:
+            chosen, drawn = augment.apply(chosen, drawn), {}
+        batch = Batch(pin(chosen, device), _gather(labels, rows[here]))
+        return Chunk(batch, tuple(map(len, places)), tuple(map(len, batches)), max(0, first_step - start)), drawn
+
+    def finish(chunk: Chunk, drawn: dict[str, Tensor]) -> Chunk:
+        """The chunk on the device, augmented."""
+        chosen, here = (upload(leaf, device) for leaf in chunk.batch)
+        return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if drawn else chosen, here))
+
+    starts = range(first_step // length * length, steps, length)
+    ahead = by_pillow or images.device.type != device.type
+    prepared = _prefetched(prepare, starts) if ahead else map(prepare, starts)  # the thread begins here
+    return (finish(*parts) for parts in prepared)
+
+
+def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:
+    """The places of each batch in an epoch over `count` images.
+
+    joins: a last batch of a single image is joined to the one before it, which then has batch_size + 1 images.
+    """
+    starts = list(range(0, count, batch_size))
+    if joins and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [range(start, stop) for start, stop in pairwise([*starts, count])]
+
+
+def _chunk_steps(images: Tensor, rows: int, limits: dict[str, int], device: torch.device) -> int:
+    """Steps in a chunk, of `rows` images each, within the device's limit of pixels: at least one."""
+    pixels = images.shape[1] * images.shape[2]
+    return max(1, limits[device.type] // (pixels * max(1, rows)))
+
+
+def _gather(source: Tensor, rows: Tensor) -> Tensor:
+    """source[rows], rows being on the host: a pinned upload, so that a GPU is not waited for."""
+    return source[upload(rows, source.device)]
+
+
+def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of pixels / 255 over `rows`: ((3,), (3,)).
+
+    From a histogram of the 256 values, so exact but for the last rounding, whatever the number of pixels.
+    A channel that hardly varies gets 1/255, one step of uint8, for people divide by it.
+    Raises ValueError for no rows.
+    """
+    if len(rows) == 0:
+        raise ValueError("channel_statistics: no rows; give at least one")
+    _, height, width, channels = images.shape
+    chunk = max(1, _STATISTICS_PIXELS // (height * width))
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    for chosen in rows.split(chunk):
+        planes = rearrange(images[chosen], "n h w c -> c (n h w)")
+        counts += torch.stack([torch.bincount(values, minlength=256).cpu() for values in planes])
+    values = torch.arange(256, dtype=torch.float64) / 255
+    shares = counts / counts.sum(1, keepdim=True).double()  # (3, 256)
+    mean = shares @ values  # (3,)
+    variance = (shares * (values - mean[:, None]) ** 2).sum(1)  # (3,)
+    return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
+
+
+def _prefetched(prepare: Callable[[int], Any], starts: range) -> Iterator[Any]:
+    """prepare(start) for each start, in order, by a thread that is up to _PREFETCH of them ahead; it begins at once."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    pending = deque(pool.submit(prepare, start) for start in starts[:_PREFETCH])
+
+    def results() -> Iterator[Any]:
+        try:
+            for start in starts[_PREFETCH:]:
+                result = pending.popleft().result()
+                pending.append(pool.submit(prepare, start))
+                yield result
+            while pending:
+                yield pending.popleft().result()
+        finally:  # also when the consumer stops early: closing a generator raises in it
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    return results()

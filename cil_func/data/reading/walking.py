@@ -1,0 +1,86 @@
+"""Folders, looked through: which files are images, and what else there is."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from cil_func.data.reading import image_file
+from cil_func.errors import DataError
+
+_SILENT = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # what operating systems leave, in lower case
+
+
+def listed(folder: str) -> list[str]:
+    """What a folder holds, sorted, without dot-names. Raises DataError if it can't be listed."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} can't be listed ({error.strerror}); make it a folder that you may read") from error
+
+
+def walk(top: str, note: Callable[[str, str], None], others: Counter) -> Iterator[str]:
+    """Image files in a folder and all below it, sorted by folder, then by name, as torchvision has them.
+
+    others: counts what else there is, by its extension.
+    """
+    found = []
+    for folder, inner, names in os.walk(top, followlinks=True, onerror=lambda e: note(e.filename, e.strerror)):
+        visible = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = [name for name in visible if _can_enter(os.path.join(folder, name), note)]
+        shown = [name for name in names if _is_meant(name)]
+        found.append((folder, sorted(name for name in shown if image_file.is_image(name))))
+        others.update(_extension(name) for name in shown if not image_file.is_image(name))
+    for folder, names in sorted(found):
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def _can_enter(folder: str, note: Callable[[str, str], None]) -> bool:
+    """Whether a folder is to be searched; one that is called like an image, or leads back, is noted."""
+    if image_file.is_image(folder):
+        note(folder, "it is a folder, not a file")
+        return False
+    if os.path.islink(folder):
+        real, here = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
+        if os.path.commonpath([real, here]) == real:  # os.walk would go round 40 times and find each image as often
+            note(folder, "it is a link to a folder that holds it")
+            return False
+    return True
+
+
+def _is_meant(name: str) -> bool:
+    """Whether a file is there because a person put it there."""
+    return not name.startswith(".") and name.lower() not in _SILENT
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "without an extension"
+
+
+def outside(name: str) -> str:
+    """What to count a file as that lies beside the class folders."""
+    return "outside of the class folders" if image_file.is_image(name) else _extension(name)
+
+
+def beside(folder: str) -> Counter:
+    """Counts the files beside the class folders."""
+    names = (name for name in listed(folder) if _is_meant(name))
+    return Counter(outside(name) for name in names if not os.path.isdir(os.path.join(folder, name)))
+
+
+def counted(kinds: Counter, most: int = 5) -> str:
+    """Counts in words, the largest first: "40 .heic, 3 .txt and 2 more kinds"."""
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count} {kind}" for kind, count in ordered[:most])
+    return shown + (f" and {len(kinds) - most} more kinds" if len(kinds) > most else "")
+
+
+def not_used(unused: dict[str, Counter]) -> Iterator[str]:
+    """One warning about all files that were passed over: "40 files in train/ were not used: 40 .heic"."""
+    texts = [
+        f"{count} {'files' if count > 1 else 'file'} in {place} {'were' if count > 1 else 'was'} not used: "
+        + counted(kinds)
+        for place, kinds in unused.items()
+        if (count := kinds.total())
+    ]
+    if texts:
+        yield "; ".join(texts)

@@ -1,1 +1,0 @@
-"""How a method is trained: the pure step, its compilation, and the loops over batches."""

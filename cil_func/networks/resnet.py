@@ -1,0 +1,83 @@
+"""ResNets for small images: three stages of 16, 32, 64 channels (He et al. 2016, arXiv:1512.03385, section 4.2).
+
+Depth 6n + 2, n blocks a stage, each of two 3x3 convolutions. The shortcut has no parameters (option A):
+where the size halves it takes every second pixel, and the new channels are zeros. Global average
+pooling at the end, so any size from 4x4 on works: digits are 8x8, CIFAR is 32x32.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from cil_func import rng
+from cil_func.networks import layers
+
+DEPTHS = (20, 32, 44, 56, 110)
+WIDTHS = (16, 32, 64)
+
+
+def init(key: int, depth: int) -> tuple[dict, dict]:
+    """(params, state) of a ResNet of `depth` in `DEPTHS`; raises ValueError for another depth."""
+    if depth not in DEPTHS:
+        raise ValueError(f"resnet.init: depth {depth}; one of {', '.join(map(str, DEPTHS))}")
+    norm_params, norm_state = layers.norm_init(WIDTHS[0])
+    stem = layers.conv_init(rng.fold_in(key, "stem"), 3, WIDTHS[0], 3)
+    params, state = {"stem": {"conv": stem, "norm": norm_params}}, {"stem": {"norm": norm_state}}
+    in_channels = WIDTHS[0]
+    for stage, channels in enumerate(WIDTHS):
+        blocks = []
+        for block in range((depth - 2) // 6):
+            blocks.append(_init_block(rng.fold_in(key, stage, block), in_channels, channels))
+            in_channels = channels
+        params[f"stage{stage}"] = {f"block{i}": block_params for i, (block_params, _) in enumerate(blocks)}
+        state[f"stage{stage}"] = {f"block{i}": block_state for i, (_, block_state) in enumerate(blocks)}
+    return params, state
+
+
+def feature_dim() -> int:
+    """The width D of the pooled features."""
+    return WIDTHS[-1]
+
+
+def apply(
+    params: dict,
+    state: dict,
+    images: torch.Tensor,
+    *,
+    train: bool,
+    norm_batch: int = 0,
+    valid: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict]:
+    """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, new state)."""
+    mode = {"train": train, "norm_batch": norm_batch, "valid": valid}
+    stem, stem_state = params["stem"], state["stem"]
+    x, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode)
+    x, new_state = F.relu(x), {"stem": {"norm": moved}}                            # (B, 16, H, W)
+    for stage in range(len(WIDTHS)):
+        name, stage_state = f"stage{stage}", {}
+        for i in range(len(params[name])):  # counted, not iterated: a tree read from a file may be sorted by name
+            block = f"block{i}"
+            stride = 2 if stage > 0 and i == 0 else 1
+            x, stage_state[block] = _block(params[name][block], state[name][block], x, stride, mode)
+        new_state[name] = stage_state
+    return x.to(stem["norm"]["weight"].dtype).mean((2, 3)), new_state
+
+
+def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
+    (norm1, state1), (norm2, state2) = layers.norm_init(channels), layers.norm_init(channels)
+    params = {
+        "conv1": layers.conv_init(rng.fold_in(key, 1), in_channels, channels, 3),
+        "norm1": norm1,
+        "conv2": layers.conv_init(rng.fold_in(key, 2), channels, channels, 3),
+        "norm2": norm2,
+    }
+    return params, {"norm1": state1, "norm2": state2}
+
+
+def _block(params: dict, state: dict, x: torch.Tensor, stride: int, mode: dict) -> tuple[torch.Tensor, dict]:
+    """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))): (B, C, H, W) -> (B, C', H', W')."""
+    y, norm1 = layers.conv_norm(params["conv1"], params["norm1"], state["norm1"], x, stride=stride, **mode)
+    y, norm2 = layers.conv_norm(params["conv2"], params["norm2"], state["norm2"], F.relu(y), **mode)
+    if stride != 1:
+        x = x[:, :, ::stride, ::stride]
+        x = F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))  # zeros for the new channels
+    return F.relu(x + y), {"norm1": norm1, "norm2": norm2}

@@ -1,0 +1,88 @@
+"""Any timm model as a backbone: its parameters and buffers become explicit trees.
+
+The module itself is a skeleton (`timm_skeleton`), kept for its forward; `torch.func.functional_call` gives it our
+tensors. Weights start from timm's own initialisation, drawn from the key; nothing is downloaded. Batch norm is timm's,
+over the whole batch (`norm_batch` is refused by the configuration).
+"""
+
+import threading
+from contextlib import nullcontext
+
+import torch
+
+from cil_func import rng, tree
+from cil_func.networks import timm_skeleton
+from cil_func.networks.timm_skeleton import OFF, Drop, Size
+
+_init_lock = threading.Lock()
+
+
+def init(key: int, name: str, *, image_size: Size | None = None) -> tuple[dict, dict]:
+    """(params, state) of the timm model `name` without its classifier.
+
+    image_size: (H, W) of the images that it will get, which a ViT's parameters depend on; None: the model's own.
+    Raises ConfigError if timm has no such model, ValueError for images that it can't take.
+    """
+    if image_size is not None:
+        timm_skeleton.draws(name, tuple(image_size))  # raises for a size that doesn't fit
+    sized = tuple(image_size) if image_size is not None and timm_skeleton.takes_size(name) else None
+    with _init_lock, rng.seeded(key):  # timm's initialisation draws from torch's global generator
+        module = timm_skeleton.create(name, sized)
+    params = {path: leaf.detach().clone() for path, leaf in module.named_parameters()}
+    state = {path: leaf.detach().clone() for path, leaf in module.named_buffers()}
+    return tree.from_paths(params), tree.from_paths(state)
+
+
+def apply(
+    params: dict,
+    state: dict,
+    images: torch.Tensor,
+    *,
+    name: str,
+    train: bool,
+    drop: Drop = OFF,
+    valid: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict]:
+    """Images (B, 3, H, W) -> (features (B, D) in float32 at least, new state).
+
+    Casts by autocast where the images are in a lower precision than the parameters. drop: in train mode; where a rate
+    isn't 0, it draws from torch's global generator. valid: ignored; images of a model that pads don't meet.
+    Works as the first use of the model too under torch.func, torch.compile(fullgraph=True) and torch.export, and in
+    several threads at once. Raises ValueError for images of another size than the parameters were made for.
+    """
+    weights = tree.to_paths(params)
+    # timm's batch norm writes into its buffers; the copies keep our argument as it was.
+    buffers = {path: leaf.clone() for path, leaf in tree.to_paths(state).items()}
+    lower = images.dtype in (torch.bfloat16, torch.float16) and images.dtype != next(iter(weights.values())).dtype
+    with torch.autocast(images.device.type, dtype=images.dtype, enabled=lower) if lower else nullcontext():
+        if torch.compiler.is_dynamo_compiling():
+            from cil_func.networks import timm_traced
+
+            module = timm_traced.skeleton(name, images, train=train, drop=drop)
+            features = _call(module, weights, buffers, images)
+        else:
+            image_size = tuple(images.shape[2:]) if timm_skeleton.takes_size(name) else None
+            with timm_skeleton.borrow(name, image_size, train=train, drop=drop) as module:
+                features = _call(module, weights, buffers, images)
+    wide = torch.promote_types(features.dtype, torch.float32)
+    return features.to(wide), tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})
+
+
+def _call(module: torch.nn.Module, weights: dict, buffers: dict, images: torch.Tensor) -> torch.Tensor:
+    for path, leaf in module.named_parameters():
+        if leaf.shape != weights[path].shape:
+            raise ValueError(
+                f"apply: images of {images.shape[2]}x{images.shape[3]} pixels need {path} {tuple(leaf.shape)}, and it "
+                f"is {tuple(weights[path].shape)}: the parameters were made for another size; bring the images to it"
+            )
+    return torch.func.functional_call(module, (weights, buffers), (images,))
+
+
+def feature_dim(name: str) -> int:
+    """The width D of the pooled features; ConfigError if timm has no such model."""
+    return timm_skeleton.facts(name).feature_dim
+
+
+def pads(name: str) -> bool:
+    """Whether a batch may be filled up with padding: without batch norm, an image doesn't change another's features."""
+    return not timm_skeleton.facts(name).batch_norm

@@ -1,0 +1,119 @@
+"""`train.py --profile N`: a trace of N training steps, what took the time in them, and how many kernels a step is.
+
+The steps are those of phase 1, after the warm-up (of phase 0 where no other is). The weights are drawn, not
+learned: no kernel's time depends on them. The teacher and the augmentation work on a chunk of batches at a time,
+so they are in the trace where a chunk begins.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from cil_func import model, rng, tree
+from cil_func.runs import planning, setup
+from cil_func.training import train_phase
+from cil_func.config import Config
+from cil_func.training import runners
+from cil_func.errors import ConfigError, DataError
+from cil_func.training.progress import Keep, Progress
+
+_NO_LINE = "6"  # above the profiler's highest level
+_WARM_UP = 3  # steps before the trace: compilation, capture, the caches
+_ROWS = 15  # operations in the table
+# What a CPU trace holds besides kernels and what calls them: memory, views, torch.compile's own bookkeeping
+_NO_KERNELS = {
+    f"aten::{name}" for name in (
+        "alias", "as_strided", "as_strided_", "detach", "empty", "empty_like", "empty_strided", "expand", "lift_fresh",
+        "numpy_T", "permute", "reshape", "resize_", "resolve_conj", "resolve_neg", "select", "slice", "t", "transpose",
+        "unflatten", "unsqueeze", "view", "_unsafe_view", "_reshape_alias",
+    )
+}  # fmt: skip
+_BOOKKEEPING = ("TorchDynamo", "AOTDispatcher", "Pregraph", "Torch-Compiled", "## Call", "ProfilerStep", "detach")
+
+
+class _Enough(Exception):
+    """The steps are done; what else the phase would train is not wanted."""
+
+
+def run(config: Config, directory: Path, steps: int) -> str:
+    """Writes directory/trace.json (for chrome://tracing or Perfetto) and returns the report as text.
+
+    Raises DataError where the phase has too few steps, ConfigError for a directory that can't be written.
+    """
+    runners.name_kernels()
+    ready = setup.build(config)
+    planning.check(ready)
+    trace = _trace(ready, steps)
+    path = directory / "trace.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        trace.export_chrome_trace(str(path))
+    except (OSError, RuntimeError) as error:  # torch's own for a file that it can't open
+        raise ConfigError(f"--out {directory}: can't be written ({error})") from error
+    order = "self_cpu_time_total" if ready.device.type == "cpu" else "self_device_time_total"
+    table = trace.key_averages().table(sort_by=order, row_limit=_ROWS, max_name_column_width=70)
+    return f"{table}\nkernels a step: {kernels(trace) / steps:.0f}\n{steps} steps, to be opened in a browser: {path}"
+
+
+def kernels(trace: profile) -> int:
+    """Kernels in a trace: those of the GPU, or without one the operations that leave their work to no other one."""
+    events = trace.events()
+    on_gpu = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
+    return on_gpu or sum(_is_kernel(event) for event in events)
+
+
+def _is_kernel(event) -> bool:
+    """Whether an operation on a CPU does its work itself, and no other one for it."""
+    called = event.name not in _NO_KERNELS and not event.name.startswith(_BOOKKEEPING)
+    return called and not any(_works(child) for child in event.cpu_children)
+
+
+def _works(event) -> bool:
+    return _is_kernel(event) or any(_works(child) for child in event.cpu_children)
+
+
+def _trace(ready: setup.Setup, steps: int) -> profile:
+    """Trains phase 1 until the steps are done."""
+    cuda = ready.device.type == "cuda"
+    if not cuda:  # the profiler looks for a GPU anyway, and prints an ERROR and lines about itself
+        os.environ.setdefault("KINETO_LOG_LEVEL", _NO_LINE)
+    trace = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda, acc_events=True)
+    done = 0
+
+    def emit(event: dict) -> None:
+        nonlocal done
+        if event["event"] != "progress":
+            return
+        done += 1
+        if done == _WARM_UP:
+            trace.start()
+        elif done == _WARM_UP + steps:
+            if cuda:
+                torch.cuda.synchronize()
+            trace.stop()
+            raise _Enough
+
+    phase = ready.scenario.phases[min(1, len(ready.scenario.phases) - 1)]
+    key = rng.fold_in(ready.config.run.seed, "profile")
+    try:
+        progress = Progress(learned=_drawn(ready, phase))
+        train_phase.train(ready, phase, progress, key, emit=emit, keep=Keep(), evaluate=_nothing)
+    except _Enough:
+        return trace
+    raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")
+
+
+def _nothing(*_: object, **__: object) -> dict:
+    """In place of an evaluation between epochs."""
+    return {"top1": None}
+
+
+def _drawn(ready: setup.Setup, phase) -> tuple | None:
+    """A model of the classes before `phase`, as if learned."""
+    num_old = sum(ready.sizes(phase)[:-1])
+    if num_old == 0:
+        return None
+    model_of_old = model.init(0, ready.config.model.backbone, num_old, image_size=ready.image_size)
+    return tree.cast(model_of_old, dtype=ready.dtype, device=ready.device)

@@ -1,0 +1,51 @@
+"""Are the images those that a run began with? Asked when a run goes on, and when it is finished already."""
+
+from pathlib import Path
+
+from cil_func.runs import setup
+from cil_func.config import Config
+from cil_func.data import sources
+from cil_func.errors import ConfigError, DataError
+
+
+def refuse_others(fingerprint: str, began_with: str, *, moved_from: str) -> None:
+    """Raises DataError if a run that goes on would get other images: its row numbers would mean other ones.
+
+    moved_from: the data.path that the run began with, if it is another one now; else "".
+    """
+    if fingerprint != began_with:
+        fault = "the images are not those that the run began with"
+        where = f", whose data.path is {moved_from}" if moved_from else ""
+        raise DataError(f"{fault}{where}; put them back, or start anew with another --out")
+
+
+def changed_since(config: Config, directory: Path, results: dict, *, moved_from: str) -> str:
+    """Returns a warning if the images of a finished run have changed since, else "".
+
+    config: as the command gives it. results: the run's results.json; older versions wrote nothing of the images there.
+    The images are read only if a file's name, size or time differs. Raises ConfigError if data.path differs, and the
+    images there are not the run's.
+    """
+    known, path = results.get("data_fingerprint"), config.data.path
+    if moved_from and not known:
+        raise ConfigError(_other_path(directory, moved_from, path))
+    if not known:
+        return ""
+    try:
+        if sources.stamp(config.data.name, path) == results.get("data_stamp"):
+            return ""
+        same = setup.fingerprint_of(config) == known
+    except DataError as error:
+        if moved_from:
+            raise
+        return f"the images of this run can't be read any more: {error}"
+    if not same and moved_from:
+        raise ConfigError(_other_path(directory, moved_from, path))
+    return "" if same else f"the images in {path} have changed since this run; another --out trains on them as they are"
+
+
+def _other_path(directory: Path, there: str, here: str) -> str:
+    return (
+        f"{directory} holds a run of other images: data.path is {there} there and {here} here; give the same, or "
+        "another --out"
+    )

@@ -1,0 +1,76 @@
+"""What a finished run leaves to predict with, and what that predicts: both follow the run's own evaluation."""
+
+import torch
+
+from cil_func.training import evaluation
+from cil_func import experiment, tree
+from cil_func.runs.checkpoints import SavedModel
+from cil_func.data.reading import image_file
+from cil_func.data import sources
+from cil_func.training import inference, step
+from cil_func.training.progress import Progress
+from cil_func.runs.setup import Setup
+
+
+def saved_model(setup: Setup, progress: Progress) -> SavedModel:
+    """The model of a run whose phases are all learned, with all that a prediction needs.
+
+    Of several processes each has to call this: they share the work of computing the class means.
+    """
+    means = None
+    if setup.method.predict == "nme":
+        means = experiment.class_means(setup, setup.scenario.phases[-1], progress.learned, progress.exemplars)
+    return SavedModel(*progress.learned, means, _description(setup))
+
+
+def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Scores (N, K), on the CPU, of images by a saved model (`checkpoint.load_model`).
+
+    pixels: uint8 (N, H, W, 3), images of the size that `saved.description` names. The class of the highest score is the
+    prediction: entry k of the description's "classes" names class k. Takes the steps of the run's evaluation, in its
+    precision and its batches, but is never compiled: for a run with `run.compile` the scores may be rounded otherwise.
+    Raises ValueError for images of another type or size.
+    """
+    settings, device = saved.description["preprocessing"], torch.device(device)
+    shape = (*settings["image_size"], 3)
+    if pixels.dtype != torch.uint8 or pixels.shape[1:] != shape:
+        fits = f"uint8 images of shape (N, {', '.join(map(str, shape))})"
+        raise ValueError(f"scores: images {tuple(pixels.shape)} {pixels.dtype}; give {fits}")
+    dtype, compute_dtype = step.DTYPES[saved.description["precision"]]
+    preprocess = step.Preprocess(
+        *(torch.tensor(settings[key], dtype=dtype, device=device) for key in ("mean", "std"))
+    )
+    features = inference.features(
+        inference.make(preprocess, dtype=compute_dtype),
+        *tree.cast((saved.params, saved.state), device=device),
+        pixels,
+        batch_size=inference.batch_size(device, pixels),
+        device=device,
+    ).cpu()                                                                        # (N, D)
+    return evaluation.scores(
+        features, saved.params["classifier"], means=saved.means, predict=saved.description["predict"]
+    )
+
+
+def _description(setup: Setup) -> dict:
+    """What model.json says: all that a prediction needs besides the tensors."""
+    preprocess, data = setup.preprocess, setup.config.data
+    rules = sources.file_rules(data.name, exif_orientation=data.exif_orientation, background=data.background)
+    height, width = setup.train_images.shape[1:3]
+    return {
+        "method": setup.method.name,
+        "predict": setup.method.predict,
+        "backbone": setup.config.model.backbone,
+        "classes": [  # by row of the classifier
+            {"index": index, "name": setup.class_names[index]} for index in setup.scenario.class_order
+        ],
+        "preprocessing": {
+            "image_size": [height, width],
+            "exif_orientation": "apply" if rules.upright else "ignore",
+            "background": rules.background and list(rules.background),  # behind transparent pixels; None: none
+            "resize": image_file.RESIZE if height == width else None,  # None: images have to be of that size
+            "mean": preprocess.mean.to(torch.float64).tolist(),
+            "std": preprocess.std.to(torch.float64).tolist(),
+        },
+        "precision": setup.config.run.precision,
+    }

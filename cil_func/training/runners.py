@@ -1,0 +1,237 @@
+"""The only place that calls torch.compile and captures CUDA graphs; how a train state is threaded through steps."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+from cil_func import rng, tree
+from cil_func.data.batches import Batch
+from cil_func.methods import Classes, Outputs
+from cil_func.training.step import Health, Measures, TrainState, nothing_measured
+
+_GRAPHS = 64  # of one function, in one process; torch's own limit of 8 would end a run whose phases differ much in size
+WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
+
+_emit: ContextVar[Callable[[dict], None]] = ContextVar("emit", default=lambda event: None)
+_FLOAT32 = {  # device -> what `results.json` calls an operation -> torch's setting
+    "cuda": {"float32_convolution": torch.backends.cudnn.conv, "float32_matmul": torch.backends.cuda.matmul},
+    "cpu": {"float32_convolution": torch.backends.mkldnn.conv, "float32_matmul": torch.backends.mkldnn.matmul},
+}
+
+
+def compiled(function: Callable, *, full: Callable[..., int], name: str = "function") -> Callable:
+    """Compiles `function` for the calls where full(*args) is not 0; the others run eagerly.
+
+    full: the number of rows of a call that is compiled. Calls with one number, and one structure, share a graph.
+    name: what is compiled, for the events of `reported`.
+    An epoch's last, smaller batch is one of dozens: a second graph would take a minute to compile and save a fraction
+    of a second.
+    """
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_says_more_than_no_gpu)
+    # dynamic=False: a second shape must never turn the graph of the first into a slower, general one.
+    fast = torch.compile(function, fullgraph=True, dynamic=False)
+    torch._dynamo.config.recompile_limit = max(_GRAPHS, torch._dynamo.config.recompile_limit)
+    known = set()
+
+    def call(*args):
+        rows = full(*args)
+        if not rows:
+            return function(*args)
+        if rows in known:
+            return fast(*args)
+        known.add(rows)
+        started = time.perf_counter()
+        _emit.get()({"event": "compiling", "what": name})
+        result = fast(*args)
+        _emit.get()({"event": "compiled", "what": name, "seconds": time.perf_counter() - started})
+        return result
+
+    return call
+
+
+@contextmanager
+def reported(emit: Callable[[dict], None]) -> Iterator[None]:
+    """Inside this block, `emit` gets a "compiling" event before each compilation, and a "compiled" event after it."""
+    token = _emit.set(emit)
+    try:
+        yield
+    finally:
+        _emit.reset(token)
+
+
+def _says_more_than_no_gpu(record: logging.LogRecord) -> bool:
+    """False for torch's warning that a machine with CUDA's compiler has no GPU: a run on a CPU needs none."""
+    return not str(record.msg).startswith("No CUDA runtime is found")
+
+
+def around_compilations(begin: Callable[[], object], end: Callable[[], object]) -> None:
+    """Calls begin() before each compilation of this process from now on, and end() after it, also after a failure."""
+    from torch._dynamo.callback import callback_handler  # late: it costs a second
+
+    callback_handler.register_start_callback(lambda _: begin())
+    callback_handler.register_end_callback(lambda _: end())
+
+
+def name_kernels() -> None:
+    """Makes kernels compiled from now on show themselves in a profile by name; on a GPU they do anyway."""
+    _inductor().cpp.enable_kernel_profile = True
+
+
+def same_bits() -> None:
+    """Makes a GPU compute a run's numbers by the same algorithms whenever it is run or goes on.
+
+    cuDNN has convolutions that add up in any order, and inductor would choose how to cut a reduction by timing it. What
+    is compiled from now on takes neither.
+    """
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    _inductor().deterministic = True
+
+
+def _inductor():
+    """Returns inductor's settings. Importing them takes seconds, which a run that compiles nothing doesn't need."""
+    from torch._inductor import config
+
+    return config
+
+
+def exact_float32() -> None:
+    """Makes float32 mean float32 everywhere: by default a GPU's convolutions take TF32, which has 10 bits of mantissa.
+
+    torch has an old and a new interface for this, its own code reads both, and raises an error where they disagree.
+    So both are set. The old one comes first, since it resets the new one to "none", which means a wider setting.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    for operation in (*_FLOAT32["cuda"].values(), *_FLOAT32["cpu"].values(), torch.backends.cudnn.rnn):
+        operation.fp32_precision = "ieee"
+
+
+def float32_precision(device: str) -> dict[str, str]:
+    """How float32 numbers are multiplied on "cpu" or "cuda", as torch says: "ieee" is float32 itself."""
+    return {name: operation.fp32_precision for name, operation in _FLOAT32[device].items()}
+
+
+class EagerSteps:
+    """Threads a train state through a step: call it with (taught, batch, rate[, seed]), then read.
+
+    seed: the key of what the step draws from torch's global generator, None where it draws nothing.
+    totals: the measures to go on from; they add up on the device until `measures` is called.
+    changing: called each time just before what `snapshot` reads changes; until then an exception changes nothing.
+    """
+
+    def __init__(
+        self,
+        step: Callable,
+        train_state: TrainState,
+        classes: Classes,
+        totals: Measures | None = None,
+        changing: Callable[[], None] = lambda: None,
+    ):
+        self._step, self._train_state, self._classes = step, train_state, classes
+        self._totals, self._changing = totals or nothing_measured(train_state), changing
+
+    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor, seed: int | None = None) -> None:
+        with rng.seeded(seed, rate.device):
+            train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
+        totals = tree.map(torch.add, self._totals, measures)
+        self._changing()
+        self._train_state, self._totals = train_state, totals
+
+    def measures(self) -> Measures:
+        """The sums since the last call; they start anew."""
+        self._changing()
+        totals, self._totals = self._totals, nothing_measured(self._train_state)
+        return totals
+
+    def health(self) -> Health | None:
+        """Whether every step so far was finite."""
+        return self._train_state.health
+
+    def snapshot(self) -> tuple[TrainState, Measures]:
+        """The train state after the last step, and the sums so far."""
+        return self._train_state, self._totals
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class CapturedSteps:
+    """The same as `EagerSteps` by one CUDA graph, captured at the first call and replayed by all others.
+
+    Owns static copies of everything that the step reads and writes; nothing outside is an alias of them.
+    A batch of another shape (a backbone that can't take padding has a smaller last one) runs uncaptured, and so does
+    one of more than `most` images (its last one may have an image more than the others).
+    """
+
+    def __init__(
+        self,
+        step: Callable,
+        train_state: TrainState,
+        classes: Classes,
+        totals: Measures | None = None,
+        changing: Callable[[], None] = lambda: None,
+        *,
+        most: int = sys.maxsize,
+    ):
+        self._step, self._graph, self._inputs, self._changing, self._most = step, None, None, changing, most
+        self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
+        self._totals = tree.map(torch.clone, totals or nothing_measured(train_state))
+
+    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor, seed: int | None = None) -> None:
+        inputs, rows = (taught, batch, rate), len(batch.labels)
+        captured = len(self._inputs[1].labels) if self._inputs else 0
+        if captured < rows <= self._most:  # there is none, or it began with an epoch's last batch
+            self._inputs, captured = tree.map(torch.clone, inputs), rows
+            with rng.seeded(seed, rate.device):
+                self._capture()
+        self._changing()
+        with rng.seeded(seed, rate.device):  # anew: a capture draws as well
+            if rows != captured:
+                self._write(self._step(self._train_state, taught, batch, self._classes, rate))
+                return
+            tree.write(inputs, into=self._inputs)
+            self._graph.replay()
+
+    def _capture(self) -> None:
+        taught, batch, rate = self._inputs
+        arguments = (self._train_state, taught, batch, self._classes, rate)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # the step is pure: what it returns here is dropped, and nothing has changed
+            for _ in range(WARM_UP):
+                self._step(*arguments)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        # thread_local: a thread that prepares batches may allocate meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._write(self._step(*arguments))
+
+    def _write(self, outputs: tuple[TrainState, Measures]) -> None:
+        """Puts what a step returned into the static state, in place."""
+        train_state, measures = outputs
+        tree.write(train_state, into=self._train_state)
+        torch._foreach_add_(tree.leaves(self._totals), tree.leaves(measures))
+
+    def measures(self) -> Measures:
+        """The sums since the last call; they start anew."""
+        self._changing()
+        totals = tree.map(torch.clone, self._totals)
+        torch._foreach_zero_(tree.leaves(self._totals))
+        return totals
+
+    def health(self) -> Health | None:
+        """Whether every step so far was finite."""
+        return self._train_state.health
+
+    def snapshot(self) -> tuple[TrainState, Measures]:
+        """Copies of the train state after the last step, and of the sums so far."""
+        return tree.map(torch.clone, (self._train_state, self._totals))
+
+    def close(self) -> None:
+        """Gives the graph back, which has to go before the process group whose collectives it holds."""
+        self._graph = None

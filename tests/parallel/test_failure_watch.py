@@ -1,0 +1,299 @@
+"""Who of several processes failed: watches of one process each, in one store."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import launching
+import pytest
+import torch.distributed as dist
+
+from cil_func.errors import PeerError
+from cil_func.parallel import failure_watch as watching
+from cil_func.parallel.failure_watch import Watch
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """make(rank, timeout=...) -> a watch that looks only when it is told to: its thread never wakes."""
+    port = launching.free_port()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr(watching, "BEAT_SECONDS", 3600.0)
+    store = dist.TCPStore("127.0.0.1", port, is_master=True)
+    made = []
+
+    def enter(rank: int, *, size: int = 3, timeout: float = 60.0, prefix: str = "a"):
+        made.append(Watch(rank, size, prefix=prefix, timeout=timeout, on_loss=lambda failure: None).__enter__())
+        return made[-1]
+
+    yield enter
+    for watch in made:
+        watch.__exit__()
+    del store
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watching.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 1.0))
+    return now
+
+
+def test_the_first_failure_is_the_runs(make):
+    first, second, third = (make(rank) for rank in range(3))
+    said = second.fail(3, "rank 1: no images")
+    assert said == {"rank": 1, "exit_code": 3, "message": "rank 1: no images", "lost": False}
+    assert first.fail(1, "rank 0: lost the others") == said  # a consequence
+    third._look()
+    assert third.failure == said and third.blame("?") == said
+
+
+def test_a_silent_process_is_named_after_the_timeout_and_one_that_left_is_not(make, clock):
+    first, second, third = (make(rank, timeout=10) for rank in range(3))
+    for now in range(0, 9, 2):
+        clock[0] = float(now)
+        for watch in (first, second, third):
+            watch._look()
+    second.__exit__()
+    for now in range(10, 23, 2):  # at 10 it hears the last beat, of 8
+        clock[0] = float(now)
+        first._look()
+        assert (first.failure is None) == (now - 10 <= 10)
+    message = first.failure["message"]
+    assert message.startswith("rank 2 (") and f"process {os.getpid()}) was lost: silent for 12 s" in message
+    assert first.failure["lost"]
+
+
+def test_after_a_broken_collective_the_silent_one_is_found_in_seconds(make, clock):
+    first, second, _ = (make(rank) for rank in range(3))
+    for watch in (first, second):
+        watch._look()
+    second_looks = first._has
+
+    def has(name):  # rank 1 lives while rank 0 looks around
+        second._add("beat/1", 1)
+        return second_looks(name)
+
+    first._has = has
+    failure = first.blame("?")
+    assert failure["rank"] == 2 and clock[0] < watching._PATIENCE_SECONDS
+
+
+def test_where_nobody_is_silent_the_own_words_remain(make, clock):
+    first, second = make(0, size=2), make(1, size=2)
+    look = first._has
+
+    def has(name):
+        second._add("beat/1", 1)
+        return look(name)
+
+    first._has = has
+    failure = first.blame("rank 0 lost the others")
+    assert failure == {"rank": 0, "exit_code": 1, "message": "rank 0 lost the others", "lost": True}
+
+
+def come_to_a_collective(watch):
+    """The main thread of that process is in the collective from now on, and stays there."""
+    watch.places.collective().__enter__()
+
+
+def look_until(clock, end, *watches):
+    """Each of them looks every two seconds."""
+    while clock[0] < end:
+        clock[0] += 2.0
+        for watch in watches:
+            watch._look()
+
+
+def test_one_that_lives_and_stays_behind_the_others_is_named_within_the_timeout(make, clock):
+    """Its thread beats, its main thread hangs, and no collective of the others raises."""
+    watches = [make(rank, timeout=10) for rank in range(3)]
+    look_until(clock, 30, *watches)
+    assert not any(watch.failure for watch in watches)  # nobody waits
+    come_to_a_collective(watches[0])
+    come_to_a_collective(watches[2])
+    look_until(clock, 40, *watches)
+    assert not any(watch.failure for watch in watches)
+    look_until(clock, 44, *watches)
+    message = watches[0].failure["message"]
+    assert message.startswith("rank 1 (") and "hangs" in message and "has not moved for" in message
+    assert all(watch.failure == watches[0].failure for watch in watches)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_one_that_compiles_for_longer_than_the_timeout_is_waited_for(announced, make, clock):
+    first, second = (make(rank, size=2, timeout=120) for rank in range(2))
+    if announced:
+        second.places.begin("compiling")
+    come_to_a_collective(first)
+    look_until(clock, 300, first, second)
+    assert (first.failure is None) is announced
+
+
+def test_one_that_goes_on_is_waited_for(make, clock):
+    first, second = (make(rank, size=2, timeout=10) for rank in range(2))
+    come_to_a_collective(first)
+    for end in range(8, 80, 8):
+        look_until(clock, end, first, second)
+        second.places.tick()  # a batch of its evaluation
+    assert first.failure is None
+
+
+def test_one_that_has_left_is_not_blamed_and_a_wait_of_all_names_the_connection(make, clock):
+    watches = [make(rank, timeout=10) for rank in range(3)]
+    watches[1].__exit__()
+    for watch in (watches[0], watches[2]):
+        come_to_a_collective(watch)
+    look_until(clock, 20, watches[0], watches[2])
+    assert (watches[0].failure["rank"], watches[0].failure["lost"]) == (-1, True)
+    assert "connection" in watches[0].failure["message"]
+
+
+def test_after_a_broken_collective_one_that_is_behind_is_named(make, clock):
+    first, second = make(0, size=2), make(1, size=2)
+    come_to_a_collective(first)
+    for watch in (first, second, first):
+        watch._look()
+    look = first._has
+
+    def has(name):
+        second._add("beat/1", 1)
+        return look(name)
+
+    first._has = has
+    assert "rank 1 (" in first.blame("?")["message"] and "hangs" in first.failure["message"]
+
+
+def test_an_exchange_gives_all_what_each_said(make):
+    first, second = make(0, size=2), make(1, size=2)
+    second._set("gpu/1", "b")
+    second._add("meet/gpu", 1)
+    assert first.exchange("gpu", "a") == ["a", "b"]
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):
+    first = make(0, size=2, timeout=1000)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    first._set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    first._add("beat/1", 1)
+    for now in (0.0, 1.0, 2.0, 3.0, 4.0):
+        clock[0] = now
+        first._look()
+        assert (first.failure is None) == (now <= watching._SUSPECT_SECONDS)
+    assert f"process {gone.pid}) was lost" in first.failure["message"]
+
+
+@pytest.mark.parametrize(("exit_code", "left", "names"), [(143, False, 1), (143, True, 0), (3, False, 0)])
+def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_runs_end(exit_code, left, names, make):
+    """It comes within a tenth of a second, before the watch has missed a beat."""
+    first = make(0, size=2)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    first._set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    if left:
+        first._set("left/1", "")
+    failure = first.fail(exit_code, "its own words")
+    assert (failure["rank"], failure["lost"]) == (names, bool(names))
+    lost = f"rank 1 ({socket.gethostname()}, process {gone.pid}) was lost: it is not there any more"
+    assert failure["message"] == (lost if names else "its own words")
+    assert failure["exit_code"] == (1 if names else exit_code)
+
+
+def test_after_it_was_stopped_itself_a_process_accuses_nobody(make, clock, monkeypatch):
+    monkeypatch.setattr(watching, "BEAT_SECONDS", 0.5)
+    first = make(0, size=2, timeout=10)
+    first._add("beat/1", 1)
+    for now in (0.0, 0.5, 60.0, 60.5, 61.0):
+        clock[0] = now
+        first._look()
+    assert first.failure is None
+
+
+def test_without_the_store_the_own_failure_remains(make):
+    first = make(0, size=2)
+
+    class Gone:
+        def __getattr__(self, name):
+            def raises(*arguments):
+                raise RuntimeError("connection closed")
+
+            return raises
+
+    first._store = Gone()
+    assert first.fail(3, "rank 0: no images")["message"] == "rank 0: no images"
+    first.failure = None
+    assert first.blame("rank 0 lost the others")["message"] == "rank 0 lost the others"
+
+
+def test_meeting_and_waiting_end_when_one_fails(make, clock):
+    first, second = make(0, size=2), make(1, size=2)
+    second.say("data/0")
+    first.wait_for("data/0")
+    second._add("meet/data", 1)
+    first.meet("data")
+    first.failure = {"rank": 1, "exit_code": 3, "message": "no images"}
+    for wait in (lambda: first.wait_for("never"), lambda: first.meet("never")):
+        with pytest.raises(PeerError, match="rank 1, which failed"):
+            wait()
+
+
+def test_no_thread_is_left(make):
+    """One that is inside torch when Python ends would abort the process."""
+    watch = make(0)
+
+    def busy():  # in a call that takes a moment when the process wants to leave
+        watch._leaving.wait()
+        time.sleep(0.3)
+
+    watch._thread = threading.Thread(target=busy)
+    watch._thread.start()
+    watch.__exit__()
+    assert not watch._thread.is_alive()
+
+
+def test_a_restart_knows_nothing_of_the_attempt_before(make):
+    make(1).fail(1, "rank 1: killed")
+    again = make(0, prefix="b")
+    again._look()
+    assert again.failure is None
+
+
+def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
+    """Its main thread is in a collective that waits for the lost one: the thread tells, and ends it, after a save."""
+    ended, told, now = [], [], [0.0]
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
+    watch = make(0, size=2)
+    watch._on_loss = lambda failure: told.append((failure["message"], now[0]))
+    make(1, size=2).fail(143, "stopped by SIGTERM")
+
+    class Saving:
+        """A lock that somebody gives back after three seconds."""
+
+        def acquire(self, timeout):
+            now[0] += 3.0
+
+    watch.busy = Saving()
+    monkeypatch.setattr(watching.os, "_exit", lambda status: (ended.append(status), watch._leaving.set()))
+
+    class Turns:
+        """Each wait of the thread takes a second."""
+
+        def wait(self, seconds):
+            now[0] += 1.0
+            return bool(ended)
+
+        def set(self):
+            pass
+
+    leaving, watch._leaving = watch._leaving, Turns()
+    watch._run()
+    watch._leaving = leaving
+    # known after a second, over the grace of 2 seconds at 4, and saved at 7
+    assert ended == [143] and told == [("stopped by SIGTERM", 7.0)] and watching._GRACE_SECONDS == 2

@@ -1,0 +1,177 @@
+"""One directory, one process: the lock, and who gets it when."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from cil_func.runs import lock
+from cil_func.errors import DiskError, InUseError
+
+ROOT = Path(lock.__file__).parents[1]
+HOLD = """
+import os, subprocess, sys
+from cil_func.runs import lock
+with lock.held(sys.argv[1]):
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        os.write(1, b"ready\\n")
+        sys.stdin.read()
+        os._exit(0)
+    if sys.argv[2] == "start":
+        subprocess.Popen([sys.executable, "-c", "import os; os.write(1, b'ready\\\\n'); input()"], close_fds=False)
+    os.write(1, b"held\\n")
+    sys.stdin.read()
+"""
+
+
+def holder(directory: Path, *, child: str = "") -> subprocess.Popen:
+    """A process that holds the lock until its stdin is closed, and so does the child that it made."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(directory), child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    said = {process.stdout.readline() for _ in range(2 if child else 1)}
+    assert b"held\n" in said
+    return process
+
+
+def test_a_live_process_keeps_others_out_and_is_named(tmp_path):
+    process = holder(tmp_path)
+    says = f"{tmp_path} is in use by process {process.pid} on {socket.gethostname()}; wait for it, or choose another"
+    for _ in range(2):  # an attempt changes nothing
+        with pytest.raises(InUseError) as caught, lock.held(tmp_path):
+            pytest.fail("two hold it")
+        assert str(caught.value) == f"{says} --out" and caught.value.exit_status == 6
+    process.communicate(timeout=60)
+    with lock.held(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free_at_once_and_its_name_replaced(tmp_path):
+    process = holder(tmp_path)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    with open(tmp_path / lock.NAME, "a") as file:
+        file.write("and a name that is longer than ours")
+    with lock.held(tmp_path):
+        assert (tmp_path / lock.NAME).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+    process.communicate()
+
+
+@pytest.mark.parametrize("child", ["fork", "start"])
+def test_children_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path, child):
+    process = holder(tmp_path, child=child)
+    process.kill()
+    process.wait(60)
+    with lock.held(tmp_path):
+        os.set_blocking(process.stdout.fileno(), False)
+        assert process.stdout.raw.read() is None  # no end of the file: the child is there
+        os.set_blocking(process.stdout.fileno(), True)
+    process.communicate(timeout=60)
+
+
+def test_a_forked_child_does_not_free_the_lock_of_its_parent(tmp_path):
+    parent = os.getpid()
+    try:
+        with lock.held(tmp_path):
+            child = os.fork()
+            if child == 0:
+                raise LookupError  # out of the block, in the child
+            assert os.waitpid(child, 0)[1] == 0
+            with pytest.raises(InUseError), lock.held(tmp_path):
+                pytest.fail("two hold it")
+    except BaseException as error:
+        if os.getpid() != parent:
+            os._exit(0 if isinstance(error, LookupError) else 1)
+        raise
+
+
+def test_the_same_process_cannot_hold_it_twice_and_can_hold_it_again(tmp_path):
+    with lock.held(tmp_path), pytest.raises(InUseError, match=f"process {os.getpid()} "), lock.held(tmp_path):
+        pytest.fail("two hold it")
+    with pytest.raises(KeyError), lock.held(tmp_path):
+        raise KeyError
+    before = len(os.listdir("/dev/fd"))
+    with lock.held(tmp_path):
+        assert len(os.listdir("/dev/fd")) == before + 1
+    assert len(os.listdir("/dev/fd")) == before and lock._held == set()
+
+
+def test_other_directories_are_free(tmp_path):
+    (tmp_path / "other").mkdir()
+    with lock.held(tmp_path), lock.held(tmp_path / "other"):
+        pass
+
+
+@pytest.fixture
+def locked_file(tmp_path):
+    """The lock file, locked by somebody whose name isn't in it (yet)."""
+    with open(tmp_path / lock.NAME, "w+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_holder_that_has_just_started_is_waited_for(locked_file, tmp_path, monkeypatch):
+    """The file still names the process before it, which is dead."""
+    locked_file.write(f"{dead_pid()} {socket.gethostname()}\n")
+    locked_file.flush()
+
+    def write_the_name(_):
+        locked_file.seek(0)
+        locked_file.write(f"{os.getppid()} {socket.gethostname()}\n")
+        locked_file.truncate()
+        locked_file.flush()
+
+    monkeypatch.setattr(lock.time, "sleep", write_the_name)
+    with pytest.raises(InUseError, match=f"process {os.getppid()} on "), lock.held(tmp_path):
+        pytest.fail("two hold it")
+
+
+@pytest.mark.parametrize("text", ["", "x y\n", "12\n", "9" * 50 + f" {socket.gethostname()}\n"])
+def test_a_holder_without_a_name_is_another_process(locked_file, tmp_path, text, monkeypatch):
+    locked_file.write(text)
+    locked_file.flush()
+    monkeypatch.setattr(lock, "_PATIENCE", 0.01)
+    with pytest.raises(InUseError, match="in use by another process; wait"), lock.held(tmp_path):
+        pytest.fail("two hold it")
+
+
+def test_a_holder_on_another_machine_is_taken_to_be_alive(locked_file, tmp_path):
+    locked_file.write(f"{dead_pid()} elsewhere.example\n")
+    locked_file.flush()
+    with pytest.raises(InUseError, match=r"on elsewhere\.example"), lock.held(tmp_path):
+        pytest.fail("two hold it")
+
+
+def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(RuntimeWarning, match=r"can't be locked \(No locks available\)"), lock.held(tmp_path):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.undo()
+        with lock.held(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("place", ["missing", "file/below"])
+def test_a_lock_that_cannot_be_written_is_exit_74(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"\.lock: N.* directory") as caught, lock.held(tmp_path / place):
+        pytest.fail("held nothing")
+    assert caught.value.exit_status == 74 and lock._held == set()

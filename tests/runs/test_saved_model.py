@@ -1,0 +1,99 @@
+"""The saved model predicts what the run reported, for every method, from its two files alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cil_func.runs import checkpoints, saved_model, run, setup
+from cil_func import config, model
+from cil_func.data import sources
+from cil_func.training.progress import Progress
+from cil_func.report import figures
+
+CASES = [  # method, backbone, precision
+    ("wa", "resnet20", "float32"),
+    ("icarl", "resnet20", "float32"),
+    ("icarl", "resnet20", "float64"),
+    ("icarl", "resnet20", "bfloat16"),
+    ("replay", "resnet20", "float32"),
+    ("lwf", "resnet20", "float64"),
+    ("finetune", "resnet20", "float32"),
+    ("joint", "resnet20", "float32"),
+    ("icarl", "timm:test_resnet", "float32"),
+    ("wa", "timm:test_resnet", "float64"),
+]
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """Twelve training images a class, and test sets of different sizes: 180 images in all."""
+    whole = sources.load("digits")
+
+    def rows(targets, counts):
+        return np.concatenate([np.flatnonzero(targets == label)[:count] for label, count in enumerate(counts)])
+
+    train, test = rows(whole.train_targets, [12] * 10), rows(whole.test_targets, [2, 4, 6, 8, 10] * 2)
+    small = whole._replace(
+        train_images=whole.train_images[train], train_targets=whole.train_targets[train],
+        test_images=whole.test_images[test], test_targets=whole.test_targets[test],
+    )  # fmt: skip
+    monkeypatch.setattr(sources, "load", lambda *_, **__: small)
+    monkeypatch.setattr(figures, "write", lambda directory: [])  # drawing takes longer than training here
+    return small
+
+
+def train(directory, *overrides):
+    """A finished run of 3 phases; its results."""
+    settings = ("data.increment=4", "optim.epochs=2", "optim.batch_size=24", "memory.size=20", "run.device=cpu")
+    assert run.run(config.load("digits", [*settings, *overrides]), directory) == 0
+    return json.loads((directory / "results.json").read_text())
+
+
+def accuracy_by_name(saved, images, names):
+    """Percent of images whose class, by name, is that of the highest score."""
+    predicted = saved_model.scores(saved, torch.from_numpy(images)).argmax(dim=1)
+    found = [saved.description["classes"][index]["name"] for index in predicted.tolist()]
+    return 100 * sum(map(str.__eq__, found, names)) / len(names)
+
+
+@pytest.mark.parametrize(("method", "backbone", "precision"), CASES)
+def test_the_saved_model_has_the_last_accuracy(few_digits, tmp_path, method, backbone, precision):
+    overrides = (f"method.name={method}", f"model.backbone={backbone}", f"run.precision={precision}")
+    results = train(tmp_path, *overrides)
+    saved = checkpoints.load_model(tmp_path)
+    names = [few_digits.class_names[target] for target in few_digits.test_targets]
+    assert accuracy_by_name(saved, few_digits.test_images, names) == results["last_accuracy"]
+    by_logits = saved._replace(description=saved.description | {"predict": "logits"})
+    differs = accuracy_by_name(by_logits, few_digits.test_images, names) != results["last_accuracy"]
+    assert differs is (method == "icarl")
+
+
+def test_a_run_that_was_stopped_before_it_wrote_its_model_saves_the_same_one(few_digits, tmp_path):
+    """All phases are learned, so the class means come from the exemplars in the checkpoint."""
+    train(tmp_path, "method.name=icarl")
+    whole = [(tmp_path / name).read_bytes() for name in ("model.safetensors", "model.json")]
+    for name in ("model.safetensors", "model.json", "status.json"):
+        (tmp_path / name).unlink()
+    train(tmp_path, "method.name=icarl")
+    assert [(tmp_path / name).read_bytes() for name in ("model.safetensors", "model.json")] == whole
+
+
+def test_the_description_says_how_images_are_prepared():
+    given = ("run.device=cpu", "data.mean=[0.5,0.25,0.125]", "data.std=[0.25,0.5,1.0]")
+    ready = setup.build(config.load("digits", given))
+    saved = saved_model.saved_model(ready, Progress(learned=model.init(0, "resnet20", 10)))
+    assert (saved.means, saved.description["predict"], saved.description["precision"]) == (None, "logits", "float32")
+    settings = saved.description["preprocessing"]
+    assert (settings["image_size"], settings["mean"], settings["std"]) == ([8, 8], [0.5, 0.25, 0.125], [0.25, 0.5, 1.0])
+    rule = {"shorter_side_to": "image_size", "interpolation": "bicubic", "antialias": True, "crop": "center"}
+    assert settings["resize"] == rule
+    assert (settings["exif_orientation"], settings["background"]) == ("apply", [255, 255, 255])
+    wide = replace(ready, train_images=ready.train_images[:, :6])  # nothing makes other images 6 high and 8 wide
+    settings = saved_model.saved_model(wide, Progress(learned=saved[:2])).description["preprocessing"]
+    assert (settings["image_size"], settings["resize"]) == ([6, 8], None)
+    for wrong in (ready.test_images[:, :6], ready.test_images / 255):
+        with pytest.raises(ValueError, match=r"give uint8 images of shape \(N, 8, 8, 3\)"):
+            saved_model.scores(saved, wrong)

@@ -1,0 +1,87 @@
+"""A signal leaves a note; before the training it stops at once; and so does a second one."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from cil_func.errors import StoppedError
+from cil_func.runs.signals import Signals
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_before_the_training_it_stops_wherever_it_is(number, status):
+    with Signals() as signals, pytest.raises(StoppedError, match=number.name) as caught:
+        send(number)
+    assert caught.value.exit_status == status and signals.received == number
+
+
+def test_deferred_it_leaves_a_note_and_the_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with Signals() as signals:
+        signals.defer()
+        assert signals.received == 0
+        send(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        send(signal.SIGTERM)  # within a second: the launcher passes on what the terminal sent
+        assert signals.received == signal.SIGINT
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+def test_released_it_stops_at_once_also_for_one_that_came_before():
+    with Signals() as signals:
+        signals.defer()
+        signals.release()
+        with pytest.raises(StoppedError) as caught:
+            send(signal.SIGTERM)
+        assert caught.value.exit_status == 143
+    with Signals() as signals:
+        signals.defer()
+        send(signal.SIGINT)
+        with pytest.raises(StoppedError) as caught:
+            signals.release()
+        assert caught.value.exit_status == 130
+
+
+def test_a_second_one_ends_the_process(monkeypatch):
+    ended, told, now = [], [], [0.0]
+    monkeypatch.setattr("cil_func.runs.signals.os._exit", ended.append)
+    monkeypatch.setattr("cil_func.runs.signals.time.monotonic", lambda: now[0])
+    with Signals(at_once=told.append) as signals:
+        signals.defer()
+        send(signal.SIGTERM)
+        now[0] = 0.9
+        send(signal.SIGTERM)
+        assert not ended
+        now[0] = 1.1
+        send(signal.SIGTERM)
+    assert (ended, told) == ([143], [143])
+
+
+def test_a_run_that_ends_already_is_left_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("cil_func.runs.signals.time.monotonic", lambda: now[0])
+    with Signals() as signals:
+        signals.settle()
+        send(signal.SIGTERM)
+        now[0] = 5.0
+        send(signal.SIGTERM)
+    assert signals.received == 0
+
+
+def test_outside_the_main_thread_nothing_is_changed():
+    before, inside = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with Signals():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert inside == [before]
