@@ -27,7 +27,7 @@ class FoundRun(NamedTuple):
 
     config: Config
     finished: bool = False
-    checkpoints: Loaded | None = None
+    checkpoint: Loaded | None = None
     problems: tuple[str, ...] = ()
     moved_from: str = ""
 
