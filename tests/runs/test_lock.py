@@ -15,7 +15,7 @@ import pytest
 from cil_func.runs import lock
 from cil_func.errors import DiskError, InUseError
 
-ROOT = Path(lock.__file__).parents[1]
+ROOT = Path(lock.__file__).parents[2]
 HOLD = """
 import os, subprocess, sys
 from cil_func.runs import lock

@@ -58,7 +58,7 @@ def test_another_process_maps_it_and_nothing_is_left_of_one_that_is_killed():
     arena = sharing.Arena()
     made, before = dataset(arena), names()
     text = arena.publish(made)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen([sys.executable, "-c", CHILD], cwd=root, env=environment, **streams) as child:
