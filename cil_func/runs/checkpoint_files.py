@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cil_func.runs import packing
 from cil_func.errors import CheckpointError
+from cil_func.runs import packing
 from cil_func.runs.packing import Part
 
 _NAME = re.compile(r"(\d{8,})(\.json|-[0-9a-f]{16}\.safetensors)")

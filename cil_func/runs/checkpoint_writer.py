@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cil_func import tree as trees
 from cil_func.runs import checkpoint_files as files
 from cil_func.runs import events, packing
-from cil_func import tree as trees
 from cil_func.runs.packing import Part
 
 

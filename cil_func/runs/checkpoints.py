@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import safetensors
 import torch
 
-from cil_func.runs import checkpoint_files as files
-from cil_func.runs import events, packing
 from cil_func import tree
 from cil_func.errors import CheckpointError
-from cil_func.runs.packing import Loaded
+from cil_func.runs import checkpoint_files as files
+from cil_func.runs import events, packing
 from cil_func.runs.checkpoint_writer import Saver
+from cil_func.runs.packing import Loaded
 
 MODEL_FORMAT = 3
 _FOLDERS = ("", "checkpoints", "report")  # of a run directory, that something is written to

@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cil_func.runs import checkpoints, lock, setup, status
 from cil_func import config as configuration
 from cil_func.config import Config
 from cil_func.config.messages import shown
-from cil_func.parallel.processes import Processes
 from cil_func.errors import ConfigError, InUseError
+from cil_func.parallel.processes import Processes
+from cil_func.runs import checkpoints, lock, setup, status
 from cil_func.runs.packing import Loaded
 
 _MISTAKES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # in what --out says
@@ -76,7 +76,8 @@ def begin(config: Config, directory: Path, processes: Processes, *, ours: Callab
         head = json.loads(processes.bytes_from_first(b""))
         if not (head["finished"] or head["moved_from"]):
             ours()
-        config, pieces = configuration.from_dict(head["config"]), list(iter(lambda: processes.bytes_from_first(b""), b""))
+        config = configuration.from_dict(head["config"])
+        pieces = list(iter(lambda: processes.bytes_from_first(b""), b""))
         found = checkpoints.unpack(pieces) if pieces else None
         return FoundRun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
     with processes.places.working("reading the run directory"):

@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from cil_func.runs import events
 from cil_func.errors import InUseError
+from cil_func.runs import events
 
 NAME = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})

@@ -6,8 +6,8 @@ import torch
 
 from cil_func import memory, model, tree
 from cil_func.data import scenario
-from cil_func.parallel import batch_split
 from cil_func.errors import DataError
+from cil_func.parallel import batch_split
 from cil_func.runs.setup import Setup
 from cil_func.training.recipe import Trainer
 

@@ -12,11 +12,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cil_func import model, rng, tree
-from cil_func.runs import planning, setup
-from cil_func.training import train_phase
 from cil_func.config import Config
-from cil_func.training import runners
 from cil_func.errors import ConfigError, DataError
+from cil_func.runs import planning, setup
+from cil_func.training import runners, train_phase
 from cil_func.training.progress import Keep, Progress
 
 _NO_LINE = "6"  # above the profiler's highest level

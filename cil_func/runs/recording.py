@@ -6,10 +6,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cil_func.runs import checkpoints, events, setup
 from cil_func import config as configuration
 from cil_func.errors import printable
 from cil_func.report import console
+from cil_func.runs import checkpoints, events, setup
 
 
 class Recorder(NamedTuple):

@@ -10,21 +10,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cil_func.runs import checkpoints, events, machine, planning, saved_model, same_images, setup, status
 from cil_func import experiment
-from cil_func.training import progress as progressing
 from cil_func.config import Config
-from cil_func.runs.directory import FoundRun, begin, claimed, refuse_another_run
-from cil_func.training import runners
+from cil_func.errors import CilError, DiskError, MachineError, PeerError, StoppedError, printable
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.errors import CilError, DiskError, MachineError, PeerError, StoppedError, printable
-from cil_func.runs.saver import CheckpointSaver
-from cil_func.training.progress import Progress
-from cil_func.runs.recording import Recorder, recorder
 from cil_func.report import figures, tables
+from cil_func.runs import checkpoints, events, machine, planning, same_images, saved_model, setup, status
+from cil_func.runs.directory import FoundRun, begin, claimed, refuse_another_run
+from cil_func.runs.recording import Recorder, recorder
+from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
+from cil_func.training import progress as progressing
+from cil_func.training import runners
+from cil_func.training.progress import Progress
 
 TRACEBACK = "traceback.txt"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -74,8 +74,10 @@ def profile(config: Config, directory: Path, steps: int) -> int:
     return _with_others(config, Launch(), StatusReporter(directory), work)
 
 
-def _with_others(config: Config, launch: Launch, reporter: "StatusReporter", work: Callable[[Processes, Signals], None]) -> int:
-    """Calls work(processes, signals) together with the other processes, and reports a failure; returns the exit status."""
+def _with_others(
+    config: Config, launch: Launch, reporter: "StatusReporter", work: Callable[[Processes, Signals], None]
+) -> int:
+    """Calls work(processes, signals) with the other processes, and reports a failure; returns the exit status."""
     reporter.processes = Processes(launch)  # until the others have come
     with (
         Signals(reporter.stopped) as signals,
@@ -193,7 +195,12 @@ def _translated(error: BaseException, config: Config, directory: Path) -> BaseEx
 
 
 def _run(
-    config: Config, directory: Path, processes: Processes, signals: Signals, reporter: StatusReporter, warnings: Sequence[str]
+    config: Config,
+    directory: Path,
+    processes: Processes,
+    signals: Signals,
+    reporter: StatusReporter,
+    warnings: Sequence[str],
 ) -> None:
     begun = begin(config, directory, processes, ours=reporter.own)
     if begun.finished:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from cil_func.runs import setup
 from cil_func.config import Config
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
+from cil_func.runs import setup
 
 
 def refuse_others(fingerprint: str, began_with: str, *, moved_from: str) -> None:

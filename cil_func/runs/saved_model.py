@@ -2,14 +2,13 @@
 
 import torch
 
-from cil_func.training import evaluation
 from cil_func import experiment, tree
-from cil_func.runs.checkpoints import SavedModel
-from cil_func.data.reading import image_file
 from cil_func.data import sources
-from cil_func.training import inference, step
-from cil_func.training.progress import Progress
+from cil_func.data.reading import image_file
+from cil_func.runs.checkpoints import SavedModel
 from cil_func.runs.setup import Setup
+from cil_func.training import evaluation, inference, step
+from cil_func.training.progress import Progress
 
 
 def saved_model(setup: Setup, progress: Progress) -> SavedModel:

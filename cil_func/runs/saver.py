@@ -7,11 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cil_func.parallel.processes import Processes
 from cil_func.errors import StoppedError
-from cil_func.training.progress import Keep, Progress, pack
+from cil_func.parallel.processes import Processes
 from cil_func.runs.checkpoint_writer import Saver, Staged
 from cil_func.runs.signals import NAMES, Signals
+from cil_func.training.progress import Keep, Progress, pack
 
 # What a process says of its signal: sums of the smaller one, over however many processes, stay below the larger one
 _WEIGHTS = {signal.SIGTERM: 1 << 16, signal.SIGINT: 1}

@@ -12,18 +12,17 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from cil_func.runs import machine
 from cil_func import methods, model
-from cil_func.training import recipe
 from cil_func.config import Config
-from cil_func.data.augmentation import augment
 from cil_func.data import batches, scenario, sources
+from cil_func.data.augmentation import augment
 from cil_func.data.reading import sharing
 from cil_func.data.reading.decoding import OWN, Room
-from cil_func.training import runners, inference, step
+from cil_func.errors import ConfigError, DataError, Mistakes
 from cil_func.parallel.launch import device_of, set_threads
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.errors import ConfigError, DataError, Mistakes
+from cil_func.runs import machine
+from cil_func.training import inference, recipe, runners, step
 from cil_func.training.recipe import Trainer
 
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cil_func.runs import events
 from cil_func.errors import DiskError
+from cil_func.runs import events
 
 RENEW_SECONDS = 30.0
 _END_SECONDS = 5.0  # how long the last word waits for a thread that is writing

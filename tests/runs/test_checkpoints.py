@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from benchmarks import damage, failing_saves
-from cil_func.runs import checkpoints, checkpoint_files, packing
 from cil_func import model, tree
-from cil_func.runs.checkpoints import Loaded, SavedModel
 from cil_func.errors import CheckpointError, DiskError
+from cil_func.runs import checkpoint_files, checkpoints, packing
 from cil_func.runs.checkpoint_writer import Saver
+from cil_func.runs.checkpoints import Loaded, SavedModel
 
 FOLDERS = {  # what is there -> what is saved
     (): 3,

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from cil_func.runs import directory, events, lock, status
-from cil_func.parallel.processes import Processes
 from cil_func.errors import InUseError
+from cil_func.parallel.processes import Processes
+from cil_func.runs import directory, events, lock, status
 
 
 def write(folder, state: str, *, pid: int, ticks: int) -> None:

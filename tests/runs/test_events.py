@@ -11,8 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from cil_func.runs import events
 from cil_func.errors import DiskError
+from cil_func.runs import events
 
 
 def test_json_is_strict_readable_and_ends_with_a_newline(tmp_path):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cil_func.runs import lock
 from cil_func.errors import DiskError, InUseError
+from cil_func.runs import lock
 
 ROOT = Path(lock.__file__).parents[2]
 HOLD = """

@@ -12,10 +12,10 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
 import train
-from cil_func.runs import machine, setup
 from cil_func.config import load
 from cil_func.data import sources
 from cil_func.errors import DataError, DiskError, MachineError
+from cil_func.runs import machine, setup
 
 EAGER = load("digits", ["run.compile=false", "run.precision=float32"])
 COMPILED = load("digits", ["run.compile=true", "run.precision=bfloat16"])

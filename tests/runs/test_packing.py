@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 
 from benchmarks import damage
-from cil_func.runs import packing
 from cil_func import tree
 from cil_func.errors import CheckpointError
+from cil_func.runs import packing
 
 
 def packed(tree, record, *, number: int) -> tuple[bytes, list[bytes]]:

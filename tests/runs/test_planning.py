@@ -3,9 +3,9 @@
 import pytest
 
 from cil_func import config
-from cil_func.runs import planning, setup
 from cil_func.data import sources
 from cil_func.errors import DataError
+from cil_func.runs import planning, setup
 
 
 def build(*overrides):

@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import train
 from cil_func import config
-from cil_func.runs import profiling
 from cil_func.errors import ConfigError, DataError
+from cil_func.runs import profiling
 
 TINY = ["optim.batch_size=8"]
 

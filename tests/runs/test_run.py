@@ -2,8 +2,8 @@
 
 import pytest
 
-from cil_func.runs import run
 from cil_func.errors import DiskError, StoppedError
+from cil_func.runs import run
 
 
 @pytest.mark.parametrize("error", [RuntimeError("two\nlines"), StoppedError(143, "stopped"), DiskError("full")])

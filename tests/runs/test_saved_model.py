@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cil_func.runs import checkpoints, saved_model, run, setup
 from cil_func import config, model
 from cil_func.data import sources
-from cil_func.training.progress import Progress
 from cil_func.report import figures
+from cil_func.runs import checkpoints, run, saved_model, setup
+from cil_func.training.progress import Progress
 
 CASES = [  # method, backbone, precision
     ("wa", "resnet20", "float32"),

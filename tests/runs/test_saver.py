@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cil_func.runs import checkpoints, saver
+from cil_func.errors import DiskError, NonFiniteError, StoppedError
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.training.epochs import Position
-from cil_func.training.step import Health, Measures, TrainState
-from cil_func.errors import DiskError, NonFiniteError, StoppedError
-from cil_func.runs.saver import CheckpointSaver
-from cil_func.training.progress import Progress, Training
+from cil_func.runs import checkpoints, saver
 from cil_func.runs.checkpoint_writer import Saver
+from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
+from cil_func.training.epochs import Position
+from cil_func.training.progress import Progress, Training
+from cil_func.training.step import Health, Measures, TrainState
 
 
 class Noted(Signals):
@@ -51,7 +51,8 @@ def saved(folder) -> list:
 
 
 def test_between_steps_it_saves_when_it_is_time_and_at_a_boundary_always(tmp_path, clock):
-    saver = CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60, number=5, extra=lambda: {"more": clock.now})
+    more = {"number": 5, "extra": lambda: {"more": clock.now}}
+    saver = CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60, **more)
     saver(at(0, 1), False)
     assert saved(tmp_path) is None
     clock.now = 60.0
@@ -190,8 +191,8 @@ def test_only_the_first_process_writes(tmp_path, clock):
 
 def test_sums_of_what_processes_say():
     """However many say SIGINT, it is no SIGTERM; one SIGTERM among them counts."""
-    assert [saver._loudest(signals_at_step) for signals_at_step in (0, 1, 1000)] == [0, signal.SIGINT, signal.SIGINT]
-    assert [saver._loudest(signals_at_step) for signals_at_step in (1 << 16, (1 << 16) + 7, 3 << 16)] == [signal.SIGTERM] * 3
+    assert [saver._loudest(total) for total in (0, 1, 1000)] == [0, signal.SIGINT, signal.SIGINT]
+    assert [saver._loudest(total) for total in (1 << 16, (1 << 16) + 7, 3 << 16)] == [signal.SIGTERM] * 3
 
 
 def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from cil_func import config
-from cil_func.runs import setup
 from cil_func.data.reading import decoding, image_file, sharing
+from cil_func.errors import DataError
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.errors import DataError
+from cil_func.runs import setup
 
 
 class Store:

@@ -76,7 +76,8 @@ def test_how_old_it_is(seconds, words):
 
 
 def test_whether_its_process_lives(tmp_path):
-    code = "import sys; from cil_func.runs.status import Status; Status(sys.argv[1]).running(); print(flush=True); input()"
+    code = "import sys; from cil_func.runs.status import Status; Status(sys.argv[1]).running(); print(flush=True)"
+    code += "; input()"
     words = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
