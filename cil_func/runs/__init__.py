@@ -1,0 +1,1 @@
+"""One run and its directory: setup, plan, checkpoints, signals, the log and what a finished run leaves."""
