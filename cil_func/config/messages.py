@@ -126,6 +126,16 @@ def allowed(hint: Any) -> str:
     return _NOUNS.get(hint, str(hint))
 
 
+def is_plain(hint: Any) -> bool:
+    """Whether `allowed` says all that an annotation asks for."""
+    if typing.get_origin(hint) is Annotated:
+        base, *notes = typing.get_args(hint)
+        return is_plain(base) and all(isinstance(note, Allowed | Interval) for note in notes)
+    if _is_union(hint):
+        return all(is_plain(member) for member in _members(hint))
+    return hint in _NOUNS if isinstance(hint, type) else typing.get_origin(hint) is Literal
+
+
 def _refused(key: str, given: Any, hint: Any) -> str:
     message, meant = f"{key}: {shown(given)} is not allowed; {allowed(hint)}", _suggestion(given, hint)
     return f"{message}; did you mean {meant}?" if meant else message

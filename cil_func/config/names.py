@@ -1,0 +1,177 @@
+"""A user's own functions by name: "package.module:function" or "path/file.py:function".
+
+The keys method.name, model.backbone, data.name and optim.name take such a name in place of a built-in one. `bind` finds
+the function, checks the keys of the options table ([method.options], [model.options], ...) against its annotations, and
+returns it ready to be called. What is wrong in the user's own file is a ConfigError of one line, whose __cause__ is
+the original exception.
+
+Where a name is looked for:
+
+    path/file.py:function      beside the configuration's file, then in the current directory; from --set, the other way
+                               round. `load` makes the path absolute, so that the run directory finds the file again.
+    package.module:function    as Python imports it: installed packages, PYTHONPATH, and the current directory last.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import sysconfig
+import types
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from cil_func.config import messages, options
+from cil_func.config.messages import shown
+from cil_func.errors import CilError, ConfigError
+
+_DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+PATTERN = rf"^(?P<place>[^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED}):(?P<function>{_DOTTED})$"
+_SYSTEM = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
+_LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_SYSTEM, Path(__file__).parents[1]))
+
+
+def is_own(name: str) -> bool:
+    """Whether a name stands for a user's own function; "timm:NAME" doesn't."""
+    return ":" in name and not name.startswith("timm:")
+
+
+def located(name: str, folders: Iterable[str | os.PathLike]) -> str:
+    """Returns the name with an absolute path, if it names a file that one of the folders holds; else as it is.
+
+    folders: in the order in which they are searched.
+    """
+    found = re.fullmatch(PATTERN, name) if is_own(name) else None
+    if not found or not found["place"].endswith(".py"):
+        return name
+    for folder in folders:
+        path = os.path.abspath(os.path.join(folder, os.path.expanduser(found["place"])))
+        if os.path.isfile(path):
+            return f"{path}:{found['function']}"
+    return name
+
+
+def bind(
+    name: str,
+    given_options: Mapping[str, Any],
+    *,
+    key: str,
+    built_in: Mapping[str, Callable],
+    given: Collection[str] = (),
+) -> Callable[..., Any]:
+    """Finds the function that a name stands for and checks its options. Runs a file's code, doesn't call the function.
+
+    name: the value of `key`, a name of `built_in` or a user's own. given_options: the options table beside it.
+    key: "method.name", "optim.bias.name"; for messages. given: names of the values that the caller passes itself; the
+    function is given those that it has a parameter for, and none of them is an option.
+
+    Returns a function that takes the values of `given` as keywords and returns what the named function returns. It
+    raises ConfigError for whatever a user's own function raises, except for this package's errors.
+    Raises ConfigError if the function can't be found, or for options that it doesn't take.
+    """
+    function = find(name, key=key) if is_own(name) else built_in[name]
+    keywords = options.arguments(function, given_options, key=f"{key.rpartition('.')[0]}.options", given=given)
+    taken = set(options.parameters(function)) & set(given)
+
+    def call(**values: Any) -> Any:
+        try:
+            return function(**keywords, **{each: value for each, value in values.items() if each in taken})
+        except CilError:
+            raise
+        except Exception as error:
+            if not is_own(name):
+                raise
+            raise ConfigError(f"{key}: {name} failed; {_in_a_line(error, name)}") from error
+
+    return call
+
+
+def find(name: str, *, key: str) -> Callable[..., Any]:
+    """Imports the function that a user's own name stands for. The file's code is run.
+
+    key: as for `bind`.
+    Raises ConfigError, one line: the name is malformed, the module can't be imported or doesn't hold such a function.
+    """
+    parts = re.fullmatch(PATTERN, name)
+    if not parts:
+        raise ConfigError(f'{key}: {shown(name)}: write "package.module:function" or "path/file.py:function"')
+    place, attribute = parts["place"], parts["function"]
+    module = _file(place, key) if place.endswith(".py") else _module(place, key)
+    missing = object()
+    found = reduce(lambda value, each: getattr(value, each, missing), attribute.split("."), module)
+    if callable(found):
+        return found
+    what = f"has no {attribute}" if found is missing else f"has {attribute}, which is no function"
+    functions = [each for each, value in vars(module).items() if inspect.isfunction(value) and not each.startswith("_")]
+    close = messages.nearest(attribute, functions)
+    hint = f"did you mean {close}?" if close else f"its functions: {', '.join(functions[:8]) or 'none'}"
+    raise ConfigError(f"{key}: {place} {what}; {hint}")
+
+
+def _file(place: str, key: str) -> types.ModuleType:
+    """Runs a Python file as a module, once a process; its folder can then be imported from."""
+    path = os.path.abspath(os.path.expanduser(place))
+    if not os.path.isfile(path):
+        raise ConfigError(f"{key}: no file {place}; looked for in {os.getcwd()} and beside the configuration")
+    name = f"cil_func_user_{Path(path).stem}_{zlib.crc32(path.encode(errors='surrogateescape')):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    _can_import_from(os.path.dirname(path))
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ConfigError(f"{key}: {place} can't be imported; {_in_a_line(error, path)}") from error
+    return module
+
+
+def _module(place: str, key: str) -> types.ModuleType:
+    """Imports a module by its dotted name."""
+    _can_import_from(os.getcwd())
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if not f"{place}.".startswith(f"{error.name}."):  # one that the user's own module imports
+            raise ConfigError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
+        close = messages.nearest(place, [path.stem for path in Path.cwd().glob("*.py")])
+        hint = f"did you mean {close}?" if close else 'a file is named by its path, as "path/file.py:function"'
+        raise ConfigError(f"{key}: no module {error.name}; {hint}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
+
+
+def _can_import_from(folder: str) -> None:
+    """Lets modules of a folder be imported, after all others. A launcher's sys.path holds train.py's folder alone."""
+    if folder not in (os.path.abspath(each) for each in sys.path):
+        sys.path.append(folder)
+
+
+def _in_a_line(error: BaseException, place: str) -> str:
+    """Where the user's code failed and how: "line 3: KeyError: 'x'", with the file's name if it isn't `place`."""
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line, text = error.filename, error.lineno, error.msg
+    else:
+        file, line = _own_line(error)
+        text = str(error).partition("\n")[0]
+    own = os.path.basename(place.rpartition(":")[0] or place)
+    where = "" if not line else f"line {line}: " if os.path.basename(file) == own else f"{file}, line {line}: "
+    return f"{where}{type(error).__name__}{': ' if text else ''}{text}"
+
+
+def _own_line(error: BaseException) -> tuple[str, int]:
+    """(file, line) of the last line that belongs to no library and not to this package; ("", 0) if there is none."""
+    found, trace = ("", 0), error.__traceback__
+    while trace:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith(("<", *_LIBRARIES)):
+            found = (file, trace.tb_lineno)
+        trace = trace.tb_next
+    return found

@@ -1,0 +1,129 @@
+"""Options of a function: the keys of a table like [method.options], checked against the function's own signature."""
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Collection, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from cil_func.config import messages
+from cil_func.config.messages import shown
+
+
+def parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of a function, a class or another callable, by name; those without a name (*args) aren't there.
+
+    String annotations are evaluated; where one can't be, its parameter has none.
+    """
+    try:
+        found = inspect.signature(function).parameters
+    except (ValueError, TypeError):  # a function of C tells nothing
+        return {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: _evaluated(each, function) for name, each in found.items() if each.kind in named}
+
+
+def arguments(
+    function: Callable, options: Mapping[str, Any], *, key: str, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Checks options and returns them as keywords of a function.
+
+    options: values as TOML has them. key: of their table, "method.options", for messages. given: parameters that the
+    caller fills.
+
+    A value has to be of the type that its parameter is annotated with, and is made into it where TOML has no such type
+    (a list into a tuple, a string into a Path). Without annotation, a default that is true or false, a number or a
+    string says which type; without either, or where the function takes **keywords, anything is taken.
+    Raises ConfigError, one line, for an unknown option, a wrong type or value, or a missing option.
+    """
+    known = {name: each for name, each in parameters(function).items() if name not in given}
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in _signature(function))
+    found, mistakes = {}, []
+    for name, value in options.items():
+        if name in known:
+            try:
+                found[name] = _checked(value, _hint(known[name]))
+            except ValidationError as failure:
+                mistakes.append(f"{key}.{name}: {shown(value)} is not allowed; {_fits(_hint(known[name]), failure)}")
+        elif takes_any and name not in given:
+            found[name] = json.loads(json.dumps(value))
+        else:
+            mistakes.append(_unknown(function, name, known, key))
+    missing = [name for name, each in known.items() if each.default is each.empty and name not in options]
+    mistakes += [f"{key}.{name}: missing; {_name(function)} needs it" for name in missing]
+    if mistakes:
+        raise messages.first_of(mistakes)
+    return found
+
+
+def _signature(function: Callable) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):
+        return [inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD)]
+
+
+def _evaluated(parameter: inspect.Parameter, function: Callable) -> inspect.Parameter:
+    """The parameter with an annotation without strings, or without one."""
+    holder = function.__init__ if inspect.isclass(function) else inspect.unwrap(getattr(function, "func", function))
+    holder = holder if inspect.isroutine(holder) else type(holder).__call__
+    noted = SimpleNamespace(__annotations__={"it": parameter.annotation})
+    try:
+        hints = typing.get_type_hints(noted, getattr(holder, "__globals__", {}), include_extras=True)
+    except Exception:  # a name that only type checkers import, for instance
+        return parameter.replace(annotation=parameter.empty)
+    return parameter.replace(annotation=hints["it"])
+
+
+def _hint(parameter: inspect.Parameter) -> Any:
+    """The annotation, or what the default says in its place."""
+    if parameter.annotation is not parameter.empty:
+        return parameter.annotation
+    default = parameter.default
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, int | float):
+        return float  # takes integers too: a default of 1 doesn't mean that 0.5 is wrong
+    return str if isinstance(default, str) else Any
+
+
+def _checked(value: Any, hint: Any) -> Any:
+    """The value as the annotation has it; raises pydantic's ValidationError.
+
+    By JSON, whose strict rules are TOML's: no number from a string, but a tuple from a list.
+    """
+    try:
+        adapter = TypeAdapter(hint)
+    except PydanticUserError:  # a class that pydantic doesn't know
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    return adapter.validate_json(json.dumps(value), strict=True)
+
+
+def _fits(hint: Any, failure: ValidationError) -> str:
+    """What a parameter takes: by its annotation, or in pydantic's words where the annotation has rules of its own."""
+    if messages.is_plain(hint):
+        return messages.allowed(hint)
+    first = failure.errors(include_url=False, include_context=False)[0]
+    if first["type"] in ("needs_python_object", "callable_type"):
+        return f"TOML has no value of {getattr(hint, '__name__', hint)}"
+    place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
+    text = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    return f"{place} {text}" if place else text
+
+
+def _unknown(function: Callable, name: str, known: Mapping[str, Any], key: str) -> str:
+    close = messages.nearest(name, known)
+    if close:
+        hint = f"did you mean {key}.{close}?"
+    else:
+        hint = f"{_name(function)} takes {', '.join(known) or 'none'}"
+    return f"{key}.{name}: unknown option; {hint}"
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]
+
+

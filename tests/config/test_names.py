@@ -1,0 +1,193 @@
+"""A user's own functions by name: where they are found, and mistakes in them answered in one line."""
+
+import os
+import sys
+import traceback
+
+import pytest
+
+from cil_func.config import names
+from cil_func.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a file into the working directory; modules that a test imports are forgotten after it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def file(name: str, text: str):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    yield file
+    for name in set(sys.modules) - before:
+        if name.startswith(("cil_func_user_", "zz_")):
+            del sys.modules[name]
+
+
+def refused(name):
+    """The ConfigError that looking for a name must raise: one printable line."""
+    with pytest.raises(ConfigError) as failure:
+        names.find(name, key="method.name")
+    assert str(failure.value).startswith("method.name: ") and str(failure.value).isprintable()
+    return failure.value
+
+
+def test_which_names_are_a_users_own():
+    assert names.is_own("my_methods:make") and names.is_own("path/file.py:make")
+    assert not names.is_own("wa") and not names.is_own("timm:resnet18")
+
+
+def test_a_module_in_the_working_directory_one_in_a_package_and_a_file_by_its_path(write):
+    write("zz_methods.py", "def make(): return 'module'")
+    write("zz_package/__init__.py", "")
+    write("zz_package/inner.py", "class Makers:\n    def make(): return 'package'")
+    path = write("elsewhere/own file.py", "def make(): return 'file'")
+    expected = {"zz_methods:make": "module", "zz_package.inner:Makers.make": "package", f"{path}:make": "file"}
+    for name, said in (expected | {"elsewhere/own file.py:make": "file"}).items():
+        assert names.find(name, key="method.name")() == said
+
+
+def test_a_path_of_windows_has_a_colon_of_its_own(write):
+    """On this system it is one odd file name; the colon that counts is the last one."""
+    write(r"C:\x\y.py", "def make(): return 'found'")
+    assert names.find(r"C:\x\y.py:make", key="method.name")() == "found"
+    for name in (r"C:\x\y.py", "C:/x/y.py", "own.py", "own.py:", ":make", "own.py:make()", "a b:make", "a:b:make"):
+        assert 'write "package.module:function" or "path/file.py:function"' in str(refused(name))
+
+
+def test_files_of_one_name_are_two_modules_and_each_runs_once(write):
+    code = "import zz_ran\nzz_ran.times += 1\ndef make(): return __file__"
+    for folder in "ab":
+        write(f"{folder}/zz_ran.py", "times = 0")
+    one, other = write("a/own.py", code), write("b/own.py", code)
+    found = [names.find(f"{path}:make", key="method.name") for path in (one, other, one)]
+    assert [make() for make in found] == [str(one), str(other), str(one)] and found[0] is found[2]
+    assert sys.modules["zz_ran"].times == 2
+
+
+def test_a_file_imports_what_lies_beside_it_and_hides_nothing(write):
+    write("deep/zz_beside.py", "number = 3")
+    write("deep/json.py", "raise RuntimeError('a module of the user in place of a known one')")
+    write("deep/own.py", "import json, zz_beside\ndef make(): return json.dumps(zz_beside.number)")
+    assert names.find("deep/own.py:make", key="method.name")() == "3"
+
+
+def test_dataclasses_and_postponed_annotations_work_in_a_file(write):
+    imports = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    write("own.py", imports + "@dataclass\nclass Make:\n    x: int = 1")
+    assert names.bind("own.py:Make", {"x": 3}, key="method.name", built_in={})().x == 3
+
+
+def test_a_path_is_made_absolute_by_the_first_folder_that_holds_it(write, tmp_path):
+    write("configs/own.py", "")
+    write("own.py", "")
+    here, there = tmp_path, tmp_path / "configs"
+    assert names.located("own.py:make", [there, here]) == f"{there / 'own.py'}:make"
+    assert names.located("own.py:make", [here, there]) == f"{here / 'own.py'}:make"
+    assert names.located("../own.py:make", [there, here]) == f"{here / 'own.py'}:make"
+    assert names.located(f"{here / 'own.py'}:make", [there]) == f"{here / 'own.py'}:make"
+    for name in ("nowhere.py:make", "module:make", "wa", "timm:resnet18"):
+        assert names.located(name, [there, here]) == name
+
+
+def test_the_home_folder_may_be_written_short(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write("own.py", "def make(): return 1")
+    assert names.located("~/own.py:make", ["/nowhere"]) == f"{tmp_path / 'own.py'}:make"
+    assert names.find("~/own.py:make", key="method.name")() == 1
+
+
+CASES = [
+    (None, "zz_methodes:make", "no module zz_methodes; a file is named by its path"),
+    (None, "zz_nowhere.py:make", "no file zz_nowhere.py; looked for in "),
+    ("", "zz_ow:make", "no module zz_ow; did you mean zz_own?"),
+    ("def makes(): pass", "zz_own.py:make", "zz_own.py has no make; did you mean makes?"),
+    ("def one(): pass\ndef _two(): pass", "zz_own.py:zzzzz", "zz_own.py has no zzzzz; its functions: one"),
+    ("make = 3", "zz_own.py:make", "zz_own.py has make, which is no function; its functions: none"),
+    ("import zz_not_there", "zz_own.py:make",
+     "zz_own.py can't be imported; line 1: ModuleNotFoundError: No module named 'zz_not_there'"),
+    ("import zz_not_there", "zz_own:make", "zz_own can't be imported; "),
+    ("\n1 / 0", "zz_own.py:make", "zz_own.py can't be imported; line 2: ZeroDivisionError: division by zero"),
+    ("\nimport json\njson.loads('{')", "zz_own.py:make", "zz_own.py can't be imported; line 3: JSONDecodeError: "),
+    ("raise ValueError('two\\nlines')", "zz_own.py:make", "line 1: ValueError: two"),
+    ("raise ValueError", "zz_own.py:make", "zz_own.py can't be imported; line 1: ValueError"),
+    ("import sys\nsys.exit(3)", "zz_own.py:make", "zz_own.py can't be imported; line 2: SystemExit: 3"),
+    ("\n\ndef make(:", "zz_own.py:make", "zz_own.py can't be imported; line 3: SyntaxError: "),
+    ("\0", "zz_own.py:make", "zz_own.py can't be imported; "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "name", "says"), CASES)
+def test_a_mistake_is_one_line_that_names_the_module(text, name, says, write):
+    if text is not None:
+        write("zz_own.py", text)
+    assert says in str(refused(name))
+    assert ("can't" in says) <= (not any(each.startswith("cil_func_user_zz_own") for each in sys.modules))
+
+
+def test_a_mistake_in_a_module_that_the_file_imports_is_named_with_its_file(write):
+    path = write("zz_helper.py", "\n\ndef broken(:")
+    write("zz_own.py", "import zz_helper")
+    assert f"zz_own.py can't be imported; {path}, line 3: SyntaxError" in str(refused("zz_own.py:make"))
+
+
+def test_what_the_users_code_raised_is_the_cause_with_its_traceback(write):
+    write("own.py", "def fail():\n    raise KeyError('x')\nfail()")
+    cause = refused("own.py:make").__cause__
+    assert isinstance(cause, KeyError)
+    assert "in fail" in "".join(traceback.format_exception(cause))
+
+
+def test_a_file_that_failed_can_be_mended_and_read_again(write):
+    write("own.py", "1 / 0")
+    refused("own.py:make")
+    path = write("own.py", "def make(): return 1  # longer than before")
+    os.utime(path, (0, 0))  # not the time of the byte code that Python kept
+    assert names.find("own.py:make", key="method.name")() == 1
+
+
+# --- bind
+
+
+def built(options, *, strength: float = 1.0):
+    return options, strength
+
+
+def test_a_built_in_function_is_given_its_options_and_the_callers_values():
+    make = names.bind("built", {"strength": 5}, key="method.name", built_in={"built": built}, given=("options",))
+    assert make(options="o") == ("o", 5.0)
+    with pytest.raises(ConfigError, match=r"^method\.options\.strenght: unknown option; did you mean method"):
+        names.bind("built", {"strenght": 5}, key="method.name", built_in={"built": built}, given=("options",))
+    with pytest.raises(ConfigError, match=r"^optim\.bias\.options\.x: unknown option; built takes strength"):
+        names.bind("built", {"x": 5}, key="optim.bias.name", built_in={"built": built}, given=("options",))
+
+
+def test_a_function_is_given_only_the_values_that_it_has_a_parameter_for(write):
+    write("own.py", "def plain(*, tau): return tau\ndef more(decay, **rest): return decay, rest")
+    given = ("momentum", "decay")
+    make = names.bind("own.py:plain", {"tau": 3}, key="optim.name", built_in={}, given=given)
+    assert make(momentum=0.9, decay=0.1) == 3
+    make = names.bind("own.py:more", {"tau": 3}, key="optim.name", built_in={}, given=given)
+    assert make(momentum=0.9, decay=0.1) == (0.1, {"tau": 3})
+
+
+def test_what_a_users_function_raises_is_one_line_and_an_error_of_this_package_stays(write):
+    write("own.py", "import cil_func.errors as e\ndef make(): return [][1]\ndef refuse(): raise e.DataError('no')")
+    make = names.bind("own.py:make", {}, key="method.name", built_in={})
+    with pytest.raises(ConfigError) as failure:
+        make()
+    said = "method.name: own.py:make failed; line 2: IndexError: list index out of range"
+    assert str(failure.value) == said and isinstance(failure.value.__cause__, IndexError)
+    with pytest.raises(DataError, match="no"):
+        names.bind("own.py:refuse", {}, key="method.name", built_in={})()
+
+
+def test_a_bug_of_a_built_in_function_is_no_mistake_of_the_user():
+    with pytest.raises(ZeroDivisionError):
+        names.bind("x", {}, key="method.name", built_in={"x": lambda: 1 / 0})()
