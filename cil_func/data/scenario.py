@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from cil_func import rng
 from cil_func.errors import ConfigError, DataError, Mistakes, printable
 
 KINDS = ("canonical", "shuffled", "sorted")
+Increment: TypeAlias = int | Literal["auto"] | Sequence[int]
+"""Classes of each later phase: one number for all of them, "auto" (see `automatic`), or one number a phase."""
 _AUTOMATIC_PHASES = 5
+_SHOWN_SIZES = 12  # of a list, in a message
 _CANONICAL_SEED = 1993  # the field's order: iCaRL's and everyone's since
 
 
@@ -87,12 +90,11 @@ def build(
     order: Sequence[int],
     *,
     initial_increment: int,
-    increment: int | Literal["auto"],
+    increment: Increment,
 ) -> Scenario:
     """Cuts the classes, in `order`, into phases.
 
-    targets: (N,) original class indices; initial_increment: classes in phase 0, 0 for "as increment";
-    increment: classes in each later phase, the last may have fewer; "auto": see `automatic`.
+    targets: (N,) original class indices; initial_increment, increment: see `increments`.
     Raises DataError for increments that don't fit and classes without images.
     """
     sizes = increments(len(order), initial_increment=initial_increment, increment=increment)
@@ -111,9 +113,10 @@ def build(
     return Scenario(tuple(int(c) for c in order), phases, train_labels, test_labels)
 
 
-def automatic(num_classes: int, initial_increment: int, increment: int | Literal["auto"]) -> tuple[int, int]:
+def automatic(num_classes: int, initial_increment: int, increment: Increment) -> tuple[int, int | Sequence[int]]:
     """Returns (initial_increment, increment) with "auto" replaced: about five phases, of two classes at least at first.
 
+    A number or a list comes back as it is.
     A phase 0 of a single class would teach nothing: there is nothing to tell it from.
     """
     if increment != "auto":
@@ -122,13 +125,18 @@ def automatic(num_classes: int, initial_increment: int, increment: int | Literal
     return initial_increment or (2 if increment == 1 else 0), increment
 
 
-def increments(num_classes: int, *, initial_increment: int, increment: int | Literal["auto"]) -> list[int]:
-    """Returns the number of new classes in each phase; continuum refuses a remainder, here it is the last phase.
+def increments(num_classes: int, *, initial_increment: int, increment: Increment) -> list[int]:
+    """Returns the number of new classes in each phase.
 
-    initial_increment: classes in phase 0, 0 for "as increment"; increment: see `automatic`.
+    initial_increment: classes in phase 0; 0: the first of `increment`.
+    increment: classes in each later phase. A number: the last phase has what is left, where continuum refuses a
+    remainder. "auto": see `automatic`. A list: the later phases one by one; with initial_increment they add up to
+    num_classes.
     Raises DataError for increments that don't fit.
     """
     initial_increment, increment = automatic(num_classes, initial_increment, increment)
+    if not isinstance(increment, int):
+        return _listed_increments(num_classes, initial_increment, list(increment))
     fits = f"the data has {num_classes} classes, give"
     mistakes = [
         f"data.{key} = {value}; {fits} {least} to {num_classes}"
@@ -139,6 +147,19 @@ def increments(num_classes: int, *, initial_increment: int, increment: int | Lit
     sizes = [initial_increment or increment]
     while (left := num_classes - sum(sizes)) > 0:
         sizes.append(min(increment, left))
+    return sizes
+
+
+def _listed_increments(num_classes: int, initial_increment: int, increment: list[int]) -> list[int]:
+    """The phases' sizes from a list of them; raises DataError if they don't add up."""
+    sizes = [initial_increment, *increment] if initial_increment else increment
+    if not sizes or min(sizes) < 1 or sum(sizes) != num_classes:
+        shown = str(increment) if len(increment) <= _SHOWN_SIZES else f"a list of {len(increment)} sizes"
+        before = f"data.initial_increment = {initial_increment} and " if initial_increment else ""
+        off = num_classes - sum(sizes)
+        fits = f"the data has {num_classes}, give {abs(off)} {'more' if off > 0 else 'fewer'}"
+        fits = fits if off else "give sizes >= 1"
+        raise DataError(f"{before}data.increment = {shown}: {sum(sizes)} classes in all; {fits}")
     return sizes
 
 

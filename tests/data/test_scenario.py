@@ -139,6 +139,47 @@ def test_phases_are_continuums_where_increments_divide(initial, increment):
             assert labels[getattr(phase, name)].tolist() == task_labels.tolist()
 
 
+@pytest.mark.parametrize(("initial", "sizes"), [(0, [1, 2, 3, 4]), (0, [10]), (4, [1, 5]), (5, (2, 2, 1))])
+def test_phases_of_listed_sizes_are_continuums(initial, sizes):
+    """continuum's list holds the first phase too; initial_increment stands before ours."""
+    from continuum import ClassIncremental
+    from continuum.datasets import InMemoryDataset
+
+    order = np.random.RandomState(1993).permutation(10).tolist()
+    train, test = targets_of(10, 6), targets_of(10, 2, seed=1)
+    built = scenario.build(train, test, order, initial_increment=initial, increment=sizes)
+    source = InMemoryDataset(np.arange(len(train)), train)
+    whole = [initial, *sizes] if initial else list(sizes)
+    theirs = ClassIncremental(source, increment=whole, class_order=order)
+    assert len(theirs) == len(built.phases)
+    for task, phase in zip(theirs, built.phases, strict=True):
+        rows, labels, _ = task.get_raw_samples()
+        assert phase.train_rows.tolist() == rows.tolist()
+        assert built.train_labels[phase.train_rows].tolist() == labels.tolist()
+
+
+LISTS = [
+    (0, [10, 20, 5], 40, "data.increment = [10, 20, 5]: 35 classes in all; the data has 40, give 5 more"),
+    (0, [10, 20, 5], 34, "data.increment = [10, 20, 5]: 35 classes in all; the data has 34, give 1 fewer"),
+    (50, [20, 40], 100,
+     "data.initial_increment = 50 and data.increment = [20, 40]: 110 classes in all; the data has 100, give 10 fewer"),
+    (0, [], 7, "data.increment = []: 0 classes in all; the data has 7, give 7 more"),
+    (0, [8, -1], 7, "data.increment = [8, -1]: 7 classes in all; give sizes >= 1"),
+    (0, [1] * 90, 100, "data.increment = a list of 90 sizes: 90 classes in all; the data has 100, give 10 more"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("initial", "sizes", "num_classes", "line"), LISTS)
+def test_listed_sizes_that_do_not_add_up_are_refused(initial, sizes, num_classes, line):
+    with pytest.raises(DataError) as caught:
+        scenario.increments(num_classes, initial_increment=initial, increment=sizes)
+    assert str(caught.value) == line
+
+
+def test_what_automatic_has_no_word_for_comes_back():
+    assert scenario.automatic(7, 2, (3, 2)) == (2, (3, 2)) and scenario.automatic(7, 0, 3) == (0, 3)
+
+
 def test_a_remainder_makes_a_smaller_last_phase():
     train, test = targets_of(7, 5), targets_of(7, 2)
     order = [6, 5, 4, 3, 2, 1, 0]
