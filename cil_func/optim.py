@@ -1,24 +1,62 @@
 """Optimisers as pairs of pure functions (after optax), and learning rates as functions of the epoch.
 
-Updates go through torch._foreach_*, as torch.optim's do: a few kernels on a GPU instead of several a leaf.
+Updates go through torch._foreach_*, as torch.optim's do: a few kernels on a GPU instead of several a leaf. The numbers
+of an optimiser (momentum, decay, betas) are 0-d tensors of its state, and the learning rate is an argument: phases with
+other numbers share one compiled step, and each number can be mapped over or differentiated.
 """
 
 import bisect
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Protocol
 
 import torch
+from annotated_types import Interval
 
 from cil_func import tree
+
+_Share = Annotated[float, Interval(ge=0, lt=1)]
+
+
+class Init(Protocol):
+    """Returns the state of an optimiser before its first update. params: the tree that it will change."""
+
+    def __call__(self, params: tree.Tree, /) -> tree.Tree: ...
+
+
+class Update(Protocol):
+    """Returns (updates, new opt_state): what to add to params, a tree like params, and the state afterwards.
+
+    grads: a tree like params; opt_state: from `Init`, or from the last update; rate: the learning rate, a 0-d tensor.
+    Changes none of its arguments. Works under torch.compile, torch.func.vmap and torch.func.grad.
+    """
+
+    def __call__(
+        self, grads: tree.Tree, opt_state: tree.Tree, params: tree.Tree, rate: torch.Tensor, /
+    ) -> tuple[tree.Tree, tree.Tree]: ...
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """init(params) -> opt_state; update(grads, opt_state, params, rate) -> (updates, new opt_state)."""
+    """An optimiser: its two functions. `apply_updates` adds what `update` returns."""
 
-    init: Callable
-    update: Callable
+    init: Init
+    update: Update
+
+
+def make(name: str, *, momentum: float = 0.0, weight_decay: float = 0.0, **options: Any) -> Optimiser:
+    """The optimiser called `name`, one of TABLE; momentum reaches those that have one.
+
+    options: the keys of [optim.options]. Raises ValueError for another name, TypeError for another option.
+    """
+    if name not in TABLE:
+        raise ValueError(f'make: no optimiser "{name}"; one of {", ".join(TABLE)}')
+    takes = inspect.signature(TABLE[name]).parameters
+    numbers = {"momentum": momentum, "weight_decay": weight_decay}
+    return TABLE[name](**{key: value for key, value in numbers.items() if key in takes}, **options)
 
 
 def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
@@ -27,9 +65,6 @@ def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
         d = grad + weight_decay * param;   velocity = momentum * velocity + d;   update = -rate * velocity
 
     opt_state: {"momentum": 0-d, "weight_decay": 0-d, "velocity": a tree like params}; velocities start at zero.
-    Momentum and decay are tensors of the state, and rate is a 0-d tensor: phases with other numbers share one
-    compiled step, and all three can be mapped over or differentiated. `update` works under torch.compile,
-    torch.func.vmap and torch.func.grad.
     """
 
     def init(params: tree.Tree) -> tree.Tree:
@@ -47,6 +82,76 @@ def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
     return Optimiser(init, update)
 
 
+class DecayMask(Protocol):
+    """path -> whether the parameter at this path ("classifier.weight") is decayed."""
+
+    def __call__(self, path: str, /) -> bool: ...
+
+
+def adamw(
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decay_mask: DecayMask | None = None,
+) -> Optimiser:
+    """Adam with decoupled weight decay, as `torch.optim.AdamW` computes it.
+
+        mean = b1 * mean + (1 - b1) * grad;   square = b2 * square + (1 - b2) * grad^2
+        update = -rate * weight_decay * param - rate * (mean / (1 - b1^t)) / (sqrt(square / (1 - b2^t)) + eps)
+
+    t counts the updates from 1. betas: (b1, b2). decay_mask: which parameters are decayed; None: all. With a mask,
+    params is a tree of nested dicts.
+    opt_state: {"steps", "beta1", "beta2", "eps", "weight_decay": 0-d float64, "mean", "square": trees like params}. In
+    float32, 1 - 0.999 would already be wrong in its fifth digit.
+    Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2, with the decay multiplied by the rate.
+    """
+    numbers = {"steps": 0.0, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
+
+    def init(params: tree.Tree) -> tree.Tree:
+        device = next((leaf.device for leaf in tree.leaves(params)), None)
+        tensors = {key: torch.tensor(value, dtype=torch.float64, device=device) for key, value in numbers.items()}
+        return tensors | {key: tree.map(torch.zeros_like, params) for key in ("mean", "square")}
+
+    def update(grads, opt_state, params, rate):
+        gradients, mean, square, leaves = map(tree.leaves, (grads, opt_state["mean"], opt_state["square"], params))
+        steps, beta1, beta2 = opt_state["steps"] + 1, opt_state["beta1"], opt_state["beta2"]
+        mean = _add(_multiply(mean, beta1), _multiply(gradients, 1 - beta1))
+        square = _add(_multiply(square, beta2), _multiply(_square(gradients), 1 - beta2))
+        corrected = _multiply(square, 1 / (1 - beta2**steps))
+        moves = _multiply(_over_root(mean, corrected, opt_state["eps"]), -rate / (1 - beta1**steps))
+        paths = tree.to_paths(params) if decay_mask else ()
+        decayed = [at for at, path in enumerate(paths) if decay_mask(path)] if decay_mask else range(len(leaves))
+        decay = _multiply([leaves[at] for at in decayed], -rate * opt_state["weight_decay"])
+        for at, move in zip(decayed, _add([moves[at] for at in decayed], decay), strict=True):
+            moves[at] = move
+        new = {"steps": steps, "mean": tree.unflatten(mean, params), "square": tree.unflatten(square, params)}
+        return tree.unflatten(moves, params), opt_state | new
+
+    return Optimiser(init, update)
+
+
+def adamw_by_name(
+    *,
+    betas: tuple[_Share, _Share] = (0.9, 0.999),
+    eps: Annotated[float, Interval(gt=0)] = 1e-8,
+    weight_decay: float = 0.0,
+    no_decay: tuple[str, ...] = (),
+) -> Optimiser:
+    """`adamw` with options that a configuration can write.
+
+    no_decay: patterns of the paths that are not decayed, as a shell has them: "*.bias", "*.norm*".
+    """
+
+    def decayed(path: str) -> bool:
+        return not any(fnmatchcase(path, pattern) for pattern in no_decay)
+
+    return adamw(betas=betas, eps=eps, weight_decay=weight_decay, decay_mask=decayed if no_decay else None)
+
+
+TABLE: dict[str, Callable[..., Optimiser]] = {"sgd": sgd, "adamw": adamw_by_name}
+
+
 def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     """params + updates, leaf by leaf."""
     return tree.unflatten(_add(tree.leaves(params), tree.leaves(updates)), params)
@@ -54,16 +159,36 @@ def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
 
 def _multiply(leaves: list[torch.Tensor], number: torch.Tensor) -> list[torch.Tensor]:
     """Each leaf times a 0-d tensor."""
-    if _one_by_one(*leaves, number):
+    number = _of_dtype(leaves, number)
+    if not leaves or _one_by_one(*leaves, number):
         return [leaf * number for leaf in leaves]
     return list(torch._foreach_mul(leaves, number))
 
 
 def _add(leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
     """The sums of two lists of leaves, pair by pair."""
-    if _one_by_one(*leaves, *others):
+    if not leaves or _one_by_one(*leaves, *others):
         return [leaf + other for leaf, other in zip(leaves, others, strict=True)]
     return list(torch._foreach_add(leaves, others))
+
+
+def _square(leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+    if not leaves or _one_by_one(*leaves):
+        return [leaf * leaf for leaf in leaves]
+    return list(torch._foreach_mul(leaves, leaves))
+
+
+def _over_root(leaves: list[torch.Tensor], squares: list[torch.Tensor], eps: torch.Tensor) -> list[torch.Tensor]:
+    """leaf / (sqrt(square) + eps), pair by pair; eps is a 0-d tensor."""
+    eps = _of_dtype(leaves, eps)
+    if not leaves or _one_by_one(*leaves, *squares, eps):
+        return [leaf / (square.sqrt() + eps) for leaf, square in zip(leaves, squares, strict=True)]
+    return list(torch._foreach_div(leaves, torch._foreach_add(torch._foreach_sqrt(squares), eps)))
+
+
+def _of_dtype(leaves: list[torch.Tensor], number: torch.Tensor) -> torch.Tensor:
+    """The number in the leaves' dtype, or a 0-d leaf would take the number's."""
+    return number.to(leaves[0].dtype) if leaves else number
 
 
 def _one_by_one(*tensors: torch.Tensor) -> bool:
@@ -91,6 +216,11 @@ def milestones(
 ) -> Callable[[int], float]:
     """epoch -> rate, multiplied by `factor` at the start of each epoch in `at` (ascending)."""
     return _after_warmup(lambda epoch: rate * factor ** bisect.bisect_right(at, epoch), rate, warmup_epochs)
+
+
+def constant(rate: float, *, warmup_epochs: int = 0) -> Callable[[int], float]:
+    """epoch -> rate, always the same."""
+    return _after_warmup(lambda epoch: rate, rate, warmup_epochs)
 
 
 def _after_warmup(schedule: Callable[[int], float], rate: float, warmup_epochs: int) -> Callable[[int], float]:
