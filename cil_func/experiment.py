@@ -87,7 +87,7 @@ def select(setup: Setup, phase: Phase, learned: Model, exemplars: dict, key: int
         picks = torch.zeros(min(quota, len(own)), dtype=torch.int64)
         if setup.processes.first:  # once, whatever the others would choose
             key_of_label = rng.fold_in(key, "select", label)
-            with setup.processes.places.working("choosing exemplars"):
+            with setup.processes.activity.long_work("choosing exemplars"):
                 picks = memory.choose(features[own], quota, selection=settings.selection, key=key_of_label)
         chosen[label] = phase.train_rows[own[setup.processes.from_first(picks).cpu()]]
     return memory.update(exemplars, chosen, quota)

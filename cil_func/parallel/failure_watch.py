@@ -2,7 +2,7 @@
 
 A collective that waits for a dead or stopped process says "connection closed" or nothing for ever, and not who is to
 blame. NCCL never raises where another process hangs. So a thread in each process counts a beat in the launcher's store,
-publishes how far its main thread and its GPU have come (`parallel.places`), and looks at what the others published.
+publishes how far its main thread and its GPU have come (`parallel.activity`), and looks at what the others published.
 """
 
 import json
@@ -18,8 +18,8 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from cil_func.errors import PeerError
-from cil_func.parallel import places
-from cil_func.parallel.places import Places, Record
+from cil_func.parallel import activity
+from cil_func.parallel.activity import Activity, ActivityRecord
 
 BEAT_SECONDS = 0.5
 _GRACE_SECONDS = 2.0  # between knowing of a loss and ending a process whose main thread is still in a collective
@@ -35,14 +35,15 @@ class Watch:
     on_loss(failure): called once, before the thread ends this process because its main thread doesn't come back.
     A failure is {"rank", "exit_code", "message", "lost"}, the same one for all processes. lost: that rank can't say it
     itself. rank -1: no single one is to blame.
-    `places` counts how far this process has come.
+    `activity` counts how far this process has come.
     """
 
     def __init__(self, rank: int, size: int, *, prefix: str, timeout: float, on_loss: Callable[[dict], None]):
-        self.rank, self.size, self.failure, self.places = rank, size, None, Places()
+        self.rank, self.size, self.failure, self.activity = rank, size, None, Activity()
         self._prefix, self._timeout, self._on_loss = prefix, timeout, on_loss
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its last beat, and when it was new
-        self._still: dict[int, tuple[Record, float]] = {}  # rank -> what it published last, and when that was new
+        # rank -> what it published last, and when that was new
+        self._still: dict[int, tuple[ActivityRecord, float]] = {}
         self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
         self.busy = threading.Lock()  # taken by who does what must not be cut off by the process's end
@@ -52,7 +53,7 @@ class Watch:
         # a client of its own: a wait of torch's own on the shared one would hold up the beats
         self._store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self._timeout))
         self._set(f"who/{self.rank}", json.dumps([socket.gethostname(), os.getpid()]))
-        self._set(f"place/{self.rank}", places.pack(self.places.record()))
+        self._set(f"place/{self.rank}", activity.to_text(self.activity.record()))
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
         return self
@@ -100,13 +101,13 @@ class Watch:
     def wait_for(self, key: str) -> str:
         """What some process says, however long that takes; raises PeerError if one fails."""
         # No place that all processes pass, so it is not counted as one.
-        with self.places.working("waiting", at_most=math.inf):
+        with self.activity.long_work("waiting", at_most_seconds=math.inf):
             self._poll(lambda: self._has(key))
         return self._get(key)
 
     def meet(self, place: str) -> None:
         """Until all processes have come to the place; raises PeerError if one fails."""
-        with self.places.waiting():
+        with self.activity.waiting_for_all():
             self._add(f"meet/{place}", 1)
             self._poll(lambda: self._add(f"meet/{place}", 0) >= self.size)
 
@@ -149,7 +150,7 @@ class Watch:
             self._heard.clear()
             self._still.clear()
         self._add(f"beat/{self.rank}", 1)
-        self._set(f"place/{self.rank}", places.pack(self.places.record()))
+        self._set(f"place/{self.rank}", activity.to_text(self.activity.record()))
         if self._has("failure"):
             self.failure = json.loads(self._get("failure"))
             return
@@ -190,15 +191,15 @@ class Watch:
         with self._lock:
             if not self._store.check(keys):  # one of them hasn't begun
                 return None
-            published = [places.unpack(text.decode()) for text in self._store.multi_get(keys)]
+            published = [activity.from_text(text.decode()) for text in self._store.multi_get(keys)]
         for rank, record in enumerate(published):
             if self._still.get(rank, (None,))[0] != record:
                 self._still[rank] = record, now
         still = {rank: (record, now - when) for rank, (record, when) in self._still.items()}
-        if not places.hanging(still, timeout):  # asked for first, without a look at who has left
+        if not activity.find_hanging(still, timeout):  # asked for first, without a look at who has left
             return None
         still = {rank: value for rank, value in still.items() if not self._has(f"left/{rank}")}
-        found = places.hanging(still, timeout)
+        found = activity.find_hanging(still, timeout)
         if not found:
             return None
         rank, what = found

@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from cil_func import tree
 from cil_func.errors import CilError, ConfigError, PeerError
+from cil_func.parallel.activity import Activity
 from cil_func.parallel.failure_watch import Watch
 from cil_func.parallel.launch import Launch
-from cil_func.parallel.places import Places
 
 _HEAR_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at the signal: on a GPU each waits for the device
 
@@ -39,7 +39,7 @@ class Processes:
 
     def __post_init__(self):
         self._steps, self._signal = 0, 0
-        self.places = self.watch.places if self.watch else Places()
+        self.activity = self.watch.activity if self.watch else Activity()
         self.use(self.device)
 
     def use(self, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class Processes:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if self.size > 1:
-            self.places.use(device)
+            self.activity.count_on_gpu(device)
         self.device = device
         self._own_signal, self._heard = (torch.zeros((), device=device) for _ in range(2))
 
@@ -88,7 +88,7 @@ class Processes:
         if signal != self._signal:
             self._signal = signal
             self._own_signal.fill_(signal)
-        self.places.tick()
+        self.activity.count_progress()
         self._steps += 1
         return int(self._heard.item()) if self._steps % _HEAR_EVERY[self.device.type] == 0 else 0
 
@@ -176,7 +176,7 @@ class Processes:
         if self.launch.local_rank:
             self._wait_for_first(place)
         try:
-            with self.places.working(place, at_most=math.inf):
+            with self.activity.long_work(place, at_most_seconds=math.inf):
                 yield
         finally:
             if self.watch and not self.launch.local_rank:
@@ -186,7 +186,7 @@ class Processes:
         """What make() returns in the first process of this machine, for all of its processes, which wait for it."""
         if self.launch.local_rank:
             return self.watch.wait_for(f"{place}/{self._machine()}")
-        with self.places.working(place, at_most=math.inf):
+        with self.activity.long_work(place, at_most_seconds=math.inf):
             made = make()
         if self.watch:
             self.watch.say(f"{place}/{self._machine()}", made)
@@ -202,7 +202,7 @@ class Processes:
 
     def _collect(self, collective: Callable[[], object]) -> None:
         try:
-            with self.places.collective():
+            with self.activity.collective():
                 collective()
         except RuntimeError as error:  # torch's DistError is one, and so is what gloo raises
             raise PeerError(f"rank {self.rank} lost the others ({str(error).splitlines()[0]})") from error

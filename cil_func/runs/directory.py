@@ -80,7 +80,7 @@ def begin(config: Config, directory: Path, processes: Processes, *, ours: Callab
         pieces = list(iter(lambda: processes.bytes_from_first(b""), b""))
         found = checkpoints.unpack(pieces) if pieces else None
         return FoundRun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
-    with processes.places.working("reading the run directory"):
+    with processes.activity.long_work("reading the run directory"):
         begun = _look(config, directory, ours)
     if processes.size > 1:
         head, found = begun._asdict() | {"config": configuration.to_dict(begun.config)}, begun.checkpoint

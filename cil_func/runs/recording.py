@@ -41,16 +41,16 @@ def recorder(
     _cut(log_path, held.record["log_bytes"] if held else 0)
     header, environment = _header(ready), {"environment": setup.environment(ready)}
 
-    working = ready.processes.places.working  # a disk may be slow, and a terminal may be stopped
+    long_work = ready.processes.activity.long_work  # a disk may be slow, and a terminal may be stopped
 
     def save(results: dict) -> None:
-        with working("writing the results"):
+        with long_work("writing the results"):
             events.write_json(directory / "results.json", header | results | environment)
 
     with _screen() as screen, events.Log(log_path, tell=lambda event: screen(event)) as log:
 
         def emit(event: dict) -> None:
-            with working("writing an event"):
+            with long_work("writing an event"):
                 log(event)
                 for problem in screen(event):
                     log(_warning(problem))

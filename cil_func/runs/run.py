@@ -205,7 +205,7 @@ def _run(
     begun = begin(config, directory, processes, ours=reporter.own)
     if begun.finished:
         if processes.first:
-            with processes.places.working("reading the data", at_most=math.inf):
+            with processes.activity.long_work("reading the data", at_most_seconds=math.inf):
                 _show_finished(begun, directory, reporter)
         processes.meet("finished")
         return

@@ -45,7 +45,7 @@ class CheckpointSaver(Keep):
         extra: Callable[[], dict] = dict,
         warn: Callable[[str], None] = lambda message: None,
     ):
-        self._world, self._signals, self._warn = processes, signals, warn
+        self._processes, self._signals, self._warn = processes, signals, warn
         self._every, self._number, self._extra = every_seconds, number, extra
         self._saved_at, self._saved = time.monotonic(), begun and _border(begun)
         self._words = str(begun) if begun else ""  # of what is saved
@@ -72,18 +72,18 @@ class CheckpointSaver(Keep):
         """Raises StoppedError after saving, where the run is to stop."""
         self._signals.defer()
         self._make = None
-        hear = self._world.signals_now if boundary else self._world.signals_at_step
+        hear = self._processes.signals_now if boundary else self._processes.signals_at_step
         received = _loudest(hear(_WEIGHTS.get(self._signals.received, 0)))
         if self._writing and self._writing.done():
             self.wait()
         due = time.monotonic() - self._saved_at >= self._every and not self._writing
-        if received or boundary or (self._world.first and due):
+        if received or boundary or (self._processes.first and due):
             self._save(make())
         if received:
             self.wait()
-            self._world.meet("stop")  # nobody leaves before it is on disk: launchers end the others
+            self._processes.meet("stop")  # nobody leaves before it is on disk: launchers end the others
             raise StoppedError(128 + received, self._message(received))
-        if boundary or self._world.size == 1 or not self._trained:
+        if boundary or self._processes.size == 1 or not self._trained:
             self.pause(make)
 
     def pause(self, make: Callable[[], Progress]) -> None:
@@ -99,7 +99,7 @@ class CheckpointSaver(Keep):
         """Saves what was trained since the last save, for a run that ends between two borders, where it can."""
         self._signals.defer()
         make, self._make = self._make, None
-        if make and self._trained and self._world.first:
+        if make and self._trained and self._processes.first:
             self._save(make())
         self.wait()
         received = self._signals.received
@@ -109,7 +109,7 @@ class CheckpointSaver(Keep):
     def wait(self) -> None:
         """Returns once the last checkpoint is on disk; raises what the thread raised."""
         if self._writing:
-            with self._world.places.working("saving a checkpoint"):
+            with self._processes.activity.long_work("saving a checkpoint"):
                 concurrent.futures.wait([self._writing])
             writing, self._writing = self._writing, None
             for message in writing.result():
@@ -117,7 +117,7 @@ class CheckpointSaver(Keep):
 
     def _save(self, progress: Progress) -> None:
         """Lets the thread save a progress that isn't saved yet; processes other than the first note that it is."""
-        if self._world.first and _border(progress) != self._saved:
+        if self._processes.first and _border(progress) != self._saved:
             self.wait()
             parts, record = pack(progress)
             staged = self._saver.stage(parts)
@@ -127,12 +127,12 @@ class CheckpointSaver(Keep):
         self._words = str(progress)
 
     def _write(self, staged: list[Staged], record: dict, number: int) -> list[str]:
-        with self._world.uncut():
+        with self._processes.uncut():
             return self._saver.write(staged, record, number=number)
 
     def _message(self, received: int, *, everywhere: bool = True) -> str:
         """everywhere: whether all processes stop at this place."""
-        if not everywhere and not self._world.first:
+        if not everywhere and not self._processes.first:
             return f"stopped by {NAMES[received]}; the same command goes on from the newest checkpoint"
         if not self._words:
             return f"stopped by {NAMES[received]} before anything was trained; the same command begins anew"

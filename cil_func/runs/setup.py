@@ -118,7 +118,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     if processes.size > 1:  # the others see that it works
         forward = _ticking(forward, processes)
     if processes.size > 1 and config.run.compile:
-        runners.around_compilations(lambda: processes.places.begin("compiling"), processes.places.end)
+        runners.around_compilations(lambda: processes.activity.begin_work("compiling"), processes.activity.end_work)
     return Setup(
         config=config,
         scenario=phases,
@@ -251,7 +251,7 @@ def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -
         try:
             data = sharing.attach(place)
         except OSError:
-            with processes.places.working("data", at_most=math.inf):
+            with processes.activity.long_work("data", at_most_seconds=math.inf):
                 data = load(room=Room(copies=count - 1))  # beside the one that is there
         processes.meet("data")  # until which the first process has to offer it
     return data
@@ -328,7 +328,7 @@ def _ticking(forward: Callable, processes: Processes) -> Callable:
     """The same function; each call counts as progress of this process."""
 
     def call(*args):
-        processes.places.tick()
+        processes.activity.count_progress()
         return forward(*args)
 
     return call

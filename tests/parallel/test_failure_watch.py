@@ -100,7 +100,7 @@ def test_where_nobody_is_silent_the_own_words_remain(make, clock):
 
 def come_to_a_collective(watch):
     """The main thread of that process is in the collective from now on, and stays there."""
-    watch.places.collective().__enter__()
+    watch.activity.collective().__enter__()
 
 
 def look_until(clock, end, *watches):
@@ -130,7 +130,7 @@ def test_one_that_lives_and_stays_behind_the_others_is_named_within_the_timeout(
 def test_one_that_compiles_for_longer_than_the_timeout_is_waited_for(announced, make, clock):
     first, second = (make(rank, size=2, timeout=120) for rank in range(2))
     if announced:
-        second.places.begin("compiling")
+        second.activity.begin_work("compiling")
     come_to_a_collective(first)
     look_until(clock, 300, first, second)
     assert (first.failure is None) is announced
@@ -141,7 +141,7 @@ def test_one_that_goes_on_is_waited_for(make, clock):
     come_to_a_collective(first)
     for end in range(8, 80, 8):
         look_until(clock, end, first, second)
-        second.places.tick()  # a batch of its evaluation
+        second.activity.count_progress()  # a batch of its evaluation
     assert first.failure is None
 
 

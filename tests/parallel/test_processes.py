@@ -173,9 +173,9 @@ def test_reading_the_data_is_announced_as_work_that_may_last():
     """Or the processes of a machine that is ready would take one that still reads for one that hangs."""
     processes, seen = Processes(), []
     with processes.one_by_one("data"):
-        seen.append(processes.places.record()[3:])
-    assert processes.once_a_machine("data", lambda: seen.append(processes.places.record()[3:]) or "there") == "there"
-    assert seen == [("data", math.inf)] * 2 and processes.places.record().work == ""
+        seen.append(processes.activity.record()[3:])
+    assert processes.once_a_machine("data", lambda: seen.append(processes.activity.record()[3:]) or "there") == "there"
+    assert seen == [("data", math.inf)] * 2 and processes.activity.record().work == ""
 
 
 def test_a_digest_sees_values_shapes_and_dtypes():

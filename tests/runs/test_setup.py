@@ -135,7 +135,7 @@ def test_a_process_that_reads_images_for_hours_is_known_to_work(folder, monkeypa
     first, second = (Process(rank, 2, store, met) for rank, met in ((0, lambda: found(second)), (1, lambda: None)))
 
     def noted(process, *arguments, **rules):
-        announced.append((process.rank, process.places.record().work, process.places.record().at_most))
+        announced.append((process.rank, process.activity.record().work, process.activity.record().at_most_seconds))
         return read(*arguments, **rules)
 
     def found(process):

@@ -56,5 +56,5 @@ def talk(processes: Processes) -> dict:
         processes.agree({"same": torch.tensor(1), "weights": torch.tensor(processes.rank // 2)}, when="after phase 1")
     except CilError as error:
         found["differ"] = str(error)
-    found["place"] = processes.places.record()[:2]
+    found["place"] = processes.activity.record()[:2]
     return found

@@ -23,7 +23,7 @@ from cil_func.errors import ConfigError
 from cil_func.experiment import run as run_experiment
 from cil_func.methods import Outputs
 from cil_func.networks import resnet
-from cil_func.parallel.places import Places
+from cil_func.parallel.activity import Activity
 from cil_func.parallel.processes import Processes
 from cil_func.runs import setup
 from cil_func.training import inference, runners, step
@@ -502,18 +502,18 @@ def test_a_compilation_is_announced_while_it_lasts(fresh_dynamo, monkeypatch):
     handler = torch._dynamo.callback.callback_handler
     for name in ("start_callbacks", "end_callbacks"):
         monkeypatch.setattr(handler, name, [])
-    places, seen = Places(), []
-    runners.around_compilations(lambda: places.begin("compiling"), places.end)
+    activity, seen = Activity(), []
+    runners.around_compilations(lambda: activity.begin_work("compiling"), activity.end_work)
 
     def backend(graph, inputs):
-        seen.append(places.record().work)
+        seen.append(activity.record().work)
         return graph.forward if len(seen) == 1 else 1 / 0
 
     fast = torch.compile(lambda x: x + 1, backend=backend, dynamic=False)
     for size in (2, 2, 3):
         with pytest.raises(BackendCompilerFailed) if size == 3 else nullcontext():
             fast(torch.ones(size))
-        assert places.record().work == ""
+        assert activity.record().work == ""
     assert seen == ["compiling"] * 2
 
 
