@@ -89,7 +89,7 @@ def select(setup: Setup, phase: Phase, learned: Model, exemplars: dict, key: int
             key_of_label = rng.fold_in(key, "select", label)
             with setup.processes.activity.long_work("choosing exemplars"):
                 picks = memory.choose(features[own], quota, selection=settings.selection, key=key_of_label)
-        chosen[label] = phase.train_rows[own[setup.processes.from_first(picks).cpu()]]
+        chosen[label] = phase.train_rows[own[setup.processes.broadcast(picks).cpu()]]
     return memory.update(exemplars, chosen, quota)
 
 
@@ -124,11 +124,11 @@ def _features(
 ) -> torch.Tensor:
     """Features (N, D) of rows (N,), on the CPU; each process computes a part of them."""
     processes, size = setup.processes, setup.forward_batch
-    parts = processes.parts(len(rows), size)
+    parts = processes.split_rows(len(rows), size)
     own = inference.features(
         setup.forward, *learned, images, rows[parts[processes.rank]], batch_size=size, device=setup.device
     )
-    features = processes.gather(own, parts).cpu()
+    features = processes.gather_rows(own, parts).cpu()
     if not features.isfinite().all():
         raise NonFiniteError(f"phase {phase.index}: the features are not finite; try a lower optim.learning_rate")
     return features
@@ -142,7 +142,7 @@ def _agree(setup: Setup, phase: Phase, learned: Model, train_state: TrainState, 
         "the exemplars": [exemplars[label] for label in sorted(exemplars)],
         "the class order": torch.tensor(setup.scenario.class_order),
     }
-    setup.processes.agree(held, when=f"after phase {phase.index}")
+    setup.processes.check_equal(held, when=f"after phase {phase.index}")
 
 
 def _norms(trained: tree.Tree, finished: tree.Tree) -> dict[str, list[float]]:

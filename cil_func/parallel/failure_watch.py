@@ -27,7 +27,7 @@ _SUSPECT_SECONDS = 3.0  # of silence, once something is known to be wrong
 _PATIENCE_SECONDS = 8.0  # how long the one to blame is looked for
 
 
-class Watch:
+class FailureWatch:
     """The watch of one process; a context in whose time the thread runs.
 
     prefix: of the keys in the store, another one after a restart.
@@ -46,9 +46,9 @@ class Watch:
         self._still: dict[int, tuple[ActivityRecord, float]] = {}
         self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
-        self.busy = threading.Lock()  # taken by who does what must not be cut off by the process's end
+        self.exit_lock = threading.Lock()  # taken by who does what must not be cut off by the process's end
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "FailureWatch":
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # a client of its own: a wait of torch's own on the shared one would hold up the beats
         self._store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self._timeout))
@@ -65,7 +65,7 @@ class Watch:
         with suppress(RuntimeError):
             self._set(f"left/{self.rank}", "")
 
-    def fail(self, exit_code: int, message: str) -> dict:
+    def report_failure(self, exit_code: int, message: str) -> dict:
         """Says that this process fails; returns the failure that is the run's, which another may have said first.
 
         An exit code above 128 is a stop by a signal. A launcher sends one to all the others when a process is killed:
@@ -79,7 +79,7 @@ class Watch:
                 failure = failure if gone is None else self._lost(gone, "was lost: it is not there any more")
         return self._claim(failure)
 
-    def blame(self, fallback: str) -> dict:
+    def find_cause(self, fallback: str) -> dict:
         """The failure behind a collective that failed here, which takes a few seconds to show; else `fallback`."""
         end, own = time.monotonic() + _PATIENCE_SECONDS, {"rank": self.rank, "exit_code": 1, "message": fallback}
         try:
@@ -94,27 +94,27 @@ class Watch:
         except RuntimeError:  # the store is gone
             return own | {"lost": True}
 
-    def say(self, key: str, value: str = "") -> None:
-        """Lets all that `wait_for` the key go on, with the value."""
+    def announce(self, key: str, value: str = "") -> None:
+        """Lets all that `wait_for_announcement` the key go on, with the value."""
         self._set(key, value)
 
-    def wait_for(self, key: str) -> str:
+    def wait_for_announcement(self, key: str) -> str:
         """What some process says, however long that takes; raises PeerError if one fails."""
         # No place that all processes pass, so it is not counted as one.
         with self.activity.long_work("waiting", at_most_seconds=math.inf):
             self._poll(lambda: self._has(key))
         return self._get(key)
 
-    def meet(self, place: str) -> None:
+    def wait_for_all(self, place: str) -> None:
         """Until all processes have come to the place; raises PeerError if one fails."""
         with self.activity.waiting_for_all():
-            self._add(f"meet/{place}", 1)
-            self._poll(lambda: self._add(f"meet/{place}", 0) >= self.size)
+            self._add(f"wait_for_all/{place}", 1)
+            self._poll(lambda: self._add(f"wait_for_all/{place}", 0) >= self.size)
 
     def exchange(self, name: str, value: str) -> list[str]:
         """Gives `value` to all processes; returns what each of them gave, by rank. Raises PeerError if one fails."""
         self._set(f"{name}/{self.rank}", value)
-        self.meet(name)
+        self.wait_for_all(name)
         return [self._get(f"{name}/{rank}") for rank in range(self.size)]
 
     def _poll(self, there: Callable[[], bool]) -> None:
@@ -134,7 +134,7 @@ class Watch:
                 self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": message, "lost": True}
             known = known or (time.monotonic() if self.failure else None)
             if known and time.monotonic() - known > _GRACE_SECONDS + _PATIENCE_SECONDS * (self._said_by_me()):
-                self.busy.acquire(timeout=self._timeout)
+                self.exit_lock.acquire(timeout=self._timeout)
                 try:
                     self._on_loss(self.failure)
                 finally:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from cil_func.errors import PeerError
-from cil_func.parallel.failure_watch import Watch
+from cil_func.parallel.failure_watch import FailureWatch
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 
@@ -23,8 +23,8 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], No
     """The processes of a run: alone without a launcher, else a process group that is destroyed on every exit.
 
     timeout_seconds: how long the others are waited for at the start, and after that a process that is silent or does
-    not move, see `Watch`. on_loss: what a process does that has to end itself, see `Watch`.
-    Its tensors are on the CPU until `Processes.use`. Raises PeerError where the others don't come.
+    not move, see `FailureWatch`. on_loss: what a process does that has to end itself, see `FailureWatch`.
+    Its tensors are on the CPU until `Processes.set_device`. Raises PeerError where the others don't come.
     """
     if launch.size == 1:
         yield Processes(launch)
@@ -37,7 +37,7 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], No
         _find_all(launch, store, timeout)
     except RuntimeError as error:
         raise PeerError(f"rank {launch.rank} found no other ({str(error).splitlines()[0]})") from error
-    watch = Watch(launch.rank, launch.size, prefix=prefix, timeout=timeout_seconds, on_loss=on_loss)
+    watch = FailureWatch(launch.rank, launch.size, prefix=prefix, timeout=timeout_seconds, on_loss=on_loss)
     try:
         with watch:
             _connect(launch, store)

@@ -44,7 +44,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 def device_of(launch: Launch, device: str) -> torch.device:
     """The device of this process: cuda means the GPU of its local rank, or the only GPU that the launcher shows it.
 
-    Raises ConfigError where there is none. `Processes.refuse_one_gpu_for_two` finds those that got the same one.
+    Raises ConfigError where there is none. `Processes.refuse_shared_gpu` finds those that got the same one.
     """
     if device != "cuda":
         return torch.device(device)

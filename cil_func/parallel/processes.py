@@ -21,7 +21,7 @@ import torch.distributed as dist
 from cil_func import tree
 from cil_func.errors import CilError, ConfigError, PeerError
 from cil_func.parallel.activity import Activity
-from cil_func.parallel.failure_watch import Watch
+from cil_func.parallel.failure_watch import FailureWatch
 from cil_func.parallel.launch import Launch
 
 _HEAR_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at the signal: on a GPU each waits for the device
@@ -33,16 +33,16 @@ class Processes:
 
     launch: Launch = field(default_factory=Launch)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    watch: Watch | None = None
+    watch: FailureWatch | None = None
     collectives: int = 0  # counted for benchmarks
     numbers: int = 0  # sent in `reduce`
 
     def __post_init__(self):
         self._steps, self._signal = 0, 0
         self.activity = self.watch.activity if self.watch else Activity()
-        self.use(self.device)
+        self.set_device(self.device)
 
-    def use(self, device: torch.device) -> None:
+    def set_device(self, device: torch.device) -> None:
         """Sets the device that this process computes on."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -100,12 +100,12 @@ class Processes:
         self._collect(lambda: dist.all_reduce(found))
         return int(found.item())
 
-    def parts(self, count: int, unit: int) -> list[slice]:
+    def split_rows(self, count: int, unit: int) -> list[slice]:
         """`count` rows in whole units of `unit` rows, one slice a process, in order; the last ones may be empty."""
         length = math.ceil(math.ceil(count / unit) / self.size) * unit
         return [slice(min(r * length, count), min((r + 1) * length, count)) for r in range(self.size)]
 
-    def gather(self, own: torch.Tensor, parts: list[slice]) -> torch.Tensor:
+    def gather_rows(self, own: torch.Tensor, parts: list[slice]) -> torch.Tensor:
         """All rows, (N, ...), from each process's own part of them, to the bit; no row comes twice."""
         if self.size == 1:
             return own
@@ -116,7 +116,7 @@ class Processes:
                 self._collect(lambda rank=rank, part=part: dist.broadcast(whole[part], src=rank))
         return whole
 
-    def from_first(self, value: torch.Tensor) -> torch.Tensor:
+    def broadcast(self, value: torch.Tensor) -> torch.Tensor:
         """Rank 0's `value`, which has the same shape everywhere, to the bit."""
         if self.size == 1:
             return value
@@ -124,23 +124,23 @@ class Processes:
         self._collect(lambda: dist.broadcast(value, src=0))
         return value
 
-    def bytes_from_first(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:
         """Rank 0's bytes; what the others give is dropped."""
         if self.size == 1:
             return data
-        length = int(self.from_first(torch.tensor(len(data))).item())
+        length = int(self.broadcast(torch.tensor(len(data))).item())
         held = torch.zeros(length, dtype=torch.uint8)
         if self.first and length:
             held = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return self.from_first(held).cpu().numpy().tobytes()
+        return self.broadcast(held).cpu().numpy().tobytes()
 
-    def agree(self, what: Mapping[str, object], *, when: str) -> None:
+    def check_equal(self, what: Mapping[str, object], *, when: str) -> None:
         """Compares a hash of each tree on all processes; raises CilError that names the first to differ, and whose."""
         if self.size == 1:
             return
         own = torch.stack([torch.frombuffer(bytearray(digest(part)), dtype=torch.uint8) for part in what.values()])
         ranks = [slice(rank, rank + 1) for rank in range(self.size)]
-        every = self.gather(own.to(self.device)[None], ranks).cpu()  # (W, parts, 32)
+        every = self.gather_rows(own.to(self.device)[None], ranks).cpu()  # (W, parts, 32)
         for index, name in enumerate(what):
             odd = [rank for rank in range(self.size) if not torch.equal(every[rank, index], every[0, index])]
             if odd:
@@ -149,7 +149,7 @@ class Processes:
                     "ranks run different versions"
                 )
 
-    def refuse_one_gpu_for_two(self) -> None:
+    def refuse_shared_gpu(self) -> None:
         """Raises ConfigError where two processes compute on one GPU, which NCCL can't do."""
         if self.size == 1 or self.device.type != "cuda":
             return
@@ -161,17 +161,17 @@ class Processes:
                     "the launcher show each process another one (CUDA_VISIBLE_DEVICES)"
                 )
 
-    def meet(self, place: str) -> None:
+    def wait_for_all(self, place: str) -> None:
         """Waits until all processes have come here, however long one of them works before, unless one fails."""
         if self.watch:
-            self.watch.meet(place)
+            self.watch.wait_for_all(place)
 
-    def uncut(self) -> AbstractContextManager:
+    def delay_forced_exit(self) -> AbstractContextManager:
         """A block that the end of another process doesn't cut off, as it would the rest of this one."""
-        return self.watch.busy if self.watch else nullcontext()
+        return self.watch.exit_lock if self.watch else nullcontext()
 
     @contextmanager
-    def one_by_one(self, place: str) -> Iterator[None]:
+    def first_of_machine_first(self, place: str) -> Iterator[None]:
         """The first process of each machine goes first, then the others: a download happens once."""
         if self.launch.local_rank:
             self._wait_for_first(place)
@@ -180,21 +180,21 @@ class Processes:
                 yield
         finally:
             if self.watch and not self.launch.local_rank:
-                self.watch.say(f"{place}/{self._machine()}")
+                self.watch.announce(f"{place}/{self._machine()}")
 
-    def once_a_machine(self, place: str, make: Callable[[], str]) -> str:
+    def once_per_machine(self, place: str, make: Callable[[], str]) -> str:
         """What make() returns in the first process of this machine, for all of its processes, which wait for it."""
         if self.launch.local_rank:
-            return self.watch.wait_for(f"{place}/{self._machine()}")
+            return self.watch.wait_for_announcement(f"{place}/{self._machine()}")
         with self.activity.long_work(place, at_most_seconds=math.inf):
             made = make()
         if self.watch:
-            self.watch.say(f"{place}/{self._machine()}", made)
+            self.watch.announce(f"{place}/{self._machine()}", made)
         return made
 
     def _wait_for_first(self, place: str) -> None:
         if self.watch:
-            self.watch.wait_for(f"{place}/{self._machine()}")
+            self.watch.wait_for_announcement(f"{place}/{self._machine()}")
 
     def _machine(self) -> int:
         """The rank of its first process."""

@@ -73,11 +73,11 @@ def begin(config: Config, directory: Path, processes: Processes, *, ours: Callab
     data.path differs, since only the images show whether it is this one.
     """
     if not processes.first:
-        head = json.loads(processes.bytes_from_first(b""))
+        head = json.loads(processes.broadcast_bytes(b""))
         if not (head["finished"] or head["moved_from"]):
             ours()
         config = configuration.from_dict(head["config"])
-        pieces = list(iter(lambda: processes.bytes_from_first(b""), b""))
+        pieces = list(iter(lambda: processes.broadcast_bytes(b""), b""))
         found = checkpoints.unpack(pieces) if pieces else None
         return FoundRun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
     with processes.activity.long_work("reading the run directory"):
@@ -85,10 +85,10 @@ def begin(config: Config, directory: Path, processes: Processes, *, ours: Callab
     if processes.size > 1:
         head, found = begun._asdict() | {"config": configuration.to_dict(begun.config)}, begun.checkpoint
         del head["checkpoint"]
-        processes.bytes_from_first(json.dumps(head).encode())
+        processes.broadcast_bytes(json.dumps(head).encode())
         for piece in checkpoints.pieces(directory / "checkpoints", found.number) if found else ():
-            processes.bytes_from_first(piece)
-        processes.bytes_from_first(b"")  # the end
+            processes.broadcast_bytes(piece)
+        processes.broadcast_bytes(b"")  # the end
     return begun
 
 

@@ -91,7 +91,7 @@ def _with_others(
             signals.settle()
             if reporter.done:
                 return 0
-            failure = processes.watch.blame(str(error))
+            failure = processes.watch.find_cause(str(error))
             reporter.lost(failure)
             return failure["exit_code"]
         except (Exception, StoppedError) as error:
@@ -140,7 +140,8 @@ class StatusReporter:
         failure = {"rank": self.processes.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
         if self.processes.watch:
             named = message if isinstance(error, StoppedError) else f"rank {self.processes.rank}: {message}"
-            failure = self.processes.watch.fail(failure["exit_code"], named)  # several may fail for the same reason
+            # several processes may fail for the same reason
+            failure = self.processes.watch.report_failure(failure["exit_code"], named)
         if failure.get("lost"):
             self.lost(failure)
             return failure["exit_code"]
@@ -207,7 +208,7 @@ def _run(
         if processes.first:
             with processes.activity.long_work("reading the data", at_most_seconds=math.inf):
                 _show_finished(begun, directory, reporter)
-        processes.meet("finished")
+        processes.wait_for_all("finished")
         return
     if not begun.moved_from:
         reporter.running()

@@ -81,7 +81,7 @@ class CheckpointSaver(Keep):
             self._save(make())
         if received:
             self.wait()
-            self._processes.meet("stop")  # nobody leaves before it is on disk: launchers end the others
+            self._processes.wait_for_all("stop")  # nobody leaves before it is on disk: launchers end the others
             raise StoppedError(128 + received, self._message(received))
         if boundary or self._processes.size == 1 or not self._trained:
             self.pause(make)
@@ -127,7 +127,7 @@ class CheckpointSaver(Keep):
         self._words = str(progress)
 
     def _write(self, staged: list[Staged], record: dict, number: int) -> list[str]:
-        with self._processes.uncut():
+        with self._processes.delay_forced_exit():
             return self._saver.write(staged, record, number=number)
 
     def _message(self, received: int, *, everywhere: bool = True) -> str:

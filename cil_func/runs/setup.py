@@ -88,8 +88,8 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     config = resolve(config)
     set_threads(processes.launch, config.run.threads)
     device = device_of(processes.launch, config.run.device)
-    processes.use(device)
-    processes.refuse_one_gpu_for_two()
+    processes.set_device(device)
+    processes.refuse_shared_gpu()
     if config.run.compile:
         machine.check_compiler(device.type)
     runners.exact_float32()
@@ -100,7 +100,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     method = methods.make(config.method.name, _options(config))
     data = _load_together(partial(_load, config, method), processes)
     fingerprint = _fingerprint(data)
-    processes.agree({"the images": fingerprint}, when="after reading them")
+    processes.check_equal({"the images": fingerprint}, when="after reading them")
     config = _with_increments(config, len(data.class_names))
     phases = _phases(config, data)
     train_images = torch.from_numpy(data.train_images)
@@ -242,18 +242,18 @@ def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -
     """
     count = processes.launch.local_size
     if count == 1 or not sharing.possible():
-        with processes.one_by_one("data"):
+        with processes.first_of_machine_first("data"):
             data = load(room=Room(copies=count))
-        processes.meet("data")
+        processes.wait_for_all("data")
         return data
     with closing(sharing.Arena()) as arena:
-        place = processes.once_a_machine("data", lambda: arena.publish(load(room=Room(arena.empty))))
+        place = processes.once_per_machine("data", lambda: arena.publish(load(room=Room(arena.empty))))
         try:
             data = sharing.attach(place)
         except OSError:
             with processes.activity.long_work("data", at_most_seconds=math.inf):
                 data = load(room=Room(copies=count - 1))  # beside the one that is there
-        processes.meet("data")  # until which the first process has to offer it
+        processes.wait_for_all("data")  # until which the first process has to offer it
     return data
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cil_func.parallel import failure_watch as watching
-from cil_func.parallel.failure_watch import Watch
+from cil_func.parallel import failure_watch
+from cil_func.parallel.failure_watch import FailureWatch
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.runs import run
@@ -21,9 +21,9 @@ def store(monkeypatch):
     port = launching.free_port()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
-    monkeypatch.setattr(watching, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(watching, "_GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(watching, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(failure_watch, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(failure_watch, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(failure_watch, "_PATIENCE_SECONDS", 0.1)
     return dist.TCPStore("127.0.0.1", port, is_master=True)
 
 
@@ -41,7 +41,7 @@ def test_all_processes_end_and_the_status_names_the_one_that_hangs(hangs, store,
         mine.watch._leaving.set()
         ended[mine.watch.rank].set()
 
-    monkeypatch.setattr(watching.os, "_exit", exits)
+    monkeypatch.setattr(failure_watch.os, "_exit", exits)
     for rank in range(2):
         reporter = run.StatusReporter(tmp_path / str(rank))
         reporter.directory.mkdir()
@@ -51,7 +51,7 @@ def test_all_processes_end_and_the_status_names_the_one_that_hangs(hangs, store,
             mine.watch = watches[rank]
             reporter.lost(failure)
 
-        watches.append(Watch(rank, 2, prefix="a", timeout=0.3, on_loss=lost))
+        watches.append(FailureWatch(rank, 2, prefix="a", timeout=0.3, on_loss=lost))
         reporter.processes = Processes(Launch(rank, 2, rank, 2), watch=watches[rank])
     with watches[0], watches[1]:
         waiting = Processes(Launch(1 - hangs, 2, 1 - hangs, 2), watch=watches[1 - hangs])

@@ -149,10 +149,10 @@ def test_only_one_process_is_profiled(tmp_path, capsys, monkeypatch):
 class Together(Processes):
     """Several processes, as one of them sees it that agrees with all."""
 
-    def agree(self, what, *, when):
+    def check_equal(self, what, *, when):
         assert self.size == 2
 
-    def once_a_machine(self, place, make):
+    def once_per_machine(self, place, make):
         return make()
 
 

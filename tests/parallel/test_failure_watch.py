@@ -13,8 +13,8 @@ import pytest
 import torch.distributed as dist
 
 from cil_func.errors import PeerError
-from cil_func.parallel import failure_watch as watching
-from cil_func.parallel.failure_watch import Watch
+from cil_func.parallel import failure_watch
+from cil_func.parallel.failure_watch import FailureWatch
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def make(monkeypatch):
     port = launching.free_port()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
-    monkeypatch.setattr(watching, "BEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(failure_watch, "BEAT_SECONDS", 3600.0)
     store = dist.TCPStore("127.0.0.1", port, is_master=True)
     made = []
 
     def enter(rank: int, *, size: int = 3, timeout: float = 60.0, prefix: str = "a"):
-        made.append(Watch(rank, size, prefix=prefix, timeout=timeout, on_loss=lambda failure: None).__enter__())
+        made.append(FailureWatch(rank, size, prefix=prefix, timeout=timeout, on_loss=lambda failure: None).__enter__())
         return made[-1]
 
     yield enter
@@ -40,18 +40,18 @@ def make(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(watching.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 1.0))
+    monkeypatch.setattr(failure_watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(failure_watch.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 1.0))
     return now
 
 
 def test_the_first_failure_is_the_runs(make):
     first, second, third = (make(rank) for rank in range(3))
-    said = second.fail(3, "rank 1: no images")
+    said = second.report_failure(3, "rank 1: no images")
     assert said == {"rank": 1, "exit_code": 3, "message": "rank 1: no images", "lost": False}
-    assert first.fail(1, "rank 0: lost the others") == said  # a consequence
+    assert first.report_failure(1, "rank 0: lost the others") == said  # a consequence
     third._look()
-    assert third.failure == said and third.blame("?") == said
+    assert third.failure == said and third.find_cause("?") == said
 
 
 def test_a_silent_process_is_named_after_the_timeout_and_one_that_left_is_not(make, clock):
@@ -81,8 +81,8 @@ def test_after_a_broken_collective_the_silent_one_is_found_in_seconds(make, cloc
         return second_looks(name)
 
     first._has = has
-    failure = first.blame("?")
-    assert failure["rank"] == 2 and clock[0] < watching._PATIENCE_SECONDS
+    failure = first.find_cause("?")
+    assert failure["rank"] == 2 and clock[0] < failure_watch._PATIENCE_SECONDS
 
 
 def test_where_nobody_is_silent_the_own_words_remain(make, clock):
@@ -94,7 +94,7 @@ def test_where_nobody_is_silent_the_own_words_remain(make, clock):
         return look(name)
 
     first._has = has
-    failure = first.blame("rank 0 lost the others")
+    failure = first.find_cause("rank 0 lost the others")
     assert failure == {"rank": 0, "exit_code": 1, "message": "rank 0 lost the others", "lost": True}
 
 
@@ -167,13 +167,13 @@ def test_after_a_broken_collective_one_that_is_behind_is_named(make, clock):
         return look(name)
 
     first._has = has
-    assert "rank 1 (" in first.blame("?")["message"] and "hangs" in first.failure["message"]
+    assert "rank 1 (" in first.find_cause("?")["message"] and "hangs" in first.failure["message"]
 
 
 def test_an_exchange_gives_all_what_each_said(make):
     first, second = make(0, size=2), make(1, size=2)
     second._set("gpu/1", "b")
-    second._add("meet/gpu", 1)
+    second._add("wait_for_all/gpu", 1)
     assert first.exchange("gpu", "a") == ["a", "b"]
 
 
@@ -186,7 +186,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):
     for now in (0.0, 1.0, 2.0, 3.0, 4.0):
         clock[0] = now
         first._look()
-        assert (first.failure is None) == (now <= watching._SUSPECT_SECONDS)
+        assert (first.failure is None) == (now <= failure_watch._SUSPECT_SECONDS)
     assert f"process {gone.pid}) was lost" in first.failure["message"]
 
 
@@ -199,7 +199,7 @@ def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_run
     first._set("who/1", json.dumps([socket.gethostname(), gone.pid]))
     if left:
         first._set("left/1", "")
-    failure = first.fail(exit_code, "its own words")
+    failure = first.report_failure(exit_code, "its own words")
     assert (failure["rank"], failure["lost"]) == (names, bool(names))
     lost = f"rank 1 ({socket.gethostname()}, process {gone.pid}) was lost: it is not there any more"
     assert failure["message"] == (lost if names else "its own words")
@@ -207,7 +207,7 @@ def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_run
 
 
 def test_after_it_was_stopped_itself_a_process_accuses_nobody(make, clock, monkeypatch):
-    monkeypatch.setattr(watching, "BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(failure_watch, "BEAT_SECONDS", 0.5)
     first = make(0, size=2, timeout=10)
     first._add("beat/1", 1)
     for now in (0.0, 0.5, 60.0, 60.5, 61.0):
@@ -227,19 +227,19 @@ def test_without_the_store_the_own_failure_remains(make):
             return raises
 
     first._store = Gone()
-    assert first.fail(3, "rank 0: no images")["message"] == "rank 0: no images"
+    assert first.report_failure(3, "rank 0: no images")["message"] == "rank 0: no images"
     first.failure = None
-    assert first.blame("rank 0 lost the others")["message"] == "rank 0 lost the others"
+    assert first.find_cause("rank 0 lost the others")["message"] == "rank 0 lost the others"
 
 
 def test_meeting_and_waiting_end_when_one_fails(make, clock):
     first, second = make(0, size=2), make(1, size=2)
-    second.say("data/0")
-    first.wait_for("data/0")
-    second._add("meet/data", 1)
-    first.meet("data")
+    second.announce("data/0")
+    first.wait_for_announcement("data/0")
+    second._add("wait_for_all/data", 1)
+    first.wait_for_all("data")
     first.failure = {"rank": 1, "exit_code": 3, "message": "no images"}
-    for wait in (lambda: first.wait_for("never"), lambda: first.meet("never")):
+    for wait in (lambda: first.wait_for_announcement("never"), lambda: first.wait_for_all("never")):
         with pytest.raises(PeerError, match="rank 1, which failed"):
             wait()
 
@@ -259,7 +259,7 @@ def test_no_thread_is_left(make):
 
 
 def test_a_restart_knows_nothing_of_the_attempt_before(make):
-    make(1).fail(1, "rank 1: killed")
+    make(1).report_failure(1, "rank 1: killed")
     again = make(0, prefix="b")
     again._look()
     assert again.failure is None
@@ -268,10 +268,10 @@ def test_a_restart_knows_nothing_of_the_attempt_before(make):
 def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
     """Its main thread is in a collective that waits for the lost one: the thread tells, and ends it, after a save."""
     ended, told, now = [], [], [0.0]
-    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(failure_watch.time, "monotonic", lambda: now[0])
     watch = make(0, size=2)
     watch._on_loss = lambda failure: told.append((failure["message"], now[0]))
-    make(1, size=2).fail(143, "stopped by SIGTERM")
+    make(1, size=2).report_failure(143, "stopped by SIGTERM")
 
     class Saving:
         """A lock that somebody gives back after three seconds."""
@@ -279,8 +279,8 @@ def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
         def acquire(self, timeout):
             now[0] += 3.0
 
-    watch.busy = Saving()
-    monkeypatch.setattr(watching.os, "_exit", lambda status: (ended.append(status), watch._leaving.set()))
+    watch.exit_lock = Saving()
+    monkeypatch.setattr(failure_watch.os, "_exit", lambda status: (ended.append(status), watch._leaving.set()))
 
     class Turns:
         """Each wait of the thread takes a second."""
@@ -296,4 +296,4 @@ def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
     watch._run()
     watch._leaving = leaving
     # known after a second, over the grace of 2 seconds at 4, and saved at 7
-    assert ended == [143] and told == [("stopped by SIGTERM", 7.0)] and watching._GRACE_SECONDS == 2
+    assert ended == [143] and told == [("stopped by SIGTERM", 7.0)] and failure_watch._GRACE_SECONDS == 2

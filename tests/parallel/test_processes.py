@@ -155,7 +155,7 @@ def test_a_world_of_three():
     for found in every:
         assert found.pop("differ").startswith("weights of rank 2 differ from those of rank 0 after phase 1")
         assert found == {
-            "gathered": True, "parts": [(0, 6), (6, 10), (10, 10)], "from_first": [7], "bytes": [b"", b"\0\0\0"],
+            "gathered": True, "parts": [(0, 6), (6, 10), (10, 10)], "broadcast": [7], "bytes": [b"", b"\0\0\0"],
             "added": [6.0, 30.0, 5.0], "signals_at_step": [0, 5], "consulted": 3, "collectives": (1, 3),
         }  # fmt: skip
 
@@ -164,17 +164,18 @@ def test_alone_everything_is_the_identity():
     processes, vector = Processes(), torch.tensor([1.0, 2.0, 0.0])
     assert processes.reduce(vector) is vector and vector.tolist() == [1, 2, 0]
     assert processes.signals_at_step(3) == 3 and processes.signals_now(4) == 4
-    assert processes.bytes_from_first(b"x") == b"x"
-    assert processes.parts(10, 3) == [slice(0, 10)] and processes.gather(vector, [slice(0, 3)]) is vector
+    assert processes.broadcast_bytes(b"x") == b"x"
+    assert processes.split_rows(10, 3) == [slice(0, 10)] and processes.gather_rows(vector, [slice(0, 3)]) is vector
     assert processes.collectives == 0
 
 
 def test_reading_the_data_is_announced_as_work_that_may_last():
     """Or the processes of a machine that is ready would take one that still reads for one that hangs."""
     processes, seen = Processes(), []
-    with processes.one_by_one("data"):
+    with processes.first_of_machine_first("data"):
         seen.append(processes.activity.record()[3:])
-    assert processes.once_a_machine("data", lambda: seen.append(processes.activity.record()[3:]) or "there") == "there"
+    made = processes.once_per_machine("data", lambda: seen.append(processes.activity.record()[3:]) or "there")
+    assert made == "there"
     assert seen == [("data", math.inf)] * 2 and processes.activity.record().work == ""
 
 
@@ -256,7 +257,7 @@ def test_two_processes_on_one_gpu_are_refused(gpus, refused, monkeypatch):
     processes.watch = SimpleNamespace(exchange=lambda name, own: [own, *gpus[1:]])
     processes.device = torch.device("cuda", 0)
     with pytest.raises(ConfigError, match=refused) if refused else nullcontext():
-        processes.refuse_one_gpu_for_two()
+        processes.refuse_shared_gpu()
 
 
 def test_torchs_own_guards_leave_a_process_the_time_to_compile(monkeypatch):

@@ -21,10 +21,10 @@ class Store:
     def __init__(self):
         self.said = {}
 
-    def say(self, key, value=""):
+    def announce(self, key, value=""):
         self.said[key] = value
 
-    def wait_for(self, key):
+    def wait_for_announcement(self, key):
         return self.said[key]
 
 
@@ -35,10 +35,10 @@ class Process(Processes):
         super().__init__(Launch(rank, size, rank, size))
         self.watch, self.met = store, met
 
-    def meet(self, place):
+    def wait_for_all(self, place):
         self.met()
 
-    def agree(self, what, *, when):
+    def check_equal(self, what, *, when):
         self.said = what
 
 

@@ -27,33 +27,34 @@ def _one(rank: int, size: int, port: int, task, results) -> None:
     with join(Launch(rank, size, rank, size), timeout_seconds=60, on_loss=print) as processes:
         results[rank] = task(processes)
         if not processes.first:
-            processes.watch.say(f"done/{rank}")
+            processes.watch.announce(f"done/{rank}")
         for other in range(1, size if processes.first else 0):  # rank 0 holds the store
-            processes.watch.wait_for(f"done/{other}")
+            processes.watch.wait_for_announcement(f"done/{other}")
 
 
 def talk(processes: Processes) -> dict:
-    with processes.one_by_one("data"):  # rank 0 waits for nobody
+    with processes.first_of_machine_first("data"):  # rank 0 waits for nobody
         pass
-    processes.meet("data")
-    parts = processes.parts(10, 3)  # 4 units of 3: rows 0-5, 6-9, none
+    processes.wait_for_all("data")
+    parts = processes.split_rows(10, 3)  # 4 units of 3: rows 0-5, 6-9, none
     rows = torch.arange(20.0).view(10, 2)
     vector = torch.tensor([processes.rank + 1.0, 10.0, 0.0])
     signals_at_step = [processes.signals_at_step(5 if processes.rank == 1 else 0)]
     added = processes.reduce(vector.clone()).tolist()
     signals_at_step.append(processes.signals_at_step(5 if processes.rank == 1 else 0))
     found = {
-        "gathered": torch.equal(processes.gather(rows[parts[processes.rank]].clone(), parts), rows),
+        "gathered": torch.equal(processes.gather_rows(rows[parts[processes.rank]].clone(), parts), rows),
         "parts": [(part.start, part.stop) for part in parts],
-        "from_first": processes.from_first(torch.tensor([processes.rank + 7])).tolist(),
-        "bytes": [processes.bytes_from_first(bytes([processes.rank]) * count) for count in (0, 3)],
+        "broadcast": processes.broadcast(torch.tensor([processes.rank + 7])).tolist(),
+        "bytes": [processes.broadcast_bytes(bytes([processes.rank]) * count) for count in (0, 3)],
         "added": added, "signals_at_step": signals_at_step,
         "consulted": processes.signals_now(3 if processes.rank == 2 else 0),
         "collectives": (processes.collectives, processes.numbers),
     }  # fmt: skip
-    processes.agree({"numbers": [torch.arange(3)], "words": torch.tensor(1)}, when="now")
+    processes.check_equal({"numbers": [torch.arange(3)], "words": torch.tensor(1)}, when="now")
     try:
-        processes.agree({"same": torch.tensor(1), "weights": torch.tensor(processes.rank // 2)}, when="after phase 1")
+        trees = {"same": torch.tensor(1), "weights": torch.tensor(processes.rank // 2)}
+        processes.check_equal(trees, when="after phase 1")
     except CilError as error:
         found["differ"] = str(error)
     found["place"] = processes.activity.record()[:2]
