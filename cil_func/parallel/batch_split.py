@@ -5,20 +5,25 @@ import math
 from cil_func.errors import ConfigError
 
 
-def share(rank: int, size: int, *, batch_size: int, norm_batch: int) -> slice:
-    """The places of a global batch that rank `rank` of `size` holds: whole groups, in order, at most `rows_of` many."""
-    rows = rows_of(size, batch_size=batch_size, norm_batch=norm_batch)
+def slice_of_rank(rank: int, size: int, *, batch_size: int, norm_batch: int) -> slice:
+    """Returns the positions in a global batch that one process computes, as a slice; it may be empty.
+
+    rank: of this process; size: the number of processes; batch_size: of the global batch; norm_batch: how many images
+    share batch norm's statistics. The processes take whole groups of norm_batch images, in order of rank. Only the
+    last group of the batch may be smaller. The slice has at most `rows_per_process` positions.
+    """
+    rows = rows_per_process(size, batch_size=batch_size, norm_batch=norm_batch)
     return slice(min(rank * rows, batch_size), min((rank + 1) * rows, batch_size))
 
 
-def rows_of(size: int, *, batch_size: int, norm_batch: int) -> int:
+def rows_per_process(size: int, *, batch_size: int, norm_batch: int) -> int:
     """Rows that each of `size` processes holds in a step, padding included: one shape, so one graph."""
     if size == 1:
         return batch_size
     return math.ceil(math.ceil(batch_size / norm_batch) / size) * norm_batch
 
 
-def fit(count: int, *, batch_size: int, norm_batch: int) -> int:
+def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
     """The batch size for a phase of `count` rows: batch_size halved as often as one batch still holds them all.
 
     A half is rounded up to whole groups of norm_batch images, where it is more than one. StepParts, and not `count`
@@ -33,7 +38,7 @@ def fit(count: int, *, batch_size: int, norm_batch: int) -> int:
         batch_size = half
 
 
-def refuse_one_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
+def refuse_single_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
     """Raises ConfigError where a batch is one norm group, which several processes can't share.
 
     norm_batch: 1 for a backbone without batch norm, where each image is a group; pads: False for a timm model with it.

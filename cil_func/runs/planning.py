@@ -124,7 +124,7 @@ def _shares(setup: Setup) -> list[str]:
     if size == 1:
         return []
     places = range(trainer.batch_size)
-    counts = [len(places[batch_split.share(rank, size, **_split(trainer))]) for rank in range(size)]
+    counts = [len(places[batch_split.slice_of_rank(rank, size, **_split(trainer))]) for rank in range(size)]
     return [f"{size} processes: {', '.join(map(str, counts))} of the {trainer.batch_size} images of a batch"]
 
 
@@ -158,7 +158,8 @@ def activation_bytes(setup: Setup) -> int:
     dtype = setup.dtype if net.groups else setup.compute_dtype
     params, state = tree.cast(drawn, dtype=dtype, device="meta")
     norm_batch, split = setup.config.optim.norm_batch, _split(setup.trainers[1])
-    rows, groups = batch_split.rows_of(setup.processes.size, **split), split["norm_batch"] or split["batch_size"]
+    rows = batch_split.rows_per_process(setup.processes.size, **split)
+    groups = split["norm_batch"] or split["batch_size"]
     count = math.ceil(rows / groups) * groups  # the step fills the last group up
     shape = (count, 3, *setup.image_size)
     images = torch.empty(shape, dtype=setup.compute_dtype, device="meta")

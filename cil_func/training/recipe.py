@@ -57,7 +57,7 @@ def make(
     net = model.backbone(config.model.backbone)
     pads, alone = net.pads(), not net.groups and net.pads()
     for table, settings in (("optim", later), ("optim.first_phase", first)):
-        batch_split.refuse_one_group(
+        batch_split.refuse_single_group(
             processes.size, **_sizes(settings, alone=alone), pads=pads, table=table
         )
     if draws and processes.size > 1:
@@ -88,13 +88,13 @@ def fitted(trainer: Trainer, count: int, processes: Processes) -> Trainer:
     """
     if not trainer.padded_to:
         return trainer
-    batch_size = batch_split.fit(count, batch_size=trainer.batch_size, norm_batch=trainer.norm_batch)
+    batch_size = batch_split.fit_batch_size(count, batch_size=trainer.batch_size, norm_batch=trainer.norm_batch)
     sizes = {"batch_size": batch_size, "norm_batch": trainer.norm_batch}
     return replace(
         trainer,
         batch_size=batch_size,
         own=_own(processes, **sizes),
-        padded_to=batch_split.rows_of(processes.size, **sizes),
+        padded_to=batch_split.rows_per_process(processes.size, **sizes),
     )
 
 
@@ -111,7 +111,7 @@ def _sizes(settings: Optim, *, alone: bool) -> dict[str, int]:
 def _own(processes: Processes, *, batch_size: int, norm_batch: int) -> slice | None:
     if processes.size == 1:
         return None
-    return batch_split.share(processes.rank, processes.size, batch_size=batch_size, norm_batch=norm_batch)
+    return batch_split.slice_of_rank(processes.rank, processes.size, batch_size=batch_size, norm_batch=norm_batch)
 
 
 def _make(
@@ -131,7 +131,7 @@ def _make(
         epochs=settings.epochs,
         **sizes,
         own=_own(processes, **sizes),
-        padded_to=batch_split.rows_of(processes.size, **sizes) if padded else 0,
+        padded_to=batch_split.rows_per_process(processes.size, **sizes) if padded else 0,
         joins=joins,
         eval_every_epochs=settings.eval_every_epochs,
     )
@@ -154,7 +154,7 @@ def _make_step(
     parts = step.make(method, optim.sgd(), preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded, drop=drop)
     if not compiled:
         return step.join(parts, processes.reduce)
-    rows = batch_split.rows_of(processes.size, batch_size=batch_size, norm_batch=1 if alone else norm_batch)
+    rows = batch_split.rows_per_process(processes.size, batch_size=batch_size, norm_batch=1 if alone else norm_batch)
     return _whole_step(parts, processes, 0 if padded else rows)
 
 

@@ -251,9 +251,9 @@ def parts_of_a_step(name: str, *, padded: bool, rows: slice = slice(None), fill:
 def test_processes_share_a_batch_of_a_model_without_batch_norm(name):
     """7 images for 3 processes: 3, 3 and 1, each filled up to 3 rows. Their sums are those of one process."""
     sizes = {"batch_size": 7, "norm_batch": 1}
-    assert batch_split.rows_of(3, **sizes) == 3
+    assert batch_split.rows_per_process(3, **sizes) == 3
     whole = parts_of_a_step(name, padded=False)
-    own = [batch_split.share(rank, 3, **sizes) for rank in range(3)]
+    own = [batch_split.slice_of_rank(rank, 3, **sizes) for rank in range(3)]
     assert own == [slice(0, 3), slice(3, 6), slice(6, 7)]
     fills = [0, 0, 2]
     vectors = [parts_of_a_step(name, padded=True, rows=rows, fill=fill) for rows, fill in zip(own, fills, strict=True)]

@@ -33,19 +33,19 @@ SHAPES = [(512, 128, 4), (512, 128, 3), (10, 2, 3), (12, 5, 2), (9, 4, 4), (6, 2
 @pytest.mark.parametrize(("batch_size", "norm_batch", "size"), SHAPES)
 def test_shares_are_whole_groups_in_order_and_together_the_batch(batch_size, norm_batch, size):
     sizes = {"batch_size": batch_size, "norm_batch": norm_batch}
-    held = [batch_split.share(rank, size, **sizes) for rank in range(size)]
+    held = [batch_split.slice_of_rank(rank, size, **sizes) for rank in range(size)]
     places = [place for share in held for place in range(batch_size)[share]]
     assert places == list(range(batch_size))
     assert all(share.start % norm_batch == 0 or share.start == batch_size for share in held)
     longest = max(len(range(batch_size)[share]) for share in held)
-    rows = batch_split.rows_of(size, **sizes)
+    rows = batch_split.rows_per_process(size, **sizes)
     assert rows % norm_batch == 0 and longest <= rows < longest + norm_batch
 
 
 def test_five_groups_on_three_processes_and_one_with_none():
-    held = [batch_split.share(rank, 3, batch_size=10, norm_batch=2) for rank in range(3)]
+    held = [batch_split.slice_of_rank(rank, 3, batch_size=10, norm_batch=2) for rank in range(3)]
     assert [(share.start, share.stop) for share in held] == [(0, 4), (4, 8), (8, 10)]
-    held = [batch_split.share(rank, 4, batch_size=10, norm_batch=4) for rank in range(4)]
+    held = [batch_split.slice_of_rank(rank, 4, batch_size=10, norm_batch=4) for rank in range(4)]
     assert [(share.start, share.stop) for share in held] == [(0, 4), (4, 8), (8, 10), (10, 10)]
 
 
@@ -71,7 +71,7 @@ def test_every_step_has_the_rows_and_draws_of_one_process(batch_size, norm_batch
 
     whole = steps(None)
     sizes = {"batch_size": batch_size, "norm_batch": norm_batch}
-    shared = [steps(batch_split.share(rank, size, **sizes)) for rank in range(size)]
+    shared = [steps(batch_split.slice_of_rank(rank, size, **sizes)) for rank in range(size)]
     assert [total for _, _, total in whole] == [batch_size, batch_size, batch_size - 1]
     for expected, *parts in zip(whole, *shared, strict=True):
         assert torch.equal(torch.cat([part[0] for part in parts]), expected[0])
@@ -87,7 +87,7 @@ def test_every_step_has_the_rows_and_draws_of_one_process(batch_size, norm_batch
     (1, 0, 2), (1, 3, 2),
 ])  # fmt: skip
 def test_a_batch_is_halved_while_it_holds_the_phase(count, norm_batch, size):
-    assert batch_split.fit(count, batch_size=512, norm_batch=norm_batch) == size
+    assert batch_split.fit_batch_size(count, batch_size=512, norm_batch=norm_batch) == size
 
 
 # what they add up to
@@ -119,9 +119,9 @@ def test_the_vectors_of_all_processes_add_up_to_that_of_one(size, norm_batch, im
     parts, train_state, classes = make_step(norm_batch, dtype)
     taught, batch = draw_batch(images, dtype)
     whole, _ = parts.gradient(train_state, *step.pad(taught, batch, 20 - images), classes)
-    rows, total = batch_split.rows_of(size, **sizes), torch.zeros_like(whole)
+    rows, total = batch_split.rows_per_process(size, **sizes), torch.zeros_like(whole)
     for rank in range(size):
-        own = batch_split.share(rank, size, **sizes)
+        own = batch_split.slice_of_rank(rank, size, **sizes)
         part = tree.map(lambda leaf, own=own: leaf[own], (taught, batch))
         total += parts.gradient(train_state, *step.pad(*part, rows - len(part[1].labels)), classes)[0]
     mean, expected = total[:-1] / total[-2], whole[:-1] / whole[-2]
@@ -216,12 +216,12 @@ def test_a_broken_launcher_is_refused(changes, named):
 @pytest.mark.parametrize(("norm_batch", "pads"), [(0, True), (32, True), (8, False), (0, False)])
 def test_one_norm_group_can_not_be_shared(norm_batch, pads):
     settings = {"batch_size": 32, "norm_batch": norm_batch, "pads": pads, "table": "optim.first_phase"}
-    batch_split.refuse_one_group(1, **settings)
+    batch_split.refuse_single_group(1, **settings)
     for size, fits in ((2, 16), (3, 11)):
         match = f"first_phase.norm_batch={fits} " if pads else "model.backbone: this timm model"
         with pytest.raises(ConfigError, match=match):
-            batch_split.refuse_one_group(size, **settings)
-    batch_split.refuse_one_group(2, **(settings | {"norm_batch": 31, "pads": True}))
+            batch_split.refuse_single_group(size, **settings)
+    batch_split.refuse_single_group(2, **(settings | {"norm_batch": 31, "pads": True}))
 
 
 def test_threads_are_a_share_of_the_cores_unless_somebody_says_so(monkeypatch):

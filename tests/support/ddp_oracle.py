@@ -35,7 +35,8 @@ def main() -> None:
         run, train_state = step.join(parts, processes.reduce), step.start(method, optimiser, params, state)
         known = torch.arange(CLASSES)
         classes = methods.Classes(known < CLASSES, known < OLD)
-        own = batch_split.share(processes.rank, processes.size, batch_size=GROUP * processes.size, norm_batch=GROUP)
+        sizes = {"batch_size": GROUP * processes.size, "norm_batch": GROUP}
+        own = batch_split.slice_of_rank(processes.rank, processes.size, **sizes)
         for images, labels, taught in batches(GROUP * processes.size):
             pixels = ((images[own].double() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
             logits = module(pixels)[0]
