@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.damage import Tally, same
 from benchmarks.faulty_disk import Crash, Disk
 from cil_func.errors import CheckpointError, DiskError
-from cil_func.runs import checkpoints, events
+from cil_func.runs import checkpoints, files
 from cil_func.runs.checkpoints import Loaded
 from cil_func.runs.packing import describe, pack
 
@@ -154,7 +154,7 @@ class _Judge:
 
 def _unmended(copy: Path, new: Loaded, load: Callable) -> str:
     """What is still wrong after the next start, which saves `new`; "" for nothing."""
-    events.clean(copy)
+    files.remove_temporary_files(copy)
     try:
         with Disk(copy).installed():  # nothing fails, and nothing waits for a disk
             checkpoints.save(copy, new.tree, new.record, number=new.number)

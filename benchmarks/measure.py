@@ -16,7 +16,7 @@ from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 
-from cil_func.runs import events
+from cil_func.runs import files
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -71,7 +71,7 @@ def write(name: str, figures: Mapping[str, Real], conditions: Mapping, json_path
         raise TypeError(f"write: figure {wrong[0]!r} is {figures[wrong[0]]!r}; figures are numbers")
     path = json_path or RESULTS / f"{name}-{conditions['device']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    events.write_json(path, {"name": name, "figures": dict(figures), "conditions": dict(conditions)})
+    files.write_json(path, {"name": name, "figures": dict(figures), "conditions": dict(conditions)})
     return path
 
 

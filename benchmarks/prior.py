@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.record import RESULTS, head
 from cil_func import classifier, config, metrics
-from cil_func.runs import checkpoints, events, setup
+from cil_func.runs import checkpoints, files, setup
 from cil_func.training import inference
 
 
@@ -33,7 +33,7 @@ def main() -> int:
         print(f"{name:<32} {value:8.3f}")
     path = options.json or RESULTS / f"{options.name}-{ready.device.type}.json"
     conditions = {**setup.environment(ready), "commit": head(), "run": options.run.name}
-    events.write_json(path, {"name": options.name, "figures": found, "conditions": conditions})
+    files.write_json(path, {"name": options.name, "figures": found, "conditions": conditions})
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.measure import RESULTS, head
 from cil_func.report import tables
-from cil_func.runs import events
+from cil_func.runs import files
 
 SUMMARY = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 COLUMNS = ("top1", "nme_top1", "gamma", "top1_before_align", "new_share", "new_share_before_align")
@@ -32,7 +32,7 @@ def main() -> int:
     device = results["config"]["run"]["device"]
     path = options.json or RESULTS / f"{options.name}-{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    events.write_json(path, {
+    files.write_json(path, {
         "name": options.name,
         "figures": figures(results),
         "conditions": {

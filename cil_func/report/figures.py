@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cil_func.errors import ConfigError, printable
 from cil_func.report import labels, tables
-from cil_func.runs import events
+from cil_func.runs import event_log, files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def write(directory: str | Path, *, warn: Callable[[str], None] | None = None) -
         "loss.png": lambda: _png(loss(results, log)),
     }
     folder = directory / "report"
-    events.make_directory(folder)
+    files.make_directory(folder)
     written, failed = [], {}
     for name, make in makers.items():
         try:
@@ -60,7 +60,7 @@ def write(directory: str | Path, *, warn: Callable[[str], None] | None = None) -
         if data is None:
             (folder / name).unlink(missing_ok=True)  # an older drawing would speak of another run
             continue
-        events.write_bytes(folder / name, data)
+        files.write_bytes(folder / name, data)
         written.append(folder / name)
     for reason, names in failed.items():
         warn(printable(f"{folder}: {', '.join(names)} can't be drawn ({reason})"))
@@ -80,7 +80,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     path = directory / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        log = events.read(directory / "metrics.jsonl") if (directory / "metrics.jsonl").exists() else []
+        log = event_log.read(directory / "metrics.jsonl") if (directory / "metrics.jsonl").exists() else []
     except OSError as error:
         raise ConfigError(
             f"{directory}: no readable results.json ({error.strerror}); give a run directory, "

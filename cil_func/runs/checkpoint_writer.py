@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cil_func import tree as trees
-from cil_func.runs import checkpoint_files as files
-from cil_func.runs import events, packing
+from cil_func.runs import checkpoint_files, files, packing
 from cil_func.runs.packing import Part
 
 
@@ -69,16 +68,17 @@ class Saver:
         """
         parts = [piece.part or packing.describe(piece.tree, number=number) for piece in staged]
         manifest = packing.pack(parts, record, number=number)
-        new = {files.part_name(part): piece for part, piece in zip(parts, staged, strict=True) if not piece.part}
-        events.make_directory(self._directory)
+        named = zip(map(checkpoint_files.part_name, parts), staged, strict=True)
+        new = {name: piece for name, piece in named if not piece.part}
+        files.make_directory(self._directory)
         try:
             for name, piece in new.items():
-                events.write_chunks(self._directory / name, packing.chunks(piece.tree))
+                files.write_chunks(self._directory / name, packing.chunks(piece.tree))
             _refuse_changed(new.values())
-            events.write_bytes(self._directory / files.manifest_name(number), manifest)
+            files.write_bytes(self._directory / checkpoint_files.manifest_name(number), manifest)
         except BaseException:
             with contextlib.suppress(OSError):  # the disk may be full
-                needed = set(map(files.part_name, files.parts(self._directory, number)))
+                needed = set(map(checkpoint_files.part_name, checkpoint_files.parts(self._directory, number)))
                 for name in new.keys() - needed:
                     self._delete(name)
             raise
@@ -91,27 +91,31 @@ class Saver:
         for earlier, part in self._saved[0] if len(self._saved) == 2 else ():
             same = (earlier.paths, earlier.versions) == (mark.paths, mark.versions)
             if same and all(one() is other() for one, other in zip(earlier.leaves, mark.leaves, strict=True)):
-                return part if files.there(self._directory, part) else None
+                return part if checkpoint_files.there(self._directory, part) else None
         return None
 
     def _delete_old(self, number: int) -> list[str]:
         """Deletes what is superfluous now that `number` is written: all but it and the newest valid one before it."""
         try:
-            names = files.found(self._directory)
+            names = checkpoint_files.found(self._directory)
             before = sorted((other for other in names if other < number), reverse=True)
             earlier = next((other for other in before if self._whole(other)), 0)
             self._verified &= {earlier, number}
-            old = [files.manifest_name(other) for other in before if other < earlier]
+            old = [checkpoint_files.manifest_name(other) for other in before if other < earlier]
             problems = [problem for problem in map(self._delete, old) if problem]  # data without them are no danger
-            needed = {files.part_name(part) for other in names for part in files.parts(self._directory, other)}
+            needed = {
+                checkpoint_files.part_name(part)
+                for other in names
+                for part in checkpoint_files.parts(self._directory, other)
+            }
         except OSError as error:
             return [f"{self._directory}: can't be searched for old checkpoints ({error.strerror})"]
-        manifests = {files.manifest_name(other) for other in names}
+        manifests = {checkpoint_files.manifest_name(other) for other in names}
         old = [name for other in names if other < earlier or other == number for name in names[other]]
         return problems + [problem for problem in map(self._delete, {*old} - needed - manifests) if problem]
 
     def _whole(self, number: int) -> bool:
-        return files.whole(self._directory, number, hashed=number not in self._verified)
+        return checkpoint_files.whole(self._directory, number, hashed=number not in self._verified)
 
     def _delete(self, name: str) -> str:
         """Deletes a file; what is wrong where that fails."""

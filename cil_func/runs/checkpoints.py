@@ -17,8 +17,7 @@ import torch
 
 from cil_func import tree
 from cil_func.errors import CheckpointError
-from cil_func.runs import checkpoint_files as files
-from cil_func.runs import events, packing
+from cil_func.runs import checkpoint_files, files, packing
 from cil_func.runs.checkpoint_writer import Saver
 from cil_func.runs.packing import Loaded
 
@@ -47,15 +46,15 @@ def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
     None where there is none, or only what the first save left when it was interrupted.
     Raises CheckpointError where none of several is valid, DiskError where the folder can't be read.
     """
-    with events.disk_errors(directory):
-        names = files.found(directory)
+    with files.disk_errors(directory):
+        names = checkpoint_files.found(directory)
     problems = []
     for number in sorted(_numbers(names), reverse=True):
         try:
             return unpack(pieces(directory, number)), problems
         except CheckpointError as error:
             problems.append(f"checkpoint {number} is skipped: {error}")
-    if any(files.manifest_name(number) in found for number, found in names.items()):
+    if any(checkpoint_files.manifest_name(number) in found for number, found in names.items()):
         raise CheckpointError(
             f"{directory}: no checkpoint can be used ({'; '.join(problems)}); "
             "put the files back from a copy, or start anew in another directory"
@@ -68,10 +67,10 @@ def pieces(directory: Path, number: int) -> Iterator[bytes]:
 
     Raises CheckpointError for what is missing; damaged bytes are noticed by `unpack`.
     """
-    manifest, fields = files.read_manifest(directory, number)
+    manifest, fields = checkpoint_files.read_manifest(directory, number)
     yield manifest
     for part in packing.parts_of(fields):
-        yield files.read(directory / files.part_name(part))
+        yield checkpoint_files.read(directory / checkpoint_files.part_name(part))
 
 
 def unpack(pieces: Iterable[bytes]) -> Loaded:
@@ -82,7 +81,7 @@ def unpack(pieces: Iterable[bytes]) -> Loaded:
 
 def clean(directory: Path) -> None:
     """Removes what killed processes left unfinished in a run directory; call it under the lock."""
-    events.clean(*(directory / folder for folder in _FOLDERS))
+    files.remove_temporary_files(*(directory / folder for folder in _FOLDERS))
 
 
 class SavedModel(NamedTuple):
@@ -105,9 +104,9 @@ def save_model(directory: Path, saved: SavedModel) -> None:
     """
     means = {} if saved.means is None else {"means": saved.means}
     model = tree.cast({"params": saved.params, "state": saved.state, **means}, device="cpu")
-    events.write_chunks(directory / "model.safetensors", packing.chunks(model))
+    files.write_chunks(directory / "model.safetensors", packing.chunks(model))
     header = {"format": MODEL_FORMAT, "sha256": packing.describe(model, number=0).sha256}
-    events.write_json(directory / "model.json", header | saved.description)
+    files.write_json(directory / "model.json", header | saved.description)
 
 
 def load_model(directory: Path) -> SavedModel:
@@ -116,8 +115,8 @@ def load_model(directory: Path) -> SavedModel:
     Raises CheckpointError for files that are missing, damaged or not of one model.
     """
     try:
-        description = json.loads(files.read(directory / "model.json"))
-        data = files.read(directory / "model.safetensors")
+        description = json.loads(checkpoint_files.read(directory / "model.json"))
+        data = checkpoint_files.read(directory / "model.safetensors")
         if description["format"] != MODEL_FORMAT:
             raise CheckpointError(f"its format is {description['format']}, and this version reads {MODEL_FORMAT}")
         if packing.sha256(data) != description["sha256"]:
@@ -132,5 +131,5 @@ def load_model(directory: Path) -> SavedModel:
 
 def _numbers(names: dict[int, list[str]]) -> list[int]:
     """Of the checkpoints: those with a manifest, and what a save left that was interrupted after all of them."""
-    made = [number for number, found in names.items() if files.manifest_name(number) in found]
+    made = [number for number, found in names.items() if checkpoint_files.manifest_name(number) in found]
     return made + [number for number in names if number > max(made, default=-1)]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cil_func.errors import InUseError
-from cil_func.runs import events
+from cil_func.runs import files
 
 NAME = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
@@ -35,7 +35,7 @@ def held(directory: Path) -> Iterator[None]:
     Raises InUseError where a live process holds it, this one included; DiskError where the file can't be written.
     """
     directory = Path(directory)
-    with events.disk_errors(directory / NAME):
+    with files.disk_errors(directory / NAME):
         descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     _held.add(descriptor)
     try:
@@ -48,7 +48,7 @@ def held(directory: Path) -> Iterator[None]:
 def _take(descriptor: int, directory: Path) -> None:
     """Locks the open file and writes our name into it."""
     deadline = time.monotonic() + _PATIENCE
-    with events.disk_errors(directory / NAME):
+    with files.disk_errors(directory / NAME):
         while not _locked(descriptor, directory):
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace").partition("\n")[0]
             lives = _lives(holder)

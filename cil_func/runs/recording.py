@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from cil_func import config as configuration
 from cil_func.errors import printable
 from cil_func.report import console
-from cil_func.runs import checkpoints, events, setup
+from cil_func.runs import checkpoints, event_log, files, setup
 
 
 class Recorder(NamedTuple):
@@ -37,7 +37,7 @@ def recorder(
     log_path, config_path = directory / "metrics.jsonl", directory / "config.toml"
     config_text = configuration.to_toml(ready.config)
     if not config_path.exists() or configuration.load(str(config_path)) != ready.config:  # data.path may have changed
-        events.write_text(config_path, config_text)
+        files.write_text(config_path, config_text)
     _cut(log_path, held.record["log_bytes"] if held else 0)
     header, environment = _header(ready), {"environment": setup.environment(ready)}
 
@@ -45,21 +45,21 @@ def recorder(
 
     def save(results: dict) -> None:
         with long_work("writing the results"):
-            events.write_json(directory / "results.json", header | results | environment)
+            files.write_json(directory / "results.json", header | results | environment)
 
-    with _screen() as screen, events.Log(log_path, tell=lambda event: screen(event)) as log:
+    with _screen() as screen, event_log.EventLog(log_path, on_warning=lambda event: screen(event)) as log:
 
         def emit(event: dict) -> None:
             with long_work("writing an event"):
                 log(event)
                 for problem in screen(event):
                     log(_warning(problem))
-                if event["event"] not in events.SKIPPED:
+                if event["event"] not in event_log.NOT_LOGGED:
                     restore_config()
 
         def restore_config() -> None:
             if not config_path.exists():
-                events.write_text(config_path, config_text)
+                files.write_text(config_path, config_text)
                 emit(_warning("config.toml was deleted while the run went on; it is written again"))
 
         def log_bytes() -> int:
@@ -92,7 +92,7 @@ def _header(ready: setup.Setup) -> dict:
 
 def _cut(path: Path, size: int) -> None:
     """Cuts a file that is longer."""
-    with events.disk_errors(path), suppress(FileNotFoundError):
+    with files.disk_errors(path), suppress(FileNotFoundError):
         os.truncate(path, min(size, path.stat().st_size))
 
 
@@ -121,7 +121,7 @@ class _Screen:
     def remember(self, path: Path) -> list[str]:
         """Takes note of what happened before, in a run that goes on."""
         try:
-            for event in events.read(path):
+            for event in event_log.read(path):
                 self._show.remember(event)
         except Exception as error:
             return [f"{path.name} can't be read whole, so the time left may be wrong ({_named(error)})"]

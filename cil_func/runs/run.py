@@ -17,7 +17,7 @@ from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.report import figures, tables
-from cil_func.runs import checkpoints, events, machine, planning, same_images, saved_model, setup, status
+from cil_func.runs import checkpoints, files, machine, planning, same_images, saved_model, setup, status
 from cil_func.runs.directory import FoundRun, begin, claimed, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
@@ -169,7 +169,7 @@ class StatusReporter:
             return ""
         path, lines = self.directory / TRACEBACK, traceback.format_exception(error.__cause__)
         try:
-            events.write_text(path, "".join(lines).encode("utf-8", "backslashreplace").decode())
+            files.write_text(path, "".join(lines).encode("utf-8", "backslashreplace").decode())
         except (DiskError, MemoryError):
             return ""
         return printable(f" (details: {path})")
@@ -183,7 +183,7 @@ class StatusReporter:
 def _translated(error: BaseException, config: Config, directory: Path) -> BaseException:
     """One line in place of what the disk refused or the machine lacks; any other error as it is.
 
-    What `events` writes raises a DiskError itself.
+    What `files` writes raises a DiskError itself.
     """
     if isinstance(error, OSError) and error.errno in _DISK:
         name = error.filename or directory

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cil_func.errors import DiskError
-from cil_func.runs import events
+from cil_func.runs import files
 
 RENEW_SECONDS = 30.0
 _END_SECONDS = 5.0  # how long the last word waits for a thread that is writing
@@ -22,7 +22,7 @@ class Status:
 
     torchrun answers 1 for every failure, so "exit_code" here is the real one (null while the run goes on).
     "started" and "updated" are UNIX seconds. "pid", "host" and "process_started" (as the kernel counts it; null where
-    it doesn't say) name the process that wrote it. Each method raises DiskError as `events.write_bytes` does.
+    it doesn't say) name the process that wrote it. Each method raises DiskError as `files.write_bytes` does.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Status:
     def _write(self, state: str, code: int | None, message: str) -> None:
         times = {"started": self._started, "updated": round(self._clock(), 3)}
         process = {"pid": os.getpid(), "host": socket.gethostname(), "process_started": _started(os.getpid())}
-        events.write_json(self._path, {"state": state, "exit_code": code, "message": message} | times | process)
+        files.write_json(self._path, {"state": state, "exit_code": code, "message": message} | times | process)
 
 
 def read(directory: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import damage, failing_saves
 from benchmarks.faulty_disk import Crash, Disk
 from cil_func.errors import DiskError
-from cil_func.runs import checkpoint_files, checkpoints, events, packing
+from cil_func.runs import checkpoint_files, checkpoints, files, packing
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_careful_save_passes_and_one_that_syncs_no_bytes_is_found_out(folder):
         for path, data in parts(folder, tree, record, number):
             (folder / ".new.1.tmp").write_bytes(data)
             os.replace(folder / ".new.1.tmp", path)
-            events._sync_directory(folder)
+            files._sync_directory(folder)
 
     assert missed(folder, checkpoints.save) == ""
     found = missed(folder, save).splitlines()
@@ -49,7 +49,7 @@ def test_a_careful_save_passes_and_one_that_syncs_no_bytes_is_found_out(folder):
 
 
 def test_a_save_that_syncs_no_folder_is_found_out(folder, monkeypatch):
-    monkeypatch.setattr(events, "_sync_directory", lambda directory: None)
+    monkeypatch.setattr(files, "_sync_directory", lambda directory: None)
     found = missed(folder, checkpoints.save).splitlines()
     assert found and all("unsynced bytes and names lost: checkpoint 2 was found" in line for line in found)
 
@@ -61,7 +61,7 @@ def test_a_save_over_the_only_checkpoint_is_found_out(folder):
         for path in folder.iterdir():
             path.unlink()
         for path, data in parts(folder, tree, record, number):
-            events.write_bytes(path, data)
+            files.write_bytes(path, data)
 
     assert "killed: nothing was found" in missed(folder, save)
 
@@ -77,8 +77,8 @@ def test_a_save_that_swallows_a_crash_is_found_out(folder):
 
 
 def test_leftovers_that_stay_are_found_out(folder, monkeypatch):
-    monkeypatch.setattr(events, "_TEMPORARY", re.compile("never"))
-    monkeypatch.setattr(events.os, "getpid", iter(range(10**6)).__next__)  # a process of its own for each write
+    monkeypatch.setattr(files, "_TEMPORARY", re.compile("never"))
+    monkeypatch.setattr(files.os, "getpid", iter(range(10**6)).__next__)  # a process of its own for each write
     assert ".tmp is left" in missed(folder, checkpoints.save)
 
 
@@ -108,7 +108,7 @@ def test_an_error_that_a_person_does_not_get_is_found_out(folder, careless, says
 def test_data_that_stay_on_a_full_disk_are_found_out(folder):
     def save(folder, tree, record, *, number):
         for path, data in parts(folder, tree, record, number):
-            events.write_bytes(path, data)
+            files.write_bytes(path, data)
 
     new, scratch = damage.example(3), folder.parent / "s"
     found = failing_saves.disk_full(folder, new, 5, scratch=scratch, save=save).missed

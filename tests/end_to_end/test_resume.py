@@ -18,7 +18,7 @@ import train
 from benchmarks import faulty, lab
 from cil_func import config, experiment, tree
 from cil_func.errors import DataError, DiskError
-from cil_func.runs import checkpoints, events, planning, saver, setup
+from cil_func.runs import checkpoints, files, planning, saver, setup
 from cil_func.training import step
 
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
@@ -122,7 +122,7 @@ def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbe
         assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 143
     assert launching.status(directory)["state"] == "stopped"
     capsys.readouterr()
-    events.write_json(directory / "status.json", {
+    files.write_json(directory / "status.json", {
         "state": "running", "updated": time.time() - 7300, "pid": 4194305, "host": "there"
     })  # fmt: skip
     (directory / "report").write_text("no folder")
@@ -176,7 +176,7 @@ def test_a_run_that_goes_on_keeps_nothing_of_the_checkpoint_beside_its_own_state
 def test_the_disk_that_fails_in_the_background_is_exit_74_and_the_run_goes_on_when_it_is_mended(
     undisturbed, tmp_path, monkeypatch, capsys
 ):
-    directory, write, calls = tmp_path / "run", events.write_chunks, []
+    directory, write, calls = tmp_path / "run", files.write_chunks, []
 
     def full(path, chunks):
         calls.append(path)
@@ -186,7 +186,7 @@ def test_the_disk_that_fails_in_the_background_is_exit_74_and_the_run_goes_on_wh
         write(path, chunks)
 
     with monkeypatch.context() as patch:
-        patch.setattr(events, "write_chunks", full)
+        patch.setattr(files, "write_chunks", full)
         assert train.main([*FLAGS, "--out", str(directory)]) == 74
     told = capsys.readouterr().err
     assert "No space left on device" in told and told.count("\n") == 1

@@ -10,16 +10,16 @@ from PIL import Image
 from cil_func.errors import ConfigError
 from cil_func.report import figures
 from cil_func.report.__main__ import main
-from cil_func.runs import events
+from cil_func.runs import event_log, files
 
 
 def save(directory, log, results):
     """The files of a run, as training leaves them."""
     directory.mkdir(exist_ok=True)
-    with events.Log(directory / "metrics.jsonl") as record:
+    with event_log.EventLog(directory / "metrics.jsonl") as record:
         for event in log:
             record(event)
-    events.write_json(directory / "results.json", results)
+    files.write_json(directory / "results.json", results)
     return directory
 
 
@@ -171,6 +171,6 @@ def test_a_report_that_can_not_be_written_is_one_line(tmp_path, make_run, capsys
 
 def test_a_run_that_is_not_finished_is_drawn_and_that_is_said(tmp_path, make_run, capsys):
     directory = save(tmp_path / "run", *make_run())
-    events.write_json(directory / "status.json", {"state": "running", "pid": 1, "host": "there", "updated": 0.0})
+    files.write_json(directory / "status.json", {"state": "running", "pid": 1, "host": "there", "updated": 0.0})
     assert main([str(directory)]) == 0
     assert 'the run is not finished: status.json says "running", written by process 1' in capsys.readouterr().err

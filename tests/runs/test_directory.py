@@ -7,12 +7,12 @@ import pytest
 
 from cil_func.errors import InUseError
 from cil_func.parallel.processes import Processes
-from cil_func.runs import directory, events, lock, status
+from cil_func.runs import directory, files, lock, status
 
 
 def write(folder, state: str, *, pid: int, ticks: int) -> None:
     record = {"state": state, "pid": pid, "host": socket.gethostname(), "process_started": ticks, "updated": 0.0}
-    events.write_json(folder / "status.json", record)
+    files.write_json(folder / "status.json", record)
 
 
 def test_a_live_process_is_found_though_its_lock_was_deleted(tmp_path):

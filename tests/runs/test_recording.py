@@ -2,7 +2,7 @@
 
 import json
 
-from cil_func.runs import events, recording
+from cil_func.runs import files, recording
 
 
 class Broken:
@@ -39,7 +39,7 @@ def test_cutting_never_makes_a_file_longer(tmp_path):
     path = tmp_path / "metrics.jsonl"
     recording._cut(path, 5)
     assert not path.exists()
-    events.write_text(path, "1234567")
+    files.write_text(path, "1234567")
     for size, left in ((9, 7), (5, 5), (0, 0)):
         recording._cut(path, size)
         assert path.stat().st_size == left

@@ -33,7 +33,7 @@ def test_it_keeps_its_start_and_tells_how_the_run_ended(tmp_path):
 
 def test_while_a_run_goes_on_it_is_renewed_and_after_its_end_never_again(tmp_path, monkeypatch):
     """Also where a person deletes the file, or the disk is full for a while."""
-    written, write = threading.Semaphore(0), status.events.write_json
+    written, write = threading.Semaphore(0), status.files.write_json
     refuse = []
 
     def noted(path, value):
@@ -42,7 +42,7 @@ def test_while_a_run_goes_on_it_is_renewed_and_after_its_end_never_again(tmp_pat
             raise refuse.pop()
         write(path, value)
 
-    monkeypatch.setattr(status.events, "write_json", noted)
+    monkeypatch.setattr(status.files, "write_json", noted)
     kept = Status(tmp_path, renew_seconds=0.001)
     kept.running()
     refuse.append(status.DiskError("full"))
