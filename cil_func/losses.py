@@ -105,6 +105,38 @@ def distillation(
     return -_mean((teacher * log_student).sum(dim=1), rows)
 
 
+def nca(
+    logits: torch.Tensor, targets: torch.Tensor, *, mask: torch.Tensor | None = None, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Returns PODNet's classification loss, the mean over the batch of
+
+        -(z_y - m) + log(1 + sum over c != y of exp(z_c - m)),   m = max over c of z_c
+
+    logits z: (B, C); targets y: (B,) integers; mask, rows: see `cross_entropy`. m leaves masked classes out too.
+    Raises ValueError as `cross_entropy` does for shapes. Works under torch.func and torch.compile(fullgraph=True).
+    Source: Douillard et al. 2020 (arXiv:2004.13513), equation 7, as the authors' code computes it: its margin cancels,
+    and it has no hinge.
+    """
+    _check("nca", "logits", logits, mask)
+    shifted = _hide(_widen(logits), mask)
+    shifted = shifted - shifted.max(dim=1, keepdim=True).values                     # (B, C)
+    own = F.one_hot(targets.long(), logits.shape[1]).bool()
+    right = shifted.gather(1, targets.long()[:, None])[:, 0]                        # (B,)
+    return _mean(torch.log1p(shifted.exp().masked_fill(own, 0.0).sum(1)) - right, rows)
+
+
+def distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns the mean over the batch of the L2 distance of rows (B, D). Where two rows are equal the gradient is 0."""
+    squares = (first - second).square().sum(1)                                     # (B,)
+    equal = squares == 0
+    return _mean(torch.where(equal, 0.0, torch.where(equal, 1.0, squares).sqrt()), rows)
+
+
+def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns the mean over the batch of 1 - cos of the angle between rows (B, D). The cosine of a zero row is 0."""
+    return _mean(1 - F.cosine_similarity(first, second), rows)
+
+
 def _is_tensor(function: str, name: str, value: float | torch.Tensor) -> bool:
     """Whether `value` is a tensor and not a number; raises ValueError unless such a tensor is 0-d."""
     if not isinstance(value, torch.Tensor):

@@ -7,6 +7,8 @@ order of selection must be kept, and the new classes get theirs (`choose`, `upda
 nothing here changes its arguments.
 """
 
+from typing import Literal, NamedTuple
+
 import numpy as np
 import torch
 
@@ -14,6 +16,19 @@ from cil_func import herding, rng
 
 Memory = dict[int, torch.Tensor]
 SELECTIONS = ("herding", "random", "closest")
+
+
+class Budget(NamedTuple):
+    """How many exemplars are kept and how they are chosen.
+
+    size, fixed_per_class: see `quota`. selection: see `choose`. mirror_means: whether class means are taken over the
+    exemplars and their mirror images, as in the original iCaRL.
+    """
+
+    size: int
+    fixed_per_class: int = 0
+    selection: Literal["herding", "random", "closest"] = "herding"
+    mirror_means: bool = False
 
 
 def quota(classes_seen: int, *, size: int, fixed_per_class: int = 0) -> int:

@@ -172,7 +172,7 @@ class Memory(Table):
 class Method(Table):
     """[method]: the loss of later phases, and what is done to the classifier; a method ignores the rest."""
 
-    name: Literal["wa", "finetune", "replay", "joint", "lwf", "icarl"] = "wa"
+    name: Literal["wa", "finetune", "replay", "joint", "lwf", "icarl", "ewc", "mas", "bic", "podnet", "der"] = "wa"
     temperature: Annotated[float, Interval(gt=0)] = 2.0  # T of the distillation's softmax
     kd_combination: Literal["convex", "sum"] = "convex"  # (1 - w) CE + w KD, or CE + w KD
     # w of kd_combination; dynamic: num_old / classes seen
@@ -192,7 +192,7 @@ class PhaseOptim(Table):
     learning_rate: Annotated[float, Interval(gt=0)] = 0.1  # at the start, after warm-up
     momentum: Fraction = 0.9  # of SGD
     weight_decay: Annotated[float, Interval(ge=0)] = 5e-4  # added to the gradient, times the weight
-    schedule: Literal["cosine", "milestones"] = "cosine"  # changes once an epoch
+    schedule: Literal["cosine", "milestones", "constant"] = "cosine"  # changes once an epoch
     milestones: Epochs = ()  # epochs at which the rate is multiplied; cosine ignores them
     milestone_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.1  # by this
     warmup_epochs: Count = 0  # epochs of linear increase to learning_rate

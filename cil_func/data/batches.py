@@ -1,4 +1,4 @@
-"""The whole data set in memory as uint8: a chunk of batches is a gather of rows, augmented at once."""
+"""Chunks of batches: some rows of the images at a time, augmented together."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from torch import Tensor
 from cil_func import rng
 from cil_func.data.augmentation.augment import CHUNK_PIXELS, Augment
 from cil_func.data.augmentation.operations import pin, upload
+from cil_func.data.images import Images
 
 _PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
 # Pixels in a chunk that Pillow prepares, at most; a batch at least. On a GPU as many as the forward graph takes at a
 # time (`setup`), so that the teacher sees a chunk in one call of it.
 PILLOW_PIXELS = {"cpu": 1, "cuda": 1 << 21}
 _STATISTICS_PIXELS = 1 << 24  # pixels looked at at a time: bounds the working memory
-_FREE_SHARE = 0.5  # of the GPU's free memory, that a set of images may take
 
 
 class Batch(NamedTuple):
@@ -39,15 +39,8 @@ class Chunk(NamedTuple):
     done: int
 
 
-def place(images: Tensor, device: torch.device) -> Tensor:
-    """Images uint8 (N, H, W, 3) on the device if half of its free memory holds them, else as they are."""
-    if device.type == "cuda" and images.nbytes > _FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return images
-    return images.to(device)
-
-
 def epoch_chunks(
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     rows: Tensor,
     *,
@@ -61,7 +54,7 @@ def epoch_chunks(
 ) -> Iterator[Chunk]:
     """One epoch over `rows` in random order, in chunks on the device of as many whole batches as measured well.
 
-    images: uint8 (N, H, W, 3); labels: int64 (N,), both wherever they are; rows: int64 (M,), each comes once;
+    images: N of them; labels: int64 (N,), both wherever they are; rows: int64 (M,), each comes once;
     key: the epoch's, from which order and draws follow; augment: None for the images as they are; own: which places
     of each batch of batch_size images are this process's, None: all; joins: see `cut`; first_step: the batch to start
     with, in a chunk that begins where it would have begun from 0 on, so that nothing depends on where one starts.
@@ -86,10 +79,10 @@ def epoch_chunks(
         batches = all_batches[start : start + length]
         places = [batch[own] if own else batch for batch in batches]
         here = torch.tensor([place for batch in places for place in batch], dtype=torch.int64)
-        chosen, drawn = _gather(images, rows[here]), {name: draw[here] for name, draw in draws.items()}
+        chosen, drawn = images.gather(rows[here]), {name: draw[here] for name, draw in draws.items()}
         if by_pillow:
             chosen, drawn = augment.apply(chosen, drawn), {}
-        batch = Batch(pin(chosen, device), _gather(labels, rows[here]))
+        batch = Batch(pin(chosen, device), labels[upload(rows[here], labels.device)])
         return Chunk(batch, tuple(map(len, places)), tuple(map(len, batches)), max(0, first_step - start)), drawn
 
     def finish(chunk: Chunk, drawn: dict[str, Tensor]) -> Chunk:
@@ -114,18 +107,13 @@ def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:
     return [range(start, stop) for start, stop in pairwise([*starts, count])]
 
 
-def _chunk_steps(images: Tensor, rows: int, limits: dict[str, int], device: torch.device) -> int:
+def _chunk_steps(images: Images, rows: int, limits: dict[str, int], device: torch.device) -> int:
     """Steps in a chunk, of `rows` images each, within the device's limit of pixels: at least one."""
-    pixels = images.shape[1] * images.shape[2]
+    pixels = images.shape[0] * images.shape[1]
     return max(1, limits[device.type] // (pixels * max(1, rows)))
 
 
-def _gather(source: Tensor, rows: Tensor) -> Tensor:
-    """source[rows], rows being on the host: a pinned upload, so that a GPU is not waited for."""
-    return source[upload(rows, source.device)]
-
-
-def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Images, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of pixels / 255 over `rows`: ((3,), (3,)).
 
     From a histogram of the 256 values, so exact but for the last rounding, whatever the number of pixels.
@@ -134,11 +122,11 @@ def channel_statistics(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...],
     """
     if len(rows) == 0:
         raise ValueError("channel_statistics: no rows; give at least one")
-    _, height, width, channels = images.shape
+    height, width = images.shape
     chunk = max(1, _STATISTICS_PIXELS // (height * width))
-    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    counts = torch.zeros(3, 256, dtype=torch.int64)
     for chosen in rows.split(chunk):
-        planes = rearrange(images[chosen], "n h w c -> c (n h w)")
+        planes = rearrange(images.gather(chosen), "n h w c -> c (n h w)")
         counts += torch.stack([torch.bincount(values, minlength=256).cpu() for values in planes])
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = counts / counts.sum(1, keepdim=True).double()  # (3, 256)

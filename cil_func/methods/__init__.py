@@ -1,7 +1,9 @@
 """A method of class-incremental learning is a record of functions (`base.Method`). The table of names."""
 
-from cil_func.methods import finetune, icarl, joint, lwf, replay, wa
-from cil_func.methods.base import Classes, Method, Options, Outputs, Targets
+from collections.abc import Mapping
+
+from cil_func.methods import bic, der, ewc, finetune, icarl, joint, lwf, mas, podnet, replay, wa
+from cil_func.methods.base import Classes, Method, Options, Outputs, Stage, Targets
 
 TABLE = {
     "wa": wa.make,
@@ -10,14 +12,22 @@ TABLE = {
     "lwf": lwf.make,
     "finetune": finetune.make,
     "joint": joint.make,
+    "ewc": ewc.make,
+    "mas": mas.make,
+    "bic": bic.make,
+    "podnet": podnet.make,
+    "der": der.make,
 }
 
 
-def make(name: str, options: Options) -> Method:
-    """The method called `name`; raises ValueError that lists the names for another one."""
+def make(name: str, options: Options, own: Mapping[str, object] | None = None) -> Method:
+    """Returns the method called `name`. own: its own options, keywords of its function.
+
+    Raises ValueError that lists the names for another one.
+    """
     if name not in TABLE:
         raise ValueError(f'make: no method "{name}"; one of {", ".join(TABLE)}')
-    return TABLE[name](options)
+    return TABLE[name](options, **(own or {}))
 
 
-__all__ = ["TABLE", "Classes", "Method", "Options", "Outputs", "Targets", "make"]
+__all__ = ["TABLE", "Classes", "Method", "Options", "Outputs", "Stage", "Targets", "make"]

@@ -20,21 +20,24 @@ from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
-    """Cross-entropy over the new classes alone, or as `lwf_classes` says, and distillation over the old ones."""
-    if options.lwf_classes == "seen":
-        return distillation.add(replace(finetune.make(options), name="lwf"), options)
+    """Returns LwF: cross-entropy over the classes that `lwf_classes` says, and distillation over the old ones."""
+    base = finetune.make(options) if options.lwf_classes == "seen" else over_new_classes(options)
+    return distillation.add(replace(base, name="lwf"), options)
+
+
+def over_new_classes(options: Options) -> Method:
+    """Returns fine-tuning whose cross-entropy is taken over the phase's new classes alone."""
 
     def loss(student, teacher, targets, classes):
-        new = classes.seen & ~classes.old
         return losses.cross_entropy(
             student.logits,
             targets.labels,
             label_smoothing=options.label_smoothing,
-            mask=new,
+            mask=classes.new,
             rows=targets.rows,
         )
 
-    return distillation.add(replace(finetune.make(options), name="lwf", loss=loss, fault_of=single_class), options)
+    return replace(finetune.make(options), loss=loss, fault_of=single_class)
 
 
 def single_class(sizes: Sequence[int]) -> str:

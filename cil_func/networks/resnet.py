@@ -5,6 +5,8 @@ where the size halves it takes every second pixel, and the new channels are zero
 pooling at the end, so any size from 4x4 on works: digits are 8x8, CIFAR is 32x32.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -46,20 +48,30 @@ def apply(
     train: bool,
     norm_batch: int = 0,
     valid: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict]:
-    """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, new state)."""
+    taps: Callable[[list[torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+    final_relu: bool = True,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
+    """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, what the taps make of the maps, new state).
+
+    taps: called with the output of each block before its ReLU, (B, C, H, W) each, in order; None: no maps are kept, and
+    the second result is empty. final_relu: False pools the last block's output without its ReLU.
+    """
     mode = {"train": train, "norm_batch": norm_batch, "valid": valid}
-    stem, stem_state = params["stem"], state["stem"]
+    dtype = params["stem"]["norm"]["weight"].dtype
+    stem, stem_state, maps = params["stem"], state["stem"], []
     x, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode)
-    x, new_state = F.relu(x), {"stem": {"norm": moved}}                            # (B, 16, H, W)
+    y, new_state = x, {"stem": {"norm": moved}}                                    # (B, 16, H, W)
     for stage in range(len(WIDTHS)):
         name, stage_state = f"stage{stage}", {}
         for i in range(len(params[name])):  # counted, not iterated: a tree read from a file may be sorted by name
             block = f"block{i}"
             stride = 2 if stage > 0 and i == 0 else 1
-            x, stage_state[block] = _block(params[name][block], state[name][block], x, stride, mode)
+            y, stage_state[block] = _block(params[name][block], state[name][block], F.relu(y), stride, mode)
+            if taps:
+                maps.append(y.to(dtype))
         new_state[name] = stage_state
-    return x.to(stem["norm"]["weight"].dtype).mean((2, 3)), new_state
+    last = F.relu(y) if final_relu else y
+    return last.to(dtype).mean((2, 3)), taps(maps) if taps else {}, new_state
 
 
 def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
@@ -74,10 +86,10 @@ def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
 
 
 def _block(params: dict, state: dict, x: torch.Tensor, stride: int, mode: dict) -> tuple[torch.Tensor, dict]:
-    """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))): (B, C, H, W) -> (B, C', H', W')."""
+    """shortcut(x) + norm(conv(relu(norm(conv(x))))), before the ReLU: (B, C, H, W) -> (B, C', H', W')."""
     y, norm1 = layers.conv_norm(params["conv1"], params["norm1"], state["norm1"], x, stride=stride, **mode)
     y, norm2 = layers.conv_norm(params["conv2"], params["norm2"], state["norm2"], F.relu(y), **mode)
     if stride != 1:
         x = x[:, :, ::stride, ::stride]
         x = F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))  # zeros for the new channels
-    return F.relu(x + y), {"norm1": norm1, "norm2": norm2}
+    return x + y, {"norm1": norm1, "norm2": norm2}

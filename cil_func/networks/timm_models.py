@@ -42,8 +42,8 @@ def apply(
     train: bool,
     drop: Drop = OFF,
     valid: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict]:
-    """Images (B, 3, H, W) -> (features (B, D) in float32 at least, new state).
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
+    """Images (B, 3, H, W) -> (features (B, D) in float32 at least, {}, new state). A timm model shows no feature maps.
 
     Casts by autocast where the images are in a lower precision than the parameters. drop: in train mode; where a rate
     isn't 0, it draws from torch's global generator. valid: ignored; images of a model that pads don't meet.
@@ -65,7 +65,7 @@ def apply(
             with timm_skeleton.borrow(name, image_size, train=train, drop=drop) as module:
                 features = _call(module, weights, buffers, images)
     wide = torch.promote_types(features.dtype, torch.float32)
-    return features.to(wide), tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})
+    return features.to(wide), {}, tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})
 
 
 def _call(module: torch.nn.Module, weights: dict, buffers: dict, images: torch.Tensor) -> torch.Tensor:

@@ -116,6 +116,14 @@ class Processes:
                 self._collect(lambda rank=rank, part=part: dist.broadcast(whole[part], src=rank))
         return whole
 
+    def sum(self, part: tree.Tree) -> tree.Tree:
+        """The sum of a tree of floating-point tensors of one dtype over all processes, the same to the bit on each."""
+        if self.size == 1:
+            return part
+        vector = tree.to_vector(part)
+        self._collect(lambda: dist.all_reduce(vector))
+        return tree.from_vector(vector, part)
+
     def broadcast(self, value: torch.Tensor) -> torch.Tensor:
         """Rank 0's `value`, which has the same shape everywhere, to the bit."""
         if self.size == 1:

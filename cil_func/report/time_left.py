@@ -33,6 +33,8 @@ class TimeLeft:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Takes one event; those that say nothing about time are ignored."""
+        if event.get("stage"):  # later stages of a phase are short, and count as time outside its epochs
+            return
         match event.get("event"):
             case "run_start" | "resume":
                 images, epochs = event.get("train_images") or [], event.get("epochs") or []

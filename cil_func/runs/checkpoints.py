@@ -21,7 +21,7 @@ from cil_func.runs import checkpoint_files, files, packing
 from cil_func.runs.checkpoint_writer import Saver
 from cil_func.runs.packing import Loaded
 
-MODEL_FORMAT = 3
+MODEL_FORMAT = 4
 _FOLDERS = ("", "checkpoints", "report")  # of a run directory, that something is written to
 
 

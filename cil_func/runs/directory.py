@@ -13,7 +13,8 @@ from cil_func.config import Config
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError, InUseError
 from cil_func.parallel.processes import Processes
-from cil_func.runs import checkpoints, lock, setup, status
+from cil_func.runs import checkpoints, lock, status
+from cil_func.runs.environment import resolve
 from cil_func.runs.packing import Loaded
 
 _MISTAKES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # in what --out says
@@ -97,7 +98,7 @@ def _look(config: Config, directory: Path, ours: Callable[[], None]) -> FoundRun
     stored = refuse_another_run(config, directory)
     if stored is None:
         ours()
-        return FoundRun(setup.resolve(config))
+        return FoundRun(resolve(config))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
     if moved_from:
         stored = stored.model_copy(update={"data": stored.data.model_copy(update={"path": config.data.path})})
@@ -111,7 +112,7 @@ def _look(config: Config, directory: Path, ours: Callable[[], None]) -> FoundRun
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not found:
         problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
-    return FoundRun(setup.resolve(stored), checkpoint=found, problems=tuple(problems), moved_from=moved_from)
+    return FoundRun(resolve(stored), checkpoint=found, problems=tuple(problems), moved_from=moved_from)
 
 
 def refuse_another_run(config: Config, directory: Path) -> Config | None:

@@ -4,147 +4,200 @@ import math
 
 import torch
 
-from cil_func import memory, model, tree
+from cil_func import memory, tree
 from cil_func.data import scenario
 from cil_func.errors import DataError
+from cil_func.experiment import Experiment
+from cil_func.methods.base import Stage
 from cil_func.parallel import batch_split
 from cil_func.runs.setup import Setup
-from cil_func.training.recipe import Trainer
+from cil_func.training.recipe import Recipe
+from cil_func.training.step import DTYPES
 
 
 def run_start(setup: Setup) -> dict:
-    """The "run_start" event: what is run on what, and how many images each phase trains on, an epoch."""
-    phases = setup.scenario.phases
+    """Returns the "run_start" event: what is run on what, and how many images each phase trains on, an epoch."""
+    experiment = setup.experiment
+    phases = experiment.scenario.phases
     return {
         "event": "run_start",
-        "method": setup.method.name,
+        "method": experiment.method.name,
         "data": setup.config.data.name,
         "backbone": setup.config.model.backbone,
-        "device": setup.device.type,
+        "device": experiment.device.type,
         "precision": setup.config.run.precision,
-        "num_classes": setup.num_classes,
+        "num_classes": experiment.num_classes,
         "phases": [len(phase.classes) for phase in phases],
-        "epochs": [setup.trainer(phase).epochs for phase in phases],
-        "train_images": train_images(setup),
+        "epochs": [experiment.recipe(phase.index, "").epochs for phase in phases],
+        "train_images": train_images(experiment),
     }
 
 
-def check(setup: Setup) -> None:
+def check(experiment: Experiment) -> None:
     """Raises DataError where a phase has too few images for the backbone to be trained on them."""
-    name = setup.config.model.backbone
-    if model.backbone(name).pads():
+    if experiment.network.backbone.pads():
         return
-    for phase, count in enumerate(train_images(setup)):
+    for phase, count in enumerate(train_images(experiment)):
         if count < 2:
             raise DataError(
-                f"phase {phase} trains on a single image, and the batch norm of {name} takes two or more; add images, "
-                "raise data.increment or memory.size, or choose another model.backbone"
+                f"phase {phase} trains on a single image, and the batch norm of {experiment.network.name} takes two or "
+                "more; add images, raise data.increment or memory.size, or choose another model.backbone"
             )
 
 
-def train_images(setup: Setup) -> list[int]:
-    """Images that each phase trains on, an epoch: new and kept, or all that were seen."""
-    new = [len(phase.train_rows) for phase in setup.scenario.phases]
-    if setup.method.rows == "all":
-        return [sum(new[: index + 1]) for index in range(len(new))]
-    return [count + exemplars(setup, index) for index, count in enumerate(new)]
+def train_images(experiment: Experiment) -> list[int]:
+    """Returns how many images each phase trains on, an epoch of its first stage."""
+    return [stage_images(experiment, experiment.method.main, phase.index) for phase in experiment.scenario.phases]
 
 
-def exemplars(setup: Setup, index: int) -> int:
-    """How many exemplars phase `index` starts with."""
-    if index == 0 or not setup.method.uses_memory:
+def stage_images(experiment: Experiment, stage: Stage, index: int) -> int:
+    """Returns how many images a stage of phase `index` trains on, an epoch."""
+    new = [len(phase.train_rows) for phase in experiment.scenario.phases]
+    if stage.rows == "all":
+        return sum(new[: index + 1])
+    kept, phase = exemplars(experiment, index), experiment.scenario.phases[index]
+    if stage.rows == "balanced":
+        quota, counts = max(kept, default=0), _counts(experiment)
+        first = sum(experiment.sizes(phase)[:-1])
+        return sum(kept) + sum(min(quota, count) for count in counts[first : first + len(phase.classes)])
+    held = _held_out(experiment, index)
+    return held if stage.rows == "held_out" else new[index] + sum(kept) - held
+
+
+def _held_out(experiment: Experiment, index: int) -> int:
+    """Images that phase `index` keeps from training; see `training.rows.held_out`."""
+    share, kept = experiment.method.hold_out, exemplars(experiment, index)
+    if not (share and kept):
         return 0
-    seen = sum(len(phase.classes) for phase in setup.scenario.phases[:index])
-    settings = setup.config.memory
-    quota = memory.quota(seen, size=settings.size, fixed_per_class=settings.fixed_per_class)
-    counts = torch.bincount(setup.scenario.train_labels, minlength=setup.num_classes)[:seen]  # (seen,)
-    return int(counts.clamp(max=quota).sum())
+    old = [min(count - 1, math.ceil(share * count)) for count in kept]
+    first = sum(experiment.sizes(experiment.scenario.phases[index])[:-1])
+    new = _counts(experiment)[first : first + len(experiment.scenario.phases[index].classes)]
+    return sum(old) + sum(min(max(old), count // 2) for count in new)
+
+
+def exemplars(experiment: Experiment, index: int) -> list[int]:
+    """Returns how many exemplars of each old class phase `index` starts with; [] without any."""
+    if index == 0 or not experiment.method.uses_memory:
+        return []
+    seen = sum(experiment.sizes(experiment.scenario.phases[index - 1]))
+    budget = experiment.budget
+    quota = memory.quota(seen, size=budget.size, fixed_per_class=budget.fixed_per_class)
+    return [min(quota, count) for count in _counts(experiment)[:seen]] if quota else []
+
+
+def _counts(experiment: Experiment) -> list[int]:
+    """Training images of each class, in order of arrival."""
+    return torch.bincount(experiment.scenario.train_labels, minlength=experiment.num_classes).tolist()
 
 
 def warnings(setup: Setup) -> list[str]:
     """What a person should know before the run although it can be run: one line each, with the way out."""
-    sizes = [len(phase.classes) for phase in setup.scenario.phases]
-    found, settings = [], setup.config.method
+    experiment, settings = setup.experiment, setup.config.method
+    distils = experiment.method.uses_teacher
+    sizes, found = [len(phase.classes) for phase in experiment.scenario.phases], []
     if sizes[0] == 1:
-        name = setup.class_names[setup.scenario.class_order[0]]
-        taught = "; in phase 1 distillation from one class says nothing either" if setup.method.uses_teacher else ""
+        name = experiment.class_names[experiment.scenario.class_order[0]]
+        taught = "; in phase 1 distillation from one class says nothing either" if distils else ""
         found.append(
             f"phase 0 brings a single class, {name!r}: its loss is 0 whatever the weights are, so nothing is learned, "
             f"and its accuracy of 100 % counts in the averages{taught}; set data.initial_increment to 2 or more"
         )
-    if setup.method.uses_teacher and (settings.kd_combination, settings.kd_weight) == ("convex", 1) and len(sizes) > 1:
+    if distils and (settings.kd_combination, settings.kd_weight) == ("convex", 1) and len(sizes) > 1:
         found.append(
             'method.kd_weight = 1 with kd_combination = "convex" leaves the cross-entropy no weight, so classes of '
             "later phases are never learned; set a weight below 1"
         )
     rates, name = setup.config.model, setup.config.model.backbone
-    if not (rates.drop_rate or rates.drop_path_rate) and model.backbone(name).drops():
+    if not (rates.drop_rate or rates.drop_path_rate) and experiment.network.backbone.drops():
         found.append(
             f"{name} drops features or blocks by itself, and here it doesn't: model.drop_rate and model.drop_path_rate "
             "are 0; set them to train with dropout or stochastic depth"
         )
-    number = scenario.misleading_index(setup.class_names)
+    number = scenario.misleading_index(experiment.class_names)
     if number is not None and isinstance(setup.config.data.class_order, str):
         found.append(
             f"class folders named by numbers are counted in alphabetical order: index {number} is class "
-            f"{setup.class_names[number]!r}; to choose the order, list the names in data.class_order"
+            f"{experiment.class_names[number]!r}; to choose the order, list the names in data.class_order"
         )
     return found
 
 
 def describe(setup: Setup) -> str:
-    """The plan as text, for `--dry-run`. Raises DataError as `check` does."""
-    check(setup)
+    """Returns the plan as text, for `--dry-run`. Raises DataError as `check` does."""
+    experiment = setup.experiment
+    check(experiment)
     start = run_start(setup)
+    grows = f" {'parameters':>11}" if experiment.network.grows else ""
     lines = [
         f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
         f"{start['device']}, {start['precision']}",
-        *_shares(setup),
+        *_shares(experiment),
         "",
-        f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}  classes",
+        f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}{grows}  classes",
     ]
-    seen = total = 0
-    for phase, new, images, epochs in zip(
-        setup.scenario.phases, start["phases"], start["train_images"], start["epochs"], strict=True
-    ):
-        seen += new
-        steps = epochs * len(setup.trainer(phase).batches(images))
-        total += steps
-        kept = exemplars(setup, phase.index)
-        names = scenario.listed(phase.classes, setup.class_names)
-        lines.append(f"{phase.index:>5} {new:>5} {seen:>5} {images:>8} {kept:>6} {epochs:>6} {steps:>8}  {names}")
-    trained = sum(images * epochs for images, epochs in zip(start["train_images"], start["epochs"], strict=True))
+    steps = images = 0
+    for phase in experiment.scenario.phases:
+        for stage in experiment.method.stages_of(phase.index):
+            count = stage_images(experiment, stage, phase.index)
+            recipe = experiment.recipe(phase.index, stage.name)
+            own = recipe.epochs * len(recipe.batches(count))
+            steps, images = steps + own, images + recipe.epochs * count
+            if stage.name:
+                lines.append(f"{'':>17} {count:>8} {'':>6} {recipe.epochs:>6} {own:>8}  stage {stage.name!r}")
+                continue
+            seen, kept = sum(experiment.sizes(phase)), sum(exemplars(experiment, phase.index))
+            size = f" {_parameters(experiment, phase.index):>11,}" if grows else ""
+            names = scenario.listed(phase.classes, experiment.class_names)
+            lines.append(
+                f"{phase.index:>5} {len(phase.classes):>5} {seen:>5} {count:>8} {kept:>6} {recipe.epochs:>6} {own:>8}"
+                f"{size}  {names}"
+            )
     notes = [f"warning: {message}" for message in warnings(setup)]
-    return "\n".join([*lines, "", f"{total:,} steps over {trained:,} images", *_sizes(setup), *notes])
+    return "\n".join([*lines, "", f"{steps:,} steps over {images:,} images", *_sizes(setup), *notes])
 
 
-def _shares(setup: Setup) -> list[str]:
+def _shares(experiment: Experiment) -> list[str]:
     """A line on what each of several processes computes; none for one process."""
-    size, trainer = setup.processes.size, setup.trainers[1]
+    size, recipe = experiment.processes.size, experiment.recipe(1, "")
     if size == 1:
         return []
-    places = range(trainer.batch_size)
-    counts = [len(places[batch_split.slice_of_rank(rank, size, **_split(trainer))]) for rank in range(size)]
-    return [f"{size} processes: {', '.join(map(str, counts))} of the {trainer.batch_size} images of a batch"]
+    places = range(recipe.batch_size)
+    counts = [len(places[batch_split.slice_of_rank(rank, size, **_split(recipe))]) for rank in range(size)]
+    return [f"{size} processes: {', '.join(map(str, counts))} of the {recipe.batch_size} images of a batch"]
 
 
-def _split(trainer: Trainer) -> dict[str, int]:
-    return {"batch_size": trainer.batch_size, "norm_batch": trainer.norm_batch}
+def _split(recipe: Recipe) -> dict[str, int]:
+    return {"batch_size": recipe.batch_size, "norm_batch": recipe.norm_batch}
+
+
+def _parameters(experiment: Experiment, index: int) -> int:
+    """Parameters of the model after phase `index`."""
+    params, _ = experiment.network.init(0, sum(experiment.sizes(experiment.scenario.phases[index])))
+    return tree.size(params) + (index * tree.size(params["backbone"]) if experiment.network.grows else 0)
 
 
 def _sizes(setup: Setup) -> list[str]:
-    """Lines on parameters and memory, in MB of 10^6 bytes."""
-    params, state = model.init(0, setup.config.model.backbone, setup.num_classes, image_size=setup.image_size)
-    weights = _bytes(params) * (2 if setup.dtype == torch.float64 else 1)
-    copies = 4 if setup.method.uses_teacher else 3
-    images = [setup.train_images, setup.test_images]
-    return [
-        f"parameters: {tree.size(params):,} (backbone {tree.size(params['backbone']):,}), "
-        f"statistics: {tree.size(state):,}",
-        f"memory: images {_mb(_bytes(images))}; parameters, gradients, momentum"
-        f"{', teacher' if copies == 4 else ''} {_mb(copies * weights)}; "
+    """Lines on parameters, graphs and memory, in MB of 10^6 bytes."""
+    experiment = setup.experiment
+    params, state = experiment.network.init(0, experiment.num_classes)
+    number = 8 if experiment.dtype == torch.float64 else 4
+    last = _parameters(experiment, len(experiment.scenario.phases) - 1)
+    held = {"parameters": last, "gradients": tree.size(params), "momentum": tree.size(params)}
+    if experiment.method.uses_teacher:
+        held["teacher"] = tree.size(params)
+    if experiment.method.extra:
+        held["what the method remembers"] = tree.size(experiment.method.extra.start(params))
+    images = experiment.train_images.nbytes + experiment.test_images.nbytes
+    lines = [
+        f"parameters: {last:,} (backbone {tree.size(params['backbone']):,}), statistics: {tree.size(state):,}",
+        f"memory: images {_mb(images)}; {', '.join(held)} {_mb(number * sum(held.values()))}; "
         f"activations of a batch about {_mb(activation_bytes(setup))}",
     ]
+    if setup.config.run.compile:
+        stages = len(experiment.method.stages_of(len(experiment.scenario.phases) - 1))
+        count = 1 + stages * (2 if experiment.processes.size > 1 else 1)
+        lines.append(f"graphs to compile: {count}, whatever the number of phases")
+    return lines
 
 
 def activation_bytes(setup: Setup) -> int:
@@ -152,17 +205,17 @@ def activation_bytes(setup: Setup) -> int:
 
     They are counted on the meta device, without work.
     """
-    net = model.backbone(setup.config.model.backbone)
-    drawn = model.init(0, setup.config.model.backbone, setup.num_classes, image_size=setup.image_size)
+    experiment, (dtype, compute_dtype) = setup.experiment, DTYPES[setup.config.run.precision]
+    network = experiment.network
     # timm's models run by autocast, which the meta device lacks: there their parameters have the low precision
-    dtype = setup.dtype if net.groups else setup.compute_dtype
-    params, state = tree.cast(drawn, dtype=dtype, device="meta")
-    norm_batch, split = setup.config.optim.norm_batch, _split(setup.trainers[1])
-    rows = batch_split.rows_per_process(setup.processes.size, **split)
+    dtype = dtype if network.backbone.groups else compute_dtype
+    params, state = tree.cast(tuple(network.init(0, experiment.num_classes)), dtype=dtype, device="meta")
+    norm_batch, split = setup.config.optim.norm_batch, _split(experiment.recipe(1, ""))
+    rows = batch_split.rows_per_process(experiment.processes.size, **split)
     groups = split["norm_batch"] or split["batch_size"]
     count = math.ceil(rows / groups) * groups  # the step fills the last group up
-    shape = (count, 3, *setup.image_size)
-    images = torch.empty(shape, dtype=setup.compute_dtype, device="meta")
+    shape = (count, 3, *experiment.train_images.shape)
+    images = torch.empty(shape, dtype=compute_dtype, device="meta")
     held: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -172,13 +225,10 @@ def activation_bytes(setup: Setup) -> int:
     for leaf in tree.leaves(params):
         leaf.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.apply(params, state, images, train=True, norm_batch=norm_batch)
+        features, _, _ = network.run(params["backbone"], state, images, train=True, norm_batch=norm_batch)
+        network.outputs(params, network.place(features, 0), experiment.classes(experiment.scenario.phases[0], "meta"))
     own = {id(leaf.untyped_storage()) for leaf in tree.leaves((params, state))}
     return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)
-
-
-def _bytes(tensors: tree.Tree) -> int:
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(tensors))
 
 
 def _mb(count: int) -> str:

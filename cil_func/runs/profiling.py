@@ -6,17 +6,21 @@ so they are in the trace where a chunk begins.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cil_func import model, rng, tree
+from cil_func import experiment, rng, tree
 from cil_func.config import Config
+from cil_func.data.scenario import Phase
 from cil_func.errors import ConfigError, DataError
+from cil_func.experiment import Experiment
+from cil_func.networks.network import Model
 from cil_func.runs import planning, setup
-from cil_func.training import runners, train_phase
-from cil_func.training.progress import Keep, Progress
+from cil_func.training import runners
+from cil_func.training.progress import Progress, SaveHook
 
 _NO_LINE = "6"  # above the profiler's highest level
 _WARM_UP = 3  # steps before the trace: compilation, capture, the caches
@@ -43,7 +47,7 @@ def run(config: Config, directory: Path, steps: int) -> str:
     """
     runners.name_kernels()
     ready = setup.build(config)
-    planning.check(ready)
+    planning.check(ready.experiment)
     trace = _trace(ready, steps)
     path = directory / "trace.json"
     try:
@@ -51,7 +55,7 @@ def run(config: Config, directory: Path, steps: int) -> str:
         trace.export_chrome_trace(str(path))
     except (OSError, RuntimeError) as error:  # torch's own for a file that it can't open
         raise ConfigError(f"--out {directory}: can't be written ({error})") from error
-    order = "self_cpu_time_total" if ready.device.type == "cpu" else "self_device_time_total"
+    order = "self_cpu_time_total" if ready.experiment.device.type == "cpu" else "self_device_time_total"
     table = trace.key_averages().table(sort_by=order, row_limit=_ROWS, max_name_column_width=70)
     return f"{table}\nkernels a step: {kernels(trace) / steps:.0f}\n{steps} steps, to be opened in a browser: {path}"
 
@@ -75,7 +79,8 @@ def _works(event) -> bool:
 
 def _trace(ready: setup.Setup, steps: int) -> profile:
     """Trains phase 1 until the steps are done."""
-    cuda = ready.device.type == "cuda"
+    made = ready.experiment
+    cuda = made.device.type == "cuda"
     if not cuda:  # the profiler looks for a GPU anyway, and prints an ERROR and lines about itself
         os.environ.setdefault("KINETO_LOG_LEVEL", _NO_LINE)
     trace = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda, acc_events=True)
@@ -94,11 +99,11 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
             trace.stop()
             raise _Enough
 
-    phase = ready.scenario.phases[min(1, len(ready.scenario.phases) - 1)]
-    key = rng.fold_in(ready.config.run.seed, "profile")
+    phase = made.scenario.phases[min(1, len(made.scenario.phases) - 1)]
+    key, progress = rng.fold_in(made.seed, "profile"), Progress(phase=phase.index, learned=_drawn(made, phase))
+    student = partial(experiment.expand, made, phase, progress.learned, key)
     try:
-        progress = Progress(learned=_drawn(ready, phase))
-        train_phase.train(ready, phase, progress, key, emit=emit, keep=Keep(), evaluate=_nothing)
+        experiment.train(made, phase, progress, student, key, emit=emit, hook=SaveHook(), evaluate=_nothing)
     except _Enough:
         return trace
     raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")
@@ -109,10 +114,9 @@ def _nothing(*_: object, **__: object) -> dict:
     return {"top1": None}
 
 
-def _drawn(ready: setup.Setup, phase) -> tuple | None:
+def _drawn(made: Experiment, phase: Phase) -> Model | None:
     """A model of the classes before `phase`, as if learned."""
-    num_old = sum(ready.sizes(phase)[:-1])
+    num_old = sum(made.sizes(phase)[:-1])
     if num_old == 0:
         return None
-    model_of_old = model.init(0, ready.config.model.backbone, num_old, image_size=ready.image_size)
-    return tree.cast(model_of_old, dtype=ready.dtype, device=ready.device)
+    return Model(*tree.cast(tuple(made.network.init(0, num_old)), dtype=made.dtype, device=made.device))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from cil_func import config as configuration
 from cil_func.errors import printable
 from cil_func.report import console
-from cil_func.runs import checkpoints, event_log, files, setup
+from cil_func.runs import checkpoints, environment, event_log, files, setup
 
 
 class Recorder(NamedTuple):
@@ -39,13 +39,14 @@ def recorder(
     if not config_path.exists() or configuration.load(str(config_path)) != ready.config:  # data.path may have changed
         files.write_text(config_path, config_text)
     _cut(log_path, held.record["log_bytes"] if held else 0)
-    header, environment = _header(ready), {"environment": setup.environment(ready)}
+    header = _header(ready)
+    machine = environment.environment(ready.experiment.device, ready.config.run.precision, ready.processes.size)
 
     long_work = ready.processes.activity.long_work  # a disk may be slow, and a terminal may be stopped
 
     def save(results: dict) -> None:
         with long_work("writing the results"):
-            files.write_json(directory / "results.json", header | results | environment)
+            files.write_json(directory / "results.json", header | results | {"environment": machine})
 
     with _screen() as screen, event_log.EventLog(log_path, on_warning=lambda event: screen(event)) as log:
 
@@ -76,11 +77,12 @@ def recorder(
 
 def _header(ready: setup.Setup) -> dict:
     """What results.json says besides what was measured."""
+    experiment, order = ready.experiment, ready.experiment.scenario.class_order
     return {
-        "method": ready.method.name,
-        "class_order": list(ready.scenario.class_order),
-        "class_names": [ready.class_names[index] for index in ready.scenario.class_order],  # in the same order
-        "num_classes": ready.num_classes,
+        "method": experiment.method.name,
+        "class_order": list(order),
+        "class_names": [experiment.class_names[index] for index in order],  # in the same order
+        "num_classes": experiment.num_classes,
         "seed": ready.config.run.seed,
         "config": configuration.to_dict(ready.config),
         "skipped_images": ready.skipped,

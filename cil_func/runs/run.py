@@ -241,7 +241,7 @@ def _train(
     ready: setup.Setup, directory: Path, held: checkpoints.Loaded | None, signals: Signals, record: Recorder
 ) -> None:
     """Learns what is left to learn, and writes what a finished run leaves."""
-    planning.check(ready)
+    planning.check(ready.experiment)
     progress = [_start(ready, directory, held, record.emit)]  # in a list, which gives it up to the phase loop
     saver = CheckpointSaver(
         directory / "checkpoints",
@@ -257,9 +257,9 @@ def _train(
         try:
             with runners.reported(record.emit):
                 done, results = experiment.run(
-                    ready, emit=record.emit, save=record.save, progress=progress.pop(), keep=saver
+                    ready.experiment, emit=record.emit, save=record.save, progress=progress.pop(), hook=saver
                 )
-                saved = saved_model.saved_model(ready, done)
+                saved = saved_model.of_run(ready, done)
             saver.wait()
             if ready.processes.first:
                 _write_end(directory, saved, results, record)
@@ -272,11 +272,11 @@ def _start(
     ready: setup.Setup, directory: Path, held: checkpoints.Loaded | None, emit: Callable[[dict], None]
 ) -> Progress:
     """Where the run begins or goes on, and says so; empties `held`, for a large tree is not to be kept twice."""
-    progress = progressing.unpack(held.tree, held.record, device=ready.device) if held else Progress()
+    progress = progressing.unpack(held.tree, held.record, device=ready.experiment.device) if held else Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
     if held:
         held.tree.clear()
-        at = dict(zip(("phase", "epoch", "step"), progress.place, strict=True))
+        at = dict(zip(("phase", "stage", "epoch", "step"), progress.place, strict=True))
         emit(started | {"event": "resume"} | at | {"selected": progress.selected})
         return progress
     emit(started)

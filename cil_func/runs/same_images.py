@@ -5,7 +5,7 @@ from pathlib import Path
 from cil_func.config import Config
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
-from cil_func.runs import setup
+from cil_func.runs import load_data
 
 
 def refuse_others(fingerprint: str, began_with: str, *, moved_from: str) -> None:
@@ -34,7 +34,7 @@ def changed_since(config: Config, directory: Path, results: dict, *, moved_from:
     try:
         if sources.stamp(config.data.name, path) == results.get("data_stamp"):
             return ""
-        same = setup.fingerprint_of(config) == known
+        same = load_data.fingerprint_of(config) == known
     except DataError as error:
         if moved_from:
             raise

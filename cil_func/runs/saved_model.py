@@ -2,24 +2,43 @@
 
 import torch
 
+from cil_func import config as configuration
 from cil_func import experiment, tree
 from cil_func.data import sources
+from cil_func.data.images import Resident
 from cil_func.data.reading import image_file
+from cil_func.networks.network import Model, Network
+from cil_func.networks.outputs import classes_of
 from cil_func.runs.checkpoints import SavedModel
+from cil_func.runs.method_of import method_of
+from cil_func.runs.network_of import network_of
 from cil_func.runs.setup import Setup
 from cil_func.training import evaluation, inference, step
 from cil_func.training.progress import Progress
 
 
-def saved_model(setup: Setup, progress: Progress) -> SavedModel:
-    """The model of a run whose phases are all learned, with all that a prediction needs.
+def of_run(setup: Setup, progress: Progress) -> SavedModel:
+    """Returns the model of a run whose phases are all learned, with all that a prediction needs.
 
     Of several processes each has to call this: they share the work of computing the class means.
     """
-    means = None
-    if setup.method.predict == "nme":
-        means = experiment.class_means(setup, setup.scenario.phases[-1], progress.learned, progress.exemplars)
+    made, means = setup.experiment, None
+    if made.method.predict == "nme":
+        means = experiment.class_means(made, made.scenario.phases[-1], progress.learned, progress.exemplars)
     return SavedModel(*progress.learned, means, _description(setup))
+
+
+def network(saved: SavedModel) -> Network:
+    """Returns the network that a saved model's params and state belong to. Raises ConfigError if it can't be built."""
+    sizes = saved.description["phases"]
+    config = configuration.from_dict(saved.description["config"])
+    return network_of(
+        config,
+        method_of(config),
+        num_classes=sum(sizes),
+        num_phases=len(sizes),
+        image_size=tuple(saved.description["preprocessing"]["image_size"]),
+    )
 
 
 def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -39,29 +58,30 @@ def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | st
     preprocess = step.Preprocess(
         *(torch.tensor(settings[key], dtype=dtype, device=device) for key in ("mean", "std"))
     )
-    features = inference.features(
-        inference.make(preprocess, dtype=compute_dtype),
-        *tree.cast((saved.params, saved.state), device=device),
-        pixels,
-        batch_size=inference.batch_size(device, pixels),
-        device=device,
-    ).cpu()                                                                        # (N, D)
-    return evaluation.scores(
-        features, saved.params["classifier"], means=saved.means, predict=saved.description["predict"]
+    net, sizes = network(saved), saved.description["phases"]
+    forward = inference.Forward(
+        net, inference.forward_of(net, preprocess, dtype=compute_dtype), inference.batch_size(device, shape[:2]), device
     )
+    model = Model(*tree.cast((saved.params, saved.state), device=device))
+    features = forward.features(model, Resident(pixels), torch.arange(len(pixels)), when="scores")  # (N, D)
+    logits = net.outputs(saved.params, features, classes_of(sizes, len(sizes) - 1)).logits
+    return evaluation.scores(logits, features, means=saved.means, predict=saved.description["predict"])
 
 
 def _description(setup: Setup) -> dict:
     """What model.json says: all that a prediction needs besides the tensors."""
-    preprocess, data = setup.preprocess, setup.config.data
+    made, data, preprocess = setup.experiment, setup.config.data, setup.experiment.preprocess
+    stored = configuration.to_dict(setup.config)
     rules = sources.file_rules(data.name, exif_orientation=data.exif_orientation, background=data.background)
-    height, width = setup.train_images.shape[1:3]
+    height, width = made.train_images.shape
     return {
-        "method": setup.method.name,
-        "predict": setup.method.predict,
+        "method": made.method.name,
+        "predict": made.method.predict,
         "backbone": setup.config.model.backbone,
+        "config": {table: stored[table] for table in ("method", "model")},  # from which the network is built again
+        "phases": made.sizes(made.scenario.phases[-1]),
         "classes": [  # by row of the classifier
-            {"index": index, "name": setup.class_names[index]} for index in setup.scenario.class_order
+            {"index": index, "name": made.class_names[index]} for index in made.scenario.class_order
         ],
         "preprocessing": {
             "image_size": [height, width],

@@ -11,13 +11,13 @@ from cil_func.errors import StoppedError
 from cil_func.parallel.processes import Processes
 from cil_func.runs.checkpoint_writer import Saver, Staged
 from cil_func.runs.signals import NAMES, Signals
-from cil_func.training.progress import Keep, Progress, pack
+from cil_func.training.progress import Progress, SaveHook, pack
 
 # What a process says of its signal: sums of the smaller one, over however many processes, stay below the larger one
 _WEIGHTS = {signal.SIGTERM: 1 << 16, signal.SIGINT: 1}
 
 
-class CheckpointSaver(Keep):
+class CheckpointSaver(SaveHook):
     """Saves at every boundary, and between two steps once `every_seconds` have passed; stops where a signal came.
 
     A signal is answered at once, by StoppedError from wherever the main thread is, while nothing changes: from a border
@@ -68,7 +68,7 @@ class CheckpointSaver(Keep):
         finally:
             self._thread.shutdown()
 
-    def __call__(self, make: Callable[[], Progress], boundary: bool) -> None:
+    def at_border(self, make: Callable[[], Progress], boundary: bool) -> None:
         """Raises StoppedError after saving, where the run is to stop."""
         self._signals.defer()
         self._make = None
@@ -84,14 +84,14 @@ class CheckpointSaver(Keep):
             self._processes.wait_for_all("stop")  # nobody leaves before it is on disk: launchers end the others
             raise StoppedError(128 + received, self._message(received))
         if boundary or self._processes.size == 1 or not self._trained:
-            self.pause(make)
+            self.before_long_work(make)
 
-    def pause(self, make: Callable[[], Progress]) -> None:
+    def before_long_work(self, make: Callable[[], Progress]) -> None:
         """Raises StoppedError if a signal came before."""
         self._make = make
         self._signals.release()
 
-    def changing(self) -> None:
+    def before_change(self) -> None:
         self._signals.defer()
         self._make, self._trained = None, True
 

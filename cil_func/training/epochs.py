@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from cil_func import tree
 from cil_func.data.batches import Batch, Chunk
 from cil_func.errors import NonFiniteError
-from cil_func.methods import Outputs
+from cil_func.networks.outputs import Outputs
 from cil_func.training.runners import CapturedSteps, EagerSteps
-from cil_func.training.step import NEVER, Health, pad
+from cil_func.training.step import NEVER, Health, Measures, pad
 
 
 class Position(NamedTuple):
@@ -21,16 +21,31 @@ class Position(NamedTuple):
     step: int
 
 
+class EpochNumbers(Protocol):
+    """The numbers of a recipe that the loop over epochs uses, see `recipe.Recipe`."""
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def padded_to(self) -> int: ...
+
+    @property
+    def rate(self) -> Callable[[int], float]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
 def fit(
     steps: EagerSteps | CapturedSteps,
+    numbers: EpochNumbers,
     *,
     chunks: Callable[[int, int], Iterable[Chunk]],
-    batch_size: int,
     teach: Callable[[torch.Tensor], Outputs | None],
-    rate: Callable[[int], float],
-    epochs: int,
-    dtype: torch.dtype,
-    padded_to: int = 0,
     seed: Callable[[Position], int] | None = None,
     start: tuple[int, int] = (0, 0),
     check: Callable[[Health | None], None] = lambda health: None,
@@ -39,53 +54,63 @@ def fit(
     before_chunk: Callable[[Position], None] = lambda position: None,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
-    """Takes the steps of `epochs` epochs, from `start` on; the train state is in `steps`.
+    """Takes the steps of all epochs, from `start` on; the train state is in `steps`.
 
-    chunks(epoch, first_step) gives what the epoch trains on from a step on, in order, in chunks of whole batches on
-    the device; batch_size: images of a step, on all processes; teach(images) is what the teacher says of a chunk;
-    rate(epoch) is the learning rate, in `dtype`. padded_to: rows that each batch is filled up to, 0: none.
-    seed(position) is the key of what a step draws from torch's global generator; None: a step draws nothing.
-    check(health) is called once an epoch and raises NonFiniteError where a step was not finite. before_step may stop
-    the training by an exception: everything that a later call needs is then in `steps` and the position. before_chunk
-    is called before each wait for a chunk and its teacher, with one call more where an epoch has no other chunk.
-    Emits "progress" events (images trained since the last) and an "epoch" event each.
+    numbers: a `recipe.Recipe`, of which the fields of `EpochNumbers` are used.
+    chunks(epoch, first_step) -> what the epoch trains on from a step on, in chunks of whole batches on the device.
+    teach(images) -> what the teacher says about the images of a chunk.
+    seed(position) -> the key of what a step draws from torch's global generator; None: a step draws nothing.
+    check(health): called once an epoch; raises NonFiniteError if a step was not finite.
+    before_step(position): may stop the training by an exception. Everything that a later call needs is then in `steps`
+    and the position.
+    before_chunk(position): called before each wait for a chunk and its teacher, and once more after the last chunk.
+    Emits a "progress" event a step, with the images trained since the last one, and an "epoch" event an epoch.
     """
     start = Position(*start)
     upcoming = chunks(*start)
-    for epoch in range(start.epoch, epochs):
+    for epoch in range(start.epoch, numbers.epochs):
         started, step = time.perf_counter(), start.step if epoch == start.epoch else 0
-        images = before = step * batch_size
-        rate_now = None
+        images = before = step * numbers.batch_size
+        rate = None
         before_chunk(Position(epoch, step))
         for chunk in upcoming:
-            if rate_now is None:
-                rate_now = torch.tensor(rate(epoch), dtype=dtype, device=chunk.batch.labels.device)
+            if rate is None:
+                rate = torch.tensor(numbers.rate(epoch), dtype=numbers.dtype, device=chunk.batch.labels.device)
             for taught, batch, total in _batches(teach(chunk.batch.images), chunk):
                 position = Position(epoch, step)
                 before_step(position)
-                inputs = *pad(taught, batch, padded_to and padded_to - len(batch.labels)), rate_now
-                steps(*inputs, seed(position) if seed else None)
+                missing = numbers.padded_to - len(batch.labels) if numbers.padded_to else 0
+                steps(*pad(taught, batch, missing), rate, seed(position) if seed else None)
                 step, images = step + 1, images + total
                 emit({"event": "progress", "images": total, "epoch": epoch})
             before_chunk(Position(epoch, step))
         # The next epoch's draws are made on the host while a GPU still works on this one.
-        upcoming = chunks(epoch + 1, 0) if epoch + 1 < epochs else ()
+        upcoming = chunks(epoch + 1, 0) if epoch + 1 < numbers.epochs else ()
         check(steps.health())
-        totals = steps.measures()
-        loss = totals.loss.item() / images  # the epoch's one host sync, if `check` made none
+        measured = _means(steps.measures(), images, step)  # the epoch's one host sync, if `check` made none
         seconds = time.perf_counter() - started
         emit({
             "event": "epoch",
             "epoch": epoch,
-            "epochs": epochs,
-            "loss": loss,
-            "train_top1": 100.0 * totals.correct.item() / images,
-            "learning_rate": rate(epoch),
+            "epochs": numbers.epochs,
+            **measured,
+            "learning_rate": numbers.rate(epoch),
             "images": images,
             "images_per_second": (images - before) / seconds,
             "seconds": seconds,
         })
         after_epoch(epoch)
+
+
+def _means(totals: Measures, images: int, steps: int) -> dict[str, float]:
+    """The means of an epoch's measures: of loss and accuracy over its images, of the norms over its steps."""
+    return {
+        "loss": totals.loss.item() / images,
+        "train_top1": 100.0 * totals.correct.item() / images,
+        "gradient_norm": totals.gradient.item() / steps,
+        "weight_norm": totals.weights.item() / steps,
+        "update_norm": totals.update.item() / steps,
+    }
 
 
 def refuse_failed(health: Health, *, phase: int, steps_per_epoch: int, name: Callable[[int], str]) -> None:

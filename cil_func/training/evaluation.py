@@ -4,52 +4,52 @@ from typing import Literal
 
 import torch
 
-from cil_func import classifier, metrics
+from cil_func import metrics
 
 
 def scores(
+    logits: torch.Tensor,
     features: torch.Tensor,
-    head: dict,
     *,
     means: torch.Tensor | None = None,
     predict: Literal["logits", "nme"] = "logits",
 ) -> torch.Tensor:
-    """Scores (N, K) of features (N, D): a method's prediction is the class of the highest.
+    """Returns scores (N, K), of which the highest is a method's prediction.
 
-    predict: the method's rule, "logits" of the classifier `head`, or "nme", the nearest of the class means (K, D).
-    Raises ValueError for "nme" without means.
+    logits (N, K) and features (N, D): of the network. predict: the method's rule, "logits", or "nme", the nearest of
+    the class means (K, D). Raises ValueError for "nme" without means.
     """
     if predict == "logits":
-        return classifier.apply(head, features)
+        return logits
     if means is None:
         raise ValueError('scores: predict="nme" without class means; give means (K, D), or predict="logits"')
     return metrics.nme_scores(features, means)
 
 
 def phase_row(
+    logits: torch.Tensor,
     features: torch.Tensor,
     labels: torch.Tensor,
     sizes: list[int],
-    head: dict,
     *,
-    head_before_align: dict | None = None,
+    logits_before_align: torch.Tensor | None = None,
     means: torch.Tensor | None = None,
     predict: Literal["logits", "nme"] = "logits",
 ) -> dict:
-    """The accuracies after a phase, in percent, on the test images of all classes seen.
+    """Returns the accuracies after a phase, in percent, on the test images of all classes seen.
 
-    features (N, D) and labels (N,) of those images; sizes: num_new of each phase so far; head: the
-    classifier; head_before_align: the same before aligning, None where nothing was aligned; means (K, D):
-    of the exemplars, for the nearest class mean (NME), None without a memory; predict: what top1, balanced_top1,
-    top5, the per-phase accuracies and new_share are judged by. Shares are fractions of all predictions;
-    fair_share is the new_share of a model that is always right.
+    logits (N, K), features (N, D) and labels (N,) of those images. sizes: num_new of each phase so far.
+    logits_before_align: those of the model before it was aligned; None where nothing was aligned. means (K, D): of the
+    exemplars, for the nearest class mean (NME); None without a memory. predict: what top1, balanced_top1, top5, the
+    per-phase accuracies and new_share are judged by. Shares are fractions of all predictions; fair_share is the
+    new_share of a model that is always right.
     """
     num_old = sum(sizes) - sizes[-1]
-    judged = scores(features, head, means=means, predict=predict)                  # (N, K)
-    nearness = None if means is None else scores(features, head, means=means, predict="nme")
+    judged = scores(logits, features, means=means, predict=predict)                # (N, K)
+    nearness = None if means is None else metrics.nme_scores(features, means)
     predictions = judged.argmax(dim=1)                                             # (N,)
     correct = predictions == labels
-    before = None if head_before_align is None else scores(features, head_before_align)
+    before = logits_before_align
     phase_of_class = torch.repeat_interleave(torch.tensor(sizes))                  # (K,)
     old = labels < num_old
     return {

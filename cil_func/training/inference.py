@@ -1,68 +1,116 @@
-"""Runs a model forward over many images, in eval mode: evaluation, selection, and the teacher."""
+"""Runs a model over many images in eval mode: for evaluation, for the selection of exemplars, and as the teacher."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from cil_func import classifier, model, tree
+from cil_func import tree
 from cil_func.data import batches
 from cil_func.data.augmentation.operations import upload
-from cil_func.methods import Outputs
+from cil_func.data.images import Images
+from cil_func.errors import NonFiniteError
+from cil_func.networks.network import Model, Network, backbone_parts
+from cil_func.networks.outputs import Classes, Outputs
+from cil_func.parallel.processes import ALONE, Processes
 from cil_func.training.step import Preprocess
 
-# Pixels that the forward graph takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
+# Pixels that the forward function takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
 FORWARD_PIXELS = {"cpu": 1 << 17, "cuda": batches.PILLOW_PIXELS["cuda"]}
+Teach = Callable[[torch.Tensor], Outputs | None]  # images uint8 (B, H, W, 3) -> what the teacher says; None: no teacher
 
 
-def batch_size(device: torch.device, images: torch.Tensor) -> int:
-    """How many of the images (N, H, W, 3) the forward function takes at a time on that device."""
-    height, width = images.shape[1:3]
+def batch_size(device: torch.device, image_size: tuple[int, int]) -> int:
+    """Returns how many images of (H, W) the forward function takes at a time on that device."""
+    height, width = image_size
     return max(32, FORWARD_PIXELS[device.type] // (height * width))
 
 
-def make(preprocess: Preprocess, *, dtype: torch.dtype) -> Callable:
-    """The forward function (params["backbone"], state, images (B, H, W, 3) uint8) -> features (B, D).
+def forward_of(network: Network, preprocess: Preprocess, *, dtype: torch.dtype) -> Callable:
+    """Returns the function (params of one backbone, its state, images (B, H, W, 3) uint8) -> (features (B, D), aux).
 
-    Without the classifier: its shape grows with the classes, and each would be another graph.
+    dtype: of the convolutions. The head is left out: its shape grows with the classes, and each would be another graph.
     """
 
-    def forward(params: tree.Tree, state: tree.Tree, images: torch.Tensor) -> torch.Tensor:
-        return model.apply_backbone(params, state, preprocess(images, dtype), train=False)[0]
+    def forward(params: tree.Tree, state: tree.Tree, images: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        features, aux, _ = network.run(params, state, preprocess(images, dtype), train=False)
+        return features, aux
 
     return forward
 
 
-def features(
-    forward: Callable,
-    params: tree.Tree,
-    state: tree.Tree,
-    images: torch.Tensor,
-    rows: torch.Tensor | None = None,
-    *,
-    batch_size: int,
-    device: torch.device,
-    fill: bool = False,
-) -> torch.Tensor:
-    """Features (M, D), on the device, of images uint8 (N, H, W, 3) as they are: of `rows` (M,), in their order.
+@dataclass(frozen=True)
+class Forward:
+    """Runs all backbones of a model over images, in batches.
 
-    fill: whether the last batch is filled up with black images to batch_size, so that a forward function that is
-    compiled for that size serves it too.
+    function: what `forward_of` returns, maybe compiled. batch_size: how many images it is called with. fill: whether
+    the last batch is filled up with black images to that size, so that a function compiled for it serves all calls.
+    processes: those that share the work in `features`.
     """
-    count = len(images) if rows is None else len(rows)
-    if not count:
-        return params["classifier"]["weight"].new_empty(0, params["classifier"]["weight"].shape[1])
-    parts = []
-    for start in range(0, count, batch_size):
-        here = slice(start, start + batch_size)
-        batch = images[here] if rows is None else images[upload(rows[here], images.device)]
-        batch = upload(batch, device)
-        missing = batch_size - len(batch) if fill else 0
-        filled = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else batch
-        parts.append(forward(params["backbone"], state, filled)[: len(batch)])
-    return torch.cat(parts)
 
+    network: Network
+    function: Callable
+    batch_size: int
+    device: torch.device
+    processes: Processes = field(default_factory=lambda: ALONE)
+    fill: bool = False
 
-def teach(features: torch.Tensor, params: tree.Tree) -> Outputs:
-    """What a model says, from its features (B, D): its logits are those of its classifier."""
-    return Outputs(classifier.apply(params["classifier"], features), features)
+    def outputs(self, model: Model, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Returns (features (N, feature_dim), aux of the newest backbone) of images (N, H, W, 3), on the device."""
+        features, aux = None, {}
+        parts = backbone_parts(model)
+        for at, params, state in parts:
+            own, aux = self._backbone(params, state, images)
+            features = self.network.place(own, len(parts) - 1 if at is None else at, features)
+        return features, aux
+
+    def features(self, model: Model, images: Images, rows: torch.Tensor, *, when: str) -> torch.Tensor:
+        """Returns the features (N, feature_dim) of the images at `rows` (N,), on the CPU; each process computes a part.
+
+        when: for the message. Raises NonFiniteError if a feature is not finite.
+        """
+        parts = self.processes.split_rows(len(rows), self.batch_size)
+        own = rows[parts[self.processes.rank]]
+        found = [self.outputs(model, images.gather(chunk))[0] for chunk in own.split(self.batch_size) if len(chunk)]
+        some = tree.leaves(model.params)[0]
+        part = torch.cat(found) if found else some.new_empty(0, self.network.feature_dim)
+        features = self.processes.gather_rows(part, parts).cpu()
+        if not features.isfinite().all():
+            raise NonFiniteError(f"{when}: the features are not finite; try a lower optim.learning_rate")
+        return features
+
+    def teacher(self, model: Model, classes: Classes) -> Teach:
+        """Returns the function images -> Outputs of a model, its classifier padded to the run's classes."""
+        params = self.network.pad(model.params)
+
+        def teach(images: torch.Tensor) -> Outputs:
+            features, aux = self.outputs(model, images)
+            return self.network.outputs(params, features, classes, aux)
+
+        return teach
+
+    def no_teacher(self, model: Model, classes: Classes) -> Teach:
+        """Returns a function with outputs of the same shapes as `teacher`'s, all 0. model: any one of the network."""
+        height, width = self.network.image_size or (32, 32)
+        image = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.device)
+        like = self.teacher(model, classes)(image)
+
+        def teach(images: torch.Tensor) -> Outputs:
+            return tree.map(lambda leaf: leaf.new_zeros(len(images), *leaf.shape[1:]), like)
+
+        return teach
+
+    def _backbone(
+        self, params: tree.Tree, state: tree.Tree, images: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        found, images = [], upload(images, self.device)
+        if not len(images):  # of one black image: the shapes of what a batch of none gives
+            some = self.function(params, state, images.new_zeros(1, *images.shape[1:]))
+            return tree.map(lambda leaf: leaf[:0], some)
+        for batch in images.split(self.batch_size):
+            missing = self.batch_size - len(batch) if self.fill else 0
+            filled = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else batch
+            outputs = self.function(params, state, filled)
+            found.append(tree.map(lambda leaf, batch=batch: leaf[: len(batch)], outputs))
+        return found[0] if len(found) == 1 else tree.map(lambda *leaves: torch.cat(leaves), *found)

@@ -1,109 +1,160 @@
 """Where a run stands: everything that it needs to go on, as one value, and as the tree and the record on disk."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from cil_func import tree
+from cil_func.networks.network import Model
 from cil_func.training.epochs import Position
 from cil_func.training.step import Health, Measures, TrainState
 
-Model = tuple[tree.Tree, tree.Tree]
 
+@dataclass(frozen=True)
+class StageProgress:
+    """Where the training of a stage stands.
 
-class Training(NamedTuple):
-    """A phase in the middle of its training: totals are the running epoch's measures so far."""
+    train_state: after the last step; None where it was released. totals: the running epoch's measures so far.
+    position: the epoch and the step that is next. seconds: that the phase's training took so far, earlier stages too.
+    number: of the stage in its phase, 0, 1, ... chosen: {label: rows} of the new classes for a stage on balanced rows,
+    which are selected by the model that the stage begins with.
+    """
 
-    train_state: TrainState
-    totals: Measures
-    position: Position
-    seconds: float  # that the training took so far
+    train_state: TrainState | None
+    totals: Measures | None
+    position: Position = Position(0, 0)  # noqa: RUF009 (a tuple)
+    seconds: float = 0.0
+    number: int = 0
+    chosen: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def without_state(self) -> "StageProgress":
+        """Returns the same without its tensors."""
+        return replace(self, train_state=None, totals=None)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Where a run stands: everything that it needs to go on.
 
     phase: the one that is next, or in training.
     learned: the last phase's finished model.
-    exemplars: {label: rows of the training set}; this phase's own ones are among them once they are selected.
+    exemplars: {label: rows of the training set}; those of this phase's classes are among them once they are selected.
     rows: of results.json.
-    training: None between two phases.
+    training: of the stage that is next or done; None between two phases.
     select_seconds: what the selection of this phase's exemplars took; None until it is done.
+    extra: what the method remembers of the phases before (`methods.base.Extra`), {} if it remembers nothing.
     """
 
     phase: int = 0
     learned: Model | None = None
     exemplars: dict[int, torch.Tensor] = field(default_factory=dict)
     rows: tuple[dict, ...] = ()
-    training: Training | None = None
+    training: StageProgress | None = None
     select_seconds: float | None = None
+    extra: tree.Tree = field(default_factory=dict)
 
     @property
-    def place(self) -> tuple[int, int, int]:
-        """(phase, epoch, step); epoch -1 before the training."""
-        return (self.phase, *(self.training.position if self.training else (-1, 0)))
+    def place(self) -> tuple[int, int, int, int]:
+        """(phase, stage, epoch, step); stage and epoch are -1 before the training."""
+        if self.training is None:
+            return (self.phase, -1, -1, 0)
+        return (self.phase, self.training.number, *self.training.position)
 
     @property
     def selected(self) -> bool:
-        """Whether the phase's exemplars are selected: this tells two progresses of one place apart."""
+        """Whether the phase's exemplars are selected: this distinguishes two progresses of one place."""
         return self.select_seconds is not None
 
     def __str__(self) -> str:
         """The place in words: "phase 1, epoch 3, step 0, exemplars selected", or "phase 2" before its training."""
-        words = "phase {}, epoch {}, step {}".format(*self.place) if self.training else f"phase {self.phase}"
+        phase, stage, epoch, step = self.place
+        words = f"phase {phase}" + (f", stage {stage}" if stage > 0 else "")
+        words += f", epoch {epoch}, step {step}" if self.training else ""
         return f"{words}, exemplars selected" if self.selected else words
 
 
-class Keep:
-    """What a training calls so that it can be saved and stopped.
+class SaveHook:
+    """What a training calls so that it can be saved and stopped, of which this one does neither.
 
-    This one does neither; `runs.saver.CheckpointSaver` does both.
+    `runs.saver.CheckpointSaver` does both. make() returns the progress at that moment.
     """
 
-    def __call__(self, make: Callable[[], Progress], boundary: bool) -> None:
-        """Called before each step and, as a boundary, after each part of a phase. make() is the progress then."""
+    def at_border(self, make: Callable[[], "Progress | StageProgress"], boundary: bool) -> None:
+        """Called before each step and, with boundary=True, after each part of a phase. May raise to stop the run."""
 
-    def pause(self, make: Callable[[], Progress]) -> None:
-        """Called before work that may take long and changes nothing. make() is the progress before it and after it."""
+    def before_long_work(self, make: Callable[[], "Progress | StageProgress"]) -> None:
+        """Called before work that may take long and changes nothing: make() is the progress before it and after it."""
 
-    def changing(self) -> None:
-        """Called just before a step changes what the last `make` reads."""
+    def before_change(self) -> None:
+        """Called just before a step changes what the last `make` read."""
+
+
+@dataclass(frozen=True)
+class StageHook(SaveHook):
+    """Passes the progress of a stage on as the progress of the run that it is part of."""
+
+    hook: SaveHook
+    run: Progress
+
+    def at_border(self, make: Callable[[], StageProgress], boundary: bool) -> None:
+        self.hook.at_border(lambda: replace(self.run, training=make()), boundary)
+
+    def before_long_work(self, make: Callable[[], StageProgress]) -> None:
+        self.hook.before_long_work(lambda: replace(self.run, training=make()))
+
+    def before_change(self) -> None:
+        self.hook.before_change()
 
 
 def pack(progress: Progress) -> tuple[tree.Tree, dict]:
-    """(tree of tensors, JSON-able record); the inverse of `unpack`."""
-    parts: tree.Tree = {"exemplars": {str(label): rows for label, rows in progress.exemplars.items()}}
+    """Returns (tree of tensors, record that JSON can hold); the inverse of `unpack`."""
+    parts: tree.Tree = {"exemplars": _named(progress.exemplars)}
     record = {"phase": progress.phase, "rows": list(progress.rows), "training": None}
     record["select_seconds"] = progress.select_seconds
     if progress.learned:
-        parts["learned"] = dict(zip(("params", "state"), progress.learned, strict=True))
+        parts["learned"] = progress.learned._asdict()
+    if progress.extra:
+        parts["extra"] = progress.extra
     if progress.training:
-        train_state, totals, position, seconds = progress.training
-        named = {**train_state._asdict(), "health": train_state.health._asdict()}
-        parts["training"] = {**named, "totals": totals._asdict()}
-        record["training"] = {"epoch": position.epoch, "step": position.step, "seconds": seconds}
+        training = progress.training
+        named = training.train_state._asdict() | {"health": training.train_state.health._asdict()}
+        del named["extra"]  # the run's own, which a step doesn't change
+        parts["training"] = {**named, "totals": training.totals._asdict(), "chosen": _named(training.chosen)}
+        record["training"] = {
+            "stage": training.number, "epoch": training.position.epoch, "step": training.position.step,
+            "seconds": training.seconds,
+        }  # fmt: skip
     return parts, record
 
 
 def unpack(parts: tree.Tree, record: dict, *, device: torch.device) -> Progress:
-    """The progress that `pack` wrote, its models on the device."""
-    exemplars = {int(label): rows for label, rows in parts["exemplars"].items()}
-    parts = tree.cast({key: part for key, part in parts.items() if key != "exemplars"}, device=device)
-    learned, training = parts.get("learned"), parts.get("training")
-    at = record["training"]
+    """Returns the progress that `pack` took apart, its models on the device."""
+    at, training = record["training"], dict(parts.get("training", {}))
+    chosen = _numbered(training.pop("chosen", {}))
+    models = tree.cast(
+        {"learned": parts.get("learned", {}), "extra": parts.get("extra", {}), "training": training}, device=device
+    )
     return Progress(
         phase=record["phase"],
-        learned=(learned["params"], learned["state"]) if learned else None,
-        exemplars=exemplars,
+        learned=Model(**models["learned"]) if models["learned"] else None,
+        exemplars=_numbered(parts["exemplars"]),
         rows=tuple(record["rows"]),
-        training=None if at is None else _training(training, at),
-        select_seconds=record.get("select_seconds"),  # earlier versions had none
+        training=None if at is None else _stage(models["training"], models["extra"], at, chosen),
+        select_seconds=record["select_seconds"],
+        extra=models["extra"],
     )
 
 
-def _training(part: tree.Tree, at: dict) -> Training:
-    train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]))
-    return Training(train_state, Measures(**part["totals"]), Position(at["epoch"], at["step"]), at["seconds"])
+def _stage(part: tree.Tree, extra: tree.Tree, at: dict, chosen: dict[int, torch.Tensor]) -> StageProgress:
+    train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]), extra)
+    position = Position(at["epoch"], at["step"])
+    return StageProgress(train_state, Measures(**part["totals"]), position, at["seconds"], at["stage"], chosen)
+
+
+def _named(rows: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {str(label): kept for label, kept in rows.items()}
+
+
+def _numbered(rows: dict[str, torch.Tensor]) -> dict[int, torch.Tensor]:
+    return {int(label): kept for label, kept in rows.items()}

@@ -1,111 +1,172 @@
-"""How a phase is trained: the step, compiled, and the numbers of [optim]."""
+"""How a stage is trained: its step, compiled or not, and its numbers from [optim]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
+from typing import Protocol
 
 import torch
 
-from cil_func import methods, model, optim
-from cil_func.config.schema import Config, Optim
+from cil_func import optim
 from cil_func.data import batches
 from cil_func.errors import ConfigError
-from cil_func.networks.timm_skeleton import Drop
+from cil_func.methods.base import Stage
+from cil_func.networks.network import Network
 from cil_func.parallel import batch_split
 from cil_func.parallel.processes import Processes
 from cil_func.training import runners, step
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """rate: epoch -> learning rate; step: see `training.step.make`."""
+class Numbers(Protocol):
+    """The keys of [optim], as the configuration's schema has them."""
 
+    epochs: int
+    batch_size: int
+    norm_batch: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    milestones: Sequence[int]
+    milestone_factor: float
+    warmup_epochs: int
+    eval_every_epochs: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage of a phase is trained.
+
+    step: see `training.step.join`. rate: epoch -> learning rate.
+    batch_size: images of a batch, on all processes.
+    norm_batch: how many of them share batch norm's statistics; 0: all; 1: there is none.
+    own: this process's places in a batch; None: all.
+    padded_to: rows that its part of a batch is filled up to, so that each batch has one shape; 0: it is not.
+    joins: whether a last batch of a single image, which can't be filled up, is joined to the one before it.
+    eval_every_epochs: 0: only at the end of a phase. dtype: of parameters and learning rate.
+    """
+
+    stage: Stage
     optimiser: optim.Optimiser
     rate: Callable[[int], float]
     step: Callable
     epochs: int
-    batch_size: int  # images, of all processes
-    norm_batch: int  # images that share batch norm's statistics; 0: all; 1: there is none
-    own: slice | None  # this process's places in a batch; None: all
-    padded_to: int  # rows that its part of a batch is filled up to, to be the same graph; 0: it is not
-    joins: bool  # whether a last batch of a single image is joined to the one before it: it can't be filled up
+    batch_size: int
+    norm_batch: int
+    own: slice | None
+    padded_to: int
+    joins: bool
     eval_every_epochs: int
+    dtype: torch.dtype
 
     def batches(self, count: int) -> list[range]:
         """The places of each batch of an epoch over `count` images, of all processes."""
         return batches.cut(count, self.batch_size, joins=self.joins)
 
 
-def make(
-    config: Config,
-    method: methods.Method,
-    preprocess: step.Preprocess,
-    dtype: torch.dtype,
-    processes: Processes,
-    *,
-    draws: bool = False,
-) -> tuple[Trainer, Trainer]:
-    """The trainers of the first phase and of the later ones.
+@dataclass(frozen=True)
+class RecipeMaker:
+    """Makes the recipes of a run. Recipes whose batches have one shape share a step, which takes a minute to compile.
 
-    draws: whether the backbone draws random numbers, see `model.Backbone`. Raises ConfigError for what several
-    processes can't share.
-
-    They share one step where their batches have one shape, whatever else of [optim] differs: rate, momentum and decay
-    are inputs of the step, and a second step would be compiled for a minute.
+    dtype: of the convolutions. draws: whether the backbone draws random numbers in train mode.
     """
-    first, later = config.optim_of_phase(0), config.optim_of_phase(1)
-    net = model.backbone(config.model.backbone)
-    pads, alone = net.pads(), not net.groups and net.pads()
-    for table, settings in (("optim", later), ("optim.first_phase", first)):
-        batch_split.refuse_single_group(
-            processes.size, **_sizes(settings, alone=alone), pads=pads, table=table
+
+    network: Network
+    preprocess: step.Preprocess
+    dtype: torch.dtype
+    processes: Processes
+    compiled: bool = False
+    draws: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_step", cache(self._new_step))
+
+    @property
+    def _alone(self) -> bool:
+        """Whether images have no statistics in common, so that each is a norm group of its own."""
+        return not self.network.backbone.groups and self.network.backbone.pads()
+
+    @property
+    def _padded(self) -> bool:
+        """Whether a last, smaller batch is filled up.
+
+        Run eagerly it would take as long as two batches on a CPU, and as long as the rest of a captured epoch on a GPU.
+        Of several processes one may hold no image.
+        """
+        return self.network.backbone.pads() and (self.compiled or self.processes.size > 1)
+
+    def make(self, stage: Stage, numbers: Numbers, *, table: str = "optim") -> Recipe:
+        """Returns the recipe of a stage. table: where a person has set its numbers.
+
+        Raises ConfigError for what several processes can't share.
+        """
+        sizes = self._sizes(numbers)
+        pads = self.network.backbone.pads()
+        batch_split.refuse_single_group(self.processes.size, **sizes, pads=pads, table=table)
+        if self.draws and self.processes.size > 1:
+            raise ConfigError(
+                f"model.backbone: {self.network.name} draws random numbers for each image, and {self.processes.size} "
+                "processes would draw others than one; use one process, or model.drop_rate = 0 and "
+                "model.drop_path_rate = 0"
+            )
+        return Recipe(
+            stage=stage,
+            optimiser=optim.sgd(momentum=numbers.momentum, weight_decay=numbers.weight_decay),
+            rate=_schedule(numbers),
+            step=self._step(_ByName(stage), numbers.batch_size, numbers.norm_batch),
+            epochs=numbers.epochs,
+            **sizes,
+            own=_own(self.processes, **sizes),
+            padded_to=batch_split.rows_per_process(self.processes.size, **sizes) if self._padded else 0,
+            joins=not pads,
+            eval_every_epochs=numbers.eval_every_epochs,
+            dtype=self.preprocess.mean.dtype,
         )
-    if draws and processes.size > 1:
-        raise ConfigError(
-            f"model.backbone: {config.model.backbone} draws random numbers for each image, and {processes.size} "
-            "processes would draw others than one; use one process, or model.drop_rate = 0 and model.drop_path_rate = 0"
-        )
-    # An epoch's last batch, filled up, is the same graph: eagerly it would take as long as two on a CPU, and as
-    # long as the rest of a captured epoch on a GPU. Of several processes one may hold no image.
-    padded = pads and (config.run.compile or processes.size > 1)
-    make_step = cache(
-        partial(
-            _make_step, method, preprocess, dtype, compiled=config.run.compile, padded=padded, processes=processes,
-            alone=alone, drop=drop_of(config),
-        )
-    )  # fmt: skip
-    first, later = (
-        _make(settings, make_step, padded=padded, joins=not pads, alone=alone, processes=processes)
-        for settings in (first, later)
-    )
-    return first, later
+
+    def _sizes(self, numbers: Numbers) -> dict[str, int]:
+        return {"batch_size": numbers.batch_size, "norm_batch": 1 if self._alone else numbers.norm_batch}
+
+    def _new_step(self, stage: "_ByName", batch_size: int, norm_batch: int) -> Callable:
+        """The step for batches of one shape. An optimiser's numbers are in its state, so any one of sgd serves all."""
+        parts = step.make(
+            stage.stage, self.network, optim.sgd(), self.preprocess, dtype=self.dtype, norm_batch=norm_batch,
+            padded=self._padded,
+        )  # fmt: skip
+        if not self.compiled:
+            return step.join(parts, self.processes.reduce)
+        groups = 1 if self._alone else norm_batch
+        rows = batch_split.rows_per_process(self.processes.size, batch_size=batch_size, norm_batch=groups)
+        return _compiled(parts, self.processes, 0 if self._padded else rows)
 
 
-def fitted(trainer: Trainer, count: int, processes: Processes) -> Trainer:
-    """The trainer of a phase of `count` rows: with a smaller batch where most of a whole one would be padding.
+@dataclass(frozen=True, eq=False)
+class _ByName:
+    """A stage as a key of a cache: two stages of one name are the same one."""
 
-    A trainer that fills no batch up comes back as it is. processes: the processes that share a batch.
+    stage: Stage
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByName) and self.stage.name == other.stage.name
+
+    def __hash__(self) -> int:
+        return hash(self.stage.name)
+
+
+def fitted(recipe: Recipe, count: int, processes: Processes) -> Recipe:
+    """Returns the recipe for a stage of `count` rows: a smaller batch where most of a whole one would be padding.
+
+    A recipe that fills no batch up comes back as it is. processes: those that share a batch.
     """
-    if not trainer.padded_to:
-        return trainer
-    batch_size = batch_split.fit_batch_size(count, batch_size=trainer.batch_size, norm_batch=trainer.norm_batch)
-    sizes = {"batch_size": batch_size, "norm_batch": trainer.norm_batch}
+    if not recipe.padded_to:
+        return recipe
+    batch_size = batch_split.fit_batch_size(count, batch_size=recipe.batch_size, norm_batch=recipe.norm_batch)
+    sizes = {"batch_size": batch_size, "norm_batch": recipe.norm_batch}
     return replace(
-        trainer,
+        recipe,
         batch_size=batch_size,
         own=_own(processes, **sizes),
         padded_to=batch_split.rows_per_process(processes.size, **sizes),
     )
-
-
-def drop_of(config: Config) -> Drop:
-    """The rates of [model]."""
-    return Drop(config.model.drop_rate, config.model.drop_path_rate)
-
-
-def _sizes(settings: Optim, *, alone: bool) -> dict[str, int]:
-    """How a batch is shared. alone: whether images have no statistics in common, so that each is a group."""
-    return {"batch_size": settings.batch_size, "norm_batch": 1 if alone else settings.norm_batch}
 
 
 def _own(processes: Processes, *, batch_size: int, norm_batch: int) -> slice | None:
@@ -114,51 +175,7 @@ def _own(processes: Processes, *, batch_size: int, norm_batch: int) -> slice | N
     return batch_split.slice_of_rank(processes.rank, processes.size, batch_size=batch_size, norm_batch=norm_batch)
 
 
-def _make(
-    settings: Optim,
-    make_step: Callable[[int, int], Callable],
-    *,
-    padded: bool,
-    joins: bool,
-    alone: bool,
-    processes: Processes,
-) -> Trainer:
-    sizes = _sizes(settings, alone=alone)
-    return Trainer(
-        optimiser=optim.sgd(momentum=settings.momentum, weight_decay=settings.weight_decay),
-        rate=_schedule(settings),
-        step=make_step(settings.batch_size, settings.norm_batch),
-        epochs=settings.epochs,
-        **sizes,
-        own=_own(processes, **sizes),
-        padded_to=batch_split.rows_per_process(processes.size, **sizes) if padded else 0,
-        joins=joins,
-        eval_every_epochs=settings.eval_every_epochs,
-    )
-
-
-def _make_step(
-    method: methods.Method,
-    preprocess: step.Preprocess,
-    dtype: torch.dtype,
-    batch_size: int,
-    norm_batch: int,
-    *,
-    compiled: bool,
-    padded: bool,
-    processes: Processes,
-    alone: bool,
-    drop: Drop,
-) -> Callable:
-    """The step for batches of one shape. An optimiser's numbers are in its state, so any one of sgd serves all."""
-    parts = step.make(method, optim.sgd(), preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded, drop=drop)
-    if not compiled:
-        return step.join(parts, processes.reduce)
-    rows = batch_split.rows_per_process(processes.size, batch_size=batch_size, norm_batch=1 if alone else norm_batch)
-    return _whole_step(parts, processes, 0 if padded else rows)
-
-
-def _whole_step(parts: step.StepParts, processes: Processes, only: int) -> Callable:
+def _compiled(parts: step.StepParts, processes: Processes, only: int) -> Callable:
     """The step, compiled: one graph, or two with the collective between them.
 
     only: the number of rows of a batch that is compiled; 0: each number is, since all batches are filled up.
@@ -175,14 +192,10 @@ def _whole_step(parts: step.StepParts, processes: Processes, only: int) -> Calla
     return step.join(step.StepParts(gradient, update), processes.reduce)
 
 
-def _schedule(settings: Optim) -> Callable[[int], float]:
-    if settings.schedule == "cosine":
-        return optim.cosine(
-            settings.learning_rate, epochs=settings.epochs, warmup_epochs=settings.warmup_epochs
-        )
-    return optim.milestones(
-        settings.learning_rate,
-        at=settings.milestones,
-        factor=settings.milestone_factor,
-        warmup_epochs=settings.warmup_epochs,
-    )
+def _schedule(numbers: Numbers) -> Callable[[int], float]:
+    rate, warmup = numbers.learning_rate, numbers.warmup_epochs
+    if numbers.schedule == "cosine":
+        return optim.cosine(rate, epochs=numbers.epochs, warmup_epochs=warmup)
+    if numbers.schedule == "constant":
+        return optim.constant(rate, warmup_epochs=warmup)
+    return optim.milestones(rate, at=numbers.milestones, factor=numbers.milestone_factor, warmup_epochs=warmup)

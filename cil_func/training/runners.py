@@ -11,7 +11,7 @@ import torch
 
 from cil_func import rng, tree
 from cil_func.data.batches import Batch
-from cil_func.methods import Classes, Outputs
+from cil_func.networks.outputs import Classes, Outputs
 from cil_func.training.step import Health, Measures, TrainState, nothing_measured
 
 _GRAPHS = 64  # of one function, in one process; torch's own limit of 8 would end a run whose phases differ much in size
@@ -214,7 +214,7 @@ class CapturedSteps:
     def _write(self, outputs: tuple[TrainState, Measures]) -> None:
         """Puts what a step returned into the static state, in place."""
         train_state, measures = outputs
-        tree.write(train_state, into=self._train_state)
+        tree.write(train_state._replace(extra={}), into=self._train_state._replace(extra={}))
         torch._foreach_add_(tree.leaves(self._totals), tree.leaves(measures))
 
     def measures(self) -> Measures:

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from cil_func import model, optim, tree
+from cil_func import optim, tree
 from cil_func.data.batches import Batch
-from cil_func.methods import Classes, Method, Outputs, Targets
-from cil_func.networks.timm_skeleton import OFF, Drop
+from cil_func.methods.base import Stage, Targets
+from cil_func.networks.network import Network
+from cil_func.networks.outputs import Classes, Outputs
 
 DTYPES = {  # precision -> (parameters, statistics, loss and update; convolutions)
     "float64": (torch.float64, torch.float64),
@@ -34,19 +35,31 @@ class Health(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes. The classifier has its full width: rows of unseen classes are zero."""
+    """Everything that a step changes, and what it reads of earlier phases.
+
+    The classifier has its full width: rows of unseen classes are zero. health: None in tests that don't look at it.
+    extra: what the method remembers (`methods.base.Extra`), {} if it remembers nothing; a step leaves it as it is.
+    """
 
     params: tree.Tree
     state: tree.Tree
     opt_state: tree.Tree
     health: Health | None = None
+    extra: tree.Tree = {}  # noqa: RUF012 (never changed in place)
 
 
 class Measures(NamedTuple):
-    """Sums over images, 0-d tensors on the device, so that adding them up needs no host sync."""
+    """What a step measures: 0-d tensors on the device, so that adding them up over steps needs no host sync.
+
+    loss, correct: sums over the images of all processes, correct as int64. gradient, weights, update: the L2 norms over
+    all trained parameters of the gradient, of the parameters before the update, and of the update.
+    """
 
     loss: torch.Tensor
     correct: torch.Tensor
+    gradient: torch.Tensor
+    weights: torch.Tensor
+    update: torch.Tensor
 
 
 class Preprocess(NamedTuple):
@@ -68,7 +81,7 @@ class Preprocess(NamedTuple):
 
 class StepParts(NamedTuple):
     """gradient(train_state, taught or None, batch, classes) -> (vector, moved)
-    update(train_state, vector, moved, rate) -> (train_state, measures)
+    update(train_state, vector, moved, classes, rate) -> (train_state, measures)
 
     vector: (V,), sums over the batch's images of the gradients, the new statistics, the loss and whether it was right;
     then the number of images, and a 0 that `parallel.processes` signals by. moved: the new statistics themselves.
@@ -78,40 +91,70 @@ class StepParts(NamedTuple):
     update: Callable
 
 
-def join(parts: StepParts, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda vector: vector) -> Callable:
-    """The whole step: (train_state, taught or None, batch, classes, rate) -> (train_state, measures).
+def join(
+    parts: StepParts, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda vector: vector, *, accumulate: int = 1
+) -> Callable:
+    """Returns the whole step: (train_state, taught or None, batch, classes, rate) -> (train_state, measures).
 
-    reduce: the vector of this process -> the sum of all processes' vectors.
+    reduce: the vector of this process -> the sum of all processes' vectors, maybe written into the same memory.
+    accumulate: into how many parts of whole norm groups the batch is cut. Their vectors are added up before the update,
+    so that only one part's activations are in memory at a time.
     """
 
     def step(
         train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
-        vector, moved = parts.gradient(train_state, taught, batch, classes)
-        return parts.update(train_state, reduce(vector), moved, rate)
+        if accumulate == 1:
+            vector, moved = parts.gradient(train_state, taught, batch, classes)
+        else:
+            vector = None
+            for start in range(0, len(batch.labels), -(-len(batch.labels) // accumulate)):
+                here = slice(start, start + -(-len(batch.labels) // accumulate))
+                piece = tree.map(lambda leaf, here=here: leaf[here], (taught, batch))
+                sums, moved = parts.gradient(train_state, *piece, classes)
+                vector = sums if vector is None else vector + sums
+        return parts.update(train_state, reduce(vector), moved, classes, rate)
+
+    return step
+
+
+def simple_step(network, loss, optimiser, preprocess):
+    """Returns the step in its simplest form, to be read before `make`; both give the same weights.
+
+    It has no padding, frozen parameters, several processes, checks or measures.
+    """
+
+    def step(params, state, opt_state, taught, batch, classes, rate):
+        def objective(params, state):
+            features, _, state = network.run(params["backbone"], state, preprocess(batch.images), train=True)
+            student = network.outputs(params, features, classes)
+            return loss(student, taught, Targets(batch.labels), classes), state
+
+        grads, state = torch.func.grad(objective, has_aux=True)(params, state)
+        updates, opt_state = optimiser.update(grads, opt_state, params, rate)
+        return optim.apply_updates(params, updates), state, opt_state
 
     return step
 
 
 def make(
-    method: Method,
+    stage: Stage,
+    network: Network,
     optimiser: optim.Optimiser,
     preprocess: Preprocess,
     *,
     dtype: torch.dtype,
     norm_batch: int,
     padded: bool = False,
-    drop: Drop = OFF,
 ) -> StepParts:
-    """The step of a method.
+    """Returns the two parts of a stage's step.
 
-    taught: what the teacher says of the batch. It doesn't change with the student, so it is computed ahead,
-    by the forward graph that evaluation uses: the step compiles in two thirds of the time, and one graph
-    serves the phases with a teacher and the one before them. rate: a 0-d tensor.
+    taught: the teacher's outputs for the batch. They don't change with the student, so they are computed ahead by the
+    forward graph that evaluation uses: the step compiles in two thirds of the time, and one graph serves the phases
+    with a teacher and the one before them. rate: a 0-d tensor.
     dtype: of the convolutions; parameters, statistics, loss and update keep the parameters' own.
     norm_batch: how many images share batch norm's statistics, 0 for all; the last group may be short.
     padded: whether a batch may hold padding (`pad`), which then counts nowhere.
-    drop: rates of dropout and stochastic depth of a timm backbone.
     A step whose sums are not finite changes nothing but `health`, nor does any step after it.
     """
 
@@ -124,15 +167,17 @@ def make(
         rows = batch.labels != PADDING if padded or short else None                      # (B,)
         valid = None if rows is None else rows.to(preprocess.mean.dtype)           # (B,)
         targets = Targets(batch.labels if rows is None else batch.labels.clamp(min=0), rows)
-        chosen, frozen = tree.partition(train_state.params, method.trainable)
+        chosen, frozen = tree.partition(train_state.params, stage.trainable)
+        statistics = {"train": False}
+        if stage.norm == "train":
+            statistics = {"train": True, "norm_batch": norm_batch, "valid": valid}
 
         def objective(chosen, state):
             params = tree.merge(chosen, frozen)
-            logits, features, state = model.apply(
-                params, state, images, train=True, norm_batch=norm_batch, valid=valid, drop=drop
-            )
-            loss = method.loss(Outputs(logits, features), taught, targets, classes)
-            return loss, (state, logits.detach())
+            own, aux, state = network.run(params["backbone"], state, images, **statistics)
+            features = network.place(own, classes.now, taught and taught.features)
+            student = network.outputs(params, features, classes, aux)
+            return stage.loss(student, taught, targets, classes), (state, student.logits.detach())
 
         # The state is an argument, not a capture: torch.func refuses to write into captured tensors (timm's norm).
         grads, (loss, (state, logits)) = torch.func.grad_and_value(objective, has_aux=True)(
@@ -145,23 +190,57 @@ def make(
         return torch.cat([means * count, torch.stack([correct, count, torch.zeros_like(count)])]), state
 
     def update(
-        train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, rate: torch.Tensor
+        train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
-        chosen, frozen = tree.partition(train_state.params, method.trainable)
+        chosen, frozen = tree.partition(train_state.params, stage.trainable)
         health = _look(train_state.health, vector)
         sums, correct, count = vector[:-3], vector[-3], vector[-2]
         grads, state, _ = tree.from_vector(sums / count, (chosen, moved, count))
+        grads = _constrained(stage, grads, chosen, frozen, train_state.extra, classes)
         updates, opt_state = optimiser.update(grads, train_state.opt_state, chosen, rate)
+        if stage.rows_trained == "new":
+            updates = _of_new_rows(updates, classes)
+        norms = [_norm(part, like=rate) for part in (grads, chosen, updates)]
+        measures = Measures(sums[-1], correct.to(torch.int64), *norms)
         well = health.failed_step == NEVER
         chosen, state, opt_state = tree.map(
             lambda old, new: torch.where(well, new, old),
             (chosen, train_state.state, train_state.opt_state),
             (optim.apply_updates(chosen, updates), state, opt_state),
         )
-        params = method.project(tree.merge(chosen, frozen))
-        return TrainState(params, state, opt_state, health), Measures(sums[-1], correct.to(torch.int64))
+        params = stage.project(tree.merge(chosen, frozen))
+        return TrainState(params, state, opt_state, health, train_state.extra), measures
 
     return StepParts(gradient, update)
+
+
+def _constrained(
+    stage: Stage, grads: tree.Tree, chosen: tree.Tree, frozen: tree.Tree, extra: tree.Tree, classes: Classes
+) -> tree.Tree:
+    """The gradient of the loss, limited entry by entry if the stage says so, plus the gradient of its penalty."""
+    if stage.clamp:
+        grads = tree.map(lambda leaf: leaf.clamp(-stage.clamp, stage.clamp), grads)
+    if stage.penalty is None:
+        return grads
+    of_penalty = torch.func.grad(lambda chosen: stage.penalty(tree.merge(chosen, frozen), extra, classes))(chosen)
+    return tree.map(torch.add, grads, of_penalty)
+
+
+def _of_new_rows(updates: tree.Tree, classes: Classes) -> tree.Tree:
+    """The updates, 0 for the classifier's rows of old classes."""
+    if "classifier" not in updates:
+        return updates
+
+    def masked(leaf: torch.Tensor) -> torch.Tensor:
+        return torch.where(classes.new.view(-1, *(1,) * (leaf.ndim - 1)), leaf, 0.0)
+
+    return {**updates, "classifier": tree.map(masked, updates["classifier"])}
+
+
+def _norm(part: tree.Tree, like: torch.Tensor) -> torch.Tensor:
+    """The L2 norm of all numbers of a tree, 0 for an empty one, in the dtype of `like`."""
+    norms = [torch.linalg.vector_norm(leaf) for leaf in tree.leaves(part)]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros_like(like)
 
 
 def _look(health: Health, vector: torch.Tensor) -> Health:
@@ -176,9 +255,9 @@ def _look(health: Health, vector: torch.Tensor) -> Health:
     )
 
 
-def entry_name(train_state: TrainState, entry: int, method: Method) -> str:
+def entry_name(train_state: TrainState, entry: int, stage: Stage) -> str:
     """What an entry of the vector is a sum of: "the loss", "the gradient of PATH" or "the statistics PATH"."""
-    chosen, _ = tree.partition(train_state.params, method.trainable)
+    chosen, _ = tree.partition(train_state.params, stage.trainable)
     for what, part in (("the gradient of ", chosen), ("the statistics ", train_state.state)):
         for path, leaf in tree.to_paths(part).items():
             if not leaf.is_floating_point():
@@ -198,21 +277,24 @@ def pad(taught: Outputs | None, batch: Batch, count: int) -> tuple[Outputs | Non
         return F.pad(leaf, (0, 0) * (leaf.ndim - 1) + (0, count), value=value)
 
     padded = Batch(filled(batch.images), filled(batch.labels, PADDING))
-    return (None if taught is None else Outputs(*map(filled, taught))), padded
+    return (None if taught is None else tree.map(filled, taught)), padded
 
 
 def start(
-    method: Method, optimiser: optim.Optimiser, params: tree.Tree, state: tree.Tree
+    stage: Stage, optimiser: optim.Optimiser, params: tree.Tree, state: tree.Tree, extra: tree.Tree | None = None
 ) -> TrainState:
-    """The train state at the start of a phase: copies, and the optimiser anew for the parameters that are trained."""
+    """Returns the train state that a stage begins with.
+
+    It holds copies of params and state, and the optimiser anew for the parameters that are trained.
+    """
     params, state = tree.map(torch.clone, (params, state))
-    chosen, _ = tree.partition(params, method.trainable)
+    chosen, _ = tree.partition(params, stage.trainable)
     health = Health(*torch.tensor((0, NEVER, NEVER), device=tree.leaves(params)[0].device).unbind())
-    return TrainState(params, state, optimiser.init(chosen), tree.map(torch.clone, health))
+    return TrainState(params, state, optimiser.init(chosen), tree.map(torch.clone, health), extra or {})
 
 
 def nothing_measured(train_state: TrainState) -> Measures:
-    """Sums over no image."""
+    """Returns the sums over no step."""
     some = tree.leaves(train_state.params)[0]
-    return Measures(some.new_zeros(()), torch.zeros((), dtype=torch.int64, device=some.device))
-
+    zeros = [some.new_zeros(()) for _ in range(4)]
+    return Measures(zeros[0], torch.zeros((), dtype=torch.int64, device=some.device), *zeros[1:])

@@ -1,0 +1,65 @@
+"""BiC, bias correction (Wu et al. 2019, arXiv:1905.13260): replay with distillation, and two numbers a phase.
+
+Stage 1 trains without a part of the exemplars and as many new images; stage 2 learns alpha and beta on that part, with
+which the logits of the newest classes become alpha s + beta (section 4.2). The part is taken out of the memory budget.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from cil_func.methods import distillation, replay
+from cil_func.methods.base import Method, Options, Stage
+from cil_func.networks.head import Head
+
+
+def make(options: Options, *, layers: Literal["newest", "all"] = "newest", share: float = 0.1) -> Method:
+    """Replay with distillation, and a stage "bias".
+
+    layers: "newest": as the paper's own code, only the newest classes are corrected; earlier corrections reach the
+    student through its teacher. "all": each phase keeps its own, as published toolboxes have it. share: of an old
+    class's exemplars that is held out.
+    The official code trains stage 2 with 0.05 beta^2 added, beside cross-entropy.
+    """
+    base = replay.make(options)
+    method = distillation.add(base, options)
+    bias = Stage(
+        "bias", base.loss, rows="held_out", trainable=_is_bias, norm="eval", penalty=small_beta,
+        optim={"epochs": 200, "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 0},
+    )  # fmt: skip
+    head = Head(shared=start, apply=newest if layers == "newest" else every)
+    return replace(
+        method, name="bic", head=head, trainable=lambda path: not _is_bias(path), hold_out=share, stages=(bias,)
+    )
+
+
+def start(key: int, feature_dim: int, num_classes: int, num_phases: int) -> dict:
+    """No correction: alpha 1 and beta 0 for each phase, (P,) each."""
+    return {"alpha": torch.ones(num_phases), "beta": torch.zeros(num_phases)}
+
+
+def newest(rows, shared, features, classes):
+    """(logits (B, K), {}): the linear classifier's, corrected for the classes of this phase alone."""
+    logits = features @ rows["weight"].T + rows["bias"]
+    alpha, beta = (shared[name][classes.now] for name in ("alpha", "beta"))
+    is_new = (classes.phase == classes.now)[: logits.shape[1]]
+    return torch.where(is_new, alpha * logits + beta, logits), {}
+
+
+def every(rows, shared, features, classes):
+    """The same with each phase's own correction; only this phase's is differentiated."""
+    logits = features @ rows["weight"].T + rows["bias"]
+    phase = classes.phase[: logits.shape[1]]                                       # (K,)
+    moves = torch.arange(len(shared["alpha"]), device=phase.device) == classes.now  # (P,)
+    alpha, beta = (torch.where(moves, leaf, leaf.detach())[phase] for leaf in (shared["alpha"], shared["beta"]))
+    return alpha * logits + beta, {}
+
+
+def small_beta(params, extra, classes):
+    """0.05 beta^2, of this phase's beta."""
+    return 0.05 * params["head"]["beta"][classes.now] ** 2
+
+
+def _is_bias(path: str) -> bool:
+    return path.startswith("head.")

@@ -1,0 +1,58 @@
+"""EWC, elastic weight consolidation (Kirkpatrick et al. 2017, arXiv:1612.00796).
+
+Weights that the old classes depend on are held back by a quadratic penalty (equation 3); how much they matter is the
+diagonal of the Fisher information. No image is kept.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+
+from cil_func import losses, tree
+from cil_func.methods import lwf, quadratic
+from cil_func.methods.base import Extra, Method, Options
+
+
+def make(
+    options: Options,
+    *,
+    strength: float = 1000.0,
+    per: Literal["image", "batch"] = "image",
+    labels: Literal["true", "predicted"] = "true",
+    clip: float = 0.0,
+    keep: float = -1.0,
+) -> Method:
+    """Cross-entropy over the new classes and the penalty.
+
+    strength: lambda of equation 3. per: the Fisher information from the gradient of each image, or of each batch, which
+    published toolboxes take and which is smaller by about the size of a batch. labels: those of the data, or the
+    model's own. clip: largest Fisher information of a weight; 0: no limit. keep: share of the old importances in the
+    new ones, instead of the paper's sum over phases; below 0: the sum.
+    Published: FACIL: strength 5000, per batch, predicted, keep 0.5; PyCIL: 1000, per batch, true, clip 1e-4.
+    """
+
+    def after(extra, params, passes, classes):
+        measured = passes.mean(partial(fisher, labels=labels, classes=classes), by=per)
+        if clip:
+            measured = tree.map(lambda leaf: leaf.clamp(max=clip), measured)
+        return quadratic.remember(extra, params, measured, keep=None if keep < 0 else keep)
+
+    method = lwf.over_new_classes(options)
+    extra = Extra(quadratic.start, after)
+    return replace(method, name="ewc", extra=extra, penalty=quadratic.penalty(strength))
+
+
+def fisher(params: tree.Tree, logits_of, batch_labels: torch.Tensor, *, labels: str, classes) -> tree.Tree:
+    """Squares of the gradient of -log p(label), the mean over a batch, for each parameter."""
+
+    def loss(params):
+        logits = logits_of(params)                                                 # (B, C)
+        if labels == "predicted":
+            chosen = logits.detach().masked_fill(~classes.seen, -torch.inf).argmax(dim=1)
+        else:
+            chosen = batch_labels
+        return losses.cross_entropy(logits, chosen, mask=classes.seen)
+
+    return tree.map(torch.square, torch.func.grad(loss)(params))

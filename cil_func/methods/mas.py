@@ -1,0 +1,50 @@
+"""MAS, memory aware synapses (Aljundi et al. 2018, arXiv:1711.09601).
+
+As EWC, but a weight matters as much as it moves the model's output: the mean absolute gradient of the squared length
+of the logits (equation 2 and section 4.1). It needs no labels.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+
+from cil_func import tree
+from cil_func.methods import lwf, quadratic
+from cil_func.methods.base import Extra, Method, Options
+
+
+def make(
+    options: Options,
+    *,
+    strength: float = 0.01,
+    per: Literal["image", "batch"] = "image",
+    length: Literal["squared", "norm"] = "squared",
+    keep: float = -1.0,
+) -> Method:
+    """Cross-entropy over the new classes and the penalty.
+
+    strength: lambda. per: gradients of each image, or of the mean of each batch. length: of the logits, squared as in
+    the paper, or the norm itself. keep: share of the old importances in the new ones; below 0: the paper's sum.
+    Published: FACIL: per batch, norm, keep 0.5.
+    """
+
+    def after(extra, params, passes, classes):
+        measured = passes.mean(partial(sensitivity, length=length, classes=classes), by=per)
+        return quadratic.remember(extra, params, measured, keep=None if keep < 0 else keep)
+
+    method = lwf.over_new_classes(options)
+    extra = Extra(quadratic.start, after)
+    return replace(method, name="mas", extra=extra, penalty=quadratic.penalty(strength))
+
+
+def sensitivity(params: tree.Tree, logits_of, batch_labels: torch.Tensor, *, length: str, classes) -> tree.Tree:
+    """Absolute values of the gradient of the logits' length, the mean over a batch, for each parameter."""
+
+    def output(params):
+        logits = torch.where(classes.seen, logits_of(params), 0.0)                 # (B, C)
+        squares = logits.square().sum(dim=1)                                       # (B,)
+        return (squares if length == "squared" else squares.sqrt()).mean()
+
+    return tree.map(torch.abs, torch.func.grad(output)(params))

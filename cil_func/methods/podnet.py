@@ -1,0 +1,57 @@
+"""PODNet, pooled outputs distillation (Douillard et al. 2020, arXiv:2004.13513).
+
+A cosine classifier of several proxies a class (`networks.proxies`), a distillation of pooled feature maps (equations 3
+to 5), and after each phase a training of the proxies on as many images of each class. Constants: the authors' code.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from cil_func import losses
+from cil_func.methods import replay
+from cil_func.methods.base import Method, Options, Stage
+from cil_func.networks import proxies as proxy_head
+
+MAPS = ("stage0", "stage1", "stage2", "final")
+
+
+def make(options: Options, *, proxies: int = 10, pod: float = 3.0, flat: float = 1.0, tuned_epochs: int = 20) -> Method:
+    """Returns PODNet: replay with its head and losses.
+
+    proxies: rows a class. pod, flat: weights of the two distillations, before the factor sqrt(seen / new).
+    tuned_epochs: of the stage "balance", which predictions by logits need.
+    """
+
+    def loss(student, teacher, targets, classes):
+        factor = (classes.seen.sum() / classes.new.sum()).sqrt() * classes.old.any()
+        maps = [losses.distance(student.aux[name], teacher.aux[name], rows=targets.rows) for name in MAPS]
+        cosine = losses.cosine_distance(student.features, teacher.features, rows=targets.rows)
+        return _nca(student, targets, classes) + factor * (pod * torch.stack(maps).mean() + flat * cosine)
+
+    balance = Stage(
+        "balance", lambda student, teacher, targets, classes: _nca(student, targets, classes), rows="balanced",
+        trainable=lambda path: path.startswith("classifier."), norm="eval", clamp=5.0,
+        optim={"epochs": tuned_epochs, "learning_rate": 0.05, "schedule": "constant", "warmup_epochs": 0},
+    )  # fmt: skip
+    return replace(
+        replay.make(options), name="podnet", loss=loss, head=proxy_head.head(proxies), taps=pool, final_relu=False,
+        rows_trained="new", uses_teacher=True, clamp=5.0, imprint=proxy_head.centres,
+        stages=(balance,) if tuned_epochs else (),
+    )  # fmt: skip
+
+
+def pool(maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Sums the squares of maps over the width and over the height, side by side, at length 1: (B, C (H + W)) each.
+
+    maps: (B, C, H, W) of each block. Those of the last block of each stage are used, of the third stage the last two.
+    """
+    last = len(maps) // 3
+    squares = [each.square() for each in (maps[last - 1], maps[2 * last - 1], maps[-2], maps[-1])]
+    sides = [torch.cat([each.sum(3).flatten(1), each.sum(2).flatten(1)], dim=1) for each in squares]
+    return dict(zip(MAPS, (F.normalize(each, dim=1) for each in sides), strict=True))
+
+
+def _nca(student, targets, classes) -> torch.Tensor:
+    return losses.nca(student.logits, targets.labels, mask=classes.seen, rows=targets.rows)

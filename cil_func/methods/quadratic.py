@@ -1,0 +1,45 @@
+"""A quadratic penalty on moving weights that matter: what EWC and MAS have in common.
+
+    penalty = strength / 2 * sum over weights i of importance_i (w_i - anchor_i)^2
+
+The sum over phases k of importance_k (w - w_k)^2 is such a penalty plus a constant: the importances add up, and the
+anchor is the mean of the w_k weighted by them. So two trees remember any number of phases.
+"""
+
+from cil_func import tree
+from cil_func.methods.base import Penalty
+
+
+def start(params: tree.Tree) -> tree.Tree:
+    """What is remembered before phase 0: importance 0 for all weights."""
+    return {"importance": tree.map(lambda leaf: leaf * 0, params), "anchor": tree.map(lambda leaf: leaf * 0, params)}
+
+
+def penalty(strength: float) -> Penalty:
+    """The penalty as a function (params, extra, classes) -> 0-d tensor."""
+
+    def value(params, extra, classes):
+        terms = tree.map(
+            lambda importance, anchor, weight: (importance * (weight - anchor) ** 2).sum(),
+            extra["importance"], extra["anchor"], params,
+        )  # fmt: skip
+        return strength / 2 * sum(tree.leaves(terms))
+
+    return value
+
+
+def remember(extra: tree.Tree, params: tree.Tree, importance: tree.Tree, *, keep: float | None = None) -> tree.Tree:
+    """The memory after a phase that ended with `params`, given the importance of each weight for its images.
+
+    keep: None: the sum over all phases, each with its own weights, exactly. A number in [0, 1]: the anchor is `params`,
+    and importances are keep * old + (1 - keep) * new, as published toolboxes have it.
+    """
+    if keep is not None:
+        mixed = tree.map(lambda old, new: keep * old + (1 - keep) * new, extra["importance"], importance)
+        return {"importance": mixed, "anchor": params}
+    total = tree.map(lambda old, new: old + new, extra["importance"], importance)
+    anchor = tree.map(
+        lambda old, new, sum_, weight: old + (new / sum_.clamp(min=1e-30)) * (weight - old),
+        extra["anchor"], importance, total, params,
+    )  # fmt: skip
+    return {"importance": total, "anchor": anchor}

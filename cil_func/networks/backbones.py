@@ -1,0 +1,111 @@
+"""What a backbone is, the built-in ones by name, and how one is run with its arguments checked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from cil_func.networks import resnet, timm_models, timm_skeleton
+from cil_func.networks.timm_skeleton import OFF, Drop
+
+Taps = Callable[[list[torch.Tensor]], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What turns images into features, as functions of explicit trees.
+
+    init(key, *, image_size) -> (params, state), on the CPU in float32.
+    apply(params, state, images, *, train[, norm_batch, valid, drop, taps, final_relu])
+        -> (features (B, D), aux, new state). It is given an optional argument only where that is not the default:
+        norm_batch where `groups` is true, valid where `pads()` is true, drop where `draws` can be true, taps and
+        final_relu where `has_maps` is true (`networks.resnet.apply` says what they are). aux: what the taps return.
+    feature_dim() -> D.
+    pads() -> whether a batch may hold padding, which `valid` marks.
+    draws(image_size, drop) -> whether train mode draws random numbers. Raises ValueError for images that don't fit.
+    drops() -> whether it is a timm model with rates of dropout of its own, which are not used.
+    groups: whether groups of norm_batch images can share batch norm's statistics, instead of the whole batch.
+    has_maps: whether it shows its feature maps.
+    """
+
+    init: Callable
+    apply: Callable
+    feature_dim: Callable[[], int]
+    pads: Callable[[], bool] = lambda: False
+    draws: Callable[..., bool] = lambda image_size, drop=OFF: False
+    drops: Callable[[], bool] = lambda: False
+    groups: bool = False
+    has_maps: bool = False
+
+
+def backbone(name: str) -> Backbone:
+    """Returns the backbone called `name`: "resnet20|32|44|56|110" or "timm:<name>".
+
+    Raises ValueError for another name, ConfigError for a model that timm doesn't have.
+    """
+    if name.startswith("timm:"):
+        inner = name.removeprefix("timm:")
+        return Backbone(
+            init=partial(timm_models.init, name=inner),
+            apply=partial(timm_models.apply, name=inner),
+            feature_dim=partial(timm_models.feature_dim, inner),
+            pads=partial(timm_models.pads, inner),
+            draws=partial(timm_skeleton.draws, inner),
+            drops=lambda: timm_skeleton.facts(inner).drops,
+        )
+    depths = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
+    if name not in depths:
+        raise ValueError(f'backbone: "{name}"; one of {", ".join(depths)}, or "timm:<name>"')
+    return Backbone(
+        init=lambda key, *, image_size=None: resnet.init(key, depth=depths[name]),  # for images of any size
+        apply=resnet.apply,
+        feature_dim=resnet.feature_dim,
+        pads=lambda: True,
+        groups=True,
+        has_maps=True,
+    )
+
+
+def run(
+    params: dict,
+    state: dict,
+    images: torch.Tensor,
+    *,
+    train: bool,
+    norm_batch: int = 0,
+    valid: torch.Tensor | None = None,
+    drop: Drop = OFF,
+    taps: Taps | None = None,
+    final_relu: bool = True,
+    net: Backbone | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
+    """Runs a backbone: images (B, 3, H, W), float -> (features (B, D), aux, new state).
+
+    params: {name: ...}, the weights under the backbone's name; state: {"backbone": {name: ...}}.
+    train, norm_batch, valid, drop: see `cil_func.model.apply`; taps, final_relu: see `networks.resnet.apply`. aux is {}
+    without taps. net: the backbone; None: the built-in one of that name.
+    Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide, and
+    for taps on a backbone that shows no maps.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"apply: images of shape {tuple(images.shape)}; (B, 3, H, W) fits")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"apply: images are {images.dtype}; give floating-point images: divide pixels by 255, then normalise "
+            "them by the mean and std of the training"
+        )
+    if train and norm_batch and images.shape[0] > norm_batch and images.shape[0] % norm_batch:
+        raise ValueError(
+            f"apply: {images.shape[0]} images in groups of {norm_batch}; fill the last group up and say so in `valid`"
+        )
+    ((name, weights),) = params.items()
+    net = net or backbone(name)
+    more = {"norm_batch": norm_batch} if 0 < norm_batch < images.shape[0] else {}
+    more |= ({} if valid is None else {"valid": valid}) | ({"drop": drop} if any(drop) else {})
+    if taps or not final_relu:
+        if not net.has_maps:
+            raise ValueError(f'apply: "{name}" shows no feature maps; a resnet of this package does')
+        more |= {"taps": taps, "final_relu": final_relu}
+    features, aux, moved = net.apply(weights, state["backbone"][name], images, train=train, **more)  # (B, D)
+    return features, aux, {"backbone": {name: moved}}

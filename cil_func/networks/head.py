@@ -1,0 +1,65 @@
+"""What turns features into logits: the linear classifier, or a method's own head."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from cil_func import classifier
+from cil_func.networks.outputs import Classes
+from cil_func.tree import Tree
+
+
+class InitRows(Protocol):
+    """(key, feature_dim, num_new) -> rows of num_new classes: a tree whose leaves are (num_new, ...)."""
+
+    def __call__(self, key: int, feature_dim: int, num_new: int, /) -> Tree: ...
+
+
+class ExpandRows(Protocol):
+    """(rows, key, num_new) -> rows with num_new classes more; the old rows are bit-identical."""
+
+    def __call__(self, rows: Tree, key: int, num_new: int, /) -> Tree: ...
+
+
+class InitShared(Protocol):
+    """(key, feature_dim, num_classes, num_phases) -> a tree of parameters that belong to no class.
+
+    num_classes, num_phases: of the whole run. The shapes are the same in all phases.
+    """
+
+    def __call__(self, key: int, feature_dim: int, num_classes: int, num_phases: int, /) -> Tree: ...
+
+
+class RenewShared(Protocol):
+    """(shared, key) -> the shared parameters that a later phase starts from."""
+
+    def __call__(self, shared: Tree, key: int, /) -> Tree: ...
+
+
+class ApplyHead(Protocol):
+    """(rows, shared, features (B, D), classes) -> (logits (B, K), aux).
+
+    K: the classes of `rows`, which may be fewer than the run's C; aux: tensors by name, each (B, ...).
+    """
+
+    def __call__(
+        self, rows: Tree, shared: Tree, features: torch.Tensor, classes: Classes, /
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns features into logits. The default is the linear classifier of `cil_func.classifier`.
+
+    Training pads the rows with zeros to the run's C classes. shared, renew: for parameters that belong to no class.
+    """
+
+    init: InitRows = classifier.init
+    expand: ExpandRows = classifier.expand
+    shared: InitShared = lambda key, feature_dim, num_classes, num_phases: {}
+    renew: RenewShared = lambda shared, key: shared
+    apply: ApplyHead = lambda rows, shared, features, classes: (classifier.apply(rows, features), {})
+
+
+LINEAR = Head()

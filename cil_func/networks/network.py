@@ -1,0 +1,166 @@
+"""A network: a backbone, a head on its features, and how both grow from phase to phase.
+
+    params = {"backbone": {name: ...}, "classifier": rows, "head": shared, "frozen": {"0": {name: ...}, ...}}
+    state  = {"backbone": {name: ...}, "frozen": {"0": {name: ...}, ...}}
+
+"head" is there only if the head has parameters that belong to no class, "frozen" only if each phase adds a backbone.
+The training step sees no "frozen" part: the features of frozen backbones are computed before the step, together with
+the teacher's outputs, so that the step's shapes never change. `cil_func.model` has the simple case as plain functions:
+one backbone and one linear classifier.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from cil_func import rng, tree
+from cil_func.networks import backbones
+from cil_func.networks.backbones import Backbone, Taps
+from cil_func.networks.head import LINEAR, Head
+from cil_func.networks.outputs import Classes, Outputs
+from cil_func.networks.timm_skeleton import OFF, Drop
+from cil_func.tree import Tree
+
+
+class Model(NamedTuple):
+    """A network's tensors: params and state as the module's docstring shows them, for the K classes seen so far."""
+
+    params: Tree
+    state: Tree
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone, a head and the sizes of the whole run; every function of it is pure.
+
+    name: the backbone's key in params. image_size: (H, W), which a vision transformer's parameters depend on.
+    num_classes, num_phases: of the run. taps: what a loss needs of the feature maps; None: nothing. final_relu: False
+    leaves out the backbone's last ReLU. drop: rates of dropout and stochastic depth in train mode.
+    grows: each phase adds a backbone, and the head sees the features of all of them side by side.
+    """
+
+    name: str
+    num_classes: int
+    num_phases: int
+    image_size: tuple[int, int] | None = None
+    backbone: Backbone = None  # type: ignore[assignment]  # None: the built-in one called `name`
+    head: Head = field(default_factory=lambda: LINEAR)
+    taps: Taps | None = None
+    final_relu: bool = True
+    drop: Drop = OFF
+    grows: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backbone is None:
+            object.__setattr__(self, "backbone", backbones.backbone(self.name))
+
+    @property
+    def feature_dim(self) -> int:
+        """How many features the head is given: D, or num_phases * D for a network that grows."""
+        return self.backbone.feature_dim() * (self.num_phases if self.grows else 1)
+
+    def init(self, key: int, num_new: int) -> Model:
+        """Draws a network that knows num_new classes, on the CPU in float32."""
+        size = self.backbone.feature_dim()
+        name = self.name.partition(".")[0]  # timm's tag behind the dot names weights, and none are loaded
+        params, state = self.backbone.init(rng.fold_in(key, "backbone"), image_size=self.image_size)
+        rows = self._widened(self.head.init(rng.fold_in(key, "classifier"), size, num_new))
+        shared = self.head.shared(rng.fold_in(key, "head"), size, self.num_classes, self.num_phases)
+        more = {"head": shared} if shared else {}
+        return Model({"backbone": {name: params}, "classifier": rows, **more}, {"backbone": {name: state}})
+
+    def expand(self, model: Model, key: int, num_new: int, phase: int) -> Model:
+        """Returns the model that phase `phase` > 0 starts from: rows for num_new classes more, maybe a new backbone.
+
+        A network that grows moves its backbone into "frozen" and goes on with a copy. Nothing is changed in place.
+        """
+        params, state = model
+        key_of_rows = rng.fold_in(key, "expand")
+        if self.grows:
+            rows = self._grow_rows(params["classifier"], key_of_rows, num_new, phase)
+        else:
+            rows = self.head.expand(params["classifier"], key_of_rows, num_new)
+        params = {**params, "classifier": rows}
+        if "head" in params:
+            params["head"] = self.head.renew(params["head"], rng.fold_in(key, "head"))
+        if not self.grows:
+            return Model(params, state)
+        last = str(phase - 1)
+        frozen = [part.get("frozen", {}) | {last: part["backbone"]} for part in (params, state)]
+        return Model({**params, "frozen": frozen[0]}, {**state, "frozen": frozen[1]})
+
+    def _grow_rows(self, rows: Tree, key: int, num_new: int, phase: int) -> Tree:
+        """Rows for num_new classes and one backbone more: what was there stays, all else is drawn.
+
+        rows: {"weight": (K, P D), "bias": (K,)}. The draws are those of a linear layer on phase + 1 backbones.
+        """
+        known, size = len(rows["bias"]), self.backbone.feature_dim()
+        drawn = self.head.init(key, (phase + 1) * size, known + num_new)
+        drawn = {name: leaf.to(rows[name], copy=True) for name, leaf in self._widened(drawn).items()}
+        drawn["weight"][:known, : phase * size] = rows["weight"][:, : phase * size]
+        drawn["bias"][:known] = rows["bias"]
+        return drawn
+
+    def _widened(self, rows: Tree) -> Tree:
+        """Rows padded with zeros to the features of all backbones that the run will have."""
+        if not self.grows:
+            return rows
+        return {**rows, "weight": F.pad(rows["weight"], (0, self.feature_dim - rows["weight"].shape[1]))}
+
+    def pad(self, params: Tree) -> Tree:
+        """Pads the classifier's rows with zeros to the run's C classes: the form in which a step trains it."""
+
+        def padded(leaf: torch.Tensor) -> torch.Tensor:
+            return torch.cat([leaf, leaf.new_zeros(self.num_classes - len(leaf), *leaf.shape[1:])])
+
+        return {**params, "classifier": tree.map(padded, params["classifier"])}
+
+    def cut(self, params: Tree, num_seen: int) -> Tree:
+        """Returns params with the classifier's first num_seen rows, as views: the inverse of `pad`."""
+        return {**params, "classifier": tree.map(lambda leaf: leaf[:num_seen], params["classifier"])}
+
+    def run(
+        self, params: Tree, state: Tree, images: torch.Tensor, *, train: bool, **groups
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Tree]:
+        """Runs one backbone: images (B, 3, H, W), float -> (its features (B, D), aux of the taps, new state).
+
+        params: {name: weights}; state: {"backbone": {name: ...}}; groups: norm_batch and valid, as `model.apply` has
+        them.
+        """
+        drop = self.drop if train else OFF
+        return backbones.run(
+            params, state, images, train=train, drop=drop, taps=self.taps, final_relu=self.final_relu,
+            net=self.backbone, **groups,
+        )  # fmt: skip
+
+    def place(self, own: torch.Tensor, now: torch.Tensor | int, others: torch.Tensor | None = None) -> torch.Tensor:
+        """Puts the features (B, D) of backbone `now` where the head expects them: (B, feature_dim).
+
+        others: (B, feature_dim), the features of the other backbones, 0 at the place of `now`; None: all are 0. A
+        network that doesn't grow has one backbone, whose features come back as they are.
+        """
+        if not self.grows:
+            return own
+        at = F.one_hot(torch.as_tensor(now, device=own.device), self.num_phases).to(own.dtype)       # (P,)
+        placed = (at[:, None] * own[:, None]).flatten(1)                           # (B, P D)
+        return placed if others is None else placed + others
+
+    def outputs(
+        self, params: Tree, features: torch.Tensor, classes: Classes, aux: dict[str, torch.Tensor] | None = None
+    ) -> Outputs:
+        """Applies the head to features (B, feature_dim); aux: what the taps returned, which the outputs keep."""
+        logits, more = self.head.apply(params["classifier"], params.get("head", {}), features, classes)
+        return Outputs(logits, features, {**(aux or {}), **more})
+
+
+def backbone_parts(model: Model) -> list[tuple[int | None, Tree, Tree]]:
+    """Returns (phase, params, state) of each backbone of a model, as `Network.run` takes them, the frozen ones first.
+
+    phase: the phase that trained it; None for the newest.
+    """
+    params, state = model
+    frozen = sorted(params.get("frozen", {}), key=int)
+    parts = [(int(at), params["frozen"][at], {"backbone": state["frozen"][at]}) for at in frozen]
+    return [*parts, (None, params["backbone"], {"backbone": state["backbone"]})]

@@ -1,0 +1,44 @@
+"""What a network returns for a batch, and which classes are known: records of tensors that enter a compiled step."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Outputs(NamedTuple):
+    """What a network says about a batch.
+
+    logits: (B, C); features: (B, D), what the head was given; aux: more tensors by name, each (B, ...), from the taps
+    and from the head.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    aux: dict[str, torch.Tensor] = {}  # noqa: RUF012 (never changed in place)
+
+
+class Classes(NamedTuple):
+    """Which of the run's C classes are known. All are tensors, so that one compiled step serves all phases.
+
+    seen, old: (C,) bool, old within seen. phase: (C,) int64, the phase in which each class arrives. now: () int64, the
+    index of this phase. counts: (C,) int64, how many images of each class this stage trains on. The last three are None
+    where a caller has no use for them.
+    """
+
+    seen: torch.Tensor
+    old: torch.Tensor
+    phase: torch.Tensor | None = None
+    now: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+
+    @property
+    def new(self) -> torch.Tensor:
+        """(C,) bool: the classes of this phase."""
+        return self.seen & ~self.old
+
+
+def classes_of(sizes: list[int], now: int, *, device: torch.device | str = "cpu") -> Classes:
+    """Returns the `Classes` of phase `now` in a run whose phases bring sizes[0], sizes[1], ... classes; no counts."""
+    labels, seen = torch.arange(sum(sizes), device=device), sum(sizes[: now + 1])
+    phase = torch.repeat_interleave(torch.tensor(sizes)).to(device)
+    return Classes(labels < seen, labels < seen - sizes[now], phase, torch.tensor(now, device=device))

@@ -1,0 +1,137 @@
+"""Reads the images that a configuration names, once for all processes of a machine, and cuts them into phases."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+
+from cil_func.config import Config
+from cil_func.data import scenario, sources
+from cil_func.data.reading import sharing
+from cil_func.data.reading.decoding import OWN, Room
+from cil_func.errors import DataError, Mistakes
+from cil_func.methods.base import Method
+from cil_func.parallel.processes import Processes
+from cil_func.runs.method_of import method_of
+
+
+def load(config: Config, method: Method, processes: Processes) -> tuple[sources.Dataset, str]:
+    """Returns (the data set, its fingerprint), the same on all processes.
+
+    Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
+    """
+    data = _load_together(partial(_load, config, method), processes)
+    found = _fingerprint(data)
+    processes.check_equal({"the images": found}, when="after reading them")
+    return data, found
+
+
+def fingerprint_of(config: Config) -> str:
+    """Reads the images of a configuration and returns their fingerprint. Raises DataError."""
+    return _fingerprint(_load(config, method_of(config)))
+
+
+def with_increments(config: Config, num_classes: int) -> Config:
+    """The configuration with data.increment = "auto" replaced by what it means for this number of classes."""
+    settings = config.data
+    initial, increment = scenario.automatic(num_classes, settings.initial_increment, settings.increment)
+    own = settings.model_copy(update={"initial_increment": initial, "increment": increment})
+    return config.model_copy(update={"data": own})
+
+
+def phases(config: Config, data: sources.Dataset) -> scenario.Scenario:
+    return scenario.build(
+        data.train_targets,
+        data.test_targets,
+        _order(config, data.class_names),
+        initial_increment=config.data.initial_increment,
+        increment=config.data.increment,
+    )
+
+
+def _fingerprint(data: sources.Dataset) -> str:
+    """SHA-256 of every pixel, the labels and the class names: 0.2 s for the 150 MB of CIFAR-100."""
+    found = hashlib.sha256(repr((data.class_names, data.skipped)).encode(errors="surrogateescape"))
+    for images, targets in ((data.train_images, data.train_targets), (data.test_images, data.test_targets)):
+        for part in (np.array(images.shape), targets, images):
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+    return found.hexdigest()
+
+
+def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -> sources.Dataset:
+    """The data set that load(room=...) reads, decoded once on each machine: its processes map one copy.
+
+    Where the system can't share (no Linux), each reads its own, and the check of memory counts them all. So does a
+    process that can't map another's memory.
+    """
+    count = processes.launch.local_size
+    if count == 1 or not sharing.possible():
+        with processes.first_of_machine_first("data"):
+            data = load(room=Room(copies=count))
+        processes.wait_for_all("data")
+        return data
+    with closing(sharing.Arena()) as arena:
+        place = processes.once_per_machine("data", lambda: arena.publish(load(room=Room(arena.empty))))
+        try:
+            data = sharing.attach(place)
+        except OSError:
+            with processes.activity.long_work("data", at_most_seconds=math.inf):
+                data = load(room=Room(copies=count - 1))  # beside the one that is there
+        processes.wait_for_all("data")  # until which the first process has to offer it
+    return data
+
+
+def _load(config: Config, method: Method, room: Room = OWN) -> sources.Dataset:
+    """Reads the images that the configuration names into `room`.
+
+    Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
+    """
+    settings = config.data
+    return sources.load(
+        settings.name,
+        path=settings.path,
+        image_size=settings.image_size,
+        on_error=settings.on_error,
+        exif_orientation=settings.exif_orientation,
+        background=settings.background,
+        check=lambda class_names: _check_classes(config, method, class_names),
+        room=room,
+    )
+
+
+def _check_classes(config: Config, method: Method, class_names: tuple[str, ...]) -> None:
+    """Raises DataError for an order, increments and a memory that don't fit these classes."""
+    mistakes = Mistakes()
+    with mistakes.collected():
+        _order(config, class_names)
+    with mistakes.collected():
+        sizes = scenario.increments(
+            len(class_names), initial_increment=config.data.initial_increment, increment=config.data.increment
+        )
+        if fault := method.fault_of(sizes):
+            raise DataError(fault)
+    with mistakes.collected():
+        _check_memory(config, method, len(class_names))
+    mistakes.refuse()
+
+
+def _order(config: Config, class_names: tuple[str, ...]) -> list[int]:
+    return scenario.class_order(
+        config.data.class_order,
+        num_classes=len(class_names),
+        class_names=class_names,
+        order_seed=config.data.order_seed,
+    )
+
+
+def _check_memory(config: Config, method: Method, num_classes: int) -> None:
+    """A budget that leaves a class without an exemplar is a mistake; 0 for all of them may be meant."""
+    settings = config.memory
+    if method.uses_memory and not settings.fixed_per_class and 0 < settings.size < num_classes:
+        raise DataError(
+            f"memory.size: {settings.size} leaves no exemplar a class once {num_classes} classes are seen; "
+            f"at least {num_classes}, or 0 to keep none"
+        )

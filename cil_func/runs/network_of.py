@@ -1,0 +1,73 @@
+"""The network that a configuration names, and whether its backbone can take the images."""
+
+from cil_func.config import Config
+from cil_func.data import sources
+from cil_func.errors import ConfigError, DataError
+from cil_func.methods.base import Method
+from cil_func.networks import backbones
+from cil_func.networks.backbones import Backbone
+from cil_func.networks.network import Network
+from cil_func.networks.timm_skeleton import Drop
+
+
+def network_of(
+    config: Config, method: Method, *, num_classes: int, num_phases: int, image_size: tuple[int, int]
+) -> Network:
+    """Returns the backbone of [model] with the method's head."""
+    return Network(
+        name=config.model.backbone,
+        num_classes=num_classes,
+        num_phases=num_phases,
+        image_size=image_size,
+        head=method.head,
+        taps=method.taps,
+        final_relu=method.final_relu,
+        drop=drop_of(config),
+        grows=method.grow == "backbone",
+    )
+
+
+def drop_of(config: Config) -> Drop:
+    """Returns the rates of [model]."""
+    return Drop(config.model.drop_rate, config.model.drop_path_rate)
+
+
+def known_size(config: Config) -> tuple[int, int] | None:
+    """(H, W) of the images as the configuration alone shows it, None where the data will."""
+    side = config.data.image_size or sources.OWN_SIZES.get(config.data.name)
+    return None if side is None else (side, side)
+
+
+def check_backbone(config: Config, image_size: tuple[int, int] | None, *, of_data: bool = False) -> bool:
+    """Checks the backbone; returns whether it draws random numbers. image_size: None checks its name alone.
+
+    Raises ConfigError for an unknown model, a rate that it doesn't have, or images of a size that it can't take; for
+    the last one DataError if the size is that of the data.
+    """
+    name, drop = config.model.backbone, drop_of(config)
+    net = backbones.backbone(name)
+    if image_size is None:
+        net.feature_dim()
+        return False
+    try:
+        return net.draws(image_size, drop)
+    except ValueError as error:
+        height, width = image_size
+        fits = next((side for side in (_near(height), 32, 64, 224, 256) if _takes(net, side)), None)
+        raise (DataError if of_data else ConfigError)(
+            f"data.image_size: {config.data.image_size}, and {name} can't take images of {height}x{width} pixels "
+            f"({error}); " + (f"data.image_size = {fits} fits" if fits else "choose another model.backbone")
+        ) from error
+
+
+def _near(side: int) -> int:
+    """The multiple of 32 next to a side: what most networks divide by."""
+    return max(32, 32 * round(side / 32))
+
+
+def _takes(net: Backbone, side: int) -> bool:
+    try:
+        net.draws((side, side))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""Passes over the images of a phase, un-augmented, in eval mode: what a method measures to remember (`Extra.after`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from cil_func import tree
+from cil_func.data.augmentation.operations import upload
+from cil_func.data.images import Images
+from cil_func.methods.base import Measure
+from cil_func.networks.network import Model, Network
+from cil_func.networks.outputs import Classes
+from cil_func.parallel.processes import Processes
+from cil_func.training.step import Preprocess
+from cil_func.tree import Tree
+
+_AT_ONCE = 16  # images whose gradients are in memory at a time
+
+
+@dataclass(frozen=True)
+class ModelPasses:
+    """Measures a model on some images; see `methods.base.Passes`.
+
+    model: its classifier padded to the run's classes. rows: (M,), of images and labels (N,). batch_size: of batches.
+    processes: those that share the images, in whole batches.
+    """
+
+    network: Network
+    model: Model
+    classes: Classes
+    images: Images
+    labels: torch.Tensor
+    rows: torch.Tensor
+    preprocess: Preprocess
+    batch_size: int
+    processes: Processes
+
+    def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
+        """Returns the mean of `measure` over all images; see `methods.base.Passes.mean`."""
+        size = _AT_ONCE if by == "image" else self.batch_size
+        total = None
+        for images, labels in self._batches(size):
+            self.processes.activity.count_progress()
+            part = self._of_each(measure, images, labels) if by == "image" else self._of_all(measure, images, labels)
+            total = part if total is None else tree.map(torch.add, total, part)
+        if total is None:  # of more processes than batches
+            image, label = self._load(self.rows[:1])
+            total = tree.map(torch.zeros_like, self._of_all(measure, image, label))
+        return tree.map(lambda leaf: leaf / len(self.rows), self.processes.sum(total))
+
+    def _of_each(self, measure: Measure, images: torch.Tensor, labels: torch.Tensor) -> Tree:
+        """The sum over images of what is measured on each alone."""
+
+        def of_one(image: torch.Tensor, label: torch.Tensor) -> Tree:
+            return measure(self.model.params, lambda params: self._logits(params, image[None]), label[None])
+
+        return tree.map(lambda leaf: leaf.sum(0), torch.func.vmap(of_one)(images, labels))
+
+    def _of_all(self, measure: Measure, images: torch.Tensor, labels: torch.Tensor) -> Tree:
+        """What is measured on a batch, times its images."""
+        found = measure(self.model.params, lambda params: self._logits(params, images), labels)
+        return tree.map(lambda leaf: leaf * len(labels), found)
+
+    def _logits(self, params: Tree, images: torch.Tensor) -> torch.Tensor:
+        features, aux, _ = self.network.run(params["backbone"], self.model.state, images, train=False)
+        return self.network.outputs(params, features, self.classes, aux).logits
+
+    def _batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of this process, prepared."""
+        own = self.rows[self.processes.split_rows(len(self.rows), size)[self.processes.rank]]
+        return (self._load(rows) for rows in own.split(size) if len(rows))
+
+    def _load(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.preprocess.mean.device
+        images = upload(self.images.gather(rows), device)
+        return self.preprocess(images, self.preprocess.mean.dtype), self.labels[rows].to(device)

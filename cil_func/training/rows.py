@@ -1,0 +1,52 @@
+"""Which images a stage of a phase trains on, as rows of the training set."""
+
+import math
+
+import torch
+
+from cil_func import memory, rng
+from cil_func.data.scenario import Phase, Scenario
+from cil_func.memory import Memory
+from cil_func.methods.base import Method, Stage
+
+
+def of_stage(
+    stage: Stage, method: Method, scenario: Scenario, phase: Phase, exemplars: Memory, *, key: int,
+    chosen: Memory | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Returns the rows (M,) of a stage, int64.
+
+    exemplars: of the old classes; key: the phase's; chosen: {label: rows} of the new classes for a stage that is
+    "balanced", in order of rank.
+    """
+    if stage.rows == "all":
+        return torch.cat([earlier.train_rows for earlier in scenario.phases[: phase.index + 1]])
+    if stage.rows == "balanced":
+        return memory.rows(exemplars | (chosen or {}))
+    held = held_out(method, scenario, phase, exemplars, key=key)
+    if stage.rows == "held_out":
+        return held
+    rows = torch.cat([phase.train_rows, memory.rows(exemplars)])
+    return rows[~torch.isin(rows, held)] if len(held) else rows
+
+
+def held_out(method: Method, scenario: Scenario, phase: Phase, exemplars: Memory, *, key: int) -> torch.Tensor:
+    """Returns the rows that are kept from training for a later stage; none in phase 0, or if no stage needs them.
+
+    Of each old class the last ceil(share * kept) exemplars, but one of them stays in training. Of each new class as
+    many images as the largest of these numbers, drawn by `key`, but at most half of the class.
+    """
+    if not (method.hold_out and exemplars):
+        return torch.empty(0, dtype=torch.int64)
+    old = {
+        label: kept[len(kept) - min(len(kept) - 1, math.ceil(method.hold_out * len(kept))) :]
+        for label, kept in exemplars.items()
+        if len(kept) > 1
+    }
+    count = max(map(len, old.values()), default=0)
+    labels, new = scenario.train_labels[phase.train_rows], []
+    for label in labels.unique().tolist():
+        own = phase.train_rows[labels == label]
+        order = torch.randperm(len(own), generator=rng.generator(rng.fold_in(key, "held_out", label)))
+        new.append(own[order[: min(count, len(own) // 2)]])
+    return torch.cat([memory.rows(old), *new])

@@ -1,0 +1,172 @@
+"""Trains one stage of a phase: what `epochs.fit` needs, put together, and what happens at the borders of its steps."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from cil_func import rng, tree
+from cil_func.data import batches
+from cil_func.data.augmentation.augment import Augment
+from cil_func.data.images import Images
+from cil_func.errors import NonFiniteError
+from cil_func.networks.outputs import Classes
+from cil_func.training.epochs import Position, fit, refuse_failed
+from cil_func.training.inference import Teach
+from cil_func.training.progress import SaveHook, StageProgress
+from cil_func.training.recipe import Recipe
+from cil_func.training.runners import CapturedSteps, EagerSteps
+from cil_func.training.step import TrainState, entry_name
+
+
+class Emit(Protocol):
+    """Takes an event, a dict with the key "event", as it happens."""
+
+    def __call__(self, event: dict, /) -> None: ...
+
+
+class Evaluate(Protocol):
+    """Called after an epoch at whose end the recipe asks for an evaluation, with the train state and the epoch."""
+
+    def __call__(self, train_state: TrainState, epoch: int, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a stage trains on.
+
+    images: N of them, labels: int64 (N,), rows: int64 (M,), those of both that are trained on. augment: None for the
+    images as they are. device: where batches go.
+    """
+
+    images: Images
+    labels: torch.Tensor
+    rows: torch.Tensor
+    augment: Augment | None
+    device: torch.device
+
+    def counts(self, num_classes: int) -> torch.Tensor:
+        """How many images of each of the run's C classes are trained on: (C,) int64, on the device."""
+        return torch.bincount(self.labels[self.rows].cpu(), minlength=num_classes).to(self.device)
+
+    def chunks(self, recipe: Recipe, key: int, epoch: int, first_step: int) -> Iterator[batches.Chunk]:
+        """Returns an iterator over an epoch's chunks of batches, from step `first_step` on; key: the stage's."""
+        return batches.epoch_chunks(
+            self.images,
+            self.labels,
+            self.rows,
+            batch_size=recipe.batch_size,
+            key=rng.fold_in(key, "epoch", epoch),
+            augment=self.augment,
+            device=self.device,
+            own=recipe.own,
+            joins=recipe.joins,
+            first_step=first_step,
+        )
+
+
+@dataclass(frozen=True)
+class Borders:
+    """What happens between the steps of a stage.
+
+    emit: takes its events. hook: may save and stop the training. evaluate: measures the model between two epochs.
+    alone: whether one process trains: several leave a training only together, before a step.
+    """
+
+    emit: Emit
+    hook: SaveHook
+    evaluate: Evaluate
+    alone: bool = True
+
+
+def train(
+    recipe: Recipe,
+    begin: Callable[[], StageProgress],
+    data: TrainingData,
+    *,
+    classes: Classes,
+    teach: Teach,
+    key: int,
+    phase: int,
+    borders: Borders,
+    captured: bool = False,
+    draws: bool = False,
+) -> StageProgress:
+    """Trains from where `begin()` says to the end of the recipe's last epoch; returns where that ends.
+
+    begin: called once; the state that it returns is not kept, for after a step there is another one.
+    classes: on the device. teach: the teacher's outputs for a chunk of images. key: of the stage, from which all of its
+    draws follow. phase: its index, for messages and events. captured: whether steps are captured as a CUDA graph.
+    draws: whether the backbone draws random numbers.
+    Raises NonFiniteError if a step is not finite.
+    """
+    clock, start = time.perf_counter(), begin()
+    runner = partial(CapturedSteps, most=recipe.batch_size) if captured else EagerSteps
+    steps = runner(recipe.step, start.train_state, classes, start.totals, borders.hook.before_change)
+    position, start = start.position, start.without_state()
+    steps_per_epoch = len(recipe.batches(len(data.rows)))
+
+    def check(health) -> None:
+        name = lambda entry: entry_name(steps.snapshot()[0], entry, recipe.stage)  # noqa: E731
+        refuse_failed(health, phase=phase, steps_per_epoch=steps_per_epoch, name=name)
+
+    def at(position: Position) -> StageProgress:
+        check(steps.health())
+        train_state, totals = steps.snapshot()
+        refuse_infinite(train_state, phase, position)
+        seconds = start.seconds + time.perf_counter() - clock
+        return replace(start, train_state=train_state, totals=totals, position=position, seconds=seconds)
+
+    def before_chunk(position: Position) -> None:
+        if borders.alone and position.step < steps_per_epoch:
+            borders.hook.before_long_work(lambda: at(position))
+
+    def after_epoch(epoch: int) -> None:
+        every = recipe.eval_every_epochs
+        if every and (epoch + 1) % every == 0 and epoch + 1 < recipe.epochs:
+            borders.hook.before_long_work(lambda: at(Position(epoch, steps_per_epoch)))
+            borders.evaluate(steps.snapshot()[0], epoch)
+            borders.hook.before_change()
+
+    try:
+        if position.step == steps_per_epoch:  # an earlier run was stopped in the evaluation after that epoch
+            after_epoch(position.epoch)
+            position = Position(position.epoch + 1, 0)
+        fit(
+            steps,
+            recipe,
+            chunks=partial(data.chunks, recipe, key),
+            teach=teach,
+            seed=(lambda position: rng.fold_in(key, "drop", *position)) if draws else None,
+            start=position,
+            check=check,
+            emit=borders.emit,
+            before_step=lambda position: borders.hook.at_border(lambda: at(position), False),
+            before_chunk=before_chunk,
+            after_epoch=after_epoch,
+        )
+        done = at(Position(recipe.epochs, 0))
+    finally:
+        steps.close()
+    borders.hook.at_border(lambda: done, True)
+    return done
+
+
+def refuse_infinite(train_state: TrainState, phase: int, position: Position) -> None:
+    """Raises NonFiniteError if a weight or a number of the optimiser's is not finite.
+
+    A step is judged by its gradients. Finite ones may still carry the weights away, and no checkpoint may hold that.
+    """
+    leaves = tree.to_paths({"weights": train_state.params, "optimiser": train_state.opt_state})
+    leaves = {path: leaf for path, leaf in leaves.items() if leaf.numel()}
+    # Their ends, which a NaN spreads to: isfinite of each takes 7 times as long, and on a GPU a wait for each.
+    ends = torch.stack([torch.stack(leaf.aminmax()).double() for leaf in leaves.values()])  # (leaves, 2)
+    for path, finite in zip(leaves, ends.isfinite().all(1).tolist(), strict=True):
+        if not finite:
+            raise NonFiniteError(
+                f"phase {phase}, epoch {position.epoch}, step {position.step}: {path} is not finite; "
+                "try a lower optim.learning_rate"
+            )
