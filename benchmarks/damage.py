@@ -16,7 +16,7 @@ import torch
 from cil_func.errors import CheckpointError
 from cil_func.runs import checkpoint_files, checkpoints
 from cil_func.runs.checkpoints import Loaded
-from cil_func.runs.packing import describe, pack
+from cil_func.runs.packing import describe_part, pack_manifest
 
 
 class Tally(NamedTuple):
@@ -39,10 +39,11 @@ def same(first: Loaded | None, second: Loaded | None) -> bool:
     """Whether two checkpoints are equal to the last bit, in the order of their parts too; or both None."""
     if first is None or second is None:
         return first is second
-    one, other = (
-        pack([describe({key: part}, number=0) for key, part in each.tree.items()], each.record, number=each.number)
-        for each in (first, second)
-    )
+    manifests = []
+    for each in (first, second):
+        parts = [describe_part({key: part}, number=0) for key, part in each.tree.items()]
+        manifests.append(pack_manifest(parts, each.record, number=each.number))
+    one, other = manifests
     return one == other
 
 
@@ -108,7 +109,7 @@ def _endings(folder: Path, scratch: Path, load: Callable) -> list[tuple[Path, in
 
 def _files(folder: Path, number: int) -> list[Path]:
     """A checkpoint's manifest and the parts that it names, whichever checkpoint wrote them."""
-    names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts(folder, number)]
+    names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts_of_checkpoint(folder, number)]
     return [folder / name for name in (checkpoint_files.manifest_name(number), *names)]
 
 

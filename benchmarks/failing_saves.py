@@ -17,7 +17,7 @@ from benchmarks.faulty_disk import Crash, Disk
 from cil_func.errors import CheckpointError, DiskError
 from cil_func.runs import checkpoints, files
 from cil_func.runs.checkpoints import Loaded
-from cil_func.runs.packing import describe, pack
+from cil_func.runs.packing import describe_part, pack_manifest
 
 AFTERMATHS = ("killed", "unsynced bytes lost", "unsynced bytes and names lost")
 SMALL = 64 << 20  # bytes of a file system that may be filled
@@ -105,8 +105,8 @@ def disk_really_full(folder: Path, new: Loaded, count: int, *, save: Callable = 
 
     Raises ValueError where it isn't small, so that no real disk is filled.
     """
-    parts = [describe({key: part}, number=new.number) for key, part in new.tree.items()]
-    needed = sum(part.size for part in parts) + len(pack(parts, new.record, number=new.number))
+    parts = [describe_part({key: part}, number=new.number) for key, part in new.tree.items()]
+    needed = sum(part.size for part in parts) + len(pack_manifest(parts, new.record, number=new.number))
     before = _contents(folder)
     ballast, missed = folder.parent / "ballast", []
     for case in range(count):

@@ -1,6 +1,6 @@
-"""The files of a folder of checkpoints: their names, and whether they are what was written.
+"""Names, reads and checks the files in a folder of checkpoints.
 
-    00000012.json                         the manifest of checkpoint 12 (`packing`)
+    00000012.json                         the manifest of checkpoint 12, see `packing`
     00000012-1f3a….safetensors            a part that checkpoint 12 wrote first, named by the start of its SHA-256
 """
 
@@ -17,10 +17,13 @@ from cil_func.runs.packing import Part
 _NAME = re.compile(r"(\d{8,})(\.json|-[0-9a-f]{16}\.safetensors)")
 
 
-def found(directory: Path) -> dict[int, list[str]]:
-    """The names of the files in the folder by the number that they begin with; raises OSError."""
+def list_names(directory: Path) -> dict[int, list[str]]:
+    """Returns {checkpoint number: names of the files that begin with it}; {} if there is no such folder.
+
+    Raises OSError if the folder can't be listed.
+    """
     names: dict[int, list[str]] = {}
-    with contextlib.suppress(FileNotFoundError):  # no folder: nothing was saved yet
+    with contextlib.suppress(FileNotFoundError):  # no checkpoint has been saved yet
         for path in directory.iterdir():
             if match := _NAME.fullmatch(path.name):
                 names.setdefault(int(match[1]), []).append(path.name)
@@ -28,50 +31,61 @@ def found(directory: Path) -> dict[int, list[str]]:
 
 
 def manifest_name(number: int) -> str:
+    """Returns the name of the manifest of checkpoint `number`."""
     return f"{number:08d}.json"
 
 
 def part_name(part: Part) -> str:
+    """Returns the name of the file that holds a part."""
     return f"{part.number:08d}-{part.sha256[:16]}.safetensors"
 
 
 def read_manifest(directory: Path, number: int) -> tuple[bytes, dict[str, Any]]:
-    """(its bytes, its fields); raises CheckpointError."""
+    """Reads and checks a manifest. Returns (its bytes, its fields). Raises CheckpointError."""
     missing = "is missing, as when the process ended while it saved"
-    manifest = read(directory / manifest_name(number), missing=missing)
-    fields = packing.parse(manifest)
+    manifest = read_bytes(directory / manifest_name(number), missing=missing)
+    fields = packing.parse_manifest(manifest)
     if fields["number"] != number:
         raise CheckpointError(f"its manifest is that of checkpoint {fields['number']}")
     return manifest, fields
 
 
-def parts(directory: Path, number: int) -> list[Part]:
-    """What a checkpoint's manifest names; nothing where it is missing or damaged. Raises OSError: who knows then."""
+def parts_of_checkpoint(directory: Path, number: int) -> list[Part]:
+    """Returns the parts that a checkpoint's manifest names; [] if the manifest is missing or damaged.
+
+    Raises OSError if it can't be read for another reason, since then nobody knows which parts are in use.
+    """
     try:
-        return packing.parts_of(packing.parse((directory / manifest_name(number)).read_bytes()))
+        return packing.parts_of(packing.parse_manifest((directory / manifest_name(number)).read_bytes()))
     except (FileNotFoundError, CheckpointError):
         return []
 
 
-def whole(directory: Path, number: int, *, hashed: bool) -> bool:
-    """Whether a checkpoint's manifest is sound and its parts are there in full; hashed: to the last bit."""
+def is_valid(directory: Path, number: int, *, hashed: bool) -> bool:
+    """Returns whether a checkpoint's manifest is undamaged and all its parts have the size that was written.
+
+    hashed: whether to compare the SHA-256 of each part too.
+    """
     try:
         named = packing.parts_of(read_manifest(directory, number)[1])
-        return all(there(directory, part) and (not hashed or _unchanged(directory, part)) for part in named)
+        return all(has_written_size(directory, part) and (not hashed or _same_hash(directory, part)) for part in named)
     except CheckpointError:
         return False
 
 
-def there(directory: Path, part: Part) -> bool:
-    """Whether the part's file is there and has the size of what was written."""
+def has_written_size(directory: Path, part: Part) -> bool:
+    """Returns whether the part's file exists and has the size that was written."""
     try:
         return (directory / part_name(part)).stat().st_size == part.size
     except OSError:
         return False
 
 
-def read(path: Path, *, missing: str = "is missing") -> bytes:
-    """A file's bytes; raises CheckpointError."""
+def read_bytes(path: Path, *, missing: str = "is missing") -> bytes:
+    """Returns the content of a file. Raises CheckpointError if it can't be read.
+
+    missing: what the error says of a file that doesn't exist, after its name.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -80,7 +94,7 @@ def read(path: Path, *, missing: str = "is missing") -> bytes:
         raise CheckpointError(f"{path.name} can't be read ({error.strerror})") from error
 
 
-def _unchanged(directory: Path, part: Part) -> bool:
+def _same_hash(directory: Path, part: Part) -> bool:
     try:
         with open(directory / part_name(part), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == part.sha256

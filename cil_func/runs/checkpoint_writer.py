@@ -1,14 +1,16 @@
-"""Checkpoints are written here: what changed since the save before the last one, and then the manifest.
+"""Writes checkpoints: the parts of the state that have changed, and then the manifest.
 
-Data are never written over other data, so that a process may die, or the power fail, at any moment: the earlier
-checkpoint is whole, and the new one is whole, or damaged and known to be.
+No file is ever written over another one. So a process may die, or the power fail, at any moment: the earlier
+checkpoint stays valid, and the new one is either valid or recognised as damaged.
 
-A part that didn't change is named again and not written again. It is taken from the checkpoint before the last one,
-which is about to be deleted: so the two newest ones never share a file, and no damaged file costs both.
+A part that has not changed is not written again: the new manifest names the old file. The old file must come from the
+checkpoint before the last one, which is about to be deleted. So the two newest checkpoints never share a file, and one
+damaged file never costs both.
 """
 
 import contextlib
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,55 +21,70 @@ from cil_func.runs import checkpoint_files, files, packing
 from cil_func.runs.packing import Part
 
 
-class Mark(NamedTuple):
-    """By what a part is known again: the same tensors in the same places, unchanged. It keeps none of them alive."""
+class PartIdentity(NamedTuple):
+    """Tells whether a part is still the same: the same tensors at the same paths, and not changed in place.
+
+    paths: of the leaves; leaves: weak references to the tensors, so that none is kept alive; versions: torch's counters
+    of the changes in place, one for each tensor.
+    """
 
     paths: list[str]
     leaves: list[weakref.ref]
-    versions: list[int]  # torch counts the changes in place
+    versions: list[int]
 
 
 class Staged(NamedTuple):
-    """One key of a tree, ready to be written: tree: on the CPU; or part: what an earlier checkpoint wrote of it."""
+    """One key of a tree, ready to be written.
 
-    mark: Mark
+    tree: the key with what lies under it, on the CPU; None if an earlier checkpoint has written the same.
+    part: the part that the earlier checkpoint has written; None if the tree has to be written.
+    """
+
+    identity: PartIdentity
     tree: trees.Tree | None
     part: Part | None = None
 
 
-class Saver:
-    """Writes the checkpoints of one folder, one at a time: `stage` in the training loop, `write` anywhere.
+class CheckpointWriter:
+    """Writes the checkpoints of one folder, one after the other.
 
-    directory: the run's checkpoints/, made if missing; verified: the number of a checkpoint there whose bytes this
-    process has read and found whole. Those that it writes itself are not read again either.
+    Call `stage` in the training loop, and `write` there or in another thread.
+
+    directory: the run's checkpoints/, made if it is missing. verified: the number of a checkpoint there that this
+    process has read and found valid; None if there is none. Checkpoints that this object writes need no check either.
     """
 
     def __init__(self, directory: Path, *, verified: int | None = None):
         self._directory = directory
         self._verified = set() if verified is None else {verified}
-        self._saved: list[list[tuple[Mark, Part]]] = []  # the parts of the last two
+        self._saved: list[list[tuple[PartIdentity, Part]]] = []  # the parts of the last two checkpoints
 
     def stage(self, tree: trees.Tree) -> list[Staged]:
-        """Copies to the CPU what has to be written of a tree: nested dicts of tensors on any devices.
+        """Copies to the CPU what has to be written of a tree, and returns one `Staged` for each of its keys.
 
-        Tensors on the CPU are not copied, and may not be changed in place before they are written.
+        tree: nested dicts of tensors on any devices. Tensors that are on the CPU already are not copied: they must not
+        be changed in place before they are written.
         """
         staged = []
         for key, branch in tree.items():
             branch = {key: branch}
-            mark = _mark(branch)
-            part = self._unchanged(mark)
+            identity = _identify(branch)
+            part = self._written_before(identity)
             host = None if part else trees.map(lambda leaf: leaf.to("cpu") if _is_tensor(leaf) else leaf, branch)
-            staged.append(Staged(mark, host, part))
+            staged.append(Staged(identity, host, part))
         return staged
 
     def write(self, staged: list[Staged], record: dict[str, Any], *, number: int) -> list[str]:
-        """Writes checkpoint `number` and deletes what is older than the two newest valid ones.
+        """Writes checkpoint `number`, then deletes all but it and the newest valid checkpoint before it.
 
-        Returns and raises what `checkpoint.save` does; RuntimeError for tensors that were changed meanwhile.
+        staged: from `stage`. record: JSON-able values that are stored in the manifest.
+        Returns warnings about old files that can't be deleted, one line each.
+        Raises DiskError if the checkpoint can't be written; then the earlier checkpoints are as they were. Raises
+        RuntimeError if a tensor was changed in place since it was staged. Raises ValueError and TypeError as
+        `packing.pack_manifest` and `packing.chunks` do.
         """
-        parts = [piece.part or packing.describe(piece.tree, number=number) for piece in staged]
-        manifest = packing.pack(parts, record, number=number)
+        parts = [piece.part or packing.describe_part(piece.tree, number=number) for piece in staged]
+        manifest = packing.pack_manifest(parts, record, number=number)
         named = zip(map(checkpoint_files.part_name, parts), staged, strict=True)
         new = {name: piece for name, piece in named if not piece.part}
         files.make_directory(self._directory)
@@ -78,47 +95,51 @@ class Saver:
             files.write_bytes(self._directory / checkpoint_files.manifest_name(number), manifest)
         except BaseException:
             with contextlib.suppress(OSError):  # the disk may be full
-                needed = set(map(checkpoint_files.part_name, checkpoint_files.parts(self._directory, number)))
-                for name in new.keys() - needed:
+                for name in new.keys() - self._part_names([number]):
                     self._delete(name)
             raise
         self._verified.add(number)
-        self._saved = [*self._saved[-1:], [(piece.mark, part) for piece, part in zip(staged, parts, strict=True)]]
+        self._saved = [*self._saved[-1:], [(piece.identity, part) for piece, part in zip(staged, parts, strict=True)]]
         return self._delete_old(number)
 
-    def _unchanged(self, mark: Mark) -> Part | None:
-        """The part of the save before the last one that holds the same, if its file is still there."""
+    def _written_before(self, identity: PartIdentity) -> Part | None:
+        """Returns the equal part of the checkpoint before the last one, if there is one and its file is there."""
         for earlier, part in self._saved[0] if len(self._saved) == 2 else ():
-            same = (earlier.paths, earlier.versions) == (mark.paths, mark.versions)
-            if same and all(one() is other() for one, other in zip(earlier.leaves, mark.leaves, strict=True)):
-                return part if checkpoint_files.there(self._directory, part) else None
+            same = (earlier.paths, earlier.versions) == (identity.paths, identity.versions)
+            if same and all(one() is other() for one, other in zip(earlier.leaves, identity.leaves, strict=True)):
+                return part if checkpoint_files.has_written_size(self._directory, part) else None
         return None
 
     def _delete_old(self, number: int) -> list[str]:
-        """Deletes what is superfluous now that `number` is written: all but it and the newest valid one before it."""
+        """Deletes all files but those of checkpoint `number` and of the newest valid one before it.
+
+        Returns warnings, one line each.
+        """
         try:
-            names = checkpoint_files.found(self._directory)
+            names = checkpoint_files.list_names(self._directory)
             before = sorted((other for other in names if other < number), reverse=True)
-            earlier = next((other for other in before if self._whole(other)), 0)
+            earlier = next((other for other in before if self._is_valid(other)), 0)
             self._verified &= {earlier, number}
             old = [checkpoint_files.manifest_name(other) for other in before if other < earlier]
-            problems = [problem for problem in map(self._delete, old) if problem]  # data without them are no danger
-            needed = {
-                checkpoint_files.part_name(part)
-                for other in names
-                for part in checkpoint_files.parts(self._directory, other)
-            }
+            # Manifests first: parts without a manifest do no harm, a manifest without its parts is a broken checkpoint.
+            problems = [problem for problem in map(self._delete, old) if problem]
+            needed = self._part_names(names)
         except OSError as error:
             return [f"{self._directory}: can't be searched for old checkpoints ({error.strerror})"]
         manifests = {checkpoint_files.manifest_name(other) for other in names}
         old = [name for other in names if other < earlier or other == number for name in names[other]]
         return problems + [problem for problem in map(self._delete, {*old} - needed - manifests) if problem]
 
-    def _whole(self, number: int) -> bool:
-        return checkpoint_files.whole(self._directory, number, hashed=number not in self._verified)
+    def _part_names(self, numbers: Iterable[int]) -> set[str]:
+        """Returns the names of all files that the manifests of these checkpoints name. Raises OSError."""
+        parts = (checkpoint_files.parts_of_checkpoint(self._directory, number) for number in numbers)
+        return {checkpoint_files.part_name(part) for of_one in parts for part in of_one}
+
+    def _is_valid(self, number: int) -> bool:
+        return checkpoint_files.is_valid(self._directory, number, hashed=number not in self._verified)
 
     def _delete(self, name: str) -> str:
-        """Deletes a file; what is wrong where that fails."""
+        """Deletes a file. Returns "", or a warning if it can't be deleted."""
         try:
             (self._directory / name).unlink(missing_ok=True)
         except OSError as error:
@@ -126,16 +147,17 @@ class Saver:
         return ""
 
 
-def _mark(branch: trees.Tree) -> Mark:
+def _identify(branch: trees.Tree) -> PartIdentity:
     leaves = [leaf for leaf in trees.to_paths(branch).values() if _is_tensor(leaf)]
-    return Mark(packing.paths(branch), [weakref.ref(leaf) for leaf in leaves], [leaf._version for leaf in leaves])
+    references = [weakref.ref(leaf) for leaf in leaves]
+    return PartIdentity(packing.paths(branch), references, [leaf._version for leaf in leaves])
 
 
-def _refuse_changed(pieces) -> None:
-    """Raises RuntimeError where a tensor on the CPU was changed in place since it was staged."""
-    for mark, host, _ in pieces:
-        kept = trees.to_paths(host).values()
-        for path, leaf, ref, version in zip(trees.to_paths(host), kept, mark.leaves, mark.versions, strict=True):
+def _refuse_changed(pieces: Iterable[Staged]) -> None:
+    """Raises RuntimeError if a tensor on the CPU was changed in place since it was staged."""
+    for identity, host, _ in pieces:
+        kept = trees.to_paths(host)
+        for (path, leaf), ref, version in zip(kept.items(), identity.leaves, identity.versions, strict=True):
             if leaf is ref() and leaf._version != version:
                 raise RuntimeError(f"{path} was changed in place while it was saved; give a new tensor instead")
 

@@ -1,10 +1,10 @@
-"""What is kept on disk: checkpoints, which a run goes on from, and the finished model.
+"""Saves and loads checkpoints, from which a run goes on, and the finished model.
 
     checkpoints/00000012-1f3a….safetensors    a part of the state, named by the start of its SHA-256
-    checkpoints/00000012.json                 the manifest of checkpoint 12 (`packing`), written last
+    checkpoints/00000012.json                 the manifest of checkpoint 12, written last
 
-The manifest makes the checkpoint. It names the parts, also those that earlier checkpoints wrote and that didn't change
-since (`saving`).
+A checkpoint exists as soon as its manifest does. The manifest names the parts. An unchanged part may come from
+an earlier checkpoint. `packing` has the formats, `checkpoint_writer` the rules of what is written and deleted.
 """
 
 import json
@@ -18,40 +18,43 @@ import torch
 from cil_func import tree
 from cil_func.errors import CheckpointError
 from cil_func.runs import checkpoint_files, files, packing
-from cil_func.runs.checkpoint_writer import Saver
+from cil_func.runs.checkpoint_writer import CheckpointWriter
 from cil_func.runs.packing import Loaded
 
 MODEL_FORMAT = 4
-_FOLDERS = ("", "checkpoints", "report")  # of a run directory, that something is written to
+_FOLDERS = ("", "checkpoints", "report")  # the folders of a run directory in which files are written
 
 
 def save(directory: Path, tree: tree.Tree, record: dict[str, Any], *, number: int) -> list[str]:
-    """Writes checkpoint `number` >= 0 and deletes what is older than the two newest valid ones.
+    """Writes one checkpoint, then deletes all but it and the newest valid one before it.
 
-    directory: the run's checkpoints/, made if missing; tree: nested dicts of tensors on any devices; record: as JSON
-    gives it back, floats exactly. Numbers increase: the highest is the newest. A number that is there is replaced.
-    Returns what couldn't be deleted, a line each, for that stops nothing. A run keeps a `Saver` and remembers more.
-    Raises DiskError where it can't be written, and the earlier ones are as they were then; ValueError and TypeError as
-    `packing` does.
+    directory: the run's checkpoints/, made if it is missing. tree: nested dicts of tensors on any devices. record:
+    JSON-able values; `newest` gives them back unchanged, floats exactly. number: 0 or more; the highest number is the
+    newest checkpoint, and a number that exists already is replaced.
+    Returns warnings about old files that can't be deleted, one line each.
+    Raises DiskError if it can't be written; then the earlier checkpoints are as they were. Raises ValueError for a
+    number below 0, and what `CheckpointWriter.write` raises. A run uses a `CheckpointWriter` itself, which doesn't
+    write unchanged parts again.
     """
     if number < 0:
         raise ValueError(f"save: number {number}; 0 or more fits")
-    saver = Saver(directory)
-    return saver.write(saver.stage(tree), record, number=number)
+    writer = CheckpointWriter(directory)
+    return writer.write(writer.stage(tree), record, number=number)
 
 
 def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
-    """(the newest valid checkpoint, what is wrong with newer ones, a line each).
+    """Loads the newest valid checkpoint of a folder.
 
-    None where there is none, or only what the first save left when it was interrupted.
-    Raises CheckpointError where none of several is valid, DiskError where the folder can't be read.
+    Returns (the checkpoint, warnings about newer ones that are damaged, one line each). The checkpoint is None if
+    there is none, or if only the very first save was interrupted.
+    Raises CheckpointError if there are checkpoints and none is valid. Raises DiskError if the folder can't be read.
     """
     with files.disk_errors(directory):
-        names = checkpoint_files.found(directory)
+        names = checkpoint_files.list_names(directory)
     problems = []
     for number in sorted(_numbers(names), reverse=True):
         try:
-            return unpack(pieces(directory, number)), problems
+            return unpack(read_pieces(directory, number)), problems
         except CheckpointError as error:
             problems.append(f"checkpoint {number} is skipped: {error}")
     if any(checkpoint_files.manifest_name(number) in found for number, found in names.items()):
@@ -62,32 +65,36 @@ def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
     return None, problems
 
 
-def pieces(directory: Path, number: int) -> Iterator[bytes]:
-    """A checkpoint as `unpack` takes it, to be sent to other processes: its manifest, then each part's bytes.
+def read_pieces(directory: Path, number: int) -> Iterator[bytes]:
+    """Yields the bytes of a checkpoint's manifest, then those of each part; other processes get them as they are.
 
-    Raises CheckpointError for what is missing; damaged bytes are noticed by `unpack`.
+    Raises CheckpointError for a file that is missing and for a damaged manifest. `unpack` notices damaged parts.
     """
     manifest, fields = checkpoint_files.read_manifest(directory, number)
     yield manifest
     for part in packing.parts_of(fields):
-        yield checkpoint_files.read(directory / checkpoint_files.part_name(part))
+        yield checkpoint_files.read_bytes(directory / checkpoint_files.part_name(part))
 
 
 def unpack(pieces: Iterable[bytes]) -> Loaded:
-    """The checkpoint that `pieces` read; raises CheckpointError for other bytes."""
+    """Returns the checkpoint that `read_pieces` has read. Raises CheckpointError for damaged bytes."""
     pieces = iter(pieces)
-    return packing.unpack(next(pieces), pieces)
+    return packing.unpack_checkpoint(next(pieces), pieces)
 
 
 def clean(directory: Path) -> None:
-    """Removes what killed processes left unfinished in a run directory; call it under the lock."""
+    """Deletes the temporary files that killed processes left in a run directory.
+
+    Call it only while this process has the directory's lock.
+    """
     files.remove_temporary_files(*(directory / folder for folder in _FOLDERS))
 
 
 class SavedModel(NamedTuple):
-    """A finished model and all that a prediction needs, its tensors on the CPU: see `predicting.scores`.
+    """A finished model and all that a prediction needs, with its tensors on the CPU.
 
-    description: what model.json holds; means: the class means (K, D), None where the method predicts by logits.
+    params, state: as `model.apply` takes them. means: the class means (K, D) if the method predicts by the nearest
+    mean, None if it predicts by logits. description: the content of model.json, see `saved_model`.
     """
 
     params: tree.Tree
@@ -97,26 +104,26 @@ class SavedModel(NamedTuple):
 
 
 def save_model(directory: Path, saved: SavedModel) -> None:
-    """Writes model.safetensors and model.json, each atomically.
+    """Writes model.safetensors and model.json into a run directory, each atomically. Raises DiskError.
 
-    Tensor names are paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`, `means`. The
-    description has to have a form in JSON. Raises DiskError.
+    Tensors are named by their paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`, `means`. The
+    description must be JSON-able.
     """
     means = {} if saved.means is None else {"means": saved.means}
     model = tree.cast({"params": saved.params, "state": saved.state, **means}, device="cpu")
     files.write_chunks(directory / "model.safetensors", packing.chunks(model))
-    header = {"format": MODEL_FORMAT, "sha256": packing.describe(model, number=0).sha256}
+    header = {"format": MODEL_FORMAT, "sha256": packing.describe_part(model, number=0).sha256}
     files.write_json(directory / "model.json", header | saved.description)
 
 
 def load_model(directory: Path) -> SavedModel:
-    """Reads what `save_model` wrote. `model.apply` takes its params and state.
+    """Reads the model that `save_model` has written into a run directory.
 
-    Raises CheckpointError for files that are missing, damaged or not of one model.
+    Raises CheckpointError if a file is missing or damaged, or if the two files belong to different models.
     """
     try:
-        description = json.loads(checkpoint_files.read(directory / "model.json"))
-        data = checkpoint_files.read(directory / "model.safetensors")
+        description = json.loads(checkpoint_files.read_bytes(directory / "model.json"))
+        data = checkpoint_files.read_bytes(directory / "model.safetensors")
         if description["format"] != MODEL_FORMAT:
             raise CheckpointError(f"its format is {description['format']}, and this version reads {MODEL_FORMAT}")
         if packing.sha256(data) != description["sha256"]:
@@ -130,6 +137,6 @@ def load_model(directory: Path) -> SavedModel:
 
 
 def _numbers(names: dict[int, list[str]]) -> list[int]:
-    """Of the checkpoints: those with a manifest, and what a save left that was interrupted after all of them."""
+    """Returns the numbers of all checkpoints with a manifest, and of saves after them that were interrupted."""
     made = [number for number, found in names.items() if checkpoint_files.manifest_name(number) in found]
     return made + [number for number in names if number > max(made, default=-1)]

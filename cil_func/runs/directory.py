@@ -87,7 +87,7 @@ def begin(config: Config, directory: Path, processes: Processes, *, ours: Callab
         head, found = begun._asdict() | {"config": configuration.to_dict(begun.config)}, begun.checkpoint
         del head["checkpoint"]
         processes.broadcast_bytes(json.dumps(head).encode())
-        for piece in checkpoints.pieces(directory / "checkpoints", found.number) if found else ():
+        for piece in checkpoints.read_pieces(directory / "checkpoints", found.number) if found else ():
             processes.broadcast_bytes(piece)
         processes.broadcast_bytes(b"")  # the end
     return begun

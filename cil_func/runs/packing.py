@@ -1,12 +1,11 @@
-"""A tree of tensors and a record as bytes, and back; pure, and nothing here unpickles.
+"""Turns a tree of tensors and a record into bytes, and back. Nothing here reads files, and nothing unpickles.
 
-    part       what lies under one key of the tree, with that key, in safetensors
+    part       one key of the tree with what lies under it, in the format of safetensors
     manifest   one line of JSON: {"format", "number", "record", "parts": [{"number", "sha256", "size"}, ...], "self"}
 
-A part's "number" is that of the checkpoint that wrote it first: what doesn't change is written once, and later
-checkpoints name it again. "sha256" and "size" are those of its bytes. "self" is the SHA-256 of the manifest's bytes
-before it, and the bytes from there on follow from it: a change of any byte shows, in white space and in the last
-newline too.
+A part's "number" is that of the checkpoint that wrote it first: a part that doesn't change is written once, and later
+manifests name it again. "sha256" and "size" describe the part's bytes. "self" is the SHA-256 of all bytes of the
+manifest before it, and the rest of the manifest follows from it. So a change of any byte is noticed.
 """
 
 import hashlib
@@ -30,8 +29,10 @@ _DTYPES = {  # the names of safetensors
 
 
 class Loaded(NamedTuple):
-    """A checkpoint: tree: nested dicts of tensors, on the CPU; record: what JSON holds; number: the newest has the
-    highest."""
+    """A checkpoint that was read.
+
+    tree: nested dicts of tensors on the CPU; record: JSON-able values; number: the newest checkpoint has the highest.
+    """
 
     tree: trees.Tree
     record: dict[str, Any]
@@ -39,33 +40,40 @@ class Loaded(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part as a manifest names it; number: of the checkpoint that wrote it first."""
+    """A part as a manifest names it.
+
+    number: of the checkpoint that wrote it first; sha256 (hexadecimal) and size (bytes): of its bytes.
+    """
 
     number: int
     sha256: str
     size: int
 
 
-def pack(parts: Sequence[Part], record: dict[str, Any], *, number: int) -> bytes:
-    """The manifest of a checkpoint; the same arguments give the same bytes. number >= 0.
+def pack_manifest(parts: Sequence[Part], record: dict[str, Any], *, number: int) -> bytes:
+    """Returns the manifest of checkpoint `number` (0 or more). The same arguments give the same bytes.
 
-    Raises ValueError for a record that would not come back from JSON as it is: numbers that are not finite, keys that
-    are no strings, tuples, arrays.
+    Raises ValueError for a record that JSON would not give back unchanged: with numbers that are not finite, keys that
+    are not strings, tuples or arrays.
     """
     named = [part._asdict() for part in parts]
     try:
         text = json.dumps({"format": FORMAT, "number": number, "record": record, "parts": named}, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"pack: the record has no form in JSON: {error}") from error
+        raise ValueError(f"pack_manifest: the record has no form in JSON: {error}") from error
     if not _same(json.loads(text)["record"], record):
-        raise ValueError("pack: JSON changes the record; dicts with keys of text, lists, text, numbers and None fit")
-    body = text.encode("ascii")[:-1]  # without the brace that ends it
+        fits = "dicts with keys of text, lists, text, numbers and None fit"
+        raise ValueError(f"pack_manifest: JSON changes the record; {fits}")
+    body = text.encode("ascii")[:-1]  # without the closing brace
     return body + _end(body)
 
 
-def unpack(manifest: bytes, data: Iterable[bytes]) -> Loaded:
-    """A checkpoint from its manifest and the bytes of its parts, in order; raises CheckpointError for damaged ones."""
-    fields, tree = parse(manifest), {}
+def unpack_checkpoint(manifest: bytes, data: Iterable[bytes]) -> Loaded:
+    """Returns the checkpoint that consists of a manifest and the bytes of its parts, in the manifest's order.
+
+    Raises CheckpointError for damaged bytes.
+    """
+    fields, tree = parse_manifest(manifest), {}
     for part, piece in zip(parts_of(fields), data, strict=True):
         verify(part, len(piece), sha256(piece))
         try:
@@ -76,15 +84,15 @@ def unpack(manifest: bytes, data: Iterable[bytes]) -> Loaded:
 
 
 def verify(part: Part, size: int, digest: str) -> None:
-    """Raises CheckpointError where bytes of this size and SHA-256 are not the part's."""
+    """Raises CheckpointError unless bytes of this size and SHA-256 are those of the part."""
     if size != part.size:
         raise CheckpointError(f"its data are {size} bytes, and {part.size} were written")
     if digest != part.sha256:
         raise CheckpointError("its data are damaged: their SHA-256 is not the manifest's")
 
 
-def parse(manifest: bytes) -> dict[str, Any]:
-    """The fields of a manifest that is what was written; raises CheckpointError for any other bytes."""
+def parse_manifest(manifest: bytes) -> dict[str, Any]:
+    """Returns the fields of a manifest. Raises CheckpointError if its bytes are not those that were written."""
     size = len(_end(b""))
     body, end = manifest[:-size], manifest[-size:]
     if end != _end(body):
@@ -97,23 +105,25 @@ def parse(manifest: bytes) -> dict[str, Any]:
 
 
 def parts_of(fields: dict[str, Any]) -> list[Part]:
-    """The parts that a parsed manifest names."""
+    """Returns the parts that a parsed manifest names, in order."""
     return [Part(**part) for part in fields["parts"]]
 
 
 def chunks(tree: trees.Tree) -> Iterator[bytes | np.ndarray]:
-    """Nested dicts of tensors on the CPU as the bytes of a safetensors file, piece by piece, without a copy of them.
+    """Yields the bytes of a safetensors file with all tensors of a tree, piece by piece, without copying the tensors.
 
-    A tensor is named by its path (`params.classifier.weight`); the order of the tree and empty dicts come back. Views
-    and tensors in several places are written as what they show; strides are not kept. Raises TypeError for a leaf that
-    is no tensor, or of a type that safetensors doesn't name everywhere, ValueError for a key with a dot.
+    tree: nested dicts of tensors on the CPU. A tensor is named by its path, like `params.classifier.weight`.
+    `tree_from_bytes` restores the order of the keys and empty dicts. It doesn't restore strides, nor that two tensors
+    shared memory: each is written by its values.
+    Raises TypeError for a leaf that is no tensor or has a dtype that not every reader of safetensors knows. Raises
+    ValueError for a key with a dot.
     """
     leaves = trees.to_paths(tree)
     for path, leaf in leaves.items():
         found = leaf.dtype if isinstance(leaf, torch.Tensor) else f"type {type(leaf).__name__}"
         if found not in _DTYPES:
             raise TypeError(f"chunks: {path} is of {found}; tensors of {', '.join(_DTYPES.values())} fit")
-    # As the library orders them, wide numbers first: each then lies at a multiple of its size.
+    # Wide numbers first, as the library does it: then each tensor starts at a multiple of its item size.
     ordered = sorted((path for path, leaf in leaves.items()), key=lambda path: (-leaves[path].itemsize, path))
     header: dict[str, Any] = {"__metadata__": {"paths": json.dumps(paths(tree))}}
     end = 0
@@ -128,8 +138,11 @@ def chunks(tree: trees.Tree) -> Iterator[bytes | np.ndarray]:
         yield leaves[path].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def describe(tree: trees.Tree, *, number: int) -> Part:
-    """The part that checkpoint `number` makes of a tree."""
+def describe_part(tree: trees.Tree, *, number: int) -> Part:
+    """Returns the name, SHA-256 and size of the part that checkpoint `number` would write for a tree.
+
+    Computes the bytes of `chunks`, and writes nothing.
+    """
     found, size = hashlib.sha256(), 0
     for chunk in chunks(tree):
         found.update(chunk)
@@ -138,28 +151,32 @@ def describe(tree: trees.Tree, *, number: int) -> Part:
 
 
 def tree_from_bytes(data: bytes) -> trees.Tree:
-    """The inverse of `chunks`: the same bits, on the CPU. Raises ValueError, KeyError or SafetensorError for other
-    bytes; it doesn't notice changed numbers."""
+    """Returns the tree that `chunks` has turned into these bytes, bit by bit, on the CPU.
+
+    Raises ValueError, KeyError or SafetensorError for bytes of another format. Changed numbers are not noticed:
+    `verify` does that.
+    """
     tensors = safetensors.torch.load(data)
-    # Of the header torch's loader gives the tensors alone. It sorts them, and another order is another compiled graph.
+    # torch's loader returns the tensors alone and sorted. The tree needs its own order: another one would be compiled
+    # into another graph.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     order = json.loads(header["__metadata__"]["paths"])
-    # Cloned into memory that torch allots: at another alignment some kernels round differently.
+    # Cloned into memory that torch allocates: some kernels round differently at another alignment.
     return trees.from_paths({path: tensors.pop(path).clone() if path in tensors else {} for path in order})
 
 
 def sha256(data: bytes) -> str:
-    """The SHA-256 of bytes, 64 hexadecimal digits."""
+    """Returns the SHA-256 of bytes as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def _end(body: bytes) -> bytes:
-    """What ends a manifest whose bytes before it are `body`."""
+    """Returns the last bytes of a manifest whose bytes before them are `body`."""
     return f', "self": "{sha256(body)}"}}\n'.encode("ascii")
 
 
 def paths(tree: trees.Tree, prefix: str = "") -> list[str]:
-    """The paths of leaves and of empty dicts, in order."""
+    """Returns the paths of all leaves and of all empty dicts, in order, each with `prefix` before it."""
     found = []
     for key, value in tree.items():
         inner = isinstance(value, dict) and value
@@ -168,7 +185,7 @@ def paths(tree: trees.Tree, prefix: str = "") -> list[str]:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Whether two JSON values are equal in type too: 1, 1.0 and True are three."""
+    """Returns whether two JSON values are equal and of the same types: 1, 1.0 and True differ."""
     if type(first) is not type(second):
         return False
     if isinstance(first, dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cil_func.errors import StoppedError
 from cil_func.parallel.processes import Processes
-from cil_func.runs.checkpoint_writer import Saver, Staged
+from cil_func.runs.checkpoint_writer import CheckpointWriter, Staged
 from cil_func.runs.signals import NAMES, Signals
 from cil_func.training.progress import Progress, SaveHook, pack
 
@@ -51,7 +51,7 @@ class CheckpointSaver(SaveHook):
         self._words = str(begun) if begun else ""  # of what is saved
         self._make: Callable[[], Progress] | None = None  # the progress now, while nothing changes
         self._trained = False  # whether a step was taken since the last save
-        self._saver = Saver(directory, verified=number - 1)
+        self._saver = CheckpointWriter(directory, verified=number - 1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # which starts with the first save
         self._writing: Future[list[str]] | None = None
 

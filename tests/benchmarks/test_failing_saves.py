@@ -29,10 +29,10 @@ def missed(folder: Path, save) -> str:
 def parts(folder: Path, tree, record, number: int) -> list[tuple[Path, bytes]]:
     """What a save has to write, in order."""
     branches = [{key: branch} for key, branch in tree.items()]
-    parts = [packing.describe(branch, number=number) for branch in branches]
+    parts = [packing.describe_part(branch, number=number) for branch in branches]
     data = [b"".join(map(bytes, packing.chunks(branch))) for branch in branches]
     names = [folder / checkpoint_files.part_name(part) for part in parts]
-    manifest = packing.pack(parts, record, number=number)
+    manifest = packing.pack_manifest(parts, record, number=number)
     return [*zip(names, data, strict=True), (folder / f"{number:08d}.json", manifest)]
 
 

@@ -21,7 +21,7 @@ from benchmarks import damage, failing_saves
 from cil_func import model, tree
 from cil_func.errors import CheckpointError, DiskError
 from cil_func.runs import checkpoint_files, checkpoints, packing
-from cil_func.runs.checkpoint_writer import Saver
+from cil_func.runs.checkpoint_writer import CheckpointWriter
 from cil_func.runs.checkpoints import Loaded, SavedModel
 
 FOLDERS = {  # what is there -> what is saved
@@ -44,14 +44,14 @@ def changed(number: int, learned: dict) -> tuple[dict, dict]:
     return {**loaded.tree, "learned": learned}, loaded.record
 
 
-def by_one(saver: Saver, learned: dict, *numbers: int) -> None:
+def by_one(saver: CheckpointWriter, learned: dict, *numbers: int) -> None:
     """Saves as a run does within a phase."""
     for number in numbers:
         tree, record = changed(number, learned)
         assert saver.write(saver.stage(tree), record, number=number) == []
 
 
-def going_on(saver: Saver):
+def going_on(saver: CheckpointWriter):
     """A save in a copy of the saver's folder with what the saver remembers."""
 
     def save(folder, tree, record, *, number):
@@ -64,7 +64,7 @@ def going_on(saver: Saver):
 
 def files(folder: Path, number: int) -> list[Path]:
     """The manifest, and the two parts that are named in it."""
-    names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts(folder, number)]
+    names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts_of_checkpoint(folder, number)]
     return [folder / name for name in (f"{number:08d}.json", *names)]
 
 
@@ -92,7 +92,7 @@ def folder_and_new(request, tmp_path):
         save(folder, *request.param)
         yield folder, damage.example(99)._replace(number=FOLDERS[request.param]), checkpoints.save
         return
-    saver, learned, new = Saver(folder), damage.example(1).tree["learned"], damage.example(5)
+    saver, learned, new = CheckpointWriter(folder), damage.example(1).tree["learned"], damage.example(5)
     by_one(saver, learned, 1, 2, 3, 4)
     if request.param == "shared parts":
         new.tree["learned"] = learned
@@ -118,7 +118,7 @@ def test_a_number_below_0_is_refused(tmp_path):
 
 def test_the_same_bytes_go_to_other_processes(tmp_path):
     save(tmp_path, 1, 2)
-    pieces = list(checkpoints.pieces(tmp_path, 2))
+    pieces = list(checkpoints.read_pieces(tmp_path, 2))
     assert pieces == [path.read_bytes() for path in files(tmp_path, 2)]
     assert damage.same(checkpoints.unpack(pieces), damage.example(2))
     for which in range(3):
@@ -223,7 +223,7 @@ def test_what_cannot_be_read_is_reported(tmp_path):
 
 
 def test_what_does_not_change_is_written_twice_and_the_two_newest_share_no_file(tmp_path):
-    saver, learned = Saver(tmp_path), damage.example(0).tree["learned"]
+    saver, learned = CheckpointWriter(tmp_path), damage.example(0).tree["learned"]
     by_one(saver, learned, 0, 1, 2, 3, 4, 5)
     names = [[path.name[:8] for path in files(tmp_path, number)] for number in (4, 5)]
     assert names == [["00000004", "00000004", "00000000"], ["00000005", "00000005", "00000001"]]
@@ -235,7 +235,7 @@ def test_what_does_not_change_is_written_twice_and_the_two_newest_share_no_file(
 
 
 def test_what_changed_or_is_gone_is_written_again(tmp_path):
-    saver, learned = Saver(tmp_path), damage.example(0).tree["learned"]
+    saver, learned = CheckpointWriter(tmp_path), damage.example(0).tree["learned"]
     by_one(saver, learned, 0, 1, 2)
     learned["rows"].add_(1)  # in place
     by_one(saver, learned, 3)
@@ -251,7 +251,7 @@ def test_what_changed_or_is_gone_is_written_again(tmp_path):
 
 def test_equal_tensors_that_are_others_are_not_taken_for_the_same(tmp_path):
     """A tensor that is gone may leave its place in memory to another."""
-    saver = Saver(tmp_path)
+    saver = CheckpointWriter(tmp_path)
     for number in range(4):
         by_one(saver, damage.example(0).tree["learned"], number)
     assert files(tmp_path, 3)[2].name[:8] == "00000003"
@@ -263,13 +263,13 @@ def test_a_checkpoint_that_is_known_to_be_whole_is_not_read_again(tmp_path, monk
     save(tmp_path, 1, 2)
     assert len(read) == 2  # the parts of 1, of which another saver knows nothing
     read.clear()
-    saver = Saver(tmp_path, verified=2)
+    saver = CheckpointWriter(tmp_path, verified=2)
     by_one(saver, {"rows": torch.ones(1)}, 3, 4, 5)
     assert read == [] and sorted(path.name for path in tmp_path.glob("*.json")) == ["00000004.json", "00000005.json"]
 
 
 def test_one_that_is_known_and_was_cut_since_is_not_counted_as_whole(tmp_path):
-    saver, learned = Saver(tmp_path), damage.example(0).tree["learned"]
+    saver, learned = CheckpointWriter(tmp_path), damage.example(0).tree["learned"]
     by_one(saver, learned, 1, 2)
     os.truncate(files(tmp_path, 2)[1], 5)
     by_one(saver, learned, 3)
@@ -278,7 +278,7 @@ def test_one_that_is_known_and_was_cut_since_is_not_counted_as_whole(tmp_path):
 
 
 def test_a_tensor_that_changes_while_it_is_saved_makes_no_checkpoint(tmp_path):
-    saver, learned = Saver(tmp_path), damage.example(1).tree["learned"]
+    saver, learned = CheckpointWriter(tmp_path), damage.example(1).tree["learned"]
     by_one(saver, learned, 1)
     tree, record = changed(2, learned)
     staged = saver.stage(tree)
@@ -289,7 +289,7 @@ def test_a_tensor_that_changes_while_it_is_saved_makes_no_checkpoint(tmp_path):
 
 
 def test_nothing_is_copied_on_the_cpu_and_nothing_is_kept_alive(tmp_path):
-    saver, weight = Saver(tmp_path), torch.arange(6.0)
+    saver, weight = CheckpointWriter(tmp_path), torch.arange(6.0)
     tree = {"params": {"weight": weight}}
     [staged] = saver.stage(tree)
     _, data = packing.chunks(staged.tree)
@@ -401,7 +401,7 @@ def test_a_folder_that_cannot_be_made_is_exit_74(tmp_path):
 @pytest.mark.parametrize("shared", [False, True])
 def test_damage_anywhere_is_reported_and_never_loaded(tmp_path, harm, shared):
     if shared:
-        by_one(Saver(tmp_path / "checkpoints"), damage.example(1).tree["learned"], 1, 2, 3, 4)
+        by_one(CheckpointWriter(tmp_path / "checkpoints"), damage.example(1).tree["learned"], 1, 2, 3, 4)
     else:
         save(tmp_path / "checkpoints", 1, 2)
     assert harm(tmp_path / "checkpoints", 200, seed=0, scratch=tmp_path / "scratch") == (200, [])

@@ -18,9 +18,9 @@ from cil_func.runs import packing
 def packed(tree, record, *, number: int) -> tuple[bytes, list[bytes]]:
     """(manifest, the bytes of each part), as a save writes them."""
     branches = [{key: branch} for key, branch in tree.items()]
-    parts = [packing.describe(branch, number=number) for branch in branches]
+    parts = [packing.describe_part(branch, number=number) for branch in branches]
     data = [b"".join(map(bytes, packing.chunks(branch))) for branch in branches]
-    return packing.pack(parts, record, number=number), data
+    return packing.pack_manifest(parts, record, number=number), data
 
 
 def small() -> tuple[bytes, bytes]:
@@ -47,7 +47,7 @@ def test_all_bits_come_back_in_their_order():
         "a": {"odd": odd, "none": {}, "half": odd.bfloat16(), "nothing": torch.empty(0, 3, dtype=torch.float64)},
         "m": {"deep": {"empty": {}}, "count": torch.tensor(2**62 + 1), "flag": torch.tensor([True, False])},
     }
-    found = packing.unpack(*packed(leaves, {}, number=0)).tree
+    found = packing.unpack_checkpoint(*packed(leaves, {}, number=0)).tree
     assert {key: list(part) for key, part in found.items()} == {key: list(part) for key, part in leaves.items()}
     assert found["a"]["none"] == {} and found["m"]["deep"] == {"empty": {}}
     for path, leaf in tree.to_paths(leaves).items():
@@ -63,7 +63,7 @@ def test_all_bits_come_back_in_their_order():
 def test_the_record_comes_back_exactly():
     numbers = [0.1, 1 / 3, 5e-324, -0.0, 1e22, 1.7976931348623157e308, 2**70, 1, 1.0, True, None]
     record = {"rows": [{"top1": number} for number in numbers], "name": "é\u2028\ud800\n", "": {}, "none": []}
-    found = packing.unpack(*packed({}, record, number=2**40))
+    found = packing.unpack_checkpoint(*packed({}, record, number=2**40))
     assert found.number == 2**40 and repr(found.record) == repr(record)
 
 
@@ -73,15 +73,15 @@ def test_the_record_comes_back_exactly():
     ids=lambda value: type(value).__name__,
 )
 def test_a_record_that_json_would_change_is_refused(value):
-    with pytest.raises(ValueError, match=r"pack: .*JSON"):
-        packing.pack([], {"rows": [value]}, number=0)
+    with pytest.raises(ValueError, match=r"pack_manifest: .*JSON"):
+        packing.pack_manifest([], {"rows": [value]}, number=0)
 
 
 def test_a_leaf_that_is_no_tensor_is_refused():
     with pytest.raises(TypeError, match=r"state\.count is of type int"):
-        packing.describe({"state": {"count": 3}}, number=0)
+        packing.describe_part({"state": {"count": 3}}, number=0)
     with pytest.raises(TypeError, match=r"z is of torch\.complex64; tensors of F64, .*BOOL fit"):
-        packing.describe({"z": torch.zeros(1, dtype=torch.complex64)}, number=0)
+        packing.describe_part({"z": torch.zeros(1, dtype=torch.complex64)}, number=0)
 
 
 def test_the_bytes_are_those_of_the_library():
@@ -91,7 +91,7 @@ def test_the_bytes_are_those_of_the_library():
     flat = {path: leaf.contiguous() for path, leaf in tree.to_paths(leaves).items()}
     written = safetensors.torch.save(flat, {"paths": json.dumps(["wide", "half", "flags", "é.n"])})
     assert b"".join(map(bytes, packing.chunks(leaves))) == written
-    part = packing.describe(leaves, number=4)
+    part = packing.describe_part(leaves, number=4)
     assert part == (4, hashlib.sha256(written).hexdigest(), len(written))
 
 
@@ -105,7 +105,7 @@ def test_every_type_that_is_named_comes_back():
 def test_the_bytes_are_the_described_format():
     """Written by hand and read by us; written by us and read by hand."""
     data = safetensors.torch.save({"a.b": torch.ones(2)}, {"paths": '["a.b"]'})
-    found = packing.unpack(by_hand(data, {"record": {"x": 0.1}}), [data])
+    found = packing.unpack_checkpoint(by_hand(data, {"record": {"x": 0.1}}), [data])
     assert found.tree["a"]["b"].tolist() == [1, 1] and found[1:] == ({"x": 0.1}, 7)
     manifest, data = small()
     assert manifest == by_hand(data, {"record": {"phase": 3, "name": "a b"}})
@@ -114,7 +114,7 @@ def test_the_bytes_are_the_described_format():
 
 def test_every_flipped_bit_every_cut_and_every_addition_shows():
     manifest, data = small()
-    assert packing.unpack(manifest, [data]).number == 7
+    assert packing.unpack_checkpoint(manifest, [data]).number == 7
     for which, whole in enumerate((manifest, data)):
         damaged = [whole[:size] for size in range(len(whole))]
         damaged += [whole + b"\n", b" " + whole, whole + whole, whole.replace(b'"', b' "', 1)]
@@ -124,14 +124,14 @@ def test_every_flipped_bit_every_cut_and_every_addition_shows():
             damaged.append(bytes(flipped))
         for bytes_ in damaged:
             with pytest.raises(CheckpointError, match=("its manifest is damaged", "its data are")[which]):
-                packing.unpack(*((bytes_, [data]) if which == 0 else (manifest, [bytes_])))
+                packing.unpack_checkpoint(*((bytes_, [data]) if which == 0 else (manifest, [bytes_])))
 
 
 def test_the_data_of_another_checkpoint_are_refused():
     first, second = (packed(*damage.example(number)[:2], number=number) for number in (1, 2))
     assert list(map(len, first[1])) == list(map(len, second[1]))
     with pytest.raises(CheckpointError, match="its data are damaged"):
-        packing.unpack(first[0], second[1])
+        packing.unpack_checkpoint(first[0], second[1])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_data_of_another_checkpoint_are_refused():
 def test_a_whole_manifest_that_does_not_fit_says_why(fields, says):
     _, data = small()
     with pytest.raises(CheckpointError, match=says):
-        packing.unpack(by_hand(data, fields), [data])
+        packing.unpack_checkpoint(by_hand(data, fields), [data])
 
 
 class Trap:
@@ -165,5 +165,5 @@ def test_nothing_is_unpickled(tmp_path, form):
     else:
         data = pickle.dumps(Trap(tmp_path / "trap"))
     with pytest.raises(CheckpointError, match="no checkpoint's"):
-        packing.unpack(by_hand(data, {}), [data])
+        packing.unpack_checkpoint(by_hand(data, {}), [data])
     assert not (tmp_path / "trap").exists()

@@ -13,7 +13,7 @@ from cil_func.errors import DiskError, NonFiniteError, StoppedError
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.runs import checkpoints, saver
-from cil_func.runs.checkpoint_writer import Saver
+from cil_func.runs.checkpoint_writer import CheckpointWriter
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
 from cil_func.training.epochs import Position
@@ -197,7 +197,7 @@ def test_sums_of_what_processes_say():
 
 def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):
     told = []
-    monkeypatch.setattr(Saver, "write", lambda *arguments, **settings: ["0.json can't be deleted"])
+    monkeypatch.setattr(CheckpointWriter, "write", lambda *arguments, **settings: ["0.json can't be deleted"])
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=0, warn=told.append) as saver:
         saver(at(0, 1), False)
     assert told == ["0.json can't be deleted"]
@@ -206,14 +206,14 @@ def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):
 @pytest.fixture
 def slow(monkeypatch):
     """Writing waits for the event; which saves began."""
-    go, begun, write = threading.Event(), [], Saver.write
+    go, begun, write = threading.Event(), [], CheckpointWriter.write
 
     def slowly(self, staged, record, *, number):
         begun.append(number)
         assert go.wait(60)
         return write(self, staged, record, number=number)
 
-    monkeypatch.setattr(Saver, "write", slowly)
+    monkeypatch.setattr(CheckpointWriter, "write", slowly)
     return go, begun
 
 
@@ -254,7 +254,7 @@ def full(self, staged, record, *, number):
 
 
 def test_what_fails_in_the_background_is_raised_at_the_next_border(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(Saver, "write", full)
+    monkeypatch.setattr(CheckpointWriter, "write", full)
     saver = CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60)
     saver(at(0, 1), True)
     concurrent.futures.wait([saver._writing])
@@ -263,7 +263,7 @@ def test_what_fails_in_the_background_is_raised_at_the_next_border(tmp_path, clo
 
 
 def test_what_fails_in_the_background_is_raised_at_the_end_but_not_over_another_error(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(Saver, "write", full)
+    monkeypatch.setattr(CheckpointWriter, "write", full)
     before = set(threading.enumerate())
     for raised, body in ((DiskError, lambda: None), (NonFiniteError, refuse)):
         with pytest.raises(raised), CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60) as saver:
