@@ -34,7 +34,7 @@ class FoundRun(NamedTuple):
 
 
 @contextmanager
-def claimed(directory: Path, processes: Processes) -> Iterator[None]:
+def claim_directory(directory: Path, processes: Processes) -> Iterator[None]:
     """The run directory, made and locked by the first process."""
     if processes.first:
         try:
@@ -46,7 +46,7 @@ def claimed(directory: Path, processes: Processes) -> Iterator[None]:
         with ExitStack() as stack:
             record = status.read(directory)
             try:
-                stack.enter_context(lock.held(directory))
+                stack.enter_context(lock.lock_directory(directory))
             except InUseError as error:
                 raise InUseError(f"{error} ({status.describe(record)})" if record else str(error)) from error
             _refuse_unlocked(directory)
@@ -67,22 +67,22 @@ def _refuse_unlocked(directory: Path) -> None:
         )
 
 
-def begin(config: Config, directory: Path, processes: Processes, *, ours: Callable[[], None]) -> FoundRun:
+def read_directory(config: Config, directory: Path, processes: Processes, *, on_owned: Callable[[], None]) -> FoundRun:
     """What the first process finds in the directory, on all of them: other machines may not see its disk.
 
-    ours() is called once it is known that the directory holds this run, unfinished, or none; not for a run whose
+    on_owned() is called once it is known that the directory holds this run, unfinished, or none; not for a run whose
     data.path differs, since only the images show whether it is this one.
     """
     if not processes.first:
         head = json.loads(processes.broadcast_bytes(b""))
         if not (head["finished"] or head["moved_from"]):
-            ours()
+            on_owned()
         config = configuration.from_dict(head["config"])
         pieces = list(iter(lambda: processes.broadcast_bytes(b""), b""))
         found = checkpoints.unpack(pieces) if pieces else None
         return FoundRun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
     with processes.activity.long_work("reading the run directory"):
-        begun = _look(config, directory, ours)
+        begun = _look(config, directory, on_owned)
     if processes.size > 1:
         head, found = begun._asdict() | {"config": configuration.to_dict(begun.config)}, begun.checkpoint
         del head["checkpoint"]
@@ -93,11 +93,11 @@ def begin(config: Config, directory: Path, processes: Processes, *, ours: Callab
     return begun
 
 
-def _look(config: Config, directory: Path, ours: Callable[[], None]) -> FoundRun:
+def _look(config: Config, directory: Path, on_owned: Callable[[], None]) -> FoundRun:
     """What the directory holds; raises ConfigError where that is another run."""
     stored = refuse_another_run(config, directory)
     if stored is None:
-        ours()
+        on_owned()
         return FoundRun(resolve(config))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
     if moved_from:
@@ -106,9 +106,9 @@ def _look(config: Config, directory: Path, ours: Callable[[], None]) -> FoundRun
     if record.get("state") == "finished" and has_results:
         return FoundRun(stored, finished=True, moved_from=moved_from)
     if not moved_from:
-        ours()
+        on_owned()
     found, problems = checkpoints.newest(directory / "checkpoints")
-    if record.get("state") == "running":  # the lock is ours, so nobody runs
+    if record.get("state") == "running":  # the lock is on_owned, so nobody runs
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not found:
         problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")

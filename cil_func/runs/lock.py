@@ -25,7 +25,7 @@ _held: set[int] = set()  # descriptors
 
 
 @contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
+def lock_directory(directory: Path) -> Iterator[None]:
     """Holds the lock of a directory, which exists, for the block.
 
     flock's lock belongs to the open file, and lasts until the last process that shares it is gone. So a program that

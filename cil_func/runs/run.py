@@ -18,7 +18,7 @@ from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.report import figures, tables
 from cil_func.runs import checkpoints, files, machine, planning, same_images, saved_model, setup, status
-from cil_func.runs.directory import FoundRun, begin, claimed, refuse_another_run
+from cil_func.runs.directory import FoundRun, claim_directory, read_directory, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
@@ -41,7 +41,7 @@ def run(config: Config, directory: Path, launch: Launch | None = None, *, warnin
     reporter = StatusReporter(directory)
 
     def work(processes: Processes, signals: Signals) -> None:
-        with claimed(directory, processes):
+        with claim_directory(directory, processes):
             _run(config, directory, processes, signals, reporter, warnings)
 
     return _with_others(config, launch or Launch(), reporter, work)
@@ -88,14 +88,14 @@ def _with_others(
             work(processes, signals)
             return 0
         except PeerError as error:
-            signals.settle()
+            signals.ignore_more()
             if reporter.done:
                 return 0
             failure = processes.watch.find_cause(str(error))
             reporter.lost(failure)
             return failure["exit_code"]
         except (Exception, StoppedError) as error:
-            signals.settle()
+            signals.ignore_more()
             return reporter.failed(_translated(error, config, reporter.directory))
 
 
@@ -111,7 +111,7 @@ class StatusReporter:
     def __post_init__(self):
         self._status = status.Status(self.directory)
 
-    def own(self) -> None:
+    def take_directory(self) -> None:
         """From here on the directory is this run's."""
         self.owns = True
 
@@ -134,7 +134,7 @@ class StatusReporter:
         ours = isinstance(error, (CilError, StoppedError))
         message = str(error) if ours else printable(f"{type(error).__name__}: {error}")
         if self.done:
-            self.say(f"the run is finished; after that: {message}")
+            self.print_line(f"the run is finished; after that: {message}")
             return 0
         message += self._keep_traceback(error)
         failure = {"rank": self.processes.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
@@ -147,7 +147,7 @@ class StatusReporter:
             return failure["exit_code"]
         self._write(failure["exit_code"], failure["message"])
         if failure["rank"] == self.processes.rank and ours:
-            self.say(failure["message"])
+            self.print_line(failure["message"])
         elif failure["rank"] == self.processes.rank:
             traceback.print_exception(error)
         return failure["exit_code"]
@@ -156,9 +156,9 @@ class StatusReporter:
         """Tells the failure of another process; one of those that are left prints it if that one can't."""
         self._write(failure["exit_code"], failure["message"])
         if failure["lost"] and self.processes.rank == (1 if failure["rank"] == 0 else 0):
-            self.say(failure["message"])
+            self.print_line(failure["message"])
 
-    def say(self, message: str) -> None:
+    def print_line(self, message: str) -> None:
         """Prints one line on stderr."""
         with suppress(OSError):  # nobody listens
             print(f"train.py: {message}", file=sys.stderr, flush=True)
@@ -203,7 +203,7 @@ def _run(
     reporter: StatusReporter,
     warnings: Sequence[str],
 ) -> None:
-    begun = begin(config, directory, processes, ours=reporter.own)
+    begun = read_directory(config, directory, processes, on_owned=reporter.take_directory)
     if begun.finished:
         if processes.first:
             with processes.activity.long_work("reading the data", at_most_seconds=math.inf):
@@ -215,9 +215,9 @@ def _run(
     ready = setup.build(begun.config, processes)
     held = begun.checkpoint
     if held:
-        same_images.refuse_others(ready.fingerprint, held.record["data"], moved_from=begun.moved_from)
+        same_images.refuse_changed_images(ready.fingerprint, held.record["data"], moved_from=begun.moved_from)
     if begun.moved_from:  # only now it is known that the directory holds this run
-        reporter.own()
+        reporter.take_directory()
         reporter.running()
     with recorder(directory, ready, held, warnings=warnings) as record:
         for problem in begun.problems:
@@ -232,9 +232,9 @@ def _show_finished(begun: FoundRun, directory: Path, reporter: StatusReporter) -
     """Prints the table of a finished run, then a warning if its images have changed since."""
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n", flush=True)
-    changed = same_images.changed_since(begun.config, directory, results, moved_from=begun.moved_from)
+    changed = same_images.warning_if_changed(begun.config, directory, results, moved_from=begun.moved_from)
     if changed:
-        reporter.say(f"warning: {changed}")
+        reporter.print_line(f"warning: {changed}")
 
 
 def _train(
@@ -264,7 +264,7 @@ def _train(
             if ready.processes.first:
                 _write_end(directory, saved, results, record)
         except (StoppedError, PeerError):
-            saver.rescue()
+            saver.save_after_failure()
             raise
 
 

@@ -8,7 +8,7 @@ from cil_func.errors import ConfigError, DataError
 from cil_func.runs import load_data
 
 
-def refuse_others(fingerprint: str, began_with: str, *, moved_from: str) -> None:
+def refuse_changed_images(fingerprint: str, began_with: str, *, moved_from: str) -> None:
     """Raises DataError if a run that goes on would get other images: its row numbers would mean other ones.
 
     moved_from: the data.path that the run began with, if it is another one now; else "".
@@ -19,7 +19,7 @@ def refuse_others(fingerprint: str, began_with: str, *, moved_from: str) -> None
         raise DataError(f"{fault}{where}; put them back, or start anew with another --out")
 
 
-def changed_since(config: Config, directory: Path, results: dict, *, moved_from: str) -> str:
+def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_from: str) -> str:
     """Returns a warning if the images of a finished run have changed since, else "".
 
     config: as the command gives it. results: the run's results.json; older versions wrote nothing of the images there.

@@ -95,7 +95,7 @@ class CheckpointSaver(SaveHook):
         self._signals.defer()
         self._make, self._trained = None, True
 
-    def rescue(self) -> None:
+    def save_after_failure(self) -> None:
         """Saves what was trained since the last save, for a run that ends between two borders, where it can."""
         self._signals.defer()
         make, self._make = self._make, None

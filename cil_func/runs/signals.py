@@ -45,7 +45,7 @@ class Signals:
         if self.received:
             raise self._stop()
 
-    def settle(self) -> None:
+    def ignore_more(self) -> None:
         """The run ends already: launchers send more signals to those that take a moment to tell why."""
         self._settled = True
 

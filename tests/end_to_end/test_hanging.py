@@ -45,7 +45,7 @@ def test_all_processes_end_and_the_status_names_the_one_that_hangs(hangs, store,
     for rank in range(2):
         reporter = run.StatusReporter(tmp_path / str(rank))
         reporter.directory.mkdir()
-        reporter.own()
+        reporter.take_directory()
 
         def lost(failure, rank=rank, reporter=reporter):
             mine.watch = watches[rank]

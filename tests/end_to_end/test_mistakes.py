@@ -94,7 +94,7 @@ def test_what_is_left_of_a_run_without_its_configuration_is_not_written_over(tmp
 
 def test_exit_6_while_another_process_works_in_the_directory(tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    with lock.held(tmp_path / "run"):
+    with lock.lock_directory(tmp_path / "run"):
         assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 6
     assert f"process {os.getpid()}" in one_line(capsys)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

@@ -20,18 +20,22 @@ def test_a_live_process_is_found_though_its_lock_was_deleted(tmp_path):
     other, ticks = os.getppid(), status._started(os.getppid())
     for state, known in (("running", ticks - 1), ("finished", ticks), ("failed", ticks)):
         write(tmp_path, state, pid=other, ticks=known)
-        with directory.claimed(tmp_path, Processes()):
+        with directory.claim_directory(tmp_path, Processes()):
             pass
     write(tmp_path, "running", pid=other, ticks=ticks)
     message = f"in use: .*process {other} on .* days ago, and that process lives; wait"
-    with pytest.raises(InUseError, match=message), directory.claimed(tmp_path, Processes()):
+    with pytest.raises(InUseError, match=message), directory.claim_directory(tmp_path, Processes()):
         raise AssertionError("two at once")
-    with lock.held(tmp_path):  # and the lock was given back
+    with lock.lock_directory(tmp_path):  # and the lock was given back
         pass
 
 
 def test_who_is_in_use_says_how_old_its_news_are(tmp_path):
     write(tmp_path, "running", pid=12, ticks=3)
     message = r"in use by process .*\(status.json says .* days ago\)"
-    with lock.held(tmp_path), pytest.raises(InUseError, match=message), directory.claimed(tmp_path, Processes()):
+    with (
+        lock.lock_directory(tmp_path),
+        pytest.raises(InUseError, match=message),
+        directory.claim_directory(tmp_path, Processes()),
+    ):
         raise AssertionError("two at once")

@@ -19,7 +19,7 @@ ROOT = Path(lock.__file__).parents[2]
 HOLD = """
 import os, subprocess, sys
 from cil_func.runs import lock
-with lock.held(sys.argv[1]):
+with lock.lock_directory(sys.argv[1]):
     if sys.argv[2] == "fork" and os.fork() == 0:
         os.write(1, b"ready\\n")
         sys.stdin.read()
@@ -45,11 +45,11 @@ def test_a_live_process_keeps_others_out_and_is_named(tmp_path):
     process = holder(tmp_path)
     says = f"{tmp_path} is in use by process {process.pid} on {socket.gethostname()}; wait for it, or choose another"
     for _ in range(2):  # an attempt changes nothing
-        with pytest.raises(InUseError) as caught, lock.held(tmp_path):
+        with pytest.raises(InUseError) as caught, lock.lock_directory(tmp_path):
             pytest.fail("two hold it")
         assert str(caught.value) == f"{says} --out" and caught.value.exit_status == 6
     process.communicate(timeout=60)
-    with lock.held(tmp_path):
+    with lock.lock_directory(tmp_path):
         pass
 
 
@@ -59,7 +59,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once_and_its_name_replaced(tmp_
     assert process.wait(60) == -signal.SIGKILL
     with open(tmp_path / lock.NAME, "a") as file:
         file.write("and a name that is longer than ours")
-    with lock.held(tmp_path):
+    with lock.lock_directory(tmp_path):
         assert (tmp_path / lock.NAME).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
     process.communicate()
 
@@ -69,7 +69,7 @@ def test_children_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path, c
     process = holder(tmp_path, child=child)
     process.kill()
     process.wait(60)
-    with lock.held(tmp_path):
+    with lock.lock_directory(tmp_path):
         os.set_blocking(process.stdout.fileno(), False)
         assert process.stdout.raw.read() is None  # no end of the file: the child is there
         os.set_blocking(process.stdout.fileno(), True)
@@ -79,12 +79,12 @@ def test_children_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path, c
 def test_a_forked_child_does_not_free_the_lock_of_its_parent(tmp_path):
     parent = os.getpid()
     try:
-        with lock.held(tmp_path):
+        with lock.lock_directory(tmp_path):
             child = os.fork()
             if child == 0:
                 raise LookupError  # out of the block, in the child
             assert os.waitpid(child, 0)[1] == 0
-            with pytest.raises(InUseError), lock.held(tmp_path):
+            with pytest.raises(InUseError), lock.lock_directory(tmp_path):
                 pytest.fail("two hold it")
     except BaseException as error:
         if os.getpid() != parent:
@@ -93,19 +93,20 @@ def test_a_forked_child_does_not_free_the_lock_of_its_parent(tmp_path):
 
 
 def test_the_same_process_cannot_hold_it_twice_and_can_hold_it_again(tmp_path):
-    with lock.held(tmp_path), pytest.raises(InUseError, match=f"process {os.getpid()} "), lock.held(tmp_path):
+    named = pytest.raises(InUseError, match=f"process {os.getpid()} ")
+    with lock.lock_directory(tmp_path), named, lock.lock_directory(tmp_path):
         pytest.fail("two hold it")
-    with pytest.raises(KeyError), lock.held(tmp_path):
+    with pytest.raises(KeyError), lock.lock_directory(tmp_path):
         raise KeyError
     before = len(os.listdir("/dev/fd"))
-    with lock.held(tmp_path):
+    with lock.lock_directory(tmp_path):
         assert len(os.listdir("/dev/fd")) == before + 1
     assert len(os.listdir("/dev/fd")) == before and lock._held == set()
 
 
 def test_other_directories_are_free(tmp_path):
     (tmp_path / "other").mkdir()
-    with lock.held(tmp_path), lock.held(tmp_path / "other"):
+    with lock.lock_directory(tmp_path), lock.lock_directory(tmp_path / "other"):
         pass
 
 
@@ -135,7 +136,7 @@ def test_a_holder_that_has_just_started_is_waited_for(locked_file, tmp_path, mon
         locked_file.flush()
 
     monkeypatch.setattr(lock.time, "sleep", write_the_name)
-    with pytest.raises(InUseError, match=f"process {os.getppid()} on "), lock.held(tmp_path):
+    with pytest.raises(InUseError, match=f"process {os.getppid()} on "), lock.lock_directory(tmp_path):
         pytest.fail("two hold it")
 
 
@@ -144,14 +145,14 @@ def test_a_holder_without_a_name_is_another_process(locked_file, tmp_path, text,
     locked_file.write(text)
     locked_file.flush()
     monkeypatch.setattr(lock, "_PATIENCE", 0.01)
-    with pytest.raises(InUseError, match="in use by another process; wait"), lock.held(tmp_path):
+    with pytest.raises(InUseError, match="in use by another process; wait"), lock.lock_directory(tmp_path):
         pytest.fail("two hold it")
 
 
 def test_a_holder_on_another_machine_is_taken_to_be_alive(locked_file, tmp_path):
     locked_file.write(f"{dead_pid()} elsewhere.example\n")
     locked_file.flush()
-    with pytest.raises(InUseError, match=r"on elsewhere\.example"), lock.held(tmp_path):
+    with pytest.raises(InUseError, match=r"on elsewhere\.example"), lock.lock_directory(tmp_path):
         pytest.fail("two hold it")
 
 
@@ -160,18 +161,18 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.warns(RuntimeWarning, match=r"can't be locked \(No locks available\)"), lock.held(tmp_path):
+    with pytest.warns(RuntimeWarning, match=r"can't be locked \(No locks available\)"), lock.lock_directory(tmp_path):
         pass
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monkeypatch.undo()
-        with lock.held(tmp_path):
+        with lock.lock_directory(tmp_path):
             pass
 
 
 @pytest.mark.parametrize("place", ["missing", "file/below"])
 def test_a_lock_that_cannot_be_written_is_exit_74(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(DiskError, match=r"\.lock: N.* directory") as caught, lock.held(tmp_path / place):
+    with pytest.raises(DiskError, match=r"\.lock: N.* directory") as caught, lock.lock_directory(tmp_path / place):
         pytest.fail("held nothing")
     assert caught.value.exit_status == 74 and lock._held == set()

@@ -123,7 +123,7 @@ def test_a_signal_between_a_border_and_the_change_stops_at_once_and_the_border_i
             os.kill(os.getpid(), signal.SIGTERM)
         assert saved(tmp_path) is None
         with pytest.raises(StoppedError, match=r"SIGTERM and saved \(phase 0, epoch 0, step 1\)") as caught:
-            saver.rescue()
+            saver.save_after_failure()
     assert caught.value.exit_status == 143 and saved(tmp_path) == (0, [0, 0, 1], None)
 
 
@@ -149,7 +149,7 @@ def test_a_signal_in_the_first_step_saves_nothing_for_nothing_is_lost(tmp_path, 
             with pytest.raises(StoppedError):
                 os.kill(os.getpid(), signal.SIGTERM)
             with pytest.raises(StoppedError, match=words):
-                saver.rescue()
+                saver.save_after_failure()
         assert saved(tmp_path) is None
 
 
@@ -164,7 +164,7 @@ def test_several_processes_leave_the_training_at_a_border_and_other_work_at_once
         with pytest.raises(StoppedError):
             saver(at(0, 2), True)  # the other one didn't hear it
         with pytest.raises(StoppedError, match=r"saved \(phase 0, epoch 0, step 2\)"):
-            saver.rescue()
+            saver.save_after_failure()
     assert saved(tmp_path) == (1, [0, 0, 2], None)
 
 
@@ -172,10 +172,10 @@ def test_a_run_that_loses_the_others_saves_what_it_can(tmp_path, clock):
     saver = CheckpointSaver(tmp_path, Several(), Noted(), every_seconds=60)
     take_step(saver, 0)
     saver.pause(at(0, 1))
-    saver.rescue()
+    saver.save_after_failure()
     assert saved(tmp_path) == (0, [0, 0, 1], None)
     take_step(saver, 1)
-    saver.rescue()  # in the middle of a change
+    saver.save_after_failure()  # in the middle of a change
     assert saved(tmp_path)[0] == 0
 
 

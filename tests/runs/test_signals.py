@@ -67,7 +67,7 @@ def test_a_run_that_ends_already_is_left_alone(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("cil_func.runs.signals.time.monotonic", lambda: now[0])
     with Signals() as signals:
-        signals.settle()
+        signals.ignore_more()
         send(signal.SIGTERM)
         now[0] = 5.0
         send(signal.SIGTERM)
