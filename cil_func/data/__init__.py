@@ -1,4 +1,4 @@
-"""Images in, chunks of batches out. This room sees no configuration: every function takes plain arguments.
+"""Images in, chunks of batches out. This memory sees no configuration: every function takes plain arguments.
 
     sources.py    a name -> `Dataset`: train and test images as uint8, original class indices, class names
     folder.py     folders of image files -> arrays, with the mistakes people make in them named
@@ -11,5 +11,5 @@
     randaugment.py  timm's policy string -> draws;  operations.py  images sorted by operation, each family once
     image_ops.py  image_geometry.py   what the operations do, exactly as Pillow does it
 
-Images are uint8 (N, H, W, 3) everywhere in this room; a row is an index into them.
+Images are uint8 (N, H, W, 3) everywhere in this memory; a row is an index into them.
 """

@@ -14,7 +14,7 @@ from einops import repeat
 from PIL import Image
 
 from cil_func.data.reading import decoding, folders, image_file, listing, variation
-from cil_func.data.reading.decoding import Room
+from cil_func.data.reading.decoding import ImageMemory
 from cil_func.errors import ConfigError, DataError, printable
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
@@ -48,7 +48,7 @@ def stamp(name: str, path: str) -> str:
     """The stamp that `load` would give now, without reading an image. Raises DataError for a folder that is not fit."""
     if name not in OF_FILES:
         return ""
-    return listing.stamp(listing.look(path, test_names=_TEST_NAMES[name], skip=True))
+    return listing.stamp(listing.list_images(path, test_names=_TEST_NAMES[name], skip=True))
 
 
 def load(
@@ -60,9 +60,9 @@ def load(
     exif_orientation: str = "auto",
     background: Sequence[int] = image_file.WHITE,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
-    room: Room = decoding.OWN,
+    memory: ImageMemory = decoding.OWN_MEMORY,
 ) -> Dataset:
-    """Loads a whole data set into memory, its images into `room`.
+    """Loads a whole data set into memory, its images into `memory`.
 
     name: one of NAMES; path: the folder of image files, or where cifar100 is kept; image_size: 0 for the
     images' own (ImageNet: 224), otherwise the side in pixels that each is brought to, see `images.resize`.
@@ -80,15 +80,15 @@ def load(
     if image_size < 0:
         raise ConfigError(f"data.image_size = {image_size}; give a side in pixels, or 0 for the images' own")
     if name == "digits":
-        return _resized(_checked(_digits(), check), image_size, room)
+        return _resized(_checked(_digits(), check), image_size, memory)
     if name == "cifar100":
-        return _resized(_checked(_cifar100(path), check), image_size, room)
+        return _resized(_checked(_cifar100(path), check), image_size, memory)
     if name in OF_FILES:
         rules = file_rules(name, exif_orientation=exif_orientation, background=background)
         if name == "image_folder":
-            return _folder(path, image_size, on_error, rules, check, room, _TEST_NAMES[name])
+            return _folder(path, image_size, on_error, rules, check, memory, _TEST_NAMES[name])
         size, num_classes = image_size or OWN_SIZES[name], int(name[len("imagenet") :])
-        return _imagenet(path, size, on_error, rules, check, room, num_classes=num_classes)
+        return _imagenet(path, size, on_error, rules, check, memory, num_classes=num_classes)
     near = get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
@@ -180,7 +180,7 @@ def _folder(
     on_error: str,
     rules: image_file.Rules,
     check: Callable[[tuple[str, ...]], None],
-    room: Room,
+    memory: ImageMemory,
     test_names: Sequence[str],
 ) -> Dataset:
     skipped: list[str] = []
@@ -195,10 +195,10 @@ def _folder(
         warn=warnings.append,
         check=check,
         listed=lambda found: stamps.append(listing.stamp(found)),
-        room=room,
+        memory=memory,
     )
     train_images, train_targets, _, _, class_names = arrays
-    warnings += variation.unvaried(train_images, train_targets, class_names)
+    warnings += variation.constant_class_warnings(train_images, train_targets, class_names)
     return Dataset(*arrays, tuple(skipped), tuple(map(printable, warnings)), stamps[0])
 
 
@@ -208,7 +208,7 @@ def _imagenet(
     on_error: str,
     rules: image_file.Rules,
     check: Callable[[tuple[str, ...]], None],
-    room: Room,
+    memory: ImageMemory,
     *,
     num_classes: int,
 ) -> Dataset:
@@ -222,19 +222,19 @@ def _imagenet(
                 f"{train} has {found} class folders, imagenet{num_classes} has {num_classes}; "
                 'link those you mean into a folder of their own, or set data.name = "image_folder"'
             )
-    return _folder(path, image_size, on_error, rules, check, room, _TEST_NAMES["imagenet100"])
+    return _folder(path, image_size, on_error, rules, check, memory, _TEST_NAMES["imagenet100"])
 
 
-def _resized(dataset: Dataset, image_size: int, room: Room) -> Dataset:
+def _resized(dataset: Dataset, image_size: int, memory: ImageMemory) -> Dataset:
     """The data set with images of image_size x image_size; 0 leaves them."""
     if image_size in (0, dataset.train_images.shape[1]):
         return dataset
 
     count = len(dataset.train_images) + len(dataset.test_images)
-    decoding.check_memory(count, image_size, image_size, copies=room.copies)
+    decoding.check_memory(count, image_size, image_size, copies=memory.copies)
 
     def resize_all(pixels: np.ndarray) -> np.ndarray:
-        resized = room.empty((len(pixels), image_size, image_size, 3))  # a stack would be held twice
+        resized = memory.empty((len(pixels), image_size, image_size, 3))  # a stack would be held twice
         for image, slot in zip(pixels, resized, strict=True):
             slot[:] = image_file.resize(Image.fromarray(image), image_size)
         return resized

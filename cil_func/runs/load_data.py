@@ -11,7 +11,7 @@ import numpy as np
 from cil_func.config import Config
 from cil_func.data import scenario, sources
 from cil_func.data.reading import sharing
-from cil_func.data.reading.decoding import OWN, Room
+from cil_func.data.reading.decoding import OWN_MEMORY, ImageMemory
 from cil_func.errors import DataError, Mistakes
 from cil_func.methods.base import Method
 from cil_func.parallel.processes import Processes
@@ -62,30 +62,30 @@ def _fingerprint(data: sources.Dataset) -> str:
 
 
 def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -> sources.Dataset:
-    """The data set that load(room=...) reads, decoded once on each machine: its processes map one copy.
+    """The data set that load(memory=...) reads, decoded once on each machine: its processes map one copy.
 
     Where the system can't share (no Linux), each reads its own, and the check of memory counts them all. So does a
     process that can't map another's memory.
     """
     count = processes.launch.local_size
-    if count == 1 or not sharing.possible():
+    if count == 1 or not sharing.is_supported():
         with processes.first_of_machine_first("data"):
-            data = load(room=Room(copies=count))
+            data = load(memory=ImageMemory(copies=count))
         processes.wait_for_all("data")
         return data
-    with closing(sharing.Arena()) as arena:
-        place = processes.once_per_machine("data", lambda: arena.publish(load(room=Room(arena.empty))))
+    with closing(sharing.SharedArrays()) as shared:
+        place = processes.once_per_machine("data", lambda: shared.publish(load(memory=ImageMemory(shared.empty))))
         try:
             data = sharing.attach(place)
         except OSError:
             with processes.activity.long_work("data", at_most_seconds=math.inf):
-                data = load(room=Room(copies=count - 1))  # beside the one that is there
+                data = load(memory=ImageMemory(copies=count - 1))  # beside the one that is there
         processes.wait_for_all("data")  # until which the first process has to offer it
     return data
 
 
-def _load(config: Config, method: Method, room: Room = OWN) -> sources.Dataset:
-    """Reads the images that the configuration names into `room`.
+def _load(config: Config, method: Method, memory: ImageMemory = OWN_MEMORY) -> sources.Dataset:
+    """Reads the images that the configuration names into `memory`.
 
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
@@ -98,7 +98,7 @@ def _load(config: Config, method: Method, room: Room = OWN) -> sources.Dataset:
         exif_orientation=settings.exif_orientation,
         background=settings.background,
         check=lambda class_names: _check_classes(config, method, class_names),
-        room=room,
+        memory=memory,
     )
 
 

@@ -82,7 +82,7 @@ def built(folder, size: int) -> list[setup.Setup]:
     return [setup.build(settings(folder), Process(0, size, store, others)), *found]
 
 
-@pytest.mark.skipif(not sharing.possible(), reason="memory without a name is Linux's")
+@pytest.mark.skipif(not sharing.is_supported(), reason="memory without a name is Linux's")
 def test_a_machine_decodes_its_images_once_for_all_its_processes(folder, opened):
     made = built(folder, 3)
     assert len(made) == 3 and len(set(opened)) == 10
@@ -95,7 +95,7 @@ def test_a_machine_decodes_its_images_once_for_all_its_processes(folder, opened)
 
 
 def test_where_nothing_can_be_shared_each_reads_its_own_and_all_are_counted(folder, opened, monkeypatch):
-    monkeypatch.setattr(sharing, "possible", lambda: False)
+    monkeypatch.setattr(sharing, "is_supported", lambda: False)
     assert len(built(folder, 2)) == 2 and len(opened) == 2 * 11
     needed = 10 * 8 * 8 * 3
     monkeypatch.setattr(decoding, "_available_bytes", lambda: 2 * needed)
@@ -104,7 +104,7 @@ def test_where_nothing_can_be_shared_each_reads_its_own_and_all_are_counted(fold
         built(folder, 3)
 
 
-@pytest.mark.skipif(not sharing.possible(), reason="memory without a name is Linux's")
+@pytest.mark.skipif(not sharing.is_supported(), reason="memory without a name is Linux's")
 def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(folder, opened, monkeypatch):
     needed = 10 * 8 * 8 * 3
     monkeypatch.setattr(decoding, "_available_bytes", lambda: needed)
@@ -128,7 +128,7 @@ def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(
     assert len(opened) == 1 + 3 * 11
 
 
-@pytest.mark.skipif(not sharing.possible(), reason="memory without a name is Linux's")
+@pytest.mark.skipif(not sharing.is_supported(), reason="memory without a name is Linux's")
 def test_a_process_that_reads_images_for_hours_is_known_to_work(folder, monkeypatch):
     """Others that wait for it meanwhile would take it for one that hangs."""
     read, store, announced = image_file.read, Store(), []

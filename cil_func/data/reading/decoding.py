@@ -23,7 +23,7 @@ Decoded = tuple[np.ndarray, dict[int, str]]
 Read = Callable[..., np.ndarray]  # `images.read`, or it with some of its settings
 
 
-class Room(NamedTuple):
+class ImageMemory(NamedTuple):
     """Where images are put: empty(shape) makes an array of uint8; copies: how many processes of this machine hold
     images of their own, this one counted."""
 
@@ -31,11 +31,16 @@ class Room(NamedTuple):
     copies: int = 1
 
 
-OWN = Room()
+OWN_MEMORY = ImageMemory()
 
 
 def read_all(
-    splits: Sequence[Sequence[str]], image_size: int, *, stop: bool, read: Read | None = None, room: Room = OWN
+    splits: Sequence[Sequence[str]],
+    image_size: int,
+    *,
+    stop: bool,
+    read: Read | None = None,
+    memory: ImageMemory = OWN_MEMORY,
 ) -> list[Decoded]:
     """Each split's files as one array uint8 (N, H, W, 3), and {row: reason} of those that could not be read.
 
@@ -54,8 +59,8 @@ def read_all(
         file, height, width = sample
         threads = min(8, os.cpu_count() or 1) if height * width >= _THREADED_PIXELS else 1
         height, width = (image_size, image_size) if image_size else (height, width)
-        check_memory(sum(map(len, splits)), height, width, copies=room.copies)
-        arrays = [room.empty((len(files), height, width, 3)) for files in splits]
+        check_memory(sum(map(len, splits)), height, width, copies=memory.copies)
+        arrays = [memory.empty((len(files), height, width, 3)) for files in splits]
         ended = threading.Event()  # jobs that wait end at once
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             jobs = [
@@ -73,7 +78,7 @@ def read_all(
     return list(zip(arrays, found, strict=True))
 
 
-def without(array: np.ndarray, rows: dict[int, str]) -> np.ndarray:
+def remove_rows(array: np.ndarray, rows: dict[int, str]) -> np.ndarray:
     """The array without these rows: the rest moves up in place, for a copy of a large set might not fit."""
     kept = [row for row in range(len(array)) if row not in rows]
     for new, old in enumerate(kept):

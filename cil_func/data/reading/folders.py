@@ -24,7 +24,7 @@ def read(
     warn: Callable[[str], None] = lambda line: None,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     listed: Callable[[Listing], object] = lambda found: None,
-    room: decoding.Room = decoding.OWN,
+    memory: decoding.ImageMemory = decoding.OWN_MEMORY,
 ) -> Arrays:
     """Reads `path/train/<class>/**` and `path/test/<class>/**` (the first of `test_names` that has such classes).
 
@@ -32,14 +32,14 @@ def read(
     line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then left out;
     without it such a file raises DataError. rules: see `images.Rules`. warn: is given a line for each thing that a
     person should know and that is no mistake. check: is called with the class names before any image is read, and
-    may raise DataError. listed: is given the files before they are read. room: where the images are put.
+    may raise DataError. listed: is given the files before they are read. memory: where the images are put.
     Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class
     names); a class index is the position in the alphabetical order of the names, rows are sorted by
     class, then by path. Links are followed, dot-names ignored. Class names are in Unicode's form NFC; bytes in them
     that are no UTF-8 read "\\xff".
     Raises DataError, one line: whatever is missing, empty, unreadable, of two sizes or too large for memory.
     """
-    found = listing.look(path, test_names=test_names, skip=skip is not None)
+    found = listing.list_images(path, test_names=test_names, skip=skip is not None)
     class_names = tuple(map(listing.text_of, found.class_names))
     mistakes = Mistakes()
     if found.class_names:
@@ -50,7 +50,7 @@ def read(
     listed(found)
     noted: set[tuple[str, str]] = set()
     reader = partial(image_file.read, rules=rules, report=lambda file, what: noted.add((what, file)))
-    arrays = _read_splits(found, image_size, reader, room)
+    arrays = _read_splits(found, image_size, reader, memory)
     for line in [*found.warnings, *_in_words(Counter(what for what, _ in noted), rules)]:
         warn(line)
     for line in found.skipped:
@@ -59,12 +59,12 @@ def read(
 
 
 def _read_splits(
-    found: Listing, image_size: int, reader: decoding.Read, room: decoding.Room
+    found: Listing, image_size: int, reader: decoding.Read, memory: decoding.ImageMemory
 ) -> list[np.ndarray]:
     """The images and targets of both splits; without the files that can't be read, where these are skipped."""
     files = [[file for file, _ in split] for split in found.splits]
     try:
-        decoded = decoding.read_all(files, image_size, stop=not found.skip, read=reader, room=room)
+        decoded = decoding.read_all(files, image_size, stop=not found.skip, read=reader, memory=memory)
     except MemoryError:
         raise DataError("the images need more memory than there is; set a smaller data.image_size") from None
     arrays, lost = [], Mistakes()
@@ -75,7 +75,7 @@ def _read_splits(
             Mistakes([*found.mistakes, *_unreadable(found, number, max(unread) + 1)]).refuse()
         lost.lines += _lost_classes(split, unread, found.class_names)
         targets = [target for row, (_, target) in enumerate(split) if row not in unread]
-        arrays += [decoding.without(array, unread), np.array(targets, dtype=np.int64)]
+        arrays += [decoding.remove_rows(array, unread), np.array(targets, dtype=np.int64)]
     lost.refuse()
     return arrays
 

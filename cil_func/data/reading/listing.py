@@ -50,7 +50,7 @@ class Listing:
             self.mistakes.append(f"unreadable image {path}: {reason}; {advice}")
 
 
-def look(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
+def list_images(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
     """Lists the images in `path`/train and in the first of `test_names` that holds class folders.
 
     skip: whether paths that can't be used are left out. Returns a Listing, whose mistakes the caller raises.
@@ -62,7 +62,7 @@ def look(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
     listing.class_names = _class_names(folders, names, listing.mistakes)
     inner: dict[str, set[str]] = {}  # of each class, the folders that hold its training images; "": its own
     for folder, own, files in zip(folders, names, listing.splits, strict=True):
-        unused = listing.unused[f"{os.path.basename(folder)}/"] = walking.beside(folder)
+        unused = listing.unused[f"{os.path.basename(folder)}/"] = walking.count_beside_classes(folder)
         for index, name in enumerate(listing.class_names):
             if name in own:
                 top = os.path.join(folder, own[name])
@@ -70,7 +70,7 @@ def look(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
                 files += ((file, index) for file in found)
                 inner.setdefault(name, {file[len(top) + 1 :].rpartition(os.sep)[0].split(os.sep)[0] for file in found})
     listing.mistakes += _single_class(folders[0], names, inner)
-    listing.warnings += [*walking.not_used(listing.unused), *_nested(folders[0], inner)]
+    listing.warnings += [*walking.unused_warning(listing.unused), *_nested(folders[0], inner)]
     return listing
 
 
@@ -110,7 +110,7 @@ def class_folders(folder: str) -> list[str]:
 def _class_folders(folder: str, mistakes: list[str]) -> dict[str, str]:
     """{name in Unicode's form NFC: name on disk}: macOS and Linux write one name in two forms."""
     found: dict[str, str] = {}
-    for name in walking.listed(folder):
+    for name in walking.visible_names(folder):
         path, normal = os.path.join(folder, name), unicodedata.normalize("NFC", name)
         if os.path.islink(path) and not os.path.exists(path):
             mistakes.append(f"{path} is a link that leads nowhere; repair or remove it")
@@ -129,7 +129,7 @@ def _split_folders(listing: Listing, test_names: Sequence[str]) -> tuple[str, st
     if not os.path.isdir(root):
         why = _why_no_folder(root)
         raise DataError(f"data.path {root} {why}; give a folder that holds train/ and {test_names[0]}/")
-    entries = walking.listed(root)
+    entries = walking.visible_names(root)
     held = [name for name in entries if os.path.isdir(os.path.join(root, name))]
     tests = [name for name in test_names if name in held]
     wanted = " or ".join(f"{name}/" for name in test_names)
@@ -140,7 +140,7 @@ def _split_folders(listing: Listing, test_names: Sequence[str]) -> tuple[str, st
         raise DataError(f"{root} has no {' folder and no '.join(lacking)} folder (it holds {shown}); {way_out}")
     train = os.path.join(root, "train")
     loose = [name for name in entries if name not in held and image_file.is_image(name)]
-    listing.unused[f"{root} itself"] = Counter(map(walking.outside, loose))
+    listing.unused[f"{root} itself"] = Counter(map(walking.kind_outside_classes, loose))
     return train, os.path.join(root, _test_folder(listing, train, tests))
 
 
@@ -165,7 +165,7 @@ def _test_folder(listing: Listing, train: str, tests: list[str]) -> str:
             why = "it is the first that is looked for" if tests[0] == chosen else f"{name}/ has none of train's classes"
             listing.warnings.append(f"{chosen}/ is the test set, {name}/ is not used: {why}")
     if not labelled[chosen] and classes:
-        count = len(walking.listed(os.path.join(listing.root, chosen)))
+        count = len(walking.visible_names(os.path.join(listing.root, chosen)))
         listing.mistakes.append(
             f"{os.path.join(listing.root, chosen)} holds {count} files and no class folders; images without labels "
             "can't be tested on: put them in the classes' folders, or rename it and call a labelled folder test/"
@@ -228,9 +228,9 @@ def _folded(name: str) -> str:
 def _of_class(folder: str, unused: Counter, listing: Listing) -> list[str]:
     """The images of one class, sorted by path; it is a mistake if there are none."""
     others: Counter = Counter()
-    found, before = list(walking.walk(folder, listing.note, others)), len(listing.mistakes)
+    found, before = list(walking.find_images(folder, listing.note, others)), len(listing.mistakes)
     if not found and len(listing.mistakes) == before:
-        held = f"; it holds {walking.counted(others)}" if others else ""
+        held = f"; it holds {walking.counts_text(others)}" if others else ""
         listing.mistakes.append(f"class folder {folder} holds no images ({_KINDS} ...){held}; add some or remove it")
     unused += others
     return found

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 
-def possible() -> bool:
+def is_supported() -> bool:
     """Whether this system has such memory, which Linux has."""
     try:
         os.close(os.memfd_create("probe"))
@@ -24,7 +24,7 @@ def possible() -> bool:
     return os.path.isdir("/proc/self/fd")
 
 
-class Arena:
+class SharedArrays:
     """Arrays that other processes of this machine can map, until `close`."""
 
     def __init__(self) -> None:

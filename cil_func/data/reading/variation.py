@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def unvaried(images: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> list[str]:
+def constant_class_warnings(images: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> list[str]:
     """Warnings, one line each, about classes whose images don't vary; [] if all do.
 
     images: uint8 (N, H, W, 3); targets: (N,), class indices. A class doesn't vary if more than half of its images have

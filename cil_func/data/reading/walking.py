@@ -10,7 +10,7 @@ from cil_func.errors import DataError
 _SILENT = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # what operating systems leave, in lower case
 
 
-def listed(folder: str) -> list[str]:
+def visible_names(folder: str) -> list[str]:
     """What a folder holds, sorted, without dot-names. Raises DataError if it can't be listed."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
@@ -18,7 +18,7 @@ def listed(folder: str) -> list[str]:
         raise DataError(f"{folder} can't be listed ({error.strerror}); make it a folder that you may read") from error
 
 
-def walk(top: str, note: Callable[[str, str], None], others: Counter) -> Iterator[str]:
+def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> Iterator[str]:
     """Image files in a folder and all below it, sorted by folder, then by name, as torchvision has them.
 
     others: counts what else there is, by its extension.
@@ -56,29 +56,29 @@ def _extension(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "without an extension"
 
 
-def outside(name: str) -> str:
+def kind_outside_classes(name: str) -> str:
     """What to count a file as that lies beside the class folders."""
     return "outside of the class folders" if image_file.is_image(name) else _extension(name)
 
 
-def beside(folder: str) -> Counter:
+def count_beside_classes(folder: str) -> Counter:
     """Counts the files beside the class folders."""
-    names = (name for name in listed(folder) if _is_meant(name))
-    return Counter(outside(name) for name in names if not os.path.isdir(os.path.join(folder, name)))
+    names = (name for name in visible_names(folder) if _is_meant(name))
+    return Counter(kind_outside_classes(name) for name in names if not os.path.isdir(os.path.join(folder, name)))
 
 
-def counted(kinds: Counter, most: int = 5) -> str:
+def counts_text(kinds: Counter, most: int = 5) -> str:
     """Counts in words, the largest first: "40 .heic, 3 .txt and 2 more kinds"."""
     ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count} {kind}" for kind, count in ordered[:most])
     return shown + (f" and {len(kinds) - most} more kinds" if len(kinds) > most else "")
 
 
-def not_used(unused: dict[str, Counter]) -> Iterator[str]:
+def unused_warning(unused: dict[str, Counter]) -> Iterator[str]:
     """One warning about all files that were passed over: "40 files in train/ were not used: 40 .heic"."""
     texts = [
         f"{count} {'files' if count > 1 else 'file'} in {place} {'were' if count > 1 else 'was'} not used: "
-        + counted(kinds)
+        + counts_text(kinds)
         for place, kinds in unused.items()
         if (count := kinds.total())
     ]

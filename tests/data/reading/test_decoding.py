@@ -42,7 +42,7 @@ def test_unreadable_rows_are_told_in_order(files, chunks):
     spoil(files, 0, 3, 4, 9)
     (array, unread), (_, other) = decoding.read_all([files, files[1:3]], 0, stop=False)
     assert list(unread) == [0, 3, 4, 9] and set(unread.values()) == {"the file is empty"} and other == {}
-    assert decoding.without(array, unread)[:, 0, 0, 0].tolist() == [1, 2, 5, 6, 7, 8]
+    assert decoding.remove_rows(array, unread)[:, 0, 0, 0].tolist() == [1, 2, 5, 6, 7, 8]
 
 
 def test_the_first_unreadable_row_ends_the_work(files, monkeypatch):
@@ -75,9 +75,9 @@ def test_the_size_is_that_of_the_first_readable_image(files, chunks):
 
 def test_rows_are_left_out_in_place():
     array = np.arange(6)
-    kept = decoding.without(array, {1: "", 4: ""})
+    kept = decoding.remove_rows(array, {1: "", 4: ""})
     assert kept.tolist() == [0, 2, 3, 5] and kept.base is array
-    assert decoding.without(np.arange(3), {}).tolist() == [0, 1, 2]
+    assert decoding.remove_rows(np.arange(3), {}).tolist() == [0, 1, 2]
 
 
 def test_an_interrupt_ends_the_jobs_that_wait(files, monkeypatch):
@@ -108,9 +108,9 @@ def test_the_copies_of_all_processes_are_counted(files, monkeypatch):
     monkeypatch.setattr(decoding, "_available_bytes", lambda: 4 * 12 * 8 * 8 * 3)
     splits = [files, files[:2]]
     for copies in (1, 4):
-        assert len(decoding.read_all(splits, 0, stop=True, room=decoding.OWN._replace(copies=copies))) == 2
+        assert len(decoding.read_all(splits, 0, stop=True, memory=decoding.OWN_MEMORY._replace(copies=copies))) == 2
     with pytest.raises(DataError, match="in each of 5 processes"):
-        decoding.read_all(splits, 0, stop=True, room=decoding.OWN._replace(copies=5))
+        decoding.read_all(splits, 0, stop=True, memory=decoding.OWN_MEMORY._replace(copies=5))
 
 
 def test_images_are_put_where_they_are_told_to_be(files):
@@ -120,7 +120,7 @@ def test_images_are_put_where_they_are_told_to_be(files):
         made.append(np.zeros(shape, dtype=np.uint8))
         return made[-1]
 
-    (train, _), (test, _) = decoding.read_all([files, files[:2]], 0, stop=True, room=decoding.Room(empty))
+    (train, _), (test, _) = decoding.read_all([files, files[:2]], 0, stop=True, memory=decoding.ImageMemory(empty))
     assert train is made[0] and test is made[1]
 
 

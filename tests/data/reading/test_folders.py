@@ -428,14 +428,14 @@ def test_a_folder_that_may_not_be_listed(root, monkeypatch):
 
 
 def test_an_image_that_disappears_while_the_rest_is_read(root, monkeypatch):
-    look = folders.listing.look
+    look = folders.listing.list_images
 
     def lose_one(*arguments, **settings):
         found = look(*arguments, **settings)
         os.unlink(found.splits[0][0][0])
         return found
 
-    monkeypatch.setattr(folders.listing, "look", lose_one)
+    monkeypatch.setattr(folders.listing, "list_images", lose_one)
     assert "train/ant/0.png: the file has disappeared" in refused(root)
     data = sources.load("image_folder", path=str(root), on_error="skip")  # and the next one goes
     assert data.skipped == ("train/ant/1.png: the file has disappeared",)

@@ -13,11 +13,11 @@ import pytest
 from cil_func.data.reading import sharing
 from cil_func.data.sources import Dataset
 
-pytestmark = pytest.mark.skipif(not sharing.possible(), reason="memory without a name is Linux's")
+pytestmark = pytest.mark.skipif(not sharing.is_supported(), reason="memory without a name is Linux's")
 
 
-def dataset(arena: sharing.Arena) -> Dataset:
-    images = arena.empty((3, 2, 2, 3))
+def dataset(shared: sharing.SharedArrays) -> Dataset:
+    images = shared.empty((3, 2, 2, 3))
     images[:] = np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3)
     return Dataset(images[:2], np.array([1, 0]), images[:0], np.array([], dtype=np.int64), ("é", "\udcff"), ("a: b",))
 
@@ -30,15 +30,15 @@ def equal(first: Dataset, second: Dataset) -> bool:
 
 
 def test_what_comes_back_is_equal_and_the_images_are_the_same_memory():
-    arena = sharing.Arena()
-    made = dataset(arena)
-    found = sharing.attach(arena.publish(made))
+    shared = sharing.SharedArrays()
+    made = dataset(shared)
+    found = sharing.attach(shared.publish(made))
     assert equal(found, made)
     made.train_images[0, 0, 0, 0] = 99  # seen by all who map it
     assert found.train_images[0, 0, 0, 0] == 99
     found.train_images[1] = 7  # its own from then on, as far as it was written
     assert made.train_images[1, 0, 0, 0] == 12
-    arena.close()
+    shared.close()
     assert found.train_images[0, 0, 0].tolist() == [99, 1, 2]  # it stays mapped
 
 
@@ -55,9 +55,9 @@ def test_another_process_maps_it_and_nothing_is_left_of_one_that_is_killed():
     def names() -> set[str]:
         return {*os.listdir("/dev/shm"), *os.listdir("/tmp")} if os.path.isdir("/dev/shm") else set()
 
-    arena = sharing.Arena()
-    made, before = dataset(arena), names()
-    text = arena.publish(made)
+    shared = sharing.SharedArrays()
+    made, before = dataset(shared), names()
+    text = shared.publish(made)
     root = Path(__file__).parents[3]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
@@ -66,32 +66,32 @@ def test_another_process_maps_it_and_nothing_is_left_of_one_that_is_killed():
         assert child.stdout.readline() == f"{sum(range(24))} é\n"
         child.send_signal(signal.SIGKILL)
     assert not [name for name in names() - before if "cil_func" in name]
-    arena.close()
+    shared.close()
 
 
 def test_arrays_that_were_made_elsewhere_are_copied_in():
-    arena = sharing.Arena()
+    shared = sharing.SharedArrays()
     own = np.arange(5)
-    found = sharing.attach(arena.publish({"own": own, "strided": own[::2]}))
+    found = sharing.attach(shared.publish({"own": own, "strided": own[::2]}))
     own[0] = 9
     assert found["own"].tolist() == [0, 1, 2, 3, 4] and found["strided"].tolist() == [0, 2, 4]
-    arena.close()
+    shared.close()
 
 
 def test_an_array_that_is_gone_leaves_its_place_to_no_other():
-    arena = sharing.Arena()
+    shared = sharing.SharedArrays()
     for value in range(3):
-        array = arena.empty((1 << 20,))
+        array = shared.empty((1 << 20,))
         array[:] = value
-        assert sharing.attach(arena.publish(array))[-1] == value
+        assert sharing.attach(shared.publish(array))[-1] == value
         del array
-    arena.close()
+    shared.close()
 
 
 def test_the_memory_of_another_process_is_not_taken_for_it(monkeypatch):
     """As where processes are counted otherwise: the same numbers mean another file."""
-    arena, other = sharing.Arena(), sharing.Arena()
-    text, wrong = arena.publish([1]), other.publish([2])
+    shared, other = sharing.SharedArrays(), sharing.SharedArrays()
+    text, wrong = shared.publish([1]), other.publish([2])
     token = sharing.json.loads(wrong)["token"]
     for damaged in (
         sharing.json.dumps(sharing.json.loads(text) | {"token": token}),
@@ -99,7 +99,7 @@ def test_the_memory_of_another_process_is_not_taken_for_it(monkeypatch):
     ):
         with pytest.raises(OSError):
             sharing.attach(damaged)
-    arena.close()
+    shared.close()
     with pytest.raises(OSError):
         sharing.attach(text)
 
@@ -110,14 +110,14 @@ def test_a_size_that_the_system_refuses_is_a_lack_of_memory(monkeypatch):
     def refuse(file, size):
         raise OSError(errno.EFBIG, "File too large")
 
-    arena, before = sharing.Arena(), len(os.listdir("/proc/self/fd"))
+    shared, before = sharing.SharedArrays(), len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "ftruncate", refuse)
         with pytest.raises(MemoryError, match=r"3\.0 GB: File too large"):
-            arena.empty((1000, 1000, 1000, 3))
+            shared.empty((1000, 1000, 1000, 3))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_system_without_it_is_known(monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
-    assert not sharing.possible()
+    assert not sharing.is_supported()
