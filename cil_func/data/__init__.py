@@ -1,15 +1,12 @@
-"""Images in, chunks of batches out. This memory sees no configuration: every function takes plain arguments.
+"""Loads images, cuts them into phases, and makes batches. Nothing here sees the configuration.
 
-    sources.py    a name -> `Dataset`: train and test images as uint8, original class indices, class names
-    folder.py     folders of image files -> arrays, with the mistakes people make in them named
-    listing.py    which images belong to which class;  walking.py  one folder, looked through
-    images.py     one file -> RGB, or the reason why not;  decoding.py  many of them, on a few threads
-    variation.py  whether the images of a class differ at all
-    scenario.py   class order, and the phases as row numbers, cut as continuum's ClassIncremental does
-    resident.py   the whole set in memory, of the device where it fits: chunks are gathers of rows
-    augment.py    random transforms of a batch: draws apart from their application
-    randaugment.py  timm's policy string -> draws;  operations.py  images sorted by operation, each family once
-    image_ops.py  image_geometry.py   what the operations do, exactly as Pillow does it
+sources.py       loads a data set by its name
+cifar100.py      reads or downloads CIFAR-100
+reading/         image files and folders -> uint8 arrays
+images.py        the images of a data set by row number, wherever they are stored
+scenario.py      the order of the classes, and the row numbers of each phase
+batches.py       shuffled, augmented batches of an epoch, several at a time
+augmentation/    random changes of training images
 
-Images are uint8 (N, H, W, 3) everywhere in this memory; a row is an index into them.
+Images are uint8 (N, H, W, 3) in all of these modules; a row is an index into them.
 """

@@ -1,37 +1,35 @@
-"""Where images come from: a name -> `Dataset`."""
+"""Loads a data set by its name."""
 
 import os
-import shutil
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from einops import repeat
 from PIL import Image
 
-from cil_func.data.reading import decoding, folders, image_file, listing, variation
+from cil_func.data import cifar100
+from cil_func.data.reading import class_folders, decoding, folders, image_file, listing, variation
 from cil_func.data.reading.decoding import ImageMemory
+from cil_func.data.reading.pixels import WHITE, Rules
 from cil_func.errors import ConfigError, DataError, printable
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
 ON_ERROR = ("stop", "skip")
-OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # those that are read from image files
+OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # the data sets that are read from image files
 OWN_SIZES = {"digits": 8, "cifar100": 32, "imagenet100": 224, "imagenet1000": 224}  # side in pixels, at image_size 0
 _TEST_NAMES = {"image_folder": ("test", "val"), "imagenet100": ("val",), "imagenet1000": ("val",)}
-CACHE = ".data"  # downloads go here, beside the working directory, unless data.path is given
-_TIMEOUT_SECONDS = 30.0  # of silence; without it a filtered network keeps a person waiting for minutes
 
 
 class Dataset(NamedTuple):
-    """Images uint8 (N, H, W, 3); targets int64 (N,), original class indices, each of 0..K-1 in both.
+    """A data set in memory.
 
-    skipped: what `on_error = "skip"` left out, "train/cat/3.png: the file is empty", relative to the path.
-    warnings: what a person should know of the files, one line each. stamp: differs if the files have changed, see
-    `listing.stamp`; "" without files.
+    Images are uint8 (N, H, W, 3). Targets are int64 (N,): original class indices 0..K-1, each with images in both
+    splits. class_names: the name of each index.
+    skipped: the files that were left out, by `on_error = "skip"`, like "train/cat/3.png: the file is empty"; paths are
+    relative to the data set's. warnings: what a person should know about the files, one line each.
+    stamp: a text that differs if the files have changed, see `listing.stamp`; "" for a data set without image files.
     """
 
     train_images: np.ndarray
@@ -45,7 +43,10 @@ class Dataset(NamedTuple):
 
 
 def stamp(name: str, path: str) -> str:
-    """The stamp that `load` would give now, without reading an image. Raises DataError for a folder that is not fit."""
+    """Returns the stamp that `load` would return now, without opening an image.
+
+    name, path: as `load` takes them. Raises DataError for a folder that can't be used.
+    """
     if name not in OF_FILES:
         return ""
     return listing.stamp(listing.list_images(path, test_names=_TEST_NAMES[name], skip=True))
@@ -58,50 +59,57 @@ def load(
     image_size: int = 0,
     on_error: str = "stop",
     exif_orientation: str = "auto",
-    background: Sequence[int] = image_file.WHITE,
+    background: Sequence[int] = WHITE,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     memory: ImageMemory = decoding.OWN_MEMORY,
 ) -> Dataset:
-    """Loads a whole data set into memory, its images into `memory`.
+    """Loads a whole data set into memory.
 
-    name: one of NAMES; path: the folder of image files, or where cifar100 is kept; image_size: 0 for the
-    images' own (ImageNet: 224), otherwise the side in pixels that each is brought to, see `images.resize`.
-    on_error: what an image file that can't be read does, "stop" with a DataError that names it, or "skip": it
-    is left out and listed in `skipped`. exif_orientation: "apply", "ignore", or "auto": apply for image_folder, ignore
-    for ImageNet, as the field's results do. background: the colour behind transparent pixels; () drops the alpha
-    channel. digits and cifar100 have no files of single images and ignore these three.
-    check: is called with the class names, before the images are read where these are files, and may raise DataError.
-    `imagenet100` is whichever 100 class folders are in (or linked into) path/train and path/val: several
-    subsets go by that name, and continuum would fetch one list of them from the network.
-    Raises DataError (one line) for data that is missing or unfit, ConfigError for an unknown name.
+    name: one of NAMES. path: the folder of image files, or where cifar100 is stored. image_size: the side in pixels
+    that each image is brought to, see `image_file.resize`; 0 keeps the images' own size (224 for ImageNet).
+    check: called with the class names, before any image file is read; it may raise DataError. memory: where the images
+    are stored.
+
+    Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
+    file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
+    "ignore", or "auto", which applies it for image_folder and ignores it for ImageNet, as published results do.
+    background: the colour behind transparent pixels; () drops the alpha channel.
+
+    `imagenet100` is whichever 100 class folders are in path/train and path/val, since several subsets go by that name.
+    Raises DataError, one line, for data that are missing or can't be used. Raises ConfigError for an unknown name and
+    other settings out of range.
     """
     if on_error not in ON_ERROR:
         raise ConfigError(f"data.on_error = {on_error!r}; known are {', '.join(ON_ERROR)}")
     if image_size < 0:
         raise ConfigError(f"data.image_size = {image_size}; give a side in pixels, or 0 for the images' own")
-    if name == "digits":
-        return _resized(_checked(_digits(), check), image_size, memory)
-    if name == "cifar100":
-        return _resized(_checked(_cifar100(path), check), image_size, memory)
     if name in OF_FILES:
         rules = file_rules(name, exif_orientation=exif_orientation, background=background)
-        if name == "image_folder":
-            return _folder(path, image_size, on_error, rules, check, memory, _TEST_NAMES[name])
-        size, num_classes = image_size or OWN_SIZES[name], int(name[len("imagenet") :])
-        return _imagenet(path, size, on_error, rules, check, memory, num_classes=num_classes)
-    near = get_close_matches(name, NAMES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
+        if name != "image_folder":
+            image_size = image_size or OWN_SIZES[name]
+            _check_count(path, name)
+        return _load_files(path, image_size, on_error, rules, check, memory, _TEST_NAMES[name])
+    if name not in NAMES:
+        near = get_close_matches(name, NAMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
+    if name == "digits":
+        dataset = _digits()
+    else:
+        arrays, class_names = cifar100.read(path)
+        dataset = Dataset(*arrays, class_names)
+    check(dataset.class_names)
+    return _resized(dataset, image_size, memory)
 
 
-def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> image_file.Rules:
-    """How image files are read for the data set called `name`: see `load` for the arguments."""
+def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> Rules:
+    """Returns how the image files of a data set are decoded: see `load` for the arguments."""
     upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith("imagenet"))
-    return image_file.Rules(upright, tuple(background) or None)
+    return Rules(upright, tuple(background) or None)
 
 
 def _digits() -> Dataset:
-    """scikit-learn's 1,797 digits of 8x8 pixels, embedded in the package; a stratified fifth is the test set.
+    """Returns scikit-learn's 1,797 digits of 8x8 pixels, which its package contains; a stratified fifth is for testing.
 
     Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), pixels 0..16.
     """
@@ -118,71 +126,16 @@ def _digits() -> Dataset:
     return Dataset(images[train_rows], targets[train_rows], images[test_rows], targets[test_rows], names)
 
 
-def _cifar100(path: str) -> Dataset:
-    """CIFAR-100 by continuum, from `path` (default `.data`) or else downloaded into it (169 MB).
-
-    Source: Krizhevsky 2009; checksums are torchvision's, so half a file is never taken for the whole.
-    """
-    from continuum.datasets import CIFAR100  # late: 3 s and 2,000 modules
-
-    root = Path(os.path.expanduser(path or CACHE))  # Path's own raises for an unknown ~user
-    if os.path.isdir(root / "train") and not os.path.exists(root / "cifar-100-python"):
-        raise DataError(
-            f"data.path {root} holds train/ and no CIFAR-100; "
-            'set data.name = "image_folder" to train on that folder, or give another path for cifar100'
-        )
-    with _download_guard(root, "cifar-100-python"):
-        splits = [CIFAR100(data_path=str(root), train=train, download=True) for train in (True, False)]
-    arrays = [np.asarray(array) for split in splits for array in split.get_data()[:2]]
-    arrays[1::2] = [targets.astype(np.int64) for targets in arrays[1::2]]
-    return Dataset(*arrays, tuple(splits[0].dataset.classes))
-
-
-@contextmanager
-def _download_guard(root: Path, stem: str) -> Iterator[None]:
-    """A failed download becomes one DataError, and leaves the disk as it was found.
-
-    root: the folder; stem: the archive is root/stem.tar.gz and unpacks to root/stem. continuum makes
-    missing folders and torchvision writes to the final name: what was not there before is removed.
-    """
-    made = [p for p in (root, *root.parents) if not os.path.exists(p)]  # inner before outer
-    new = [p for p in (root / stem, root / f"{stem}.tar.gz") if not os.path.exists(p)]
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
-    try:
-        yield
-    except BaseException as error:
-        for left in filter(os.path.lexists, new):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-        for directory in filter(os.path.isdir, made):
-            if not any(directory.iterdir()):
-                directory.rmdir()
-        if not isinstance(error, Exception):  # an interrupt stays one
-            raise
-        lines = str(error).splitlines()
-        raise DataError(
-            f"cifar100 is not in {root} and could not be downloaded there "
-            f"({type(error).__name__}: {lines[0] if lines else 'no reason given'}); if you have the images "
-            'as files, set data.name = "image_folder" and data.path to the folder that holds train/ and test/'
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _checked(dataset: Dataset, check: Callable[[tuple[str, ...]], None]) -> Dataset:
-    check(dataset.class_names)
-    return dataset
-
-
-def _folder(
+def _load_files(
     path: str,
     image_size: int,
     on_error: str,
-    rules: image_file.Rules,
+    rules: Rules,
     check: Callable[[tuple[str, ...]], None],
     memory: ImageMemory,
     test_names: Sequence[str],
 ) -> Dataset:
+    """Loads a data set of image files: see `load` and `folders.read` for the arguments."""
     skipped: list[str] = []
     warnings: list[str] = []
     stamps: list[str] = []
@@ -202,31 +155,24 @@ def _folder(
     return Dataset(*arrays, tuple(skipped), tuple(map(printable, warnings)), stamps[0])
 
 
-def _imagenet(
-    path: str,
-    image_size: int,
-    on_error: str,
-    rules: image_file.Rules,
-    check: Callable[[tuple[str, ...]], None],
-    memory: ImageMemory,
-    *,
-    num_classes: int,
-) -> Dataset:
-    """A folder with train/ and val/ (ImageNet's test/ has no labels), of exactly num_classes classes."""
-    # counted first: a wrong folder shouldn't be decoded for an hour before it is refused
+def _check_count(path: str, name: str) -> None:
+    """Raises DataError unless path/train has as many classes as the ImageNet subset `name`.
+
+    Called before the images are read, so that a wrong folder is not decoded for an hour. A folder that is missing is
+    reported later.
+    """
     train = os.path.join(os.path.expanduser(path), "train")
     if path and os.path.isdir(train):
-        found = len(listing.class_folders(train))
-        if found != num_classes:
+        found, wanted = len(class_folders.class_folders(train)), int(name[len("imagenet") :])
+        if found != wanted:
             raise DataError(
-                f"{train} has {found} class folders, imagenet{num_classes} has {num_classes}; "
+                f"{train} has {found} class folders, {name} has {wanted}; "
                 'link those you mean into a folder of their own, or set data.name = "image_folder"'
             )
-    return _folder(path, image_size, on_error, rules, check, memory, _TEST_NAMES["imagenet100"])
 
 
 def _resized(dataset: Dataset, image_size: int, memory: ImageMemory) -> Dataset:
-    """The data set with images of image_size x image_size; 0 leaves them."""
+    """Returns the data set with images of image_size x image_size, stored in `memory`; 0 leaves them as they are."""
     if image_size in (0, dataset.train_images.shape[1]):
         return dataset
 
@@ -234,7 +180,7 @@ def _resized(dataset: Dataset, image_size: int, memory: ImageMemory) -> Dataset:
     decoding.check_memory(count, image_size, image_size, copies=memory.copies)
 
     def resize_all(pixels: np.ndarray) -> np.ndarray:
-        resized = memory.empty((len(pixels), image_size, image_size, 3))  # a stack would be held twice
+        resized = memory.empty((len(pixels), image_size, image_size, 3))  # np.stack would need the memory twice
         for image, slot in zip(pixels, resized, strict=True):
             slot[:] = image_file.resize(Image.fromarray(image), image_size)
         return resized

@@ -1,1 +1,12 @@
-"""Files on disk -> uint8 arrays, and what is wrong with a folder of images."""
+"""Reads image files into uint8 arrays, and finds what is wrong or odd about a folder of images.
+
+folders.py        a folder with train/ and test/ -> images, labels and class names
+listing.py        which image files belong to which class
+class_folders.py  the class folders themselves, and mistakes in their names
+walking.py        finds the images in one folder and counts the other files
+decoding.py       reads many image files, on a few threads
+image_file.py     reads one image file, or says why it can't be used
+pixels.py         turns one opened image into upright RGB without transparency
+sharing.py        one copy of a data set for all processes of a machine
+variation.py      warns if the images of a class are all alike
+"""

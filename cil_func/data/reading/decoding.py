@@ -1,4 +1,4 @@
-"""Many image files -> arrays, on a few threads; those that can't be read are told, or end the work."""
+"""Reads many image files into arrays, on a few threads."""
 
 import os
 import threading
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cil_func.data.reading import image_file
+from cil_func.data.reading.pixels import UnreadableError
 from cil_func.errors import DataError
 
 _CHUNK = 128  # images a job: few enough to share evenly, enough that 1.3 M images make no 1.3 M futures
@@ -19,13 +20,16 @@ _CHUNK = 128  # images a job: few enough to share evenly, enough that 1.3 M imag
 # 32x32 10,700, 5,600, 4,400; 96x96 2,800, 4,200, 2,900; 256x256 340, 640, 570.
 _THREADED_PIXELS = 96 * 96
 
-Decoded = tuple[np.ndarray, dict[int, str]]
-Read = Callable[..., np.ndarray]  # `images.read`, or it with some of its settings
+Decoded = tuple[np.ndarray, dict[int, str]]  # images (N, H, W, 3), and {row: reason} of those that can't be read
+Read = Callable[..., np.ndarray]  # `image_file.read`, or a partial of it
 
 
 class ImageMemory(NamedTuple):
-    """Where images are put: empty(shape) makes an array of uint8; copies: how many processes of this machine hold
-    images of their own, this one counted."""
+    """Where the images of a data set are stored.
+
+    empty: called with a shape, returns an array of uint8. copies: how many processes of this machine store the images
+    each for itself, this one included; the check of free memory counts them all.
+    """
 
     empty: Callable[[tuple[int, ...]], np.ndarray] = partial(np.empty, dtype=np.uint8)
     copies: int = 1
@@ -42,13 +46,15 @@ def read_all(
     read: Read | None = None,
     memory: ImageMemory = OWN_MEMORY,
 ) -> list[Decoded]:
-    """Each split's files as one array uint8 (N, H, W, 3), and {row: reason} of those that could not be read.
+    """Reads several lists of image files, each into one array.
 
-    The pixels of such a row mean nothing. image_size: 0 needs all images of one size, that of the first that
-    can be read; s brings each to s x s. stop: ends at the first file that can't be read; what follows it
-    means nothing either. read: called with a file and image_size, by several threads; None: `images.read`. Without a
-    single readable file in the first split, the arrays are empty.
-    Raises DataError: two sizes, or more than the memory holds.
+    splits: the lists, the training files first. image_size: 0 if all images have one size, which is taken from the
+    first one that can be read; otherwise each is brought to image_size x image_size.
+    stop: whether to end at the first file that can't be read; then all rows after it are undefined.
+    read: called as read(file, image_size) by several threads; None for `image_file.read`. memory: for the arrays.
+    Returns for each list (images uint8 (N, H, W, 3), {row: reason} of the files that can't be read). The pixels of
+    such a row are undefined. If no file of the first list can be read, all arrays are empty.
+    Raises DataError if two images differ in size or if the images need more memory than is free.
     """
     read = read or image_file.read
     with image_file.quiet():
@@ -61,7 +67,7 @@ def read_all(
         height, width = (image_size, image_size) if image_size else (height, width)
         check_memory(sum(map(len, splits)), height, width, copies=memory.copies)
         arrays = [memory.empty((len(files), height, width, 3)) for files in splits]
-        ended = threading.Event()  # jobs that wait end at once
+        ended = threading.Event()  # set if the jobs that have not begun are to do nothing
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             jobs = [
                 [
@@ -72,14 +78,17 @@ def read_all(
             ]
             try:
                 found = [{row: reason for job in split for row, reason in job.result().items()} for split in jobs]
-            except BaseException:  # an interrupt among them
+            except BaseException:  # includes an interrupt
                 ended.set()
                 raise
     return list(zip(arrays, found, strict=True))
 
 
 def remove_rows(array: np.ndarray, rows: dict[int, str]) -> np.ndarray:
-    """The array without these rows: the rest moves up in place, for a copy of a large set might not fit."""
+    """Returns the array without the rows that are keys of `rows`, as a view of its beginning.
+
+    Moves the other rows up in place, since a copy of a large data set might not fit into memory.
+    """
     kept = [row for row in range(len(array)) if row not in rows]
     for new, old in enumerate(kept):
         if new != old:
@@ -88,7 +97,10 @@ def remove_rows(array: np.ndarray, rows: dict[int, str]) -> np.ndarray:
 
 
 def check_memory(count: int, height: int, width: int, *, copies: int = 1) -> None:
-    """Refuses a set of RGB images that wouldn't fit as often as it is held, before an hour of decoding."""
+    """Raises DataError if `count` RGB images of height x width don't fit into the free memory `copies` times.
+
+    Call it before the images are decoded, which may take an hour.
+    """
     needed, available = count * height * width * 3, _available_bytes()
     if needed * copies > available:
         each, fewer = (f" in each of {copies} processes", "images or processes") if copies > 1 else ("", "images")
@@ -101,12 +113,16 @@ def check_memory(count: int, height: int, width: int, *, copies: int = 1) -> Non
 def _first_readable(
     files: Sequence[str], stop: bool, read: Read
 ) -> tuple[tuple[str, int, int] | None, dict[int, str]]:
-    """(file, its height, its width) of the first that can be read, if any, and why those before it can't be."""
+    """Finds the first file that can be read.
+
+    stop: whether to give up at the first file that can't be read. Returns ((file, its height, its width), or None if
+    there is none; {row: reason} of the files before it).
+    """
     unread: dict[int, str] = {}
     for row, file in enumerate(files):
         try:
             height, width, _ = read(file).shape
-        except image_file.UnreadableError as error:
+        except UnreadableError as error:
             unread[row] = str(error)
             if stop:
                 break
@@ -125,14 +141,19 @@ def _fill(
     stop: bool,
     read: Read,
 ) -> dict[int, str]:
-    """Reads one chunk of files, from row `start` on, into their rows; returns {row: reason} of the unreadable."""
+    """Reads one chunk of files, from row `start` on, into their rows of the array.
+
+    sample: a file of the right size, for the message about another size. ended: does nothing more once it is set; set
+    here at the first file that can't be read if `stop` is true, and at an image of another size.
+    Returns {row: reason} of the files that can't be read. Raises DataError for an image of another size.
+    """
     unread: dict[int, str] = {}
     for row, file in enumerate(files[start : start + _CHUNK], start):
         if ended.is_set():
             break
         try:
             pixels = read(file, image_size)
-        except image_file.UnreadableError as error:
+        except UnreadableError as error:
             unread[row] = str(error)
             if stop:
                 ended.set()
@@ -152,9 +173,9 @@ def _two_sizes(first: str, expected: tuple[int, ...], other: str, found: tuple[i
 
 
 def _available_bytes() -> int:
-    """Memory that can still be had: what Linux estimates, without which all the machine has, in bytes.
+    """Returns how many bytes of memory are free: Linux's estimate, on other systems the memory of the machine.
 
-    SC_AVPHYS_PAGES won't do: it leaves out the page cache, which reading the images has just filled.
+    SC_AVPHYS_PAGES is not used: it doesn't count the page cache, which reading the images has just filled.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -166,13 +187,14 @@ def _available_bytes() -> int:
 
 
 def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container's limit (cgroup 2) leaves, in bytes, beside what all its processes take; None: no limit.
+    """Returns how many bytes a container's limit (cgroup 2) leaves to its processes; None if there is no limit.
 
-    Files that were read count as taken there, and give way when memory is asked for.
+    folder: of the cgroup's files. Its count of used memory includes cached files; they are subtracted, since the
+    system drops them when memory is needed.
     """
     try:
         limit, taken = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         return max(0, limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]))
-    except (OSError, ValueError, KeyError):  # no such file, or "max"
+    except (OSError, ValueError, KeyError):  # there is no such file, or its content is "max"
         return None

@@ -1,4 +1,4 @@
-"""Folders of image files -> uint8 arrays. What people get wrong in such folders is refused by name."""
+"""Reads folders of image files into uint8 arrays, and refuses by name what people get wrong in such folders."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from cil_func.data.reading import decoding, image_file, listing
 from cil_func.data.reading.listing import Files, Listing
+from cil_func.data.reading.pixels import DARK, TRANSPARENT, TURNED, Rules, UnreadableError
 from cil_func.errors import DataError, Mistakes
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
@@ -20,24 +21,26 @@ def read(
     image_size: int = 0,
     test_names: Sequence[str] = ("test", "val"),
     skip: Callable[[str], None] | None = None,
-    rules: image_file.Rules = image_file.UPRIGHT_ON_WHITE,
+    rules: Rules = image_file.UPRIGHT_ON_WHITE,
     warn: Callable[[str], None] = lambda line: None,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     listed: Callable[[Listing], object] = lambda found: None,
     memory: decoding.ImageMemory = decoding.OWN_MEMORY,
 ) -> Arrays:
-    """Reads `path/train/<class>/**` and `path/test/<class>/**` (the first of `test_names` that has such classes).
+    """Reads the images in `path/train/<class>/**` and `path/test/<class>/**`.
 
-    image_size: 0 needs all images of one size; s brings each to s x s, see `images.resize`. skip: is given a
-    line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then left out;
-    without it such a file raises DataError. rules: see `images.Rules`. warn: is given a line for each thing that a
-    person should know and that is no mistake. check: is called with the class names before any image is read, and
-    may raise DataError. listed: is given the files before they are read. memory: where the images are put.
-    Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class
-    names); a class index is the position in the alphabetical order of the names, rows are sorted by
-    class, then by path. Links are followed, dot-names ignored. Class names are in Unicode's form NFC; bytes in them
-    that are no UTF-8 read "\\xff".
-    Raises DataError, one line: whatever is missing, empty, unreadable, of two sizes or too large for memory.
+    image_size: 0 if all images have one size; otherwise each is brought to image_size x image_size, see
+    `image_file.resize`. test_names: the names that the test folder may have; the first one with such classes is taken.
+    skip: called with a line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then
+    left out. If it is None, such a file raises DataError. rules: about orientation and transparent pixels.
+    warn: called with one line for each thing that is odd and no mistake. check: called with the class names before any
+    image is read; it may raise DataError. listed: called with the listing before the images are read.
+    memory: where the images are stored.
+
+    Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class names). A
+    target is the position in the sorted class names. Rows are sorted by class, then by path. Links are followed, names
+    that begin with a dot are ignored. Class names are in Unicode's form NFC; bytes that are not UTF-8 become "\\xff".
+    Raises DataError, one line, for whatever is missing, empty, unreadable, of two sizes or too large for the memory.
     """
     found = listing.list_images(path, test_names=test_names, skip=skip is not None)
     class_names = tuple(map(listing.text_of, found.class_names))
@@ -51,7 +54,7 @@ def read(
     noted: set[tuple[str, str]] = set()
     reader = partial(image_file.read, rules=rules, report=lambda file, what: noted.add((what, file)))
     arrays = _read_splits(found, image_size, reader, memory)
-    for line in [*found.warnings, *_in_words(Counter(what for what, _ in noted), rules)]:
+    for line in [*found.warnings, *_warnings(Counter(what for what, _ in noted), rules)]:
         warn(line)
     for line in found.skipped:
         skip(line)
@@ -61,7 +64,10 @@ def read(
 def _read_splits(
     found: Listing, image_size: int, reader: decoding.Read, memory: decoding.ImageMemory
 ) -> list[np.ndarray]:
-    """The images and targets of both splits; without the files that can't be read, where these are skipped."""
+    """Returns [train images, train targets, test images, test targets], without the files that are skipped.
+
+    Raises DataError for a file that can't be read and is not skipped, and for a class of which no image is left.
+    """
     files = [[file for file, _ in split] for split in found.splits]
     try:
         decoded = decoding.read_all(files, image_size, stop=not found.skip, read=reader, memory=memory)
@@ -81,7 +87,10 @@ def _read_splits(
 
 
 def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
-    """What can't be read among some files from a row of a split on, as mistakes; none where such files are skipped."""
+    """Reads the next files of a listing and returns a mistake for each that can't be read.
+
+    split, row: where to begin. At most 200 files are read. Returns [] if files that can't be read are skipped.
+    """
     if found.skip:
         return []
     files = [*found.splits[split][row:], *(file for later in found.splits[split + 1 :] for file in later)]
@@ -90,20 +99,23 @@ def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
         for file, _ in files[:_LOOKED_AT]:
             try:
                 image_file.read(file)
-            except image_file.UnreadableError as error:
+            except UnreadableError as error:
                 more.note(file, str(error))
     return more.mistakes
 
 
-def _in_words(counts: Counter, rules: image_file.Rules) -> Iterator[str]:
-    """One line for each thing that was reported of some images, with their number."""
-    if turned := counts[image_file.TURNED]:
+def _warnings(counts: Counter, rules: Rules) -> Iterator[str]:
+    """Yields one line for each of TURNED, TRANSPARENT and DARK that is true of some images.
+
+    counts: how many images each is true of.
+    """
+    if turned := counts[TURNED]:
         done = "turned upright" if rules.upright else "left as stored"
         yield f"{_images(turned)} with an orientation in EXIF: {done} (data.exif_orientation)"
-    if transparent := counts[image_file.TRANSPARENT]:
+    if transparent := counts[TRANSPARENT]:
         shown = "the colours stored there" if rules.background is None else f"the colour {list(rules.background)}"
         yield f"{_images(transparent)} with transparent parts: these show {shown} (data.background)"
-    if dark := counts[image_file.DARK]:
+    if dark := counts[DARK]:
         yield (
             f"{_images(dark)} of 16 bits a value, dark: only the lowest quarter of the range is used; "
             "if the files hold 10, 12 or 14 bits a value, scale them to the full range"
@@ -115,7 +127,10 @@ def _images(count: int) -> str:
 
 
 def _lost_classes(files: Files, unread: dict[int, str], class_names: tuple[str, ...]) -> list[str]:
-    """A mistake for each class of which no image is left."""
+    """Returns a mistake for each class of which no image can be read.
+
+    files: of one split; unread: {row: reason} of the files that can't be read.
+    """
     left = {target for row, (_, target) in enumerate(files) if row not in unread}
     lost: dict[int, str] = {}
     for row, reason in unread.items():

@@ -1,8 +1,8 @@
-"""One copy of a data set for all processes of a machine, in memory without a name.
+"""Shares one copy of a data set among all processes of a machine.
 
-The first process puts arrays into files that only memory holds (memfd_create) and says where; the others open them
-under /proc and map them. Unlike shared memory in /dev/shm they may be larger than that is (64 MB in a container), and
-the system takes them back when the last process ends, however it ends: nothing has to be cleaned up.
+The first process puts arrays into files that exist in memory only (memfd_create) and publishes their addresses. The
+others open these files under /proc and map them. Unlike shared memory in /dev/shm, such files may be larger than that
+file system (64 MB in a container), and the system frees them when the last process ends, so nothing has to be deleted.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def is_supported() -> bool:
-    """Whether this system has such memory, which Linux has."""
+    """Returns whether this system has such files. Linux has."""
     try:
         os.close(os.memfd_create("probe"))
     except (AttributeError, OSError):
@@ -25,20 +25,23 @@ def is_supported() -> bool:
 
 
 class SharedArrays:
-    """Arrays that other processes of this machine can map, until `close`."""
+    """Makes arrays that other processes of this machine can map until `close` is called."""
 
     def __init__(self) -> None:
-        # address -> (descriptor, the memory, which has to stay: another array could come to lie there)
+        # {address: (file descriptor, array)}. The array is kept alive, or another one could get its address.
         self._files: dict[int, tuple[int, np.ndarray]] = {}
 
     def empty(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of uint8, all zeros. Raises MemoryError where the system gives no memory of that size."""
+        """Returns a new shared array of uint8, all zeros.
+
+        Raises MemoryError if the system doesn't give that much memory.
+        """
         size = int(np.prod(shape, dtype=np.int64))
         file = os.memfd_create("cil_func")
         try:
             os.ftruncate(file, max(1, size))
             memory = mmap.mmap(file, max(1, size))
-        except OSError as error:  # among them a limit of the size of files, which these are
+        except OSError as error:  # includes a limit of the size of files, which counts for these too
             os.close(file)
             raise MemoryError(f"{size / 1e9:.1f} GB: {error.strerror}") from error
         array = np.frombuffer(memory, dtype=np.uint8, count=size)
@@ -46,7 +49,11 @@ class SharedArrays:
         return array.reshape(shape)
 
     def publish(self, value: Any) -> str:
-        """A text by which `attach` finds the value in another process; its arrays are copied if `empty` made none."""
+        """Returns a text with which another process gets `value` from `attach`.
+
+        value: anything that can be pickled. Its arrays that were made by `empty` are shared as they are, other arrays
+        are copied into new shared ones.
+        """
         buffers: list[pickle.PickleBuffer] = []
         token = secrets.token_bytes(16)
         head = token + pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
@@ -54,13 +61,13 @@ class SharedArrays:
         return json.dumps({"process": os.getpid(), "places": places, "token": token.hex()})
 
     def close(self) -> None:
-        """Ends the time in which others can attach; what is mapped stays."""
+        """Closes the files, after which no process can attach any more. Arrays that are mapped stay valid."""
         for file, _ in self._files.values():
             os.close(file)
         self._files.clear()
 
     def _place(self, data: np.ndarray) -> tuple[int, int]:
-        """(descriptor, bytes)"""
+        """Returns (file descriptor, number of bytes) of data, which is copied if it is not shared yet."""
         if data.ctypes.data not in self._files:
             copied = self.empty(data.shape)
             copied[:] = data
@@ -69,19 +76,22 @@ class SharedArrays:
 
 
 def attach(text: str) -> Any:
-    """The value that another process published; its arrays share that one's memory, and change only here.
+    """Returns the value that another process has published.
 
-    Raises OSError where this process can't see the other's memory.
+    text: what `SharedArrays.publish` has returned there. The arrays use the other process's memory, without a copy.
+    Writing into them changes only this process's view.
+    Raises OSError if this process can't see the other one's memory.
     """
-    told = json.loads(text)
-    head, *buffers = (_mapped(f"/proc/{told['process']}/fd/{file}", size) for file, size in told["places"])
-    token = bytes.fromhex(told["token"])
-    if head[: len(token)] != token:  # processes are counted otherwise here, and it is another one's file
-        raise OSError(f"process {told['process']} is another one here")
+    published = json.loads(text)
+    head, *buffers = (_map(f"/proc/{published['process']}/fd/{file}", size) for file, size in published["places"])
+    token = bytes.fromhex(published["token"])
+    if head[: len(token)] != token:  # process numbers differ between containers: this file is another process's
+        raise OSError(f"process {published['process']} is another one here")
     return pickle.loads(head[len(token) :], buffers=buffers)
 
 
-def _mapped(path: str, size: int) -> memoryview:
+def _map(path: str, size: int) -> memoryview:
+    """Maps the first `size` bytes of a file, copy on write. Raises OSError if it is smaller."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size < size:
             raise OSError(f"{path} is too small")

@@ -1,4 +1,4 @@
-"""Do the training images of a class differ? Images that are all black, or all alike, are the sign of a mistake."""
+"""Finds classes whose training images are all alike or of one colour, which is the sign of a mistake."""
 
 from collections.abc import Sequence
 
@@ -6,38 +6,39 @@ import numpy as np
 
 
 def constant_class_warnings(images: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    """Warnings, one line each, about classes whose images don't vary; [] if all do.
+    """Returns one warning for each kind of class without variation; [] if all classes vary.
 
-    images: uint8 (N, H, W, 3); targets: (N,), class indices. A class doesn't vary if more than half of its images have
-    one colour all over, or if it has several images and they are all the same.
+    images: uint8 (N, H, W, 3); targets: (N,), class indices. A class has no variation if more than half of its images
+    have a single colour each, or if it has several images and all are equal.
     """
     counts = np.bincount(targets, minlength=len(class_names))
-    flat = np.bincount(targets[_flat(images)], minlength=len(class_names))
-    rows = np.split(np.argsort(targets, kind="stable"), np.cumsum(counts)[:-1])  # of each class
+    flat = np.bincount(targets[_single_coloured(images)], minlength=len(class_names))
+    rows = np.split(np.argsort(targets, kind="stable"), np.cumsum(counts)[:-1])  # the rows of each class
     plain = np.flatnonzero(2 * flat > counts).tolist()
-    same = [index for index, own in enumerate(rows) if index not in plain and _all_the_same(images, own)]
+    same = [index for index, own in enumerate(rows) if index not in plain and _all_equal(images, own)]
     return [
-        f"the training images of {_named(found, class_names)} {what}"
+        f"the training images of {_text_of(found, class_names)} {what}"
         for found, what in ((plain, "have one colour all over, or most of them do"), (same, "are all the same"))
         if found
     ]
 
 
-def _flat(images: np.ndarray) -> np.ndarray:
-    """Which images have one colour all over, bool (N,)."""
+def _single_coloured(images: np.ndarray) -> np.ndarray:
+    """Returns which images have one colour all over, bool (N,)."""
     first = images[:, :1, :1]
-    some = images[:, images.shape[1] // 2, :: max(1, images.shape[2] // 16)]  # in which most images differ already
+    some = images[:, images.shape[1] // 2, :: max(1, images.shape[2] // 16)]  # most images differ in these pixels
     flat = (some == first[:, 0]).all(axis=(1, 2))
     for row in np.flatnonzero(flat):
         flat[row] = (images[row] == first[row]).all()
     return flat
 
 
-def _all_the_same(images: np.ndarray, rows: np.ndarray) -> bool:
+def _all_equal(images: np.ndarray, rows: np.ndarray) -> bool:
     return len(rows) > 1 and all(np.array_equal(images[row], images[rows[0]]) for row in rows[1:])
 
 
-def _named(indices: list[int], class_names: Sequence[str]) -> str:
+def _text_of(indices: list[int], class_names: Sequence[str]) -> str:
+    """Returns the classes as text: "class 'a'", "classes 'a', 'b', 'c' and 2 more", "all classes"."""
     if len(indices) == len(class_names):
         return "all classes"
     shown = ", ".join(repr(class_names[index]) for index in indices[:3])

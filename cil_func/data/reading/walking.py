@@ -1,4 +1,4 @@
-"""Folders, looked through: which files are images, and what else there is."""
+"""Searches folders for images and counts what else they hold."""
 
 import os
 from collections import Counter
@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from cil_func.data.reading import image_file
 from cil_func.errors import DataError
 
-_SILENT = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # what operating systems leave, in lower case
+_LEFT_BY_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # files of operating systems, in lower case
 
 
 def visible_names(folder: str) -> list[str]:
-    """What a folder holds, sorted, without dot-names. Raises DataError if it can't be listed."""
+    """Returns the names in a folder, sorted, without those that begin with a dot.
+
+    Raises DataError if the folder can't be listed.
+    """
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
@@ -19,9 +22,10 @@ def visible_names(folder: str) -> list[str]:
 
 
 def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> Iterator[str]:
-    """Image files in a folder and all below it, sorted by folder, then by name, as torchvision has them.
+    """Yields the image files in a folder and all below it, sorted by folder, then by name, as torchvision does.
 
-    others: counts what else there is, by its extension.
+    note: called with (path, reason) for a path that can't be used. others: a counter to which the files that are no
+    images are added, by their extension. Links to folders are followed.
     """
     found = []
     for folder, inner, names in os.walk(top, followlinks=True, onerror=lambda e: note(e.filename, e.strerror)):
@@ -35,7 +39,7 @@ def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> 
 
 
 def _can_enter(folder: str, note: Callable[[str, str], None]) -> bool:
-    """Whether a folder is to be searched; one that is called like an image, or leads back, is noted."""
+    """Returns whether to search a folder. Notes a folder that is named like an image or leads back to itself."""
     if image_file.is_image(folder):
         note(folder, "it is a folder, not a file")
         return False
@@ -48,8 +52,8 @@ def _can_enter(folder: str, note: Callable[[str, str], None]) -> bool:
 
 
 def _is_meant(name: str) -> bool:
-    """Whether a file is there because a person put it there."""
-    return not name.startswith(".") and name.lower() not in _SILENT
+    """Returns whether a person put the file there, and not an operating system."""
+    return not name.startswith(".") and name.lower() not in _LEFT_BY_SYSTEMS
 
 
 def _extension(name: str) -> str:
@@ -57,25 +61,28 @@ def _extension(name: str) -> str:
 
 
 def kind_outside_classes(name: str) -> str:
-    """What to count a file as that lies beside the class folders."""
+    """Returns the kind under which to count a file that lies beside the class folders."""
     return "outside of the class folders" if image_file.is_image(name) else _extension(name)
 
 
 def count_beside_classes(folder: str) -> Counter:
-    """Counts the files beside the class folders."""
+    """Counts the files that lie directly in a folder of class folders, by kind."""
     names = (name for name in visible_names(folder) if _is_meant(name))
     return Counter(kind_outside_classes(name) for name in names if not os.path.isdir(os.path.join(folder, name)))
 
 
 def counts_text(kinds: Counter, most: int = 5) -> str:
-    """Counts in words, the largest first: "40 .heic, 3 .txt and 2 more kinds"."""
+    """Returns the `most` largest counts as text: "40 .heic, 3 .txt and 2 more kinds"."""
     ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count} {kind}" for kind, count in ordered[:most])
     return shown + (f" and {len(kinds) - most} more kinds" if len(kinds) > most else "")
 
 
 def unused_warning(unused: dict[str, Counter]) -> Iterator[str]:
-    """One warning about all files that were passed over: "40 files in train/ were not used: 40 .heic"."""
+    """Yields one warning about all files that are not used, if any: "40 files in train/ were not used: 40 .heic".
+
+    unused: counts by kind, for each folder.
+    """
     texts = [
         f"{count} {'files' if count > 1 else 'file'} in {place} {'were' if count > 1 else 'was'} not used: "
         + counts_text(kinds)

@@ -14,6 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
 from benchmarks import bad_images
 from cil_func.data.reading import image_file
+from cil_func.data.reading.pixels import DARK, TRANSPARENT, TURNED, WHITE, Rules, UnreadableError, _silenced
 
 RNG = np.random.RandomState(0)
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4  # (H, W)
@@ -30,7 +31,7 @@ def read(file, image_size=0, **settings):
 
 def refused(file, image_size=0):
     """The reason why a file can't be used."""
-    with pytest.raises(image_file.UnreadableError) as caught:
+    with pytest.raises(UnreadableError) as caught:
         read(file, image_size)
     return str(caught.value)
 
@@ -60,7 +61,7 @@ def test_other_modes_become_rgb(name, tmp_path):
     assert np.array_equal(read(tmp_path / name), expected)
 
 
-AS_STORED = image_file.Rules(upright=False, background=None)
+AS_STORED = Rules(upright=False, background=None)
 SOME_ALPHA = {
     "grey.png": (np.dstack([GREY, ALPHA]), threefold(GREY)),
     "rgba.png": (np.dstack([RGB, ALPHA]), RGB),
@@ -73,8 +74,8 @@ def test_transparent_pixels_show_the_background(name, tmp_path):
     array, colours = SOME_ALPHA[name]
     Image.fromarray(array).save(tmp_path / name)
     share = ALPHA / 255
-    for background in (image_file.WHITE, (0, 128, 255)):
-        found = read(tmp_path / name, rules=image_file.Rules(background=background))
+    for background in (WHITE, (0, 128, 255)):
+        found = read(tmp_path / name, rules=Rules(background=background))
         assert abs(found - (share * colours + (1 - share) * np.array(background))).max() <= 1
     assert np.array_equal(read(tmp_path / name, rules=AS_STORED), colours)
     assert np.array_equal(read(tmp_path / name, rules=AS_STORED), np.asarray(default_loader(str(tmp_path / name))))
@@ -131,8 +132,8 @@ def test_what_is_remarkable_is_reported_and_nothing_else(tmp_path):
     for file in tmp_path.iterdir():
         read(file, report=lambda path, what, name=file.name: said.add((name, what)))
     assert said == {
-        ("turned.tiff", image_file.TURNED), ("turned.jpg", image_file.TURNED), ("clear.png", image_file.TRANSPARENT),
-        ("12 bits.tiff", image_file.DARK), ("12 bits.png", image_file.DARK),
+        ("turned.tiff", TURNED), ("turned.jpg", TURNED), ("clear.png", TRANSPARENT),
+        ("12 bits.tiff", DARK), ("12 bits.png", DARK),
     }  # fmt: skip
 
 
@@ -328,7 +329,7 @@ def test_stderr_is_back_after_a_tiff(tmp_path, capfd):
 def test_a_closed_stderr_stops_nothing():
     reading, writing = os.pipe()
     os.close(reading), os.close(writing)
-    with image_file._silenced(writing):
+    with _silenced(writing):
         pass
     with pytest.raises(OSError):
         os.fstat(writing)  # it was not opened by the way
