@@ -1,7 +1,7 @@
 """Bad configurations, made from the schema, and what `train.py` has to answer to each: exit 2, one line.
 
 Every key x {misspelt, each wrong TOML type, just outside its range, not finite}: a new key is covered by itself.
-What the schema's annotations can't tell (which text is a path, a policy) is left to `tests/test_config.py`.
+What the schema's annotations can't tell (which text is a path, a policy) is left to `tests/config/test_load.py`.
 """
 
 import math
@@ -106,7 +106,7 @@ def takes(hint: Any) -> set[str]:
     for member in members(hint):
         if typing.get_origin(member) is Literal:
             kinds = kinds.union(*(_NAMES[type(value)] for value in typing.get_args(member)))
-        elif isinstance(member, type) and issubclass(member, BaseModel):
+        elif messages.is_free(member) or (isinstance(member, type) and issubclass(member, BaseModel)):
             kinds.add("table")
         else:
             kinds |= _NAMES[typing.get_origin(member) or member]

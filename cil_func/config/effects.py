@@ -1,17 +1,24 @@
 """Which keys of a configuration have an effect, and the warning about those that a person set and that have none.
 
 A method, a schedule and a data set ignore the keys that they don't use, so that a preset can be run with each of them.
-`TABLE` has every key of the schema: a new one has to be entered here.
+`TABLE` has every key of the schema: a new one has to be entered here. What a user's own method or backbone uses isn't
+known, so every key counts as used by it.
 """
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple, get_args
 
+from cil_func.config import messages, names
 from cil_func.config.messages import shown
-from cil_func.config.schema import Config, PhaseOptim
+from cil_func.config.schema import Config, Method, PartOfOptim, PhaseOptim
+from cil_func.config.stages import is_stage
 
-WITH_MEMORY = ("wa", "icarl", "replay")  # methods that keep exemplars
-WITH_TEACHER = ("wa", "icarl", "lwf")  # methods that distil
+METHODS: tuple[str, ...] = get_args(get_args(Method.model_fields["name"].annotation)[0])  # the built-in ones
+WITH_MEMORY = ("wa", "icarl", "replay", "bic", "podnet", "der")  # methods that keep exemplars
+WITH_KD = ("wa", "icarl", "lwf", "bic")  # methods with the distillation that [method] describes
+WITH_ALIGN = ("wa", "der")  # methods that can align the classifier's rows
+WITHOUT_SMOOTHING = ("podnet",)  # methods whose loss is no cross-entropy
+STAGES = {"bic": ("bias",), "podnet": ("balance",)}  # the stages of methods that have some
 OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # data sets that are read from image files
 
 
@@ -33,7 +40,7 @@ def without_effect(config: Config, keys: Iterable[str], *, processes: int = 0) -
     """
     found: dict[str, list[str]] = {}
     for key in dict.fromkeys(leaf for given in keys for leaf in _leaves(config, given)):
-        use = TABLE[key]
+        use = use_of(key)
         if not use.when(config, processes):
             reason = " and ".join(_in_words(config, deciding) for deciding in use.deciding(config))
             found.setdefault(reason, []).append(key)
@@ -43,14 +50,47 @@ def without_effect(config: Config, keys: Iterable[str], *, processes: int = 0) -
     )
 
 
+def unused_stages(config: Config, used: Collection[str]) -> str:
+    """Returns one line about the tables [optim.STAGE] that belong to no stage of the method, or "".
+
+    used: the names of the method's stages.
+    """
+    unused = [name for name in config.optim.stages if name not in used]
+    if not unused:
+        return ""
+    tables = " and ".join(f"[optim.{name}]" for name in unused)
+    close = messages.nearest(unused[0], used)
+    stages = f"its stages: {', '.join(used)}" if used else "it has no stages"
+    hint = f"did you mean [optim.{close}]?" if close else stages
+    return f"{tables} {'has' if len(unused) == 1 else 'have'} no effect with {_in_words(config, 'method.name')}; {hint}"
+
+
+def use_of(key: str) -> Use:
+    """When a dotted key is used. An option is used as its table is, the key of a stage by methods that have the stage.
+
+    Raises KeyError for a key that the schema lacks, and for a table.
+    """
+    parts = key.split(".")
+    if is_stage(parts):
+        return _of_stage(parts[1])
+    starts = [".".join(parts[:at]) for at in range(len(parts), 1, -1)]
+    return TABLE[next((start for start in starts if start in TABLE), key)]
+
+
 def _leaves(config: Config, key: str) -> list[str]:
     """The key itself, or the keys that are set in a table."""
-    return [key] if key in TABLE else [k for k in TABLE if k.startswith(f"{key}.") and _value(config, k) is not None]
+    table = _value(config, key)
+    if not isinstance(table, PartOfOptim):
+        return [key]
+    return [f"{key}.{name}" for name in PartOfOptim.model_fields if getattr(table, name) is not None]
 
 
-def _value(config: Config, key: str) -> object:
-    value: object = config
+def _value(config: Config, key: str) -> Any:
+    """What a configuration has for a key; of an option, its table."""
+    value: Any = config
     for part in key.split("."):
+        if part == "options":
+            return value.options
         value = getattr(value, part)
     return value
 
@@ -63,21 +103,30 @@ def _by(*keys: str) -> Callable[[Config], tuple[str, ...]]:
     return lambda config: keys
 
 
-def _has_memory(config: Config, processes: int) -> bool:
-    return config.method.name in WITH_MEMORY
+def _is_one_of(config: Config, methods: Collection[str]) -> bool:
+    """Whether the method is one of these, or the user's own, which may be like them."""
+    return config.method.name in methods or names.is_own(config.method.name)
+
+
+def _used_by(methods: Collection[str]) -> Use:
+    return Use(lambda config, processes: _is_one_of(config, methods), _by("method.name"))
+
+
+def _of_stage(name: str) -> Use:
+    return _used_by([method for method, stages in STAGES.items() if name in stages])
 
 
 def _selects(config: Config, processes: int) -> bool:
-    return config.method.name in WITH_MEMORY and bool(config.memory.size or config.memory.fixed_per_class)
+    return _is_one_of(config, WITH_MEMORY) and bool(config.memory.size or config.memory.fixed_per_class)
 
 
 def _distils(config: Config, processes: int) -> bool:
-    return config.method.name in WITH_TEACHER and config.method.kd_weight != 0
+    return _is_one_of(config, WITH_KD) and config.method.kd_weight != 0
 
 
-def _method_or(*keys: str, names: tuple[str, ...]) -> Callable[[Config], tuple[str, ...]]:
+def _method_or(*keys: str, methods: Collection[str]) -> Callable[[Config], tuple[str, ...]]:
     """The method decides, or, for one of these methods, the keys."""
-    return lambda config: keys if config.method.name in names else ("method.name",)
+    return lambda config: keys if _is_one_of(config, methods) else ("method.name",)
 
 
 def _phase_key(phase: int, name: str) -> Callable[[Config], str]:
@@ -90,11 +139,18 @@ def _phase_key(phase: int, name: str) -> Callable[[Config], str]:
     return key
 
 
+_DECIDING = {  # keys of [optim] that another one decides about
+    "eval_every_epochs": "epochs", "milestones": "schedule", "milestone_factor": "schedule", "momentum": "name",
+}  # fmt: skip
+
+
 def _is_read(name: str, phase: int, config: Config) -> bool:
     """Whether phase 0 or 1 uses its value of an [optim] key."""
     optim = config.optim_of_phase(phase)
     if name in ("milestones", "milestone_factor"):
         return optim.schedule == "milestones"
+    if name == "momentum":
+        return optim.name != "adamw"
     if name == "eval_every_epochs":
         return optim.eval_every_epochs == 0 or optim.eval_every_epochs < optim.epochs
     return True
@@ -102,12 +158,13 @@ def _is_read(name: str, phase: int, config: Config) -> bool:
 
 def _optim_uses(name: str) -> dict[str, Use]:
     """Both entries of a key of [optim]: its own, and that of [optim.first_phase]."""
-    deciding = "epochs" if name == "eval_every_epochs" else "schedule"
+    deciding = _DECIDING.get(name, "schedule")
     first, later = _phase_key(0, deciding), _phase_key(1, deciding)
 
     def used(config: Config, processes: int) -> bool:
         inherited = getattr(config.optim.first_phase, name) is None
-        return _is_read(name, 1, config) or (inherited and _is_read(name, 0, config))
+        by_a_stage = any(getattr(stage, deciding) is not None for stage in config.optim.stages.values())
+        return _is_read(name, 1, config) or (inherited and _is_read(name, 0, config)) or by_a_stage
 
     return {
         f"optim.{name}": Use(used, lambda config: (later(config),)),
@@ -118,10 +175,13 @@ def _optim_uses(name: str) -> dict[str, Use]:
 
 
 _ALWAYS = Use()
-_TIMM = Use(lambda config, processes: config.model.backbone.startswith("timm:"), _by("model.backbone"))
+_TIMM = Use(
+    lambda config, processes: config.model.backbone.startswith("timm:") or names.is_own(config.model.backbone),
+    _by("model.backbone"),
+)
 _FILES = Use(lambda config, processes: config.data.name in OF_FILES, _by("data.name"))
-_KD = Use(_distils, _method_or("method.kd_weight", names=WITH_TEACHER))
-_WA = Use(lambda config, processes: config.method.name == "wa", _by("method.name"))
+_KD = Use(_distils, _method_or("method.kd_weight", methods=WITH_KD))
+_EXEMPLARS = Use(_selects, _method_or("memory.size", "memory.fixed_per_class", methods=WITH_MEMORY))
 
 TABLE: dict[str, Use] = {
     "run.seed": _ALWAYS,
@@ -131,7 +191,8 @@ TABLE: dict[str, Use] = {
     "run.threads": _ALWAYS,
     "run.timeout_seconds": Use(lambda config, processes: processes != 1, _by("one process")),
     "data.name": _ALWAYS,
-    "data.path": _ALWAYS,  # refused for digits, see config.py
+    "data.options": _ALWAYS,  # refused for the built-in data sets, see combinations.py
+    "data.path": _ALWAYS,  # refused for digits
     "data.on_error": _FILES,
     "data.exif_orientation": _FILES,
     "data.background": _FILES,
@@ -153,22 +214,27 @@ TABLE: dict[str, Use] = {
     "augment.saturation": _ALWAYS,
     "augment.erasing": _ALWAYS,
     "model.backbone": _ALWAYS,
+    "model.options": _ALWAYS,  # refused for the resnets
     "model.drop_rate": _TIMM,
     "model.drop_path_rate": _TIMM,
     "memory.size": Use(
-        lambda config, processes: _has_memory(config, processes) and not config.memory.fixed_per_class,
-        _method_or("memory.fixed_per_class", names=WITH_MEMORY),
+        lambda config, processes: _is_one_of(config, WITH_MEMORY) and not config.memory.fixed_per_class,
+        _method_or("memory.fixed_per_class", methods=WITH_MEMORY),
     ),
-    "memory.fixed_per_class": Use(_has_memory, _by("method.name")),
-    "memory.selection": Use(_selects, _method_or("memory.size", "memory.fixed_per_class", names=WITH_MEMORY)),
+    "memory.fixed_per_class": _used_by(WITH_MEMORY),
+    "memory.selection": _EXEMPLARS,
+    "memory.mirror_means": _EXEMPLARS,
     "method.name": _ALWAYS,
+    "method.options": _ALWAYS,  # what the method's function doesn't take is refused
     "method.temperature": _KD,
     "method.kd_combination": _KD,
-    "method.kd_weight": Use(lambda config, processes: config.method.name in WITH_TEACHER, _by("method.name")),
-    "method.clip_weights": _WA,
-    "method.align": _WA,
-    "method.label_smoothing": _ALWAYS,
-    "method.lwf_classes": Use(lambda config, processes: config.method.name == "lwf", _by("method.name")),
+    "method.kd_weight": _used_by(WITH_KD),
+    "method.clip_weights": _used_by(["wa"]),
+    "method.align": _used_by(WITH_ALIGN),
+    "method.label_smoothing": Use(
+        lambda config, processes: config.method.name not in WITHOUT_SMOOTHING, _by("method.name")
+    ),
+    "method.lwf_classes": _used_by(["lwf"]),
     **{key: use for name in PhaseOptim.model_fields for key, use in _optim_uses(name).items()},
     "checkpoint.every_seconds": _ALWAYS,
 }

@@ -1,7 +1,7 @@
-"""The configuration: TOML in and out, overrides from the command line, combinations that are refused.
+"""The configuration: TOML in and out, and overrides from the command line.
 
-The schema is in `config_schema.py`. Imports nothing heavy, so that a mistake is answered in well under
-a second. Every mistake is a `ConfigError` of one line, written by `config_errors.py`.
+The keys are in `schema.py`. Imports nothing heavy, so that a mistake is answered in well under a second. Every mistake
+is a `ConfigError` of one line, written by `messages.py`.
 """
 
 import hashlib
@@ -9,16 +9,16 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from pydantic import ValidationError
 
-from cil_func.config import messages
+from cil_func.config import combinations, messages, names, stages
 from cil_func.config.messages import shown
-from cil_func.config.schema import Config, Method, Optim
+from cil_func.config.schema import Config
 from cil_func.errors import ConfigError
 
 __all__ = ["Config", "fingerprint", "from_dict", "load", "name_of", "presets", "set_keys", "to_dict", "to_toml"]
@@ -26,29 +26,42 @@ __all__ = ["Config", "fingerprint", "from_dict", "load", "name_of", "presets", "
 _CONFIGS = Path(__file__).parent / "presets"
 _MAX_BYTES = 1 << 20  # a larger file is no configuration: someone named a model or a device
 _HINTS = messages.hints_of(Config)
+# Keys that came after the first runs. `fingerprint` leaves them out where they have their default.
+ADDED = (
+    "data.options", "model.options", "memory.mirror_means", "method.options", "optim.name", "optim.options",
+    "optim.accumulate",
+)  # fmt: skip
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
     """Reads a configuration and overrides single values of it.
 
-    name: a path, else a name in `cil_func/config/presets/`, with or without ".toml". overrides: each
-    "table.key=value" (or "optim.first_phase.key=value"); the value is TOML, and what is no TOML is a
-    string. `optim.first_phase={}` drops what the file says about the first phase.
+    name: a path, else a name in `cil_func/config/presets/`, with or without ".toml".
+    overrides: each "table.key=value", also "optim.first_phase.key=value", "optim.STAGE.key=value" and
+    "method.options.key=value"; the value is TOML, and what is no TOML is a string. `optim.first_phase={}` drops what
+    the file says about the first phase.
+    A user's own function in a file ("own.py:make") gets an absolute path: that of the file beside the configuration, or
+    else in the current directory; in an override, the other way round. Where there is none it stays as it is.
     Raises ConfigError, one line: no such file, no TOML, or a key, type, range or combination that is wrong.
     """
-    tables = _read(_find(name))
+    path = _find(name)
+    tables = _read(path)
+    _locate(tables, [path.parent, os.curdir])
     for override in overrides:
         _override(tables, override)
+    _locate(tables, [os.curdir, path.parent])  # the overrides' names: those of the file are absolute by now
     return from_dict(tables)
 
 
 def from_dict(tables: Mapping[str, Any]) -> Config:
     """A configuration from {table: {key: value}}, as `to_dict` makes it. Raises as `load` does."""
+    known, unknown = stages.without_unknown(tables)
     try:
-        config = Config.model_validate(tables)
+        config = Config.model_validate(known)
     except ValidationError as failure:
-        raise messages.first_of(messages.mistakes_in(tables, failure, _HINTS)) from None
-    mistakes = list(_combinations(config))
+        mistakes = messages.mistakes_in(known, failure, _HINTS | stages.hints(known))
+        raise messages.first_of(mistakes + unknown) from None
+    mistakes = unknown or list(combinations.of_config(config))
     if mistakes:
         raise messages.first_of(mistakes)
     return config
@@ -66,8 +79,17 @@ def to_toml(config: Config) -> str:
 
 
 def fingerprint(config: Config) -> str:
-    """8 hexadecimal digits that differ where two configurations do (SHA-256 of the sorted JSON)."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+    """8 hexadecimal digits that differ where two configurations do (SHA-256 of the sorted JSON).
+
+    Default run directories are called after it, so a key that came later (`ADDED`) counts only where it differs from
+    its default: a configuration without it keeps its directory.
+    """
+    tables, defaults = to_dict(config), to_dict(Config())
+    for key in ADDED:
+        table, _, name = key.partition(".")
+        if tables[table][name] == defaults[table][name]:
+            del tables[table][name]
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def set_keys(overrides: Sequence[str]) -> list[str]:
@@ -128,13 +150,25 @@ def _located(message: str) -> tuple[str, str, str]:
     return (found[1], f", line {found[2]}", f" (column {found[3]})") if found else (message, "", "")
 
 
+def _locate(tables: dict[str, Any], folders: Sequence[str | Path]) -> None:
+    """Makes the paths of a user's own functions absolute, in place; see `load`."""
+    optim = tables.get("optim")
+    parts = [part for part in optim.values() if isinstance(part, dict)] if isinstance(optim, dict) else []
+    holders = [("backbone", tables.get("model")), *(("name", tables.get(key)) for key in ("data", "method", "optim"))]
+    for key, table in [*holders, *(("name", part) for part in parts)]:
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = names.located(table[key], folders)
+
+
 def _override(tables: dict[str, Any], override: str) -> None:
     """Puts one `--set table.key=value` into the tables, in place."""
     key, equals, text = override.partition("=")
     parts = _parts(key)
-    name = messages.dotted(parts)
-    if name not in _HINTS:
-        raise ConfigError("--set " + messages.unknown_key(parts, _HINTS))
+    name, known = messages.dotted(parts), _is_known(parts)
+    value = _value(name, text.strip()) if known or stages.is_stage(parts) else None
+    if not known and not (len(parts) == 2 and isinstance(value, dict)):  # a whole table [optim.STAGE]
+        hints = _HINTS | (stages.hints({"optim": {parts[1]: {}}}) if len(parts) > 2 else {})
+        raise ConfigError("--set " + messages.unknown_key(parts, hints))
     if len(parts) == 1:
         raise ConfigError(f"--set {name}: a whole table; set its keys, each as {name}.key=value")
     if not equals:
@@ -144,7 +178,15 @@ def _override(tables: dict[str, Any], override: str) -> None:
         if not isinstance(tables, dict):
             table = messages.dotted(parts[:depth])
             raise ConfigError(f"{table}: {shown(tables)} is not allowed; a table of keys")
-    tables[parts[-1]] = _value(name, text.strip())
+    tables[parts[-1]] = value
+
+
+def _is_known(parts: Sequence[str]) -> bool:
+    """Whether the schema has a key: by itself, as a stage's, or as an option in a free table."""
+    if stages.is_stage(parts) and len(parts) > 2:
+        parts = ["optim", "first_phase", *parts[2:]]
+    free = any(messages.is_free(_HINTS.get(messages.dotted(parts[:depth]))) for depth in range(2, len(parts)))
+    return free or messages.dotted(parts) in _HINTS
 
 
 def _parts(key: str) -> list[str]:
@@ -161,51 +203,3 @@ def _value(name: str, text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return parsed["value"] if len(parsed) == 1 else text  # a line break may have brought a second key
-
-
-def _combinations(config: Config) -> Iterator[str]:
-    """Messages for values that are allowed one by one, but not together."""
-    data, memory = config.data, config.memory
-    if data.name in ("image_folder", "imagenet100", "imagenet1000") and not data.path:
-        allowed = "the path of a folder that holds train/ and test/ (or val/)"
-        yield f"data.path: missing, with data.name = {shown(data.name)}; {allowed}"
-    if data.name == "digits" and data.path:
-        allowed = 'data.name = "image_folder" to train on that folder, or no path'
-        yield f'data.path: {shown(data.path)} with data.name = "digits", which is in no folder; {allowed}'
-    if bool(data.mean) != bool(data.std):
-        lacking, given = ("std", "mean") if data.mean else ("mean", "std")
-        yield f"data.{lacking}: [] with data.{given} = {shown(getattr(data, given))}; give both or neither"
-    yield from _kd_mistakes(config.method)
-    if config.method.name == "icarl" and not (memory.size or memory.fixed_per_class):
-        given = 'memory.size: 0 with method.name = "icarl", which predicts by exemplars'
-        yield f"{given}; an integer >= 1, or memory.fixed_per_class >= 1"
-    backbone = config.model.backbone
-    mistakes = list(_optim_mistakes(config.optim, "optim", backbone))
-    yield from mistakes or _optim_mistakes(config.optim_of_phase(0), "optim.first_phase", backbone)
-
-
-def _kd_mistakes(method: Method) -> Iterator[str]:
-    """The two weights of distillation that mean nothing: (1 - w) CE below 0, and a share in a sum."""
-    combination, weight = method.kd_combination, method.kd_weight
-    given = f"method.kd_weight: {shown(weight)} with kd_combination = {shown(combination)}"
-    if combination == "sum" and weight == "dynamic":
-        yield f'{given}; a number >= 0, or kd_combination = "convex"'
-    if combination == "convex" and weight != "dynamic" and weight > 1:
-        yield f'{given}; a number in 0..1, or "dynamic", or kd_combination = "sum"'
-
-
-def _optim_mistakes(optim: Optim, table: str, backbone: str) -> Iterator[str]:
-    """What doesn't fit inside one phase's [optim]; `table` is where a person mends it."""
-    epochs, norm_batch = optim.epochs, optim.norm_batch
-    if optim.schedule == "milestones" and not (optim.milestones and optim.milestones[-1] < epochs):
-        given = f'{shown(optim.milestones)} with schedule = "milestones" and epochs = {shown(epochs)}'
-        yield f"{table}.milestones: {given}; one or more increasing epochs, all < epochs"
-    if optim.warmup_epochs >= epochs:
-        given = f"{shown(optim.warmup_epochs)} with epochs = {shown(epochs)}"
-        yield f"{table}.warmup_epochs: {given}; an integer below epochs"
-    given = f"{table}.norm_batch: {shown(norm_batch)} with batch_size = {shown(optim.batch_size)}"
-    if norm_batch > optim.batch_size:
-        yield f"{given}; 0 (the whole batch), or an integer in 2..batch_size"
-    elif backbone.startswith("timm:") and norm_batch not in (0, optim.batch_size):
-        whole = f"model.backbone = {shown(backbone)}: groups are for the resnets without timm"
-        yield f"{given} and {whole}; 0 or batch_size"

@@ -2,7 +2,7 @@
 
 Each line names the dotted key, what was given, what is allowed, and the nearest key or value if the
 given one looks like a typo. What is allowed is read off the schema's annotations, so that a new field
-needs no text of its own. Knows how schemas are written (`config.py`), but none in particular.
+needs no text of its own. Knows how schemas are written (`schema.py`), but none in particular.
 """
 
 import difflib
@@ -12,15 +12,15 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from cil_func.config.free_table import LARGEST, FreeTable
 from cil_func.errors import ConfigError
 
-LARGEST = 2**63 - 1  # TOML's largest integer; as an upper bound it goes without saying
 _SHOWN_LENGTH = 60  # characters of a given value that a message repeats
 # What people write for these has too few letters in common with the right word, or more with a wrong one.
 _SYNONYMS = {"gpu": "cuda", "lr": "learning_rate", "wd": "weight_decay"}
@@ -29,9 +29,10 @@ _NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "a s
 
 @dataclass(frozen=True)
 class Allowed:
-    """Put in `Annotated`: says what a field takes where its type and range don't."""
+    """Put in `Annotated`: says what a field takes where its type and range don't, and shows a value of it."""
 
     text: str
+    example: Any = field(default=None, hash=False)
 
 
 def first_of(mistakes: Sequence[str]) -> ConfigError:
@@ -46,7 +47,7 @@ def shown(value: object, *, length: int = _SHOWN_LENGTH) -> str:
         text = json.dumps(value, ensure_ascii=False)
     elif isinstance(value, list | tuple):
         text = "[" + ", ".join(shown(item) for item in value[:length]) + "]"
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         text = "{" + ", ".join(f"{key} = {shown(item)}" for key, item in value.items()) + "}"
     elif isinstance(value, int) and value.bit_length() > 1000:
         text = f"{value:#x}"  # str() raises beyond 4,300 digits
@@ -60,9 +61,9 @@ def dotted(parts: Iterable[str]) -> str:
     return ".".join(part if re.fullmatch(r"[\w-]{1,40}", part, re.ASCII) else shown(part) for part in parts)
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` is most likely a slip of, or None."""
-    by_lower = {choice.lower(): choice for choice in choices}
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that `word` is most likely a slip of, or None."""
+    by_lower = {each.lower(): each for each in words}
     word = _SYNONYMS.get(word.lower(), word.lower())[:_SHOWN_LENGTH]
     return by_lower.get(next(iter(difflib.get_close_matches(word, by_lower, n=1, cutoff=0.5)), ""))
 
@@ -103,6 +104,9 @@ def mistakes_in(raw: Mapping[str, Any], failure: ValidationError, hints: Mapping
         if item["type"] == "extra_forbidden":
             parts = [str(part) for part in item["loc"]]
             message = unknown_key(parts, hints)
+        elif parts != list(item["loc"][: len(parts) + 1]) and is_free(hints[dotted(parts)]):  # one option in it
+            parts = [*parts, str(item["loc"][len(parts)])]
+            message = _refused_option(parts, _value_at(raw, parts))
         else:
             message = _refused(dotted(parts), _value_at(raw, parts), hints[dotted(parts)])
         messages.setdefault(dotted(parts), message)  # a union reports each of its members: once is enough
@@ -113,6 +117,8 @@ def allowed(hint: Any) -> str:
     """What an annotation takes, in words: "an integer >= 2", "true or false", 'one of "a", "b"'."""
     if _is_table(hint):
         return "a table of keys"
+    if is_free(hint):
+        return "a table of options"
     if typing.get_origin(hint) is Annotated:
         base, *notes = typing.get_args(hint)
         texts = [note.text for note in notes if isinstance(note, Allowed)]
@@ -141,29 +147,37 @@ def _refused(key: str, given: Any, hint: Any) -> str:
     return f"{message}; did you mean {meant}?" if meant else message
 
 
+def _refused_option(parts: Sequence[str], given: Any) -> str:
+    """The message for one option of a free table: its name can't be one, or its value."""
+    text = "a string, true or false, an integer of 64 bits, a finite number, or a list or table of these"
+    text = text if parts[-1].isidentifier() else "an option's name has letters, digits and _ alone"
+    return f"{dotted(parts)}: {shown(given)} is not allowed; {text}"
+
+
 def _suggestion(given: Any, hint: Any) -> str | None:
     """The nearest of the choices; or the value with quotes put on or taken off, where that is allowed."""
     if isinstance(given, str):
-        choices = {str(choice).lower(): shown(choice) for choice in _choices(hint)}
-        close = nearest(given, choices)
-        return choices[close] if close else next((shown(n) for n in _numbers(given) if _fits(n, hint)), None)
+        words = {str(choice).lower(): shown(choice) for choice in choices(hint)}
+        close = None if ":" in given else nearest(given, words)  # with a colon it is a function of the user's own
+        return words[close] if close else next((shown(n) for n in _numbers(given) if fits(n, hint)), None)
     text = shown(given)
-    quotable = not isinstance(given, dict | list) and not text.endswith("…")
-    return shown(text) if quotable and _fits(text, hint) else None
+    quotable = not isinstance(given, Mapping | list) and not text.endswith("…")
+    return shown(text) if quotable and fits(text, hint) else None
 
 
-def _choices(hint: Any) -> tuple:
+def choices(hint: Any) -> tuple:
     """Every value that an annotation names."""
     if hint is bool:
         return (True, False)
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     if typing.get_origin(hint) is Annotated or _is_union(hint):
-        return sum((_choices(member) for member in _members(hint)), ())
+        return sum((choices(member) for member in _members(hint)), ())
     return ()
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is one that an annotation takes."""
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError:
@@ -205,7 +219,7 @@ def _value_at(raw: Any, parts: Sequence[str]) -> Any:
 
 
 def _as_written(key: str, hints: Mapping[str, Any]) -> str:
-    return f"[{key}]" if _is_table(hints[key]) else key
+    return f"[{key}]" if _is_table(hints[key]) or is_free(hints[key]) else key
 
 
 def _members(hint: Any) -> tuple:
@@ -219,4 +233,10 @@ def _is_union(hint: Any) -> bool:
 
 
 def _is_table(hint: Any) -> bool:
+    """Whether an annotation is a table of known keys."""
     return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def is_free(hint: Any) -> bool:
+    """Whether an annotation is that of a table of free keys, if need be in a union with None."""
+    return FreeTable in (_members(hint) if _is_union(hint) else (hint,))

@@ -30,8 +30,10 @@ from cil_func.config import messages, options
 from cil_func.config.messages import shown
 from cil_func.errors import CilError, ConfigError
 
-_DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
-PATTERN = rf"^(?P<place>[^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED}):(?P<function>{_DOTTED})$"
+_DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_PLACE = rf"([^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED})"
+PATTERN = rf"^{_PLACE}:{_DOTTED}$"  # for the schema: what Python, Rust and JavaScript read alike
+_PARTS = re.compile(rf"(?P<place>{_PLACE}):(?P<function>{_DOTTED})")
 _SYSTEM = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
 _LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_SYSTEM, Path(__file__).parents[1]))
 
@@ -46,13 +48,13 @@ def located(name: str, folders: Iterable[str | os.PathLike]) -> str:
 
     folders: in the order in which they are searched.
     """
-    found = re.fullmatch(PATTERN, name) if is_own(name) else None
+    found = _PARTS.fullmatch(name) if is_own(name) else None
     if not found or not found["place"].endswith(".py"):
         return name
     for folder in folders:
-        path = os.path.abspath(os.path.join(folder, os.path.expanduser(found["place"])))
+        path = os.path.join(folder, os.path.expanduser(found["place"]))
         if os.path.isfile(path):
-            return f"{path}:{found['function']}"
+            return f"{os.path.abspath(path)}:{found['function']}"
     return name
 
 
@@ -97,7 +99,7 @@ def find(name: str, *, key: str) -> Callable[..., Any]:
     key: as for `bind`.
     Raises ConfigError, one line: the name is malformed, the module can't be imported or doesn't hold such a function.
     """
-    parts = re.fullmatch(PATTERN, name)
+    parts = _PARTS.fullmatch(name)
     if not parts:
         raise ConfigError(f'{key}: {shown(name)}: write "package.module:function" or "path/file.py:function"')
     place, attribute = parts["place"], parts["function"]

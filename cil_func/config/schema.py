@@ -1,100 +1,22 @@
-"""The schema of the configuration: one class a table, a meaning or a unit beside each key.
+"""The schema of the configuration: one class a table, and under each key its meaning.
 
-The defaults are those of `cifar.toml`, with one norm group of 128 images and without RandAugment.
-What two keys must not be together is in `config.py`.
+The string under a key is what `train.py --explain KEY`, the README's table and the JSON schema say about it. The
+defaults are those of `cifar.toml`, with one norm group of 128 images and without RandAugment. What two keys must not be
+together is in `combinations.py`.
+
+A new key needs its string here and its entry in `effects.TABLE`. Its default has to keep earlier results; it is named
+in `load.ADDED`.
 """
 
-import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from cil_func.config.messages import LARGEST, Allowed
-
-
-def _increasing(values: tuple[int, ...]) -> tuple[int, ...]:
-    if list(values) != sorted(set(values)):
-        raise ValueError("not increasing")
-    return values
-
-
-def _none_or_three(values: tuple) -> tuple:
-    if len(values) not in (0, 3):
-        raise ValueError("neither 0 nor 3 values")
-    return values
-
-
-def _each_once(order: str | tuple) -> str | tuple:
-    if not isinstance(order, str) and (not order or len(set(order)) < len(order)):
-        raise ValueError("empty, or a class appears twice")
-    return order
-
-
-# Group 1: the section's name. p0..p1; n, mmax and timm's set of operations ("t") are never 0.
-_RAND_SECTION = re.compile(
-    r"(m(?=\d{1,2}$)|n(?=[1-9]\d?$)|mmax(?=[1-9]\d?$)|inc(?=[01]$)|mstd|p(?=0\.|[01]$))\d+(?:\.\d+)?"
-    r"|(t)(?:weights|3aw|3a)",
-    re.ASCII,
-)
-
-
-def _rand_augment(policy: str) -> str:
-    """Refuses what timm would refuse, or skip without a word ("mstdinf"), after minutes of loading data."""
-    variant, *sections = policy.split("-")
-    found = [_RAND_SECTION.fullmatch(section) for section in sections]
-    names = {match[1] or match[2] for match in found if match}
-    if policy and (variant != "rand" or len(names) < len(sections)):  # fewer: one is wrong, or came twice
-        raise ValueError("not RandAugment")
-    return policy
-
-
-def _no_nul(path: str) -> str:
-    if "\0" in path:
-        raise ValueError("no file system takes a NUL")
-    return path
-
-
-# A tuple instead of TOML's list: a frozen configuration can then be hashed, and nobody edits it in place.
-_from_list = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-
-Seed = Annotated[int, Interval(ge=0, le=2**31 - 1)]
-Count = Annotated[int, Interval(ge=0, le=LARGEST)]
-Positive = Annotated[int, Interval(ge=1, le=LARGEST)]
-Images = Annotated[int, Interval(ge=2, le=2**31 - 1)]  # batch norm needs two; bytes of a batch fit 64 bits
-Zero = Annotated[int, Interval(ge=0, le=0), Allowed("0")]  # Literal[0] takes `false` too
-Fraction = Annotated[float, Interval(ge=0, lt=1)]
-Strength = Annotated[float, Interval(ge=0, le=1)]
-Epochs = Annotated[
-    tuple[Positive, ...],
-    _from_list, AfterValidator(_increasing), Allowed("a list of increasing integers >= 1"),
-]  # fmt: skip
-Means = Annotated[
-    tuple[Annotated[float, Interval(ge=0, le=1)], ...],
-    _from_list, AfterValidator(_none_or_three), Allowed("[], or three numbers in 0..1"),
-]  # fmt: skip
-Deviations = Annotated[
-    tuple[Annotated[float, Interval(gt=0, le=1)], ...],
-    _from_list, AfterValidator(_none_or_three), Allowed("[], or three numbers > 0 and <= 1"),
-]  # fmt: skip
-Colour = Annotated[
-    tuple[Annotated[int, Interval(ge=0, le=255)], ...],
-    _from_list, AfterValidator(_none_or_three), Allowed("[], or three integers in 0..255"),
-]  # fmt: skip
-ClassOrder = Annotated[
-    Literal["canonical", "shuffled", "sorted"] | tuple[Count, ...] | tuple[str, ...],
-    _from_list, AfterValidator(_each_once),
-    Allowed('one of "canonical", "shuffled", "sorted", or a list of class indices or of names, each once'),
-]  # fmt: skip
-RandAugment = Annotated[
-    str, AfterValidator(_rand_augment),
-    Allowed('"", or RandAugment in timm\'s words: "rand-m9-mstd0.5-inc1" (m, n, p, mstd, mmax, inc, t)'),
-]  # fmt: skip
-Backbone = Annotated[
-    str, Field(pattern=r"^(resnet(20|32|44|56|110)|timm:[A-Za-z0-9_]+)$"),
-    Allowed('"resnet20", 32, 44, 56 or 110 (CIFAR\'s), or "timm:NAME", a NAME without dots'),
-]  # fmt: skip
-Folder = Annotated[str, AfterValidator(_no_nul), Allowed("a path as a string in quotes, without NUL")]
+from cil_func.config import combinations, messages, values
+from cil_func.config.free_table import FreeTable
+from cil_func.errors import ConfigError
 
 
 class Table(BaseModel):
@@ -106,121 +28,199 @@ class Table(BaseModel):
 class Run(Table):
     """[run]: where and how the arithmetic is done."""
 
-    seed: Seed = 0  # of weights, batches, augmentation, random selection
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: by a fixed table of hardware
-    # float64: for equality tests; float32: IEEE's, also on a GPU, whose default is TF32
+    seed: values.Seed = 0
+    "Seed of the weights, the order of images, their augmentation and the random selection of exemplars."
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    "Device of the training. auto: cuda where torch finds a GPU, else cpu."
     precision: Literal["auto", "float64", "float32", "bfloat16"] = "auto"
-    compile: bool = True  # torch.compile of the whole step: a minute at first, faster afterwards
-    threads: Annotated[int, Interval(ge=0, le=1024)] = 0  # CPU threads; 0: torch's own choice
-    timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0  # that a process may stand still
+    """Number format of the convolutions and matrix products. auto: bfloat16 where the hardware has it, else float32.
+    float32 is IEEE's, never TF32, not on a GPU either. float64 is for tests of equality."""
+    compile: bool = True
+    "Whether torch.compile compiles the whole training step: about a minute at first, faster afterwards."
+    threads: Annotated[int, Interval(ge=0, le=1024)] = 0
+    "CPU threads of each process. 0: torch's own choice."
+    timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0
+    "Seconds for which a process may keep the others waiting without progress, before the run ends."
 
 
 class Data(Table):
-    """[data]: the images and how their classes come in phases."""
+    """[data]: the images, and which classes come in which phase."""
 
-    name: Literal["digits", "cifar100", "image_folder", "imagenet100", "imagenet1000"] = "cifar100"
-    path: Folder = ""  # folder of the images; image_folder and imagenet* need one
-    # an image file that can't be read: stop and name it, or skip it and list it in the results; digits and
-    # cifar100, which have no such files, ignore this
+    name: Literal["digits", "cifar100", "image_folder", "imagenet100", "imagenet1000"] | values.Own = "cifar100"
+    "The data set."
+    options: FreeTable = FreeTable()
+    "Keywords for a data set of your own; the built-in ones take none."
+    path: values.Folder = ""
+    """Folder of the images. image_folder and imagenet* need one, which holds train/ and test/ or val/. cifar100 is
+    downloaded into it; "": into .data in the current directory."""
     on_error: Literal["stop", "skip"] = "stop"
-    # EXIF's orientation of an image file; auto: apply for image_folder, ignore for imagenet*, as the field's results
+    "What happens to an image file that can't be read. stop: the run ends and names it. skip: the results list it."
     exif_orientation: Literal["auto", "apply", "ignore"] = "auto"
-    # red, green, blue behind transparent pixels of an image file: white, as the paper or page that drawings are made
-    # for; []: the alpha channel is dropped
-    background: Colour = (255, 255, 255)
-    image_size: Zero | Annotated[int, Interval(ge=8, le=1024)] = 0  # pixels a side; 0: the images' own
-    initial_increment: Count = 0  # classes of the first phase; 0: the same as increment
-    # classes of each later phase; auto: a fifth of all classes, and a first phase of two at least
-    increment: Literal["auto"] | Positive = 10
-    class_order: ClassOrder = "canonical"  # canonical: RandomState(1993).permutation(K)
-    order_seed: Seed = 0  # of class_order = "shuffled"
-    mean: Means = ()  # per channel, of pixels in 0..1; []: computed from the first phase's training images
-    std: Deviations = ()  # likewise
+    "Whether EXIF's orientation turns an image file. auto: apply for image_folder, ignore for imagenet*, as others do."
+    background: values.Colour = (255, 255, 255)
+    "Colour (red, green, blue) behind transparent pixels of an image file. []: the alpha channel is dropped."
+    image_size: values.Zero | Annotated[int, Interval(ge=8, le=1024)] = 0
+    "Pixels a side to which images are resized. 0: the images' own size."
+    initial_increment: values.Count = 0
+    "Number of classes in the first phase. 0: the first of increment."
+    increment: Literal["auto"] | values.Positive | values.Sizes = 10
+    """Number of classes in each later phase, of which the last may have fewer. A list: the sizes of the later phases
+    one by one; with initial_increment they have to add up to all classes. auto: a fifth of the classes, and at least
+    two in the first phase."""
+    class_order: values.ClassOrder = "canonical"
+    """Order in which classes come. canonical: numpy's RandomState(1993).permutation, the field's order. shuffled: drawn
+    by order_seed. sorted: as they are numbered. A list: class indices or names."""
+    order_seed: values.Seed = 0
+    'Seed of class_order = "shuffled".'
+    mean: values.Means = ()
+    "Mean of each channel, of pixels in 0..1, that is subtracted. []: computed from the first phase's training images."
+    std: values.Deviations = ()
+    "Standard deviation of each channel, by which pixels are divided. []: as for mean."
 
 
 class Augment(Table):
     """[augment]: what happens to a training image each time it is seen."""
 
-    auto_augment: RandAugment = ""  # a timm string; "": none
-    # who does auto_augment: in batches where the images are, or timm with Pillow, one by one (other draws)
+    auto_augment: values.RandAugment = ""
+    'RandAugment policy as a timm string. "": none.'
     backend: Literal["device", "pil"] = "device"
-    crop_padding: Annotated[int, Interval(ge=0, le=64)] = 4  # pixels of zeros a side before a random crop
-    flip: bool = True  # left to right, every other time
-    brightness: Strength = 0.0  # b: times a factor in [1 - b, 1 + b]
-    contrast: Strength = 0.0  # likewise, the distance from the image's mean grey
-    saturation: Strength = 0.0  # likewise, the distance from the image in grey
-    erasing: Strength = 0.0  # probability that a rectangle is filled with the mean colour
+    "What computes auto_augment. device: whole batches, where the images are. pil: timm with Pillow, other draws."
+    crop_padding: Annotated[int, Interval(ge=0, le=64)] = 4
+    "Pixels of zeros added on each side before a random crop to the image's size."
+    flip: bool = True
+    "Whether an image is mirrored left to right, with probability 1/2."
+    brightness: values.Strength = 0.0
+    "b: pixels are multiplied by a factor drawn from [1 - b, 1 + b]."
+    contrast: values.Strength = 0.0
+    "c: the distance of a pixel from the image's mean grey is multiplied by a factor drawn from [1 - c, 1 + c]."
+    saturation: values.Strength = 0.0
+    "s: the distance of a pixel from its grey is multiplied by a factor drawn from [1 - s, 1 + s]."
+    erasing: values.Strength = 0.0
+    "Probability that a random rectangle of an image is filled with the mean colour."
 
 
 class Model(Table):
     """[model]: the network in front of the classifier."""
 
-    backbone: Backbone = "resnet32"  # CIFAR's ResNets, or a timm model by name
-    # of a timm backbone, whatever its own rates are; drawn from the run's seed; the resnets have no such layers
-    drop_rate: Fraction = 0.0  # of features that dropout leaves out
-    drop_path_rate: Fraction = 0.0  # of blocks that stochastic depth leaves out, for an image
+    backbone: values.Backbone | values.Own = "resnet32"
+    "The network that computes features: a ResNet for CIFAR, or a timm model by its name."
+    options: FreeTable = FreeTable()
+    "Keywords for a backbone of your own; the resnets take none."
+    drop_rate: values.Fraction = 0.0
+    "Share of a timm backbone's features that dropout leaves out, whatever the model's own rate is."
+    drop_path_rate: values.Fraction = 0.0
+    "Share of a timm backbone's blocks that stochastic depth leaves out for an image, whatever the model's own rate is."
 
 
 class Memory(Table):
-    """[memory]: the images of old classes that are kept."""
+    """[memory]: the images of old classes that are kept, the exemplars."""
 
-    size: Count = 2000  # exemplars of all classes together
-    fixed_per_class: Count = 0  # exemplars of each class, whatever size says; 0: size // classes seen
-    selection: Literal["herding", "random", "closest"] = "herding"  # closest: to the class mean
+    size: values.Count = 2000
+    "Number of exemplars of all classes together; each class has size // classes seen."
+    fixed_per_class: values.Count = 0
+    "Number of exemplars of each class, whatever size says. 0: size decides."
+    selection: Literal["herding", "random", "closest"] = "herding"
+    """How exemplars are chosen. herding: so that the mean feature of the first ones is nearest to the class's, for any
+    number of them (iCaRL). closest: those nearest to the class's mean feature."""
+    mirror_means: bool = False
+    "Whether class means, for the nearest class mean, count each exemplar's mirror image too, as the original iCaRL."
 
 
 class Method(Table):
-    """[method]: the loss of later phases, and what is done to the classifier; a method ignores the rest."""
+    """[method]: how old classes are remembered. A method ignores the keys that it doesn't use."""
 
-    name: Literal["wa", "finetune", "replay", "joint", "lwf", "icarl", "ewc", "mas", "bic", "podnet", "der"] = "wa"
-    temperature: Annotated[float, Interval(gt=0)] = 2.0  # T of the distillation's softmax
-    kd_combination: Literal["convex", "sum"] = "convex"  # (1 - w) CE + w KD, or CE + w KD
-    # w of kd_combination; dynamic: num_old / classes seen
+    name: (
+        Literal["wa", "finetune", "replay", "joint", "lwf", "icarl", "ewc", "mas", "bic", "podnet", "der"] | values.Own
+    ) = "wa"
+    "The method of class-incremental learning."
+    options: FreeTable = FreeTable()
+    "Keywords of the method's own function, beside the keys of this table."
+    temperature: Annotated[float, Interval(gt=0)] = 2.0
+    "T by which logits are divided before the softmax of the distillation."
+    kd_combination: Literal["convex", "sum"] = "convex"
+    "How cross-entropy CE and distillation KD are added, w being kd_weight. convex: (1 - w) CE + w KD. sum: CE + w KD."
     kd_weight: Literal["dynamic"] | Annotated[float, Interval(ge=0)] = "dynamic"
-    clip_weights: bool = False  # classifier weights >= 0 after each update
-    align: bool = True  # wa: scale the new rows to the old rows' mean norm after each phase
-    label_smoothing: Fraction = 0.0  # share of the target spread over all classes
-    lwf_classes: Literal["new", "seen"] = "new"  # lwf: classes of a later phase's cross-entropy
+    "w of kd_combination. dynamic: number of old classes / number of classes seen."
+    clip_weights: bool = False
+    "Whether the classifier's weights are set to at least 0 after each update."
+    align: bool = True
+    "Whether new rows of the classifier are scaled to the mean norm of the old ones after each phase (weight aligning)."
+    label_smoothing: values.Fraction = 0.0
+    "Share of the target that cross-entropy spreads evenly over all classes."
+    lwf_classes: Literal["new", "seen"] = "new"
+    "Classes over which the cross-entropy of later phases is taken. new: the phase's own. seen: all."
 
 
 class PhaseOptim(Table):
-    """What a phase may have of its own: all of [optim]."""
+    """The keys of [optim], which a phase or a stage may have of its own."""
 
-    epochs: Positive = 170  # passes over the phase's training data
-    batch_size: Images = 128  # images a step, on all devices together
-    norm_batch: Zero | Images = 0  # images that share statistics; 0: all
-    learning_rate: Annotated[float, Interval(gt=0)] = 0.1  # at the start, after warm-up
-    momentum: Fraction = 0.9  # of SGD
-    weight_decay: Annotated[float, Interval(ge=0)] = 5e-4  # added to the gradient, times the weight
-    schedule: Literal["cosine", "milestones", "constant"] = "cosine"  # changes once an epoch
-    milestones: Epochs = ()  # epochs at which the rate is multiplied; cosine ignores them
-    milestone_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.1  # by this
-    warmup_epochs: Count = 0  # epochs of linear increase to learning_rate
-    eval_every_epochs: Count = 0  # test every so many epochs, by logits, before aligning; 0: at phase ends alone
+    name: Literal["sgd", "adamw"] | values.Own = "sgd"
+    "The optimiser."
+    options: FreeTable = FreeTable()
+    "Keywords of the optimiser. adamw: betas, eps, no_decay (patterns of parameters without decay). sgd takes none."
+    epochs: values.Positive = 170
+    "Number of passes over the phase's training images."
+    batch_size: values.Images = 128
+    "Images a batch, of all devices together."
+    accumulate: values.Positive = 1
+    "Number of batches whose gradients are added up before an update; with more than 1, a batch is whole norm groups."
+    norm_batch: values.Zero | values.Images = 0
+    "Number of images that share batch norm's statistics. 0: the whole batch."
+    learning_rate: Annotated[float, Interval(gt=0)] = 0.1
+    "Learning rate at the start, after warm-up."
+    momentum: values.Fraction = 0.9
+    "Momentum of sgd; adamw has betas in its options."
+    weight_decay: Annotated[float, Interval(ge=0)] = 5e-4
+    "Weight decay. sgd adds it, times the weight, to the gradient; adamw subtracts rate * weight_decay * weight."
+    schedule: Literal["cosine", "milestones", "constant"] = "cosine"
+    """How the learning rate changes, once an epoch. cosine: falls to 0 on half a cosine. milestones: is multiplied by
+    milestone_factor at each of milestones. constant: stays."""
+    milestones: values.Epochs = ()
+    'Epochs at which schedule = "milestones" multiplies the rate.'
+    milestone_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.1
+    "Factor by which the rate is multiplied at each of milestones."
+    warmup_epochs: values.Count = 0
+    "Number of epochs in which the rate first rises in equal steps to learning_rate."
+    eval_every_epochs: values.Count = 0
+    "Epochs between two tests of the classifier inside a phase, before aligning. 0: only phase ends are tested."
 
 
-FirstPhase = create_model(
-    "FirstPhase",
+PartOfOptim = create_model(
+    "PartOfOptim",
     __base__=Table,
-    __doc__="[optim.first_phase]: any key of [optim] again, for phase 0 alone.",
+    __doc__="[optim.first_phase] and [optim.STAGE]: any key of [optim] again, for phase 0 or one stage of a method.",
     **{name: (hint | None, None) for name, hint in PhaseOptim.__annotations__.items()},
 )
 
 
 class Optim(PhaseOptim):
-    """[optim]: SGD and its schedule, which start anew in each phase."""
+    """[optim]: the optimiser and its schedule, which start anew in each phase. [optim.STAGE]: any of its keys again,
+    for a stage of a method (bic: bias, podnet: balance).
 
-    first_phase: FirstPhase = FirstPhase()
+    pydantic takes any name of a table for a stage's; `load` refuses those that can't be one (`stages.py`).
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, PartOfOptim]
+
+    first_phase: PartOfOptim = PartOfOptim()
+    "Any key of [optim] again, for phase 0 alone."
+
+    @property
+    def stages(self) -> dict[str, PartOfOptim]:
+        """The tables [optim.STAGE] by the stage's name."""
+        return dict(self.model_extra or {})
 
 
 class Checkpoint(Table):
     """[checkpoint]: what a run that was stopped goes on from."""
 
-    every_seconds: Annotated[float, Interval(gt=0)] = 60.0  # between two saves inside a phase
+    every_seconds: Annotated[float, Interval(gt=0)] = 60.0
+    "Seconds between two checkpoints inside a phase."
 
 
 class Config(Table):
-    """A whole configuration. Lists in it are tuples; `optim_of_phase` merges [optim.first_phase]."""
+    """A whole configuration. Lists in it are tuples, free tables are FreeTables."""
 
     run: Run = Run()
     data: Data = Data()
@@ -231,10 +231,37 @@ class Config(Table):
     optim: Optim = Optim()
     checkpoint: Checkpoint = Checkpoint()
 
-    def optim_of_phase(self, phase: int) -> Optim:
-        """[optim] as phase `phase` (0, 1, ...) has it: phase 0 with [optim.first_phase] merged in.
+    def optim_of_phase(self, phase: int) -> PhaseOptim:
+        """[optim] as phase `phase` (0, 1, ...) has it: phase 0 with [optim.first_phase] merged in."""
+        return self.optim_of_stage(phase, "")
 
-        The first_phase of what comes back is empty.
+    def optim_of_stage(self, phase: int, stage: str, defaults: Mapping[str, Any] | None = None) -> PhaseOptim:
+        """[optim] as a stage of a phase has it.
+
+        stage: the name of a method's stage; "": the training that each phase begins with. defaults: the stage's own
+        defaults of [optim]'s keys. A key comes from the first of these that has it: [optim.STAGE]; defaults;
+        [optim.first_phase], for phase 0 and stage ""; [optim]. Where one of them names another optimiser and gives no
+        options, the options are empty.
+        Raises ConfigError if what a stage has doesn't fit together.
         """
-        own = self.optim.first_phase.model_dump(exclude_none=True) if phase == 0 else {}
-        return Optim(**(self.optim.model_dump(exclude={"first_phase"}) | own))
+        own = self.optim.stages.get(stage, PartOfOptim())
+        first = self.optim.first_phase if phase == 0 and not stage else PartOfOptim()
+        merged = {key: getattr(self.optim, key) for key in PhaseOptim.model_fields}
+        for part in (_set_keys(first), dict(defaults or {}), _set_keys(own)):
+            if part.get("name", merged["name"]) != merged["name"]:
+                merged["options"] = FreeTable()
+            merged |= part
+        try:
+            optim = PhaseOptim(**merged)
+        except ValidationError as failure:  # of the defaults, which a method of the user's own may have given
+            mistakes = messages.mistakes_in(merged, failure, messages.hints_of(PhaseOptim))
+            raise ConfigError(f"optim.{stage or 'first_phase'}.{mistakes[0]}") from None
+        mistakes = list(combinations.of_optim(optim, f"optim.{stage}", self.model.backbone)) if stage else []
+        if mistakes:
+            raise messages.first_of(mistakes)
+        return optim
+
+
+def _set_keys(part: PartOfOptim) -> dict[str, Any]:
+    """The keys that a part of [optim] has."""
+    return {key: value for key in PhaseOptim.model_fields if (value := getattr(part, key)) is not None}

@@ -1,5 +1,6 @@
 """The configuration: what is refused and how, what survives a round trip, what the presets hold."""
 
+import datetime
 import json
 import math
 import os
@@ -64,12 +65,16 @@ def walk(node=SCHEMA, prefix=""):
 FIELDS = dict(walk())
 NUMBERS = [key for key, kinds in FIELDS.items() if {"integer", "number"} & {kind["type"] for kind in kinds}]
 
-# For text, lists, and numbers with a gap, what the JSON schema cannot say.
+OPTIONS = ["method.options", "data.options", "model.options", "optim.options", "optim.first_phase.options"]
+OWN = ["method.name", "data.name", "optim.name", "optim.first_phase.name"]
+
+# For text, lists, numbers with a gap and free tables, what the JSON schema cannot say.
 WRONG = {
     "data.path": ["a\0b"],
     "data.image_size": [1, 7],
     "optim.norm_batch": [1],
     "optim.first_phase.norm_batch": [1],
+    "data.increment": [[], [0], [10, 0], [1.5], ["a"], 0, "five"],
     "data.class_order": ["cannonical", [], [0, 0], ["a", "a"], [0, "a"], [-1], [0.5], [True]],
     "data.background": [[255], [0, 0, 256], [0, 0, -1], [0.5, 0.5, 0.5], ["white"] * 3],
     "data.mean": [[0.5], [0.5, 0.5, 1.1], [0.5, 0.5, -0.1], ["a", "b", "c"], [math.nan, 0.5, 0.5]],
@@ -77,7 +82,10 @@ WRONG = {
     "augment.auto_augment": ["augmix-m3", "original", "v0", "3a", "rand-", "rand9", "Rand-m9", "rand-x1",
                              "rand-w0", "rand-m", "rand-m9 ", "rand-m9-m8", "rand-mstdinf", "rand-n0",
                              "rand-p2", "rand-p05", "rand-inc2", "rand-tnone"],
-    "model.backbone": ["resnet18", "resnet200", "resnet", "timm:", "timm:a.b", "resnet20\n", "", "xtimm:a"],
+    "model.backbone": ["resnet18", "resnet200", "resnet", "timm:", "timm:a.b", "resnet20\n", "", "xtimm"],
+    **{key: ["my.py", "a:", ":b", "a b:c", "a:b:c", "C:/x.py", "timm:resnet18", "a:b\n"] for key in OWN},
+    **{key: [{"a b": 1}, {"": 1}, {"a": math.nan}, {"a": [math.inf]}, {"a": {"b": datetime.date.today()}}, {"a": 2**63}]
+       for key in OPTIONS},
     "optim.milestones": [[3, 2], [2, 2], [0], [1.5], ["a"]],
     "optim.first_phase.milestones": [[3, 2], [2, 2], [0], [1.5], ["a"]],
 }  # fmt: skip
@@ -101,7 +109,8 @@ def test_no_mistake_of_a_key_was_forgotten(key):
     """Against the JSON schema, which pydantic reads off the annotations by itself."""
     assert set(mistakes.TOML) == {"string", "integer", "float", "boolean", "datetime", "array", "table"}
     kinds, made = FIELDS[key], {case.kind for case in BAD if case.key == key}
-    takes = {"float" if kind["type"] == "number" else kind["type"] for kind in kinds}
+    words = {"number": "float", "object": "table"}
+    takes = {words.get(kind["type"], kind["type"]) for kind in kinds}
     takes |= {"integer"} if "float" in takes else set()
     wanted = {f"type {name}" for name in mistakes.TOML if name not in takes} | {"misspelt"}
     wanted |= {"not finite"} if takes & {"integer", "float"} else set()
@@ -142,12 +151,12 @@ def test_a_new_key_is_covered_by_itself():
 def test_what_annotations_cannot_tell_is_refused_too(key, tmp_path):
     for value in WRONG[key]:
         message = refused(written(tmp_path, nested(key, value)))
-        assert message.startswith(f"{key}: ") and " is not allowed; " in message, (value, message)
+        assert message.startswith((f"{key}: ", f"{key}.")) and " is not allowed; " in message, (value, message)
 
 
-def test_no_text_and_no_list_is_without_an_example_of_what_is_wrong():
+def test_nothing_open_ended_is_without_an_example_of_what_is_wrong():
     open_ended = [key for key, kinds in FIELDS.items() if any(
-        kind["type"] in ("array", "string") and not {"enum", "const"} & set(kind) for kind in kinds
+        kind["type"] in ("array", "string", "object") and not {"enum", "const"} & set(kind) for kind in kinds
     )]  # fmt: skip
     assert len(open_ended) > 6
     assert not set(open_ended) - set(WRONG), f"put examples in WRONG for {set(open_ended) - set(WRONG)}"
@@ -177,8 +186,20 @@ MESSAGES = {
     "method.kd_weight=-1": 'method.kd_weight: -1 is not allowed; "dynamic" or a number >= 0',
     "run.timeout_seconds=0": "run.timeout_seconds: 0 is not allowed; a number > 0 and <= 86400",
     "data.on_error=Skip": 'data.on_error: "Skip" is not allowed; one of "stop", "skip"; did you mean "skip"?',
-    "method.name=wq": 'method.name: "wq" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", '
-                      '"icarl"; did you mean "wa"?',
+    "method.name=wq": 'method.name: "wq" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", "icarl", '
+                      '"ewc", "mas", "bic", "podnet", "der" or your own "package.module:function" or '
+                      '"path/file.py:function"; did you mean "wa"?',
+    "optim.name=adam": 'optim.name: "adam" is not allowed; one of "sgd", "adamw" or your own "package.module:function" '
+                       'or "path/file.py:function"; did you mean "adamw"?',
+    "method.name=own.py": 'method.name: "own.py" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", '
+                          '"icarl", "ewc", "mas", "bic", "podnet", "der" or your own "package.module:function" or '
+                          '"path/file.py:function"',
+    "data.increment=[]": 'data.increment: [] is not allowed; "auto" or an integer >= 1 or a list of integers >= 1',
+    "method.options.x=1979-05-27": "method.options.x: 1979-05-27 is not allowed; a string, true or false, an integer "
+                                   "of 64 bits, a finite number, or a list or table of these",
+    'method.options={"a b"=1}': 'method.options."a b": 1 is not allowed; an option\'s name has letters, digits and _ '
+                                "alone",
+    "method.options=3": "method.options: 3 is not allowed; a table of options",
     "run.device=gpu": 'run.device: "gpu" is not allowed; one of "auto", "cpu", "cuda"; did you mean "cuda"?',
     "run.compile=True": 'run.compile: "True" is not allowed; true or false; did you mean true?',
     "optim.learning_rate=.1": 'optim.learning_rate: ".1" is not allowed; a number > 0; did you mean 0.1?',
@@ -193,7 +214,7 @@ MESSAGES = {
     "augment.backbone=x": "--set augment.backbone: unknown key; did you mean model.backbone?",
     "optm.epoch=1": "--set optm.epoch: unknown key; did you mean optim.epochs?",
     "optim.epochs.x=1": "--set optim.epochs.x: unknown key; did you mean optim.epochs?",
-    "memory.zzz=1": "--set memory.zzz: unknown key; [memory] has size, fixed_per_class, selection",
+    "memory.zzz=1": "--set memory.zzz: unknown key; [memory] has size, fixed_per_class, selection, mirror_means",
     "zzz=1": "--set zzz: unknown table; there are [run], [data], [augment], [model], [memory], [method], "
              "[optim], [checkpoint]",
     "optim={epochs=1}": "--set optim: a whole table; set its keys, each as optim.key=value",
@@ -263,6 +284,13 @@ COMBINATIONS = [
     (["optim.first_phase.batch_size=64"], "optim.first_phase.norm_batch: 128 with batch_size = 64"),
     (["optim.warmup_epochs=9", "optim.first_phase.epochs=9"],
      "optim.first_phase.warmup_epochs: 9 with epochs = 9; an integer below epochs"),
+    (["optim.accumulate=4", "optim.batch_size=100", "optim.norm_batch=32"],
+     "optim.batch_size: 100 with norm_batch = 32 and accumulate = 4; a multiple of norm_batch"),
+    (["optim.options.betas=[0.5, 0.5]"], 'optim.options.betas: unknown option; optim.name = "sgd" takes none'),
+    (["optim.name=adamw", "optim.first_phase.name=sgd", "optim.first_phase.options.x=1"],
+     'optim.first_phase.options.x: unknown option; optim.first_phase.name = "sgd" takes none'),
+    (["data.options.x=1"], 'data.options.x: unknown option; data.name = "cifar100" takes none'),
+    (["model.options.x=1"], 'model.options.x: unknown option; model.backbone = "resnet32" takes none'),
     (["optim.schedule=milestones", "optim.milestones=[60, 100]", "optim.first_phase.epochs=100"],
      "optim.first_phase.milestones: [60, 100] with schedule"),
 ]  # fmt: skip
@@ -289,6 +317,13 @@ def test_values_that_do_not_go_together_are_refused(overrides, line):
         ["optim.schedule=milestones", "optim.milestones=[1, 169]"],
         ["optim.epochs=1", "optim.warmup_epochs=0"],
         ["data.class_order=[3, 1, 0]"],
+        ["data.increment=[10, 20, 5]"],
+        ["optim.accumulate=4", "optim.batch_size=64", "optim.norm_batch=32"],
+        ["optim.accumulate=4", "optim.batch_size=100", "optim.norm_batch=0"],
+        ["optim.batch_size=100", "optim.norm_batch=32"],
+        ["method.options.anything=1"],  # only the method knows
+        ["data.name=my_data:make", "data.options.x=1", "model.backbone=nets.py:make", "model.options.y=[1, {z=2}]"],
+        ["optim.name=adamw", "optim.options.betas=[0.5, 0.9]", "optim.first_phase.name=sgd"],
         ['data.class_order=["dog", "cat"]'],
         ["data.image_size=8", "run.seed=2147483647"],
         ["augment.auto_augment=rand"],
@@ -322,6 +357,41 @@ def test_overrides_are_toml_and_a_bare_word_is_a_string():
     assert config.load("cifar", ["data.path= x "]).data.path == "x"
     assert config.load("cifar", ["data.path='x'\nseed = 1"]).data.path == "'x'\nseed = 1"  # not a second key
     assert config.load("cifar", ["data.path=" + "[" * 5000]).data.path == "[" * 5000  # too deep for tomllib
+
+
+def test_an_option_may_be_set_one_by_one_or_as_a_table():
+    got = config.load("cifar", ["method.options={a=1, b=2}", "method.options.depth=5", "method.options.b = [1, 'x']"])
+    assert got.method.options.plain() == {"a": 1, "b": [1, "x"], "depth": 5}
+    got = config.load("cifar", ["method.options.deep.er=word", "optim.first_phase.name=adamw",
+                                "optim.first_phase.options.eps=1e-6"])  # fmt: skip
+    assert got.method.options.plain() == {"deep": {"er": "word"}}
+    assert got.optim.first_phase.options.plain() == {"eps": 1e-6}
+    with pytest.raises(TypeError):
+        got.method.options["x"] = 1
+
+
+def test_a_users_own_file_is_found_beside_the_configuration_and_in_the_working_directory(tmp_path, monkeypatch):
+    """What the file says is looked for beside the file first, what the command line says where the command is."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "both.py").write_text("")
+    (here / "mine.py").write_text("")
+    monkeypatch.chdir(here)
+    names = {"method": "both.py:f", "data": "mine.py:f", "optim": "nowhere.py:f"}
+    tables = {table: {"name": name} for table, name in names.items()} | {"model": {"backbone": "both.py:net"}}
+    tables["optim"] |= {"bias": {"name": "both.py:f"}, "first_phase": {"name": "both.py:f"}}
+    path = written(there, tables)
+    got = config.load(str(path))
+    assert (got.method.name, got.model.backbone) == (f"{there}/both.py:f", f"{there}/both.py:net")
+    assert (got.data.name, got.optim.name) == (f"{here}/mine.py:f", "nowhere.py:f")
+    assert {got.optim.first_phase.name, got.optim.stages["bias"].name} == {f"{there}/both.py:f"}
+    got = config.load(str(path), ["method.name=both.py:g", "optim.bias={name='both.py:g'}", "model.backbone=a.b:c"])
+    assert got.method.name == got.optim.stages["bias"].name == f"{here}/both.py:g"
+    assert got.model.backbone == "a.b:c" and got.optim.first_phase.name == f"{there}/both.py:f"
+    (there / "run.toml").write_text(config.to_toml(got))
+    monkeypatch.chdir(tmp_path)
+    assert config.load(str(there / "run.toml")) == got
 
 
 def test_first_phase_holds_for_phase_0_alone():
@@ -466,9 +536,20 @@ SPECIAL = {
     "data.mean": THREE,
     "data.std": THREE,
     "augment.auto_augment": st.sampled_from(["", "rand", "rand-m9-mstd0.5-inc1"]),
-    "model.backbone": st.sampled_from(["resnet20", "resnet110", "timm:resnet18"]),
+    "model.backbone": st.sampled_from(["resnet20", "resnet110", "timm:resnet18", "a:b"]),
     "optim.milestones": st.just([]),  # drawn after epochs
+    "data.increment": st.sampled_from(["auto", 1, 7]) | st.lists(st.integers(1, 100), min_size=1),
+    "optim.name": st.sampled_from(["adamw", "a.b:c", "my own.py:make"]),
+    "method.name": st.sampled_from(["wa", "der", "a.b:c", r"C:\x\y.py:make.it"]),
+    "data.name": st.sampled_from(["digits", "imagenet100", "a:b"]),
 }
+OPTION = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=5,
+)
+FREE = st.dictionaries(st.sampled_from(["tau", "depth", "_x", "für"]), OPTION)
+SPECIAL |= dict.fromkeys(OPTIONS, FREE)
 
 
 @st.composite
@@ -484,6 +565,10 @@ def tables_of(draw):
         data.pop("path", None)
     else:
         data.setdefault("path", "somewhere")
+    if data.get("name") != "a:b":
+        data.pop("options", None)
+    if not set(tables.get("model", {}).get("backbone", "")) & set(":"):
+        tables.get("model", {}).pop("options", None)
     if "mean" not in data or "std" not in data:
         data.pop("mean", None), data.pop("std", None)
     if method.get("kd_combination") == "sum":
@@ -494,7 +579,9 @@ def tables_of(draw):
     whole_batch = tables.get("model", {}).get("backbone", "").startswith("timm:")
     optim = tables["optim"] = draw(an_optim(tables.get("optim", {}), whole_batch))
     lone = {name: optim[name] for name in ("learning_rate", "momentum", "weight_decay") if name in optim}
-    optim["first_phase"] = draw(st.one_of(st.just({}), st.just(lone), an_optim(dict(optim), whole_batch)))
+    parts = st.one_of(st.just({}), st.just(lone), an_optim(dict(optim), whole_batch))
+    stages = draw(st.dictionaries(st.sampled_from(["bias", "balance", "a2_b"]), parts))
+    optim |= stages | {"first_phase": draw(parts)}
     return tables
 
 
@@ -502,8 +589,10 @@ def tables_of(draw):
 def an_optim(draw, optim, whole_batch):
     """[optim] with epochs, milestones, warm-up and both batches drawn so that they fit each other."""
     epochs = draw(st.integers(2, 500))
-    batch_size = draw(st.integers(2, 4096))
-    return optim | {
+    batch_size = 2 * draw(st.integers(1, 2048))
+    adam = {"name": draw(SPECIAL["optim.name"]), "options": draw(FREE)} if draw(st.booleans()) else {}
+    lone = {key: value for key, value in optim.items() if key not in ("name", "options")}
+    return lone | adam | {
         "epochs": epochs,
         "batch_size": batch_size,
         "norm_batch": draw(st.sampled_from([0, batch_size] + ([] if whole_batch else [2]))),
@@ -531,7 +620,15 @@ def test_the_fingerprint_is_short_stable_and_of_the_values():
     assert len(plain) == 8 and int(plain, 16) >= 0
     assert plain == config.fingerprint(config.load("digits", ["run.seed=0"]))
     changes = ["run.seed=1", "data.order_seed=1", "optim.first_phase.learning_rate=0.2", "method.align=false"]
-    assert len({config.fingerprint(config.load("digits", [change])) for change in changes} | {plain}) == 5
+    changes += ["method.options.x=1", "method.options.x=true", "optim.name=adamw", "optim.accumulate=2"]
+    changes += ["memory.mirror_means=true", "optim.bias.epochs=3"]
+    assert len({config.fingerprint(config.load("digits", [change])) for change in changes} | {plain}) == 11
+
+
+def test_a_new_key_with_its_default_leaves_the_fingerprint_as_it_was():
+    """Default run directories are called after it; these are of the version before the keys in ADDED."""
+    pinned = {"digits": "bc0f2a1c", "cifar-survey": "9f415ffc"}
+    assert {name: config.fingerprint(config.load(name, ["run.seed=1"])) for name in pinned} == pinned
 
 
 # --- Presets

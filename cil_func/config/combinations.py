@@ -1,0 +1,74 @@
+"""Values that are allowed one by one, but not together."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cil_func.config import names
+from cil_func.config.messages import shown
+
+if TYPE_CHECKING:
+    from cil_func.config.schema import Config, Method, PhaseOptim
+
+
+def of_config(config: "Config") -> Iterator[str]:
+    """Yields one message for each combination of a configuration that is refused."""
+    data, memory = config.data, config.memory
+    if data.name in ("image_folder", "imagenet100", "imagenet1000") and not data.path:
+        allowed = "the path of a folder that holds train/ and test/ (or val/)"
+        yield f"data.path: missing, with data.name = {shown(data.name)}; {allowed}"
+    if data.name == "digits" and data.path:
+        allowed = 'data.name = "image_folder" to train on that folder, or no path'
+        yield f'data.path: {shown(data.path)} with data.name = "digits", which is in no folder; {allowed}'
+    if bool(data.mean) != bool(data.std):
+        lacking, given = ("std", "mean") if data.mean else ("mean", "std")
+        yield f"data.{lacking}: [] with data.{given} = {shown(getattr(data, given))}; give both or neither"
+    if data.options and not names.is_own(data.name):
+        yield _no_options("data", next(iter(data.options)), "data.name", data.name)
+    if config.model.options and config.model.backbone.startswith("resnet"):
+        yield _no_options("model", next(iter(config.model.options)), "model.backbone", config.model.backbone)
+    yield from _of_distillation(config.method)
+    if config.method.name == "icarl" and not (memory.size or memory.fixed_per_class):
+        given = 'memory.size: 0 with method.name = "icarl", which predicts by exemplars'
+        yield f"{given}; an integer >= 1, or memory.fixed_per_class >= 1"
+    backbone = config.model.backbone
+    mistakes = list(of_optim(config.optim, "optim", backbone))
+    yield from mistakes or of_optim(config.optim_of_phase(0), "optim.first_phase", backbone)
+
+
+def of_optim(optim: "PhaseOptim", table: str, backbone: str) -> Iterator[str]:
+    """Yields what doesn't fit inside one stage's [optim].
+
+    table: where a person repairs it, "optim.first_phase". backbone: model.backbone.
+    """
+    epochs, norm_batch = optim.epochs, optim.norm_batch
+    if optim.options and optim.name == "sgd":
+        yield _no_options(table, next(iter(optim.options)), f"{table}.name", optim.name)
+    if optim.schedule == "milestones" and not (optim.milestones and optim.milestones[-1] < epochs):
+        given = f'{shown(optim.milestones)} with schedule = "milestones" and epochs = {shown(epochs)}'
+        yield f"{table}.milestones: {given}; one or more increasing epochs, all < epochs"
+    if optim.warmup_epochs >= epochs:
+        given = f"{shown(optim.warmup_epochs)} with epochs = {shown(epochs)}"
+        yield f"{table}.warmup_epochs: {given}; an integer below epochs"
+    given = f"{table}.norm_batch: {shown(norm_batch)} with batch_size = {shown(optim.batch_size)}"
+    if norm_batch > optim.batch_size:
+        yield f"{given}; 0 (the whole batch), or an integer in 2..batch_size"
+    elif backbone.startswith("timm:") and norm_batch not in (0, optim.batch_size):
+        whole = f"model.backbone = {shown(backbone)}: groups are for the resnets without timm"
+        yield f"{given} and {whole}; 0 or batch_size"
+    elif norm_batch and optim.accumulate > 1 and optim.batch_size % norm_batch:
+        given = f"{shown(optim.batch_size)} with norm_batch = {shown(norm_batch)}"
+        yield f"{table}.batch_size: {given} and accumulate = {shown(optim.accumulate)}; a multiple of norm_batch"
+
+
+def _no_options(table: str, option: str, key: str, name: str) -> str:
+    return f"{table}.options.{option}: unknown option; {key} = {shown(name)} takes none"
+
+
+def _of_distillation(method: "Method") -> Iterator[str]:
+    """The two weights of distillation that mean nothing: (1 - w) CE below 0, and a share in a sum."""
+    combination, weight = method.kd_combination, method.kd_weight
+    given = f"method.kd_weight: {shown(weight)} with kd_combination = {shown(combination)}"
+    if combination == "sum" and weight == "dynamic":
+        yield f'{given}; a number >= 0, or kd_combination = "convex"'
+    if combination == "convex" and weight != "dynamic" and weight > 1:
+        yield f'{given}; a number in 0..1, or "dynamic", or kd_combination = "sum"'
