@@ -1,0 +1,142 @@
+"""What a person can be told of a key: `train.py --explain KEY`, and the table in the README."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from cil_func.config import effects, meanings, messages
+from cil_func.config.messages import Allowed, shown
+from cil_func.config.schema import Config, Method
+from cil_func.config.stages import is_stage
+from cil_func.errors import ConfigError
+
+_HINTS = messages.hints_of(Config)
+_WIDTH = 100  # characters of a line
+
+
+def explain(key: str) -> str:
+    """Returns what there is to know about a key, or a list of what a table has, as lines of text.
+
+    key: dotted, also that of a stage ("optim.bias.epochs") or of an option ("method.options.strength"); "optim" or
+    "[optim]" lists a table; "" lists all.
+    Raises ConfigError for a key that there isn't, with the nearest.
+    """
+    key = key.strip().removeprefix("[").removesuffix("]")
+    parts = [part.strip() for part in key.split(".")]
+    if not key:
+        return "\n".join([*_listed(""), "", "--explain KEY, as in --explain optim.epochs, says more about one key."])
+    known = _known(parts)
+    if known not in _HINTS:
+        raise ConfigError("--explain " + messages.unknown_key(parts, _HINTS))
+    if _is_table(known):
+        return "\n".join([*_headed(key, known), "", *_listed(f"{known}.")])
+    return "\n".join([key, *(f"  {line}".rstrip() for line in _about(key, known))])
+
+
+def readme_table() -> str:
+    """The README's table of all keys, in Markdown."""
+    rows = [("key", "meaning", "values", "default"), ("---",) * 4]
+    for key in _HINTS:
+        if _is_table(key):
+            rows.append((f"`[{key}]`", _meaning(key), "", ""))
+        elif not key.startswith("optim.first_phase."):
+            rows.append((f"`{key}`", _meaning(key), messages.allowed(_HINTS[key]), f"`{shown(_default(key))}`"))
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in rows)
+
+
+def example(key: str) -> Any:
+    """Returns a value that a key takes and that isn't its default, as TOML has it; an empty dict for a free table."""
+    hint, default = _HINTS[key], _default(key)
+    given = [note.example for note in _notes(hint) if isinstance(note, Allowed) and note.example is not None]
+    if given:
+        return given[0]
+    if messages.is_free(hint):
+        return {}
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        tried = [2 * default, 1, 32] if isinstance(default, int) else [2 * default, default / 2, 0.1]
+    else:
+        tried = [*messages.choices(hint), 0.5]
+    return next(value for value in tried if value != default and messages.fits(value, hint))
+
+
+def _known(parts: Sequence[str]) -> str:
+    """The key of the schema that a key stands for: of a stage, that of [optim]; of an option, its table."""
+    if is_stage(parts):
+        parts = ["optim", "first_phase", *parts[2:]]
+    for at in range(2, len(parts)):
+        if messages.is_free(_HINTS.get(".".join(parts[:at]))):
+            return ".".join(parts[:at])
+    return ".".join(parts)
+
+
+def _about(key: str, known: str) -> list[str]:
+    """The lines about one key; `known` is that of the schema which it stands for."""
+    part, given = known.startswith("optim.first_phase."), example(known)
+    if given == {}:
+        flag = f"--set {key}.NAME=VALUE" if messages.is_free(_HINTS.get(key)) else f"--set {key}=VALUE"
+    else:
+        flag = f"--set {key}={given if isinstance(given, str) else shown(given)}"
+    return [
+        *textwrap.wrap(_meaning(known), _WIDTH - 2),
+        "",
+        f"takes    {messages.allowed(_HINTS[known])}",
+        f"default  {'as in [optim], or the stage has its own' if part else shown(_default(known))}",
+        f"used by  {_users(key)}",
+        f"example  {flag}",
+    ]
+
+
+def _users(key: str) -> str:
+    """Which methods use a key; or, if none does with the defaults, what decides that."""
+    default = Config()
+    use = effects.use_of(key)
+    used = [
+        name for name in effects.METHODS
+        if use.when(default.model_copy(update={"method": Method(name=name)}), 2)
+    ]  # fmt: skip
+    if len(used) == len(effects.METHODS):
+        return "all methods"
+    if used:
+        return ", ".join([*used, "your own"])
+    decided = " and ".join(f"{deciding} = {shown(_default(deciding))}" for deciding in use.deciding(default))
+    return f"no method while {decided}, the default" if "method.name" not in decided else "a method of your own"
+
+
+def _listed(prefix: str) -> list[str]:
+    """One line for each table or key below a prefix: its name and the start of what it means."""
+    keys = [key for key in _HINTS if key.startswith(prefix) and "." not in key[len(prefix) :]]
+    if not prefix:
+        return [line for key in keys for line in ("", *_headed(key, key), *_listed(f"{key}."))][1:]
+    width = max(len(key) for key in keys)
+    starts = [textwrap.shorten(_meaning(key), _WIDTH - width - 4, placeholder=" …") for key in keys]
+    return [f"  {key:<{width}}  {start}" for key, start in zip(keys, starts, strict=True)]
+
+
+def _headed(key: str, known: str) -> list[str]:
+    """The lines about a table above its keys."""
+    return textwrap.wrap(f"[{key}]: {_meaning(known)}", _WIDTH, subsequent_indent="  ")
+
+
+def _meaning(key: str) -> str:
+    return meanings.of_keys()[key]
+
+
+def _default(key: str) -> Any:
+    """The default of a key; of a part of [optim], that of [optim]."""
+    value: Any = Config()
+    for part in key.replace("optim.first_phase.", "optim.").split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _is_table(key: str) -> bool:
+    hint = _HINTS[key]
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def _notes(hint: Any) -> list[Any]:
+    """All notes of an annotation and of its members."""
+    members = getattr(hint, "__args__", ())
+    return [*getattr(hint, "__metadata__", ()), *(note for member in members for note in _notes(member))]

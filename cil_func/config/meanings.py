@@ -1,0 +1,56 @@
+"""What each key means, in words: the strings under the keys in `schema.py`, read from its source.
+
+`train.py --explain`, the README's table and the JSON schema all print them.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from cil_func.config import schema
+from cil_func.config.messages import hints_of
+
+
+@cache
+def of_keys() -> dict[str, str]:
+    """{dotted key: its meaning}, in the order of the schema; a table without a string means what its class says."""
+    texts = dict(_texts(ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))))
+    found = {}
+    for key, hint in hints_of(schema.Config).items():
+        holder, name = _holder(key)
+        own = next((texts[each.__name__, name] for each in holder.__mro__ if (each.__name__, name) in texts), "")
+        found[key] = own or _of_table(hint)
+    return found
+
+
+def _of_table(table: type[BaseModel]) -> str:
+    """The first sentences of a table's docstring: "[run]: where ..." without the name."""
+    text = _joined(table.__doc__.partition("\n\n")[0]).partition(": ")[2]
+    return text[0].upper() + text[1:]
+
+
+def _holder(key: str) -> tuple[type, str]:
+    """The class that has a key, and the key's last part."""
+    *tables, name = key.split(".")
+    holder: Any = schema.Config
+    for table in tables:
+        holder = holder.model_fields[table].annotation
+    return (schema.PhaseOptim if holder is schema.PartOfOptim else holder), name
+
+
+def _texts(module: ast.Module) -> Iterator[tuple[tuple[str, str], str]]:
+    """((class, key), text) for each string under a key."""
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            for field, below in zip(node.body, node.body[1:], strict=False):
+                text = below.value if isinstance(below, ast.Expr) else None
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Constant):
+                    yield (node.name, field.target.id), _joined(text.value)
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
