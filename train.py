@@ -1,117 +1,12 @@
-"""The command line: `torchrun train.py --config cifar.toml`, or `python train.py ...` without a launcher."""
+"""The command that trains: `torchrun train.py --config cifar.toml`, or `python train.py ...` without a launcher.
 
-import argparse
-import os
-import sys
-import traceback
-from contextlib import suppress
-from pathlib import Path
+Its flags are in `cil_func/command_line.py`; `python -m cil_func train` is the same command.
+"""
 
 from cil_func import config as configuration
-from cil_func.config import effects
-from cil_func.errors import CilError, ConfigError
+from cil_func.command_line import default_directory, leave, main, parse
 
-INTERRUPTED = 130
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status; every failure that a person can mend is one line."""
-    try:
-        options = parse(arguments)
-        config = configuration.load(options.config, options.set)
-        if options.print_config:
-            _warn(effects.without_effect(config, configuration.set_keys(options.set)))
-            print(configuration.to_toml(config), end="")
-            return 0
-        directory = options.out or default_directory(options, config)
-        from cil_func.parallel.launch import launched
-        from cil_func.runs import run  # late: it imports torch, and a mistake above is answered before that
-
-        launch = launched()
-        unused = effects.without_effect(config, configuration.set_keys(options.set), processes=launch.size)
-        if launch.rank == 0:
-            _warn(unused)
-        if options.dry_run or options.profile:
-            return look(run, config, directory, options, launch)
-        return run.run(config, directory, launch, warnings=[unused] if unused else [])
-    except CilError as error:  # of a run, `run.run` tells itself
-        print(f"train.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("train.py: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        return 1
-
-
-def _warn(message: str) -> None:
-    """Prints a warning as one line on stderr, for stdout may be read by a program; "" prints nothing."""
-    if message:
-        print(f"train.py: warning: {message}", file=sys.stderr)
-
-
-class Parser(argparse.ArgumentParser):
-    """Answers a wrong flag with one line instead of the whole usage."""
-
-    def error(self, message: str):
-        raise ConfigError(f"{message}; --help lists the flags")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags; raises ConfigError for a wrong one."""
-    parser = Parser(description="Class-incremental learning with WA and its relatives.", allow_abbrev=False)
-    parser.add_argument("--config", default="digits.toml", metavar="NAME", help="a path, else a preset's name")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides one value; repeatable"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default runs/<config name>")
-    parser.add_argument("--print-config", action="store_true", help="print the configuration as TOML and exit")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, train nothing")
-    parser.add_argument(
-        "--profile", type=positive, metavar="N", help="trace N training steps into DIR/trace.json, train nothing else"
-    )
-    return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """A count of steps."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def default_directory(options: argparse.Namespace, config: configuration.Config) -> Path:
-    """runs/<config name>, with a short hash of the configuration behind it when --set changed something."""
-    name = configuration.name_of(options.config)
-    try:
-        changed = config != configuration.load(options.config)
-    except ConfigError:  # the file alone is not complete: folder.toml wants a path
-        changed = True
-    return Path("runs") / (f"{name}-{configuration.fingerprint(config)}" if changed else name)
-
-
-def look(run, config: configuration.Config, directory: Path, options: argparse.Namespace, launch) -> int:
-    """--dry-run, by all processes, and --profile, by one."""
-    if options.dry_run:
-        return run.plan(config, directory, launch)
-    if launch.rank:
-        return 0
-    if launch.size > 1:
-        raise ConfigError(f"--profile with {launch.size} processes; profile one: python train.py --profile ...")
-    return run.profile(config, directory, options.profile)
-
-
-def leave(status: int) -> None:
-    """Ends the process; one that a signal stopped doesn't wait for torch's compilers, which would take seconds."""
-    if status > 128:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
-                stream.flush()
-        os._exit(status)
-    sys.exit(status)
-
+__all__ = ["configuration", "default_directory", "leave", "main", "parse"]
 
 if __name__ == "__main__":
     leave(main())

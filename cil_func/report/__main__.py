@@ -1,9 +1,9 @@
-"""`python -m cil_func.report DIR`: draws a run's report again, from its files alone."""
+"""`python -m cil_func report DIR`, or `python -m cil_func.report DIR`: draws a run's report again, from its files."""
 
-import argparse
 import sys
 
 from cil_func.errors import CilError
+from cil_func.parser import Parser
 from cil_func.report import figures
 from cil_func.runs import status
 
@@ -13,11 +13,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     2: there is nothing to draw; 74: report/ can't be written; 1: some files can't be drawn, each reason on a line.
     """
-    parser = argparse.ArgumentParser(prog="python -m cil_func.report", description=__doc__)
+    parser = Parser(prog="python -m cil_func report", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="a run directory: it holds results.json")
-    directory = parser.parse_args(arguments).directory
     problems: list[str] = []
     try:
+        directory = parser.parse_args(arguments).directory
         written = figures.write(directory, warn=problems.append)
     except CilError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -36,6 +36,7 @@ def one_line(capsys) -> str:
         (["--confg", "cifar.toml"], "--confg"),
         (["--config", "cifr.toml"], "cifar"),
         (["--set", "optim.epoch=3"], "optim.epochs"),
+        (["--explain", "optim.epoch"], "optim.epochs"),
         (["--set", "optim.epochs=0"], "optim.epochs"),
         (["--set", "optim.epochs"], "="),
         (["--set", "method.name=wq"], '"wa"'),

@@ -1,0 +1,55 @@
+"""The one door to all commands: `python -m cil_func COMMAND`; without a command it lists them."""
+
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+from cil_func.command_line import leave
+from cil_func.config.messages import nearest, shown
+
+
+class Command(NamedTuple):
+    """What a command is.
+
+    target: "module:function", imported when the command is used. The function takes the arguments, a list, and returns
+    the exit status. does: one line for a person.
+    """
+
+    target: str
+    does: str
+
+
+COMMANDS = {
+    "train": Command("cil_func.command_line:main", "trains; the flags of train.py"),
+    "report": Command("cil_func.report.__main__:main", "draws the figures and tables of a run again"),
+    "schema": Command("cil_func.config.json_schema:main", "prints the JSON schema of a configuration"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and returns its exit status; 2, and one line on stderr, if there is no such command.
+
+    arguments: the command and its own arguments; None: those of this process.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(listed())
+        return 0
+    if name not in COMMANDS:
+        close = nearest(name, COMMANDS)
+        hint = f"did you mean {close}?" if close else f"there are {', '.join(COMMANDS)}"
+        print(f"cil_func: {shown(name)} is no command; {hint}", file=sys.stderr)
+        return 2
+    module, _, function = COMMANDS[name].target.partition(":")
+    return getattr(import_module(module), function)(rest)
+
+
+def listed() -> str:
+    """The commands, one a line."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items()]
+    return "\n".join(["python -m cil_func COMMAND ...", "", *lines, "", "COMMAND --help lists what a command takes."])
+
+
+if __name__ == "__main__":
+    leave(main())
