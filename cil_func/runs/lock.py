@@ -2,11 +2,12 @@
 
 It is flock's, on a file that says who holds it. The file stays when the lock is gone: were it deleted, two processes
 could each lock one of that name.
+The package filelock (4.3) doesn't say who holds a lock, and fails on a file system that answers ENOLCK or ENOTSUP. With
+what does both added again, it would replace no more than the call of flock.
 """
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import time
@@ -14,8 +15,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from cil_func.errors import InUseError
+from cil_func.errors import InUseError, MachineError
 from cil_func.runs import files
+
+try:
+    import fcntl
+except ImportError:  # Windows; what needs no lock works there
+    fcntl = None
 
 NAME = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
@@ -32,8 +38,11 @@ def lock_directory(directory: Path) -> Iterator[None]:
     is started doesn't inherit the descriptor, and a forked child (a loader's worker) closes its own at once. Only a
     child that C code forks, past Python's hooks, would keep the lock of a parent that was killed.
     Where the file system has no locks, it warns (RuntimeWarning) and goes on without.
-    Raises InUseError where a live process holds it, this one included; DiskError where the file can't be written.
+    Raises InUseError where a live process holds it, this one included; DiskError where the file can't be written;
+    MachineError on a system without flock.
     """
+    if fcntl is None:
+        raise MachineError(f"{directory} can't be locked: this system has no flock; train on Linux, macOS or in WSL")
     directory = Path(directory)
     with files.disk_errors(directory / NAME):
         descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -106,4 +115,5 @@ def _close_in_child() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -170,6 +170,25 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch):
             pass
 
 
+def test_without_flock_the_module_can_be_imported_and_a_lock_is_refused_in_one_line(tmp_path):
+    """As on Windows, which has no fcntl and no fork."""
+    code = f"""
+import os, sys
+sys.modules["fcntl"] = None
+del os.register_at_fork
+from cil_func.errors import MachineError
+from cil_func.runs import lock
+try:
+    with lock.lock_directory({str(tmp_path)!r}):
+        pass
+except MachineError as error:
+    print(error.exit_status, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    expected = f"2 {tmp_path} can't be locked: this system has no flock; train on Linux, macOS or in WSL\n"
+    assert (done.stdout, list(tmp_path.iterdir())) == (expected, []), done.stderr
+
+
 @pytest.mark.parametrize("place", ["missing", "file/below"])
 def test_a_lock_that_cannot_be_written_is_exit_74(tmp_path, place):
     (tmp_path / "file").touch()
