@@ -1,4 +1,4 @@
-"""How far a process has come and what it is doing: what the other processes judge by whether it hangs."""
+"""Records how far a process has come and what it is doing, and finds the process that hangs."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ HOUR = 3600.0
 class ActivityRecord(NamedTuple):
     """What a process publishes about itself.
 
-    device, host: how many beginnings and ends of waits its GPU has passed, and its main thread. An odd number means
-    that the process waits for the others.
+    device, host: how many starts and ends of waits for the other processes its GPU and its main thread have passed.
+    An odd number means that it is waiting.
     ticks: a number that changes while the process works.
-    work: the long work that it has announced, "" for none; at_most_seconds: seconds that this work may take.
+    work: the long work that the process has announced, "" for none. at_most_seconds: how long this work may take.
     """
 
     device: int = 0
@@ -27,25 +27,26 @@ class ActivityRecord(NamedTuple):
 
     @property
     def waits(self) -> bool:
+        """Whether the GPU or the main thread is waiting for the other processes."""
         return self.device % 2 == 1 or self.host % 2 == 1
 
     def behind(self, other: "ActivityRecord") -> bool:
-        """Whether the other process has come further."""
+        """Returns whether the other process has passed more waits."""
         return (self.device, self.host) < (other.device, other.host)
 
 
 class Activity:
-    """Counts the places that one process has passed. The main thread writes, the thread of the watch reads."""
+    """Counts what this process passes. The main thread writes it, the thread of `FailureWatch` reads it."""
 
     def __init__(self):
-        self._host, self._ticks, self._work = 0, 0, []  # work: (what, at_most_seconds), the innermost last
+        self._host, self._ticks, self._work = 0, 0, []  # work: a stack of (what, at_most_seconds)
         self._device, self._seen = None, torch.zeros((), dtype=torch.int64)
 
     def count_on_gpu(self, device: torch.device) -> None:
-        """Lets a GPU count the collectives from here on.
+        """Lets the GPU count the collectives from now on. Does nothing for a CPU.
 
-        The host runs ahead of a GPU, and the collectives in a CUDA graph pass it by. So the GPU itself counts, and
-        writes the count into memory of the host that the other thread reads without waiting.
+        The main thread queues work and runs ahead of the GPU, and the collectives inside a CUDA graph don't pass it at
+        all. So the GPU counts, and writes its count into host memory that the other thread reads without waiting.
         """
         if device.type == "cuda":
             self.count_with(torch.zeros((), dtype=torch.int64, device=device), self._seen.pin_memory())
@@ -55,12 +56,12 @@ class Activity:
         self._device, self._seen = counter, seen
 
     def count_progress(self) -> None:
-        """Says that this process works."""
+        """Records that this process is working. Call it now and then during work that others wait for."""
         self._ticks += 1
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """A context around a collective; after an exception the process still counts as waiting."""
+        """Returns a context manager for a collective. If it raises, the process counts as waiting from then on."""
         self._pass()
         yield
         self._pass()
@@ -74,16 +75,19 @@ class Activity:
 
     @contextmanager
     def waiting_for_all(self) -> Iterator[None]:
-        """A context in which the host waits for all other processes, at a place that all of them pass."""
+        """Returns a context manager in which the main thread waits for all processes.
+
+        All processes must pass it, for their counts are compared.
+        """
         self._host += 1
         yield
         self._host += 1
 
     @contextmanager
     def long_work(self, what: str, *, at_most_seconds: float = HOUR) -> Iterator[None]:
-        """A context around work that may take long on this process alone, such as "compiling".
+        """Returns a context manager that announces work which may keep the other processes waiting for long.
 
-        at_most_seconds: seconds after which it counts as a hang all the same.
+        what: a name for messages, such as "compiling". at_most_seconds: after this time the process counts as hanging.
         """
         self.begin_work(what, at_most_seconds=at_most_seconds)
         try:
@@ -92,24 +96,27 @@ class Activity:
             self.end_work()
 
     def begin_work(self, what: str, *, at_most_seconds: float = HOUR) -> None:
-        """The start of `long_work`, where a context doesn't fit."""
+        """Announces long work, as `long_work` does, until `end_work` is called."""
         self._work.append((what, at_most_seconds))
 
     def end_work(self) -> None:
-        """The end of what began last."""
+        """Ends the work that was announced last."""
         self._ticks += 1
         self._work.pop()
 
     def record(self) -> ActivityRecord:
+        """Returns the present counts and the innermost announced work."""
         work = self._work[-1:] or [("", 0.0)]
         return ActivityRecord(int(self._seen), self._host, self._ticks, *work[0])
 
 
 def to_text(record: ActivityRecord) -> str:
+    """Returns a record as JSON."""
     return json.dumps(record)
 
 
 def from_text(text: str) -> ActivityRecord:
+    """Returns the record that `to_text` has turned into text."""
     return ActivityRecord(*json.loads(text))
 
 
@@ -117,9 +124,10 @@ def find_hanging(still: Mapping[int, tuple[ActivityRecord, float]], timeout: flo
     """Finds the process that hangs.
 
     still: {rank: (its record, for how many seconds the record has not changed)} of the processes that have not left.
-    A process hangs if another one waits, that one is further, and both have not moved for `timeout` seconds. Work that
-    was announced may take longer, as long as it said. Among several, the one that is furthest behind hangs.
-    Returns (rank, what it does), (None, what all do) if all wait for each other, None if nobody hangs.
+    timeout: seconds. A process hangs if it doesn't wait, another one waits and has passed more, and the records of
+    both have not changed for `timeout` seconds, or for the time that its announced work may take. If there are
+    several, the one that has passed least is taken.
+    Returns (rank, what it does), (None, a message) if all processes wait for each other, None if no process hangs.
     """
     stuck = {
         rank: record for rank, (record, seconds) in still.items() if seconds >= max(timeout, record.at_most_seconds)

@@ -1,4 +1,4 @@
-"""Whose images are whose: how the processes of a run share a batch, in whole groups of batch norm."""
+"""Splits each batch among the processes of a run, in whole groups of images that share batch norm's statistics."""
 
 import math
 
@@ -17,17 +17,21 @@ def slice_of_rank(rank: int, size: int, *, batch_size: int, norm_batch: int) -> 
 
 
 def rows_per_process(size: int, *, batch_size: int, norm_batch: int) -> int:
-    """Rows that each of `size` processes holds in a step, padding included: one shape, so one graph."""
+    """Returns how many rows each of `size` processes computes in a step, padding included.
+
+    It is the same number for all, so that all have the same compiled graph. With one process it is batch_size.
+    """
     if size == 1:
         return batch_size
     return math.ceil(math.ceil(batch_size / norm_batch) / size) * norm_batch
 
 
 def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
-    """The batch size for a phase of `count` rows: batch_size halved as often as one batch still holds them all.
+    """Returns the batch size for a phase with `count` training rows: batch_size halved while one batch holds them all.
 
-    A half is rounded up to whole groups of norm_batch images, where it is more than one. StepParts, and not `count`
-    itself: each size is a graph, whose compilation takes a minute, and the counts of most phases differ.
+    A half is rounded up to whole groups of norm_batch images if it has more than one group. The result is a half, a
+    quarter, ... and not `count` itself, since each batch size needs a graph of its own, whose compilation takes a
+    minute, and the counts of most phases differ.
     """
     while True:
         half = math.ceil(batch_size / 2)
@@ -39,9 +43,11 @@ def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
 
 
 def refuse_single_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
-    """Raises ConfigError where a batch is one norm group, which several processes can't share.
+    """Raises ConfigError if several processes would have to share a batch that is a single group of batch norm.
 
-    norm_batch: 1 for a backbone without batch norm, where each image is a group; pads: False for a timm model with it.
+    size: the number of processes. norm_batch: 1 for a backbone without batch norm, where each image is a group of its
+    own. pads: whether the backbone can compute padded batches; a timm model with batch norm can't.
+    table: of the configuration, for the message: "optim" or "optim.first_phase".
     """
     if size == 1 or (0 < norm_batch < batch_size and pads):
         return

@@ -1,4 +1,4 @@
-"""How the processes of a run find each other and form a process group, and how they part."""
+"""Lets the processes of a run find each other and form a process group."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,26 +13,27 @@ from cil_func.parallel.failure_watch import FailureWatch
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 
-# Of torch's own guards. The watch names the process that hangs, and lets one work long that has announced it; torch's
-# guards would end the run without a word (NCCL) or blame the connection (gloo), so they have to come after it.
+# The timeout of torch's own guards. They would end a run without a message (NCCL) or name the connection as the cause
+# (gloo). `FailureWatch` names the process, and knows about announced long work, so it has to be first.
 _FOR_EVER = timedelta(days=7)
 
 
 @contextmanager
 def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], None]) -> Iterator[Processes]:
-    """The processes of a run: alone without a launcher, else a process group that is destroyed on every exit.
+    """Returns a context manager that yields the `Processes` of a run, with a process group if there are several.
 
-    timeout_seconds: how long the others are waited for at the start, and after that a process that is silent or does
-    not move, see `FailureWatch`. on_loss: what a process does that has to end itself, see `FailureWatch`.
-    Its tensors are on the CPU until `Processes.set_device`. Raises PeerError where the others don't come.
+    The process group is destroyed at the end of the block, whatever ends it.
+    timeout_seconds: how long to wait for the others at the start, and the timeout of `FailureWatch`. on_loss: see
+    `FailureWatch`; called before a process whose main thread hangs is ended.
+    The device is the CPU until `Processes.set_device` is called. Raises PeerError if the others don't come.
     """
     if launch.size == 1:
         yield Processes(launch)
         return
     prefix, timeout = f"cil_func/{launch.restart}", timedelta(seconds=timeout_seconds)
     try:
-        # Not by env://, whose keys are those of the attempt before where torchrun was given a --master_port: after a
-        # restart a process would look for the dead one.
+        # Not by env://: if torchrun was given a --master_port, its keys are the same after a restart, and a process
+        # would look for one that is dead.
         store = dist.PrefixStore(prefix, _store(launch, timeout))
         _find_all(launch, store, timeout)
     except RuntimeError as error:
@@ -44,19 +45,19 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], No
             yield Processes(launch, watch=watch)
     finally:
         if dist.is_initialized():
-            with suppress(RuntimeError):  # of a group that has lost a process
+            with suppress(RuntimeError):  # raised if a process of the group was lost
                 dist.destroy_process_group()
 
 
 def _find_all(launch: Launch, store: dist.Store, timeout: timedelta) -> None:
-    """Waits until all processes have reached the store."""
+    """Waits until all processes have reached the store. Raises RuntimeError after the timeout."""
     store.set(f"here/{launch.rank}", "")
     store.wait([f"here/{rank}" for rank in range(launch.size)], timeout)
-    store.set_timeout(_FOR_EVER)  # NCCL waits in it for a process that still compiles
+    store.set_timeout(_FOR_EVER)  # NCCL waits in the store for a process that is still compiling
 
 
 def _connect(launch: Launch, store: dist.Store) -> None:
-    """Makes the process group."""
+    """Makes the process group. Raises PeerError if a process is lost meanwhile."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=_FOR_EVER)
@@ -65,7 +66,7 @@ def _connect(launch: Launch, store: dist.Store) -> None:
 
 
 def _store(launch: Launch, timeout: timedelta) -> dist.TCPStore:
-    """The launcher's store; where it has none, as outside torchrun, the first process's own."""
+    """Returns a connection to the launcher's store. Outside torchrun rank 0 makes the store."""
     hosts = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return dist.TCPStore(host, port, launch.size, hosts, timeout, multi_tenant=True)

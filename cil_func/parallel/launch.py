@@ -1,4 +1,4 @@
-"""What a launcher (torchrun) says about this process, and which device and how many threads follow from it."""
+"""Reads what the launcher (torchrun) says about this process, and derives its device and number of threads."""
 
 import os
 from collections.abc import Mapping
@@ -11,17 +11,24 @@ from cil_func.errors import ConfigError
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher (torchrun) says of this process; by default there is one process."""
+    """The place of this process among those that the launcher has started; by default it is the only one.
+
+    rank, size: among all processes. local_rank, local_size: among those of its machine. restart: how often the
+    launcher has restarted all processes.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    restart: int = 0  # how often the launcher has started all processes anew
+    restart: int = 0
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Reads torchrun's variables. Raises ConfigError for those of a broken launcher."""
+    """Returns what torchrun's environment variables say; `Launch()` if there are none.
+
+    Raises ConfigError for variables that are incomplete or contradict each other.
+    """
     names = {
         "rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE",
         "restart": "TORCHELASTIC_RESTART_COUNT",
@@ -42,9 +49,11 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def device_of(launch: Launch, device: str) -> torch.device:
-    """The device of this process: cuda means the GPU of its local rank, or the only GPU that the launcher shows it.
+    """Returns the device of this process.
 
-    Raises ConfigError where there is none. `Processes.refuse_shared_gpu` finds those that got the same one.
+    device: "cpu", or "cuda" for the GPU whose number is the local rank, or for the only GPU that the launcher shows.
+    Raises ConfigError if there are fewer GPUs than processes. Whether two processes have the same GPU is checked by
+    `Processes.refuse_shared_gpu`.
     """
     if device != "cuda":
         return torch.device(device)
@@ -59,9 +68,13 @@ def device_of(launch: Launch, device: str) -> torch.device:
 
 
 def set_threads(launch: Launch, threads: int) -> None:
-    """CPU threads: as configured, else the process's share of the machine's cores, for torchrun leaves it one."""
-    torchruns = launch.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1"
+    """Sets torch's number of CPU threads.
+
+    threads: the configured number; 0 means an equal share of the machine's cores, for torchrun sets one thread for each
+    process. With 0 and a single process, or with OMP_NUM_THREADS above 1, nothing is changed.
+    """
+    set_by_torchrun = launch.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1"
     if threads:
         torch.set_num_threads(threads)
-    elif torchruns:
+    elif set_by_torchrun:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))

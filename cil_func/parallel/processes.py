@@ -1,15 +1,15 @@
-"""Thin data parallel: several processes share each batch, and nothing else changes but the time.
+"""Data parallel training, as a thin wrapper: several processes share each batch, and only the time changes.
 
-Not torch's DistributedDataParallel: it hangs its collectives on autograd's hooks, which torch.func does not run
-(pytorch #102197), and its batch norm and samplers would change what a recipe means. Here a step ends its first half
-in one flat vector of sums (`training.step`), `Processes.reduce` adds the vectors of all processes up, and every process
-takes the same second half. Trees are equal everywhere without being sent: all start from the same keys.
+torch's DistributedDataParallel is not used: it starts its collectives in autograd's hooks, which torch.func does not
+run (pytorch #102197), and its batch norm and samplers would change results. Here the first half of a step ends in one
+flat vector of sums (`training.step`), `Processes.reduce` adds up the vectors of all processes, and each process
+computes the second half from the same sum. All processes start from the same keys, so their trees are equal without
+being sent.
 
 A batch belongs to all processes together. It is cut into groups of `norm_batch` images, which share batch norm's
-statistics; a process holds whole groups (`parallel.batch_split`), and may hold none.
+statistics. A process computes whole groups (`batch_split`), and may compute none.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,20 +22,28 @@ from cil_func import tree
 from cil_func.errors import CilError, ConfigError, PeerError
 from cil_func.parallel.activity import Activity
 from cil_func.parallel.failure_watch import FailureWatch
+from cil_func.parallel.hashing import digest
 from cil_func.parallel.launch import Launch
 
-_HEAR_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at the signal: on a GPU each waits for the device
+_READ_SIGNALS_EVERY = {"cpu": 1, "cuda": 8}  # steps; reading them from a GPU waits for it
 
 
 @dataclass
 class Processes:
-    """The processes of a run, as one of them sees them; alone by default, and then each method is the identity."""
+    """The processes of a run, seen from one of them. `join` makes it.
+
+    By default there is one process, and then each method returns what it was given, at once.
+    launch: which of the processes this is. device: where it computes. watch: None for a single process.
+    collectives, numbers: how often `reduce` was called and how many numbers it has sent, for benchmarks.
+    activity: what this process is doing, for the others to see.
+    Methods that communicate raise PeerError if another process fails or is lost.
+    """
 
     launch: Launch = field(default_factory=Launch)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     watch: FailureWatch | None = None
-    collectives: int = 0  # counted for benchmarks
-    numbers: int = 0  # sent in `reduce`
+    collectives: int = 0
+    numbers: int = 0
 
     def __post_init__(self):
         self._steps, self._signal = 0, 0
@@ -49,39 +57,42 @@ class Processes:
         if self.size > 1:
             self.activity.count_on_gpu(device)
         self.device = device
-        self._own_signal, self._heard = (torch.zeros((), device=device) for _ in range(2))
+        self._own_signal, self._signal_sum = (torch.zeros((), device=device) for _ in range(2))
 
     @property
     def rank(self) -> int:
+        """The number of this process, 0 to size - 1."""
         return self.launch.rank
 
     @property
     def size(self) -> int:
+        """The number of processes."""
         return self.launch.size
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this is rank 0, the process that writes and prints."""
         return self.rank == 0
 
     def reduce(self, vector: torch.Tensor) -> torch.Tensor:
-        """The sum of all processes' vectors (V,), written into `vector`: one collective a step.
+        """Returns the sum of all processes' vectors (V,), written into `vector`. A step calls it once.
 
-        SUM, for gloo's AVG can be silently wrong (pytorch #162338); whoever reads the vector divides. The last entry,
-        which `training.step` leaves 0, carries the signals.
+        The last entry, which `training.step` leaves 0, is used for the signals of `signals_at_step`. It is a sum and
+        not a mean, because gloo's AVG can be silently wrong (pytorch #162338); the caller divides.
         """
         if self.size == 1:
             return vector
         vector[-1] = self._own_signal
         self._collect(lambda: dist.all_reduce(vector))
-        self._heard.copy_(vector[-1])
+        self._signal_sum.copy_(vector[-1])
         self.collectives, self.numbers = self.collectives + 1, self.numbers + len(vector)
         return vector
 
     def signals_at_step(self, signal: int) -> int:
-        """At the border of a step: the signals of all processes added up; each says 0, or a number of its own once.
+        """Exchanges stop signals without a collective of its own. All processes call it before each step.
 
-        All processes hear the same at the same step. On a GPU they look at every 8th step only.
+        signal: what this process has received, 0 for none. Returns the sum over all processes, which the last `reduce`
+        has brought, so it is the same in all processes. On a GPU it is read before every 8th step and is 0 else.
         """
         if self.size == 1:
             return signal
@@ -90,10 +101,10 @@ class Processes:
             self._own_signal.fill_(signal)
         self.activity.count_progress()
         self._steps += 1
-        return int(self._heard.item()) if self._steps % _HEAR_EVERY[self.device.type] == 0 else 0
+        return int(self._signal_sum.item()) if self._steps % _READ_SIGNALS_EVERY[self.device.type] == 0 else 0
 
     def signals_now(self, signal: int) -> int:
-        """The same between trainings, at a place that all processes come to: at once, by a collective of its own."""
+        """Returns the sum of all processes' signals, by a collective. All processes call it, between trainings."""
         if self.size == 1:
             return signal
         found = torch.tensor(float(signal), device=self.device)
@@ -101,12 +112,18 @@ class Processes:
         return int(found.item())
 
     def split_rows(self, count: int, unit: int) -> list[slice]:
-        """`count` rows in whole units of `unit` rows, one slice a process, in order; the last ones may be empty."""
+        """Returns one slice of `count` rows for each process, in order of rank.
+
+        Each slice has whole units of `unit` rows. Only the last unit may be smaller, and the last slices may be empty.
+        """
         length = math.ceil(math.ceil(count / unit) / self.size) * unit
         return [slice(min(r * length, count), min((r + 1) * length, count)) for r in range(self.size)]
 
     def gather_rows(self, own: torch.Tensor, parts: list[slice]) -> torch.Tensor:
-        """All rows, (N, ...), from each process's own part of them, to the bit; no row comes twice."""
+        """Returns the rows of all processes, (N, ...), bit by bit as they were computed.
+
+        own: the rows of this process. parts: which rows each process has, from `split_rows`.
+        """
         if self.size == 1:
             return own
         whole = own.new_empty(parts[-1].stop, *own.shape[1:])
@@ -117,7 +134,10 @@ class Processes:
         return whole
 
     def sum(self, part: tree.Tree) -> tree.Tree:
-        """The sum of a tree of floating-point tensors of one dtype over all processes, the same to the bit on each."""
+        """Returns the sum of a tree over all processes, the same to the bit in each.
+
+        part: floating-point tensors of one dtype.
+        """
         if self.size == 1:
             return part
         vector = tree.to_vector(part)
@@ -125,7 +145,7 @@ class Processes:
         return tree.from_vector(vector, part)
 
     def broadcast(self, value: torch.Tensor) -> torch.Tensor:
-        """Rank 0's `value`, which has the same shape everywhere, to the bit."""
+        """Returns rank 0's tensor, on this process's device. All processes give a tensor of the same shape."""
         if self.size == 1:
             return value
         value = value.to(self.device).contiguous()
@@ -133,17 +153,21 @@ class Processes:
         return value
 
     def broadcast_bytes(self, data: bytes) -> bytes:
-        """Rank 0's bytes; what the others give is dropped."""
+        """Returns rank 0's bytes. What the other processes give is ignored."""
         if self.size == 1:
             return data
         length = int(self.broadcast(torch.tensor(len(data))).item())
-        held = torch.zeros(length, dtype=torch.uint8)
+        sent = torch.zeros(length, dtype=torch.uint8)
         if self.first and length:
-            held = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return self.broadcast(held).cpu().numpy().tobytes()
+            sent = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return self.broadcast(sent).cpu().numpy().tobytes()
 
     def check_equal(self, what: Mapping[str, object], *, when: str) -> None:
-        """Compares a hash of each tree on all processes; raises CilError that names the first to differ, and whose."""
+        """Raises CilError unless all processes have equal values.
+
+        what: {name: tree}, see `hashing.digest`. when: for the message, such as "after phase 1". The message names the
+        first value that differs and its rank. Only hashes are sent.
+        """
         if self.size == 1:
             return
         own = torch.stack([torch.frombuffer(bytearray(digest(part)), dtype=torch.uint8) for part in what.values()])
@@ -158,7 +182,7 @@ class Processes:
                 )
 
     def refuse_shared_gpu(self) -> None:
-        """Raises ConfigError where two processes compute on one GPU, which NCCL can't do."""
+        """Raises ConfigError if two processes compute on the same GPU, which NCCL can't do."""
         if self.size == 1 or self.device.type != "cuda":
             return
         gpus = self.watch.exchange("gpu", str(torch.cuda.get_device_properties(self.device).uuid))
@@ -170,62 +194,53 @@ class Processes:
                 )
 
     def wait_for_all(self, place: str) -> None:
-        """Waits until all processes have come here, however long one of them works before, unless one fails."""
+        """Waits until all processes have called this with the same name."""
         if self.watch:
             self.watch.wait_for_all(place)
 
     def delay_forced_exit(self) -> AbstractContextManager:
-        """A block that the end of another process doesn't cut off, as it would the rest of this one."""
+        """Returns a context manager whose block is finished before `FailureWatch` may end this process."""
         return self.watch.exit_lock if self.watch else nullcontext()
 
     @contextmanager
     def first_of_machine_first(self, place: str) -> Iterator[None]:
-        """The first process of each machine goes first, then the others: a download happens once."""
-        if self.launch.local_rank:
-            self._wait_for_first(place)
+        """Returns a context manager: the first process of each machine runs the block, then its other processes do.
+
+        So a download, for example, is done once. place: a name, for messages too.
+        """
+        if self.launch.local_rank and self.watch:
+            self.watch.wait_for_announcement(self._key(place))
         try:
             with self.activity.long_work(place, at_most_seconds=math.inf):
                 yield
         finally:
             if self.watch and not self.launch.local_rank:
-                self.watch.announce(f"{place}/{self._machine()}")
+                self.watch.announce(self._key(place))
 
     def once_per_machine(self, place: str, make: Callable[[], str]) -> str:
-        """What make() returns in the first process of this machine, for all of its processes, which wait for it."""
+        """Calls make() in the first process of each machine. Returns its text in all processes of the machine.
+
+        place: a name, for messages too. The other processes wait.
+        """
         if self.launch.local_rank:
-            return self.watch.wait_for_announcement(f"{place}/{self._machine()}")
+            return self.watch.wait_for_announcement(self._key(place))
         with self.activity.long_work(place, at_most_seconds=math.inf):
             made = make()
         if self.watch:
-            self.watch.announce(f"{place}/{self._machine()}", made)
+            self.watch.announce(self._key(place), made)
         return made
 
-    def _wait_for_first(self, place: str) -> None:
-        if self.watch:
-            self.watch.wait_for_announcement(f"{place}/{self._machine()}")
-
-    def _machine(self) -> int:
-        """The rank of its first process."""
-        return self.rank - self.launch.local_rank
+    def _key(self, place: str) -> str:
+        """Returns a key that differs for each machine: it has the rank of the machine's first process."""
+        return f"{place}/{self.rank - self.launch.local_rank}"
 
     def _collect(self, collective: Callable[[], object]) -> None:
+        """Calls a collective. Raises PeerError if another process is lost meanwhile."""
         try:
             with self.activity.collective():
                 collective()
-        except RuntimeError as error:  # torch's DistError is one, and so is what gloo raises
+        except RuntimeError as error:  # includes torch's DistError and what gloo raises
             raise PeerError(f"rank {self.rank} lost the others ({str(error).splitlines()[0]})") from error
 
 
-ALONE = Processes()
-
-
-def digest(part: object) -> bytes:
-    """SHA-256 of the tensors of a tree, with their shapes and dtypes, or of anything else as text."""
-    found = hashlib.sha256()
-    for leaf in tree.leaves(part):
-        if not isinstance(leaf, torch.Tensor):
-            found.update(repr(leaf).encode())
-            continue
-        found.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
-        found.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.digest()
+ALONE = Processes()  # a run of a single process on the CPU

@@ -74,26 +74,26 @@ def test_after_a_broken_collective_the_silent_one_is_found_in_seconds(make, cloc
     first, second, _ = (make(rank) for rank in range(3))
     for watch in (first, second):
         watch._look()
-    second_looks = first._has
+    second_looks = first.store.has
 
     def has(name):  # rank 1 lives while rank 0 looks around
-        second._add("beat/1", 1)
+        second.store.add("beat/1", 1)
         return second_looks(name)
 
-    first._has = has
+    first.store.has = has
     failure = first.find_cause("?")
     assert failure["rank"] == 2 and clock[0] < failure_watch._PATIENCE_SECONDS
 
 
 def test_where_nobody_is_silent_the_own_words_remain(make, clock):
     first, second = make(0, size=2), make(1, size=2)
-    look = first._has
+    look = first.store.has
 
     def has(name):
-        second._add("beat/1", 1)
+        second.store.add("beat/1", 1)
         return look(name)
 
-    first._has = has
+    first.store.has = has
     failure = first.find_cause("rank 0 lost the others")
     assert failure == {"rank": 0, "exit_code": 1, "message": "rank 0 lost the others", "lost": True}
 
@@ -160,20 +160,20 @@ def test_after_a_broken_collective_one_that_is_behind_is_named(make, clock):
     come_to_a_collective(first)
     for watch in (first, second, first):
         watch._look()
-    look = first._has
+    look = first.store.has
 
     def has(name):
-        second._add("beat/1", 1)
+        second.store.add("beat/1", 1)
         return look(name)
 
-    first._has = has
+    first.store.has = has
     assert "rank 1 (" in first.find_cause("?")["message"] and "hangs" in first.failure["message"]
 
 
 def test_an_exchange_gives_all_what_each_said(make):
     first, second = make(0, size=2), make(1, size=2)
-    second._set("gpu/1", "b")
-    second._add("wait_for_all/gpu", 1)
+    second.store.set("gpu/1", "b")
+    second.store.add("wait_for_all/gpu", 1)
     assert first.exchange("gpu", "a") == ["a", "b"]
 
 
@@ -181,8 +181,8 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):
     first = make(0, size=2, timeout=1000)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    first._set("who/1", json.dumps([socket.gethostname(), gone.pid]))
-    first._add("beat/1", 1)
+    first.store.set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    first.store.add("beat/1", 1)
     for now in (0.0, 1.0, 2.0, 3.0, 4.0):
         clock[0] = now
         first._look()
@@ -196,9 +196,9 @@ def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_run
     first = make(0, size=2)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    first._set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    first.store.set("who/1", json.dumps([socket.gethostname(), gone.pid]))
     if left:
-        first._set("left/1", "")
+        first.store.set("left/1", "")
     failure = first.report_failure(exit_code, "its own words")
     assert (failure["rank"], failure["lost"]) == (names, bool(names))
     lost = f"rank 1 ({socket.gethostname()}, process {gone.pid}) was lost: it is not there any more"
@@ -209,7 +209,7 @@ def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_run
 def test_after_it_was_stopped_itself_a_process_accuses_nobody(make, clock, monkeypatch):
     monkeypatch.setattr(failure_watch, "BEAT_SECONDS", 0.5)
     first = make(0, size=2, timeout=10)
-    first._add("beat/1", 1)
+    first.store.add("beat/1", 1)
     for now in (0.0, 0.5, 60.0, 60.5, 61.0):
         clock[0] = now
         first._look()
@@ -226,7 +226,7 @@ def test_without_the_store_the_own_failure_remains(make):
 
             return raises
 
-    first._store = Gone()
+    first.store = Gone()
     assert first.report_failure(3, "rank 0: no images")["message"] == "rank 0: no images"
     first.failure = None
     assert first.find_cause("rank 0 lost the others")["message"] == "rank 0 lost the others"
@@ -236,7 +236,7 @@ def test_meeting_and_waiting_end_when_one_fails(make, clock):
     first, second = make(0, size=2), make(1, size=2)
     second.announce("data/0")
     first.wait_for_announcement("data/0")
-    second._add("wait_for_all/data", 1)
+    second.store.add("wait_for_all/data", 1)
     first.wait_for_all("data")
     first.failure = {"rank": 1, "exit_code": 3, "message": "no images"}
     for wait in (lambda: first.wait_for_announcement("never"), lambda: first.wait_for_all("never")):

@@ -18,9 +18,10 @@ from cil_func.data.augmentation import augment
 from cil_func.data.batches import Batch
 from cil_func.errors import ConfigError, PeerError
 from cil_func.parallel import batch_split
+from cil_func.parallel.hashing import digest
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch, device_of, launched, set_threads
-from cil_func.parallel.processes import Processes, digest
+from cil_func.parallel.processes import Processes
 from cil_func.training import step
 
 CPU = torch.device("cpu")

@@ -1,0 +1,56 @@
+"""Reads and writes the launcher's key-value store, which all processes of a run can reach."""
+
+import os
+import threading
+from datetime import timedelta
+
+import torch.distributed as dist
+
+
+class SharedStore:
+    """A connection of its own to the store, which several threads of a process may use.
+
+    prefix: put before each key; it differs after a restart, so that nothing of the earlier attempt is seen.
+    timeout: seconds that a call may wait for the store. The address is in MASTER_ADDR and MASTER_PORT.
+    Each method raises RuntimeError if the store is gone, which ends together with the launcher of the first machine.
+    """
+
+    def __init__(self, prefix: str, timeout: float):
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # Not torch's own connection: torch's waits on it would delay the beats of `FailureWatch`.
+        self._store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout))
+        self._prefix, self._lock = prefix, threading.Lock()
+
+    def set(self, name: str, value: str) -> None:
+        """Stores a value under a name."""
+        with self._lock:
+            self._store.set(self._key(name), value)
+
+    def set_once(self, name: str, value: str) -> str:
+        """Stores a value unless the name has one already. Returns the value that it has now."""
+        with self._lock:
+            return self._store.compare_set(self._key(name), "", value).decode()
+
+    def get(self, name: str) -> str:
+        """Returns the value of a name; waits for it if there is none yet."""
+        with self._lock:
+            return self._store.get(self._key(name)).decode()
+
+    def get_all(self, names: list[str]) -> list[str] | None:
+        """Returns the values of several names, or None if one of them has none yet."""
+        keys = list(map(self._key, names))
+        with self._lock:
+            return [value.decode() for value in self._store.multi_get(keys)] if self._store.check(keys) else None
+
+    def has(self, name: str) -> bool:
+        """Returns whether the name has a value."""
+        with self._lock:
+            return self._store.check([self._key(name)])
+
+    def add(self, name: str, count: int) -> int:
+        """Adds to the number of a name, which begins at 0. Returns the sum."""
+        with self._lock:
+            return self._store.add(self._key(name), count)
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}"
