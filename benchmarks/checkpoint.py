@@ -31,14 +31,15 @@ import torch
 from benchmarks import measure
 from cil_func import model, optim, tree
 from cil_func.config import schema
+from cil_func.networks.network import Model
 from cil_func.parallel.processes import Processes
 from cil_func.runs import checkpoints
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
-from cil_func.training import train_phase
+from cil_func.training import stage
 from cil_func.training.epochs import Position
-from cil_func.training.progress import Progress, Training
-from cil_func.training.step import Health, Measures, TrainState
+from cil_func.training.progress import Progress, StageProgress
+from cil_func.training.step import Health, TrainState, nothing_measured
 
 CLASSES = 100
 PARTS = ("loop", "background", "processor", "first", "load")
@@ -81,16 +82,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def states(backbone: str, device: torch.device) -> Iterator[Progress]:
     """A run at one step after another: each time all tensors of the training are new, as a step returns them."""
     params, state = tree.cast(model.init(0, backbone, CLASSES), device=device)
-    learned = tree.map(torch.clone, (params, state))
+    learned = Model(*tree.map(torch.clone, (params, state)))
     momentum = optim.sgd(momentum=0.9).init(params)
     rows = tuple({"phase": phase, "top1": 100 / 3} for phase in range(10))
     exemplars = {label: torch.arange(20) for label in range(50)}
     step = 0
     while True:
         params, momentum = tree.map(lambda leaf: leaf + 1, (params, momentum))
-        numbers = [torch.tensor(number, device=device) for number in (step, -1, -1, 0.0, 0)]
-        train_state = TrainState(params, state, momentum, Health(*numbers[:3]))
-        trained = Training(train_state, Measures(*numbers[3:]), Position(0, step), 0.0)
+        health = Health(*(torch.tensor(number, device=device) for number in (step, -1, -1)))
+        train_state = TrainState(params, state, momentum, health)
+        trained = StageProgress(train_state, nothing_measured(train_state), Position(0, step))
         yield Progress(1, learned, exemplars, rows, trained)
         step += 1
 
@@ -107,12 +108,12 @@ def measured(
             def make(progress: Progress = progress) -> Progress:
                 trained = progress.training
                 if device.type == "cuda":  # as a captured step does
-                    trained = trained._replace(train_state=tree.map(torch.clone, trained.train_state))
-                train_phase.refuse_infinite(trained.train_state, progress.phase, trained.position)
+                    trained = replace(trained, train_state=tree.map(torch.clone, trained.train_state))
+                stage.refuse_infinite(trained.train_state, progress.phase, trained.position)
                 return replace(progress, training=trained)
 
             before, processor = _memory(anew=True), time.process_time()
-            taken, _ = timed(lambda: saver(make, False))
+            taken, _ = timed(lambda: saver.at_border(make, False))
             waited, _ = timed(saver.wait)
             grown = max(grown, _memory() - before)
             seconds["first" if number < 2 else "background"].append(waited)

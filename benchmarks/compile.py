@@ -117,7 +117,7 @@ def child(options: argparse.Namespace) -> int:
         elif "phase" in event:  # the first step's, or whatever comes first
             first.setdefault(event["phase"], time.perf_counter() - started[event["phase"]])
 
-    _, results = experiment.run(ready, emit=emit, save=lambda results: None)
+    _, results = experiment.run(ready.experiment, emit=emit, save=lambda results: None)
     seconds = (first[0], first[1], results["phases"][0]["seconds"]["select"])
     result = {
         "seconds": dict(zip(PARTS, seconds, strict=True)),

@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def at_a_border(fault: Fault) -> None:
-    call = saver.CheckpointSaver.__call__
+    call = saver.CheckpointSaver.at_border
 
     def faulty(self, make, boundary):
         if fault.here():
@@ -65,7 +65,7 @@ def at_a_border(fault: Fault) -> None:
             os.kill(os.getpid(), getattr(signal, fault.what))
         call(self, make, boundary)
 
-    saver.CheckpointSaver.__call__ = faulty
+    saver.CheckpointSaver.at_border = faulty
 
 
 def in_a_save(fault: Fault) -> None:

@@ -41,8 +41,10 @@ from benchmarks.gpu_graphs import Rig, branches, convolutions, make_rig, repeate
 from benchmarks.gpu_runs import Budget, Record, attempt, conditions_of, learn
 from cil_func import config as configuration
 from cil_func.data.augmentation import augment
-from cil_func.runs import profiling, setup
-from cil_func.training import inference, runners
+from cil_func.networks.network import Model
+from cil_func.runs import profiling
+from cil_func.runs.environment import resolve
+from cil_func.training import runners
 
 _TRACED = 3  # steps in a trace
 _RESERVE = 20.0  # seconds kept for what can't be cut short: imports, a selection, an evaluation
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the sections that the time allows; 1 if one of them failed, after the others."""
     options = parse(arguments)
     budget = Budget(60 * options.minutes - _RESERVE)
-    settings = setup.resolve(configuration.load("cifar", options.set)).run
+    settings = resolve(configuration.load("cifar", options.set)).run
     if settings.device == "cuda":  # CUPTI, torn down between traces, may crash beside graphs (says torch.profiler)
         os.environ.setdefault("TEARDOWN_CUPTI", "0")
     runners.name_kernels()
@@ -122,10 +124,10 @@ def modes(rig: Rig) -> dict[str, Callable[[], None]]:
     """A training step, eager, compiled, and where a GPU is captured: the best one last."""
     train_state, taught, batch, classes, rate = rig.given
     threaders = {"eager": (runners.EagerSteps, rig.eager), "compiled": (runners.EagerSteps, rig.fast)}
-    if rig.fast.captures:
+    if rig.fast.experiment.captured:
         threaders["captured"] = (runners.CapturedSteps, rig.fast)
     return {
-        name: partial(threader(ready.trainers[1].step, train_state, classes), taught, batch, rate)
+        name: partial(threader(ready.experiment.recipe(1, "").step, train_state, classes), taught, batch, rate)
         for name, (threader, ready) in threaders.items()
     }
 
@@ -133,11 +135,12 @@ def modes(rig: Rig) -> dict[str, Callable[[], None]]:
 def steps(rig: Rig, options: argparse.Namespace, record: Record) -> None:
     """Microseconds a step and a batch; see the module."""
     size, ready, called = rig.size, rig.fast, modes(rig)
-    first = {name: _first(call, ready.device) for name, call in called.items()}
+    device = ready.experiment.device
+    first = {name: _first(call, device) for name, call in called.items()}
     contenders = {name: (repeated(call, options.calls), options.calls * size) for name, call in called.items()}
     contenders |= ahead(rig, options)  # name -> (function, images that it handles)
     seconds = step.interleaved(
-        {name: function for name, (function, _) in contenders.items()}, repeats=options.repeats, device=ready.device
+        {name: function for name, (function, _) in contenders.items()}, repeats=options.repeats, device=device
     )
     micro = {name: 1e6 * statistics.median(seconds[name]) * size / images for name, (_, images) in contenders.items()}
     best = list(called)[-1]
@@ -157,16 +160,15 @@ def steps(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 
 def ahead(rig: Rig, options: argparse.Namespace) -> dict[str, tuple[Callable[[], object], int]]:
     """What is done ahead of the steps, in chunks: name -> (function, images that it handles)."""
-    ready, (params, state, *_) = rig.fast, rig.given[0]
-    few = ready.forward_batch
-    many = max(few, augment.CHUNK_PIXELS[ready.device.type] // options.image_size**2)
-    images, _ = step.batch(many, options.image_size, step.SEEN, ready.device)
-    draws, batch = ready.augment.draw(0, many), images[:few]
-    teach = partial(inference.features, ready.forward, params, state, batch, batch_size=few, device=ready.device)
+    made, (params, state, *_) = rig.fast.experiment, rig.given[0]
+    few = made.forward.batch_size
+    many = max(few, augment.CHUNK_PIXELS[made.device.type] // options.image_size**2)
+    images, _ = step.batch(many, options.image_size, step.SEEN, made.device)
+    draws = made.augment.draw(0, many)
     return {
-        "teacher": (teach, few),
-        "augment": (partial(ready.augment.apply, images, draws), many),
-        "draw": (partial(ready.augment.draw, 0, many), many),
+        "teacher": (partial(made.forward.outputs, Model(params, state), images[:few]), few),
+        "augment": (partial(made.augment.apply, images, draws), many),
+        "draw": (partial(made.augment.draw, 0, many), many),
     }
 
 
@@ -183,7 +185,7 @@ def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
     """How many kernels a step is, and what kinds of them take its time."""
     figures = {}
     for name, call in modes(rig).items():
-        trace = traced(call, rig.fast.device)
+        trace = traced(call, rig.fast.experiment.device)
         figures[f"kernels_{name}_{rig.size}"] = profiling.kernels(trace) / _TRACED
     record.keep(figures | {f"share_{kind}_{rig.size}": share for kind, share in shares(trace).items()})
 

@@ -51,9 +51,10 @@ def make_rig(size: int, *, options: argparse.Namespace, folder: Path) -> Rig:
 
 def inputs(eager: setup.Setup) -> tuple:
     """What `benchmarks.step.ours` gives to a training step: (train_state, taught, batch, classes, rate)."""
-    given, trainer = [], eager.trainers[1]
-    noted = replace(trainer, step=lambda *arguments: given.append(arguments) or trainer.step(*arguments))
-    step.ours(replace(eager, trainers=(noted, noted)), old=step.OLD, seen=step.SEEN)()
+    given, recipe = [], eager.experiment.recipe(1, "")
+    noted = replace(recipe, step=lambda *arguments: given.append(arguments) or recipe.step(*arguments))
+    experiment = replace(eager.experiment, recipe=lambda phase, name: noted)
+    step.ours(replace(eager, experiment=experiment), old=step.OLD, seen=step.SEEN)()
     return given[0]
 
 
@@ -111,14 +112,14 @@ def in_place(function: Callable, given: tuple) -> Callable[[], None]:
 
 def branches(rig: Rig, options: argparse.Namespace, record: Record) -> None:
     """Steps of several models, in one graph side by side and in graphs one after the other."""
-    function, figures = rig.fast.trainers[1].step, {}
+    function, figures = rig.fast.experiment.recipe(1, "").step, {}
     for models in options.models:
         separate = [Branches([in_place(function, rig.given)]) for _ in range(models)]
         contenders = {
             "successive": lambda separate=separate: [graph() for graph in separate],
             "parallel": Branches([in_place(function, rig.given) for _ in range(models)]),
         }
-        figures |= compared("branches", f"{models}_{rig.size}", contenders, rig.fast.device, options)
+        figures |= compared("branches", f"{models}_{rig.size}", contenders, rig.fast.experiment.device, options)
     record.keep(figures)
 
 

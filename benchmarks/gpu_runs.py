@@ -103,7 +103,8 @@ def learn(name: str, options: argparse.Namespace, folder: Path, budget: Budget, 
         why = f"left out, its first phase would take about {needed:.0f} s, and {left:.0f} s are left"
         record.leave_out(f"run_{name}", why)
     elif not trained(name, ready, results, epochs, keep, budget):
-        done = f"{len(results['phases'])} of {len(ready.scenario.phases)} phases and {len(epochs)} epochs are done"
+        phases = len(ready.experiment.scenario.phases)
+        done = f"{len(results['phases'])} of {phases} phases and {len(epochs)} epochs are done"
         record.leave_out(f"run_{name}", f"cut short, the time is over; {done}")
     keep(show=True)
 
@@ -123,13 +124,13 @@ def trained(
         if event["event"] == "phase_end":
             took = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in event["seconds"].items())
             print(f"{name} phase {event['phase']}: top-1 {event['top1']:.2f}, {took}", flush=True)
-        if budget.left() <= 0 and len(results["phases"]) < len(ready.scenario.phases):
+        if budget.left() <= 0 and len(results["phases"]) < len(ready.experiment.scenario.phases):
             raise OutOfTime
 
-    if ready.device.type == "cuda":
+    if ready.experiment.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
-        experiment.run(ready, emit=emit, save=save)
+        experiment.run(ready.experiment, emit=emit, save=save)
     except OutOfTime:
         return False
     return True
@@ -153,24 +154,24 @@ def load(name: str, options: argparse.Namespace, folder: Path) -> configuration.
 
 def first_phase_seconds(ready: setup.Setup, figures: dict[str, float]) -> float:
     """What phase 0 will take by the figures of its batch size, a compilation included; 0 if there are none."""
-    trainer = ready.trainers[0]
-    rate = figures.get(f"images_per_second_{trainer.batch_size}")
+    recipe = ready.experiment.recipe(0, "")
+    rate = figures.get(f"images_per_second_{recipe.batch_size}")
     if rate is None:
         return 0.0
-    compilation = figures.get(f"seconds_first_compiled_{trainer.batch_size}", 0.0)
-    return compilation + trainer.epochs * planning.train_images(ready)[0] / rate
+    compilation = figures.get(f"seconds_first_compiled_{recipe.batch_size}", 0.0)
+    return compilation + recipe.epochs * planning.train_images(ready.experiment)[0] / rate
 
 
 def figures_of(
     name: str, ready: setup.Setup, results: dict, epochs: list[dict], seconds: dict[str, float]
 ) -> dict[str, float]:
     """The figures of a run so far: those of `benchmarks.run`, and how far it is."""
-    phases, done = ready.scenario.phases, len(results["phases"])
+    phases, done = ready.experiment.scenario.phases, len(results["phases"])
     found = {
         "phases_done": done,
         "phases": len(phases),
         "epochs_done": len(epochs),
-        "epochs": sum(ready.trainer(phase).epochs for phase in phases),
+        "epochs": sum(ready.experiment.recipe(phase.index, "").epochs for phase in phases),
     }
     if epochs:
         found["images_per_second"] = statistics.median(epoch["images_per_second"] for epoch in epochs)
@@ -178,7 +179,7 @@ def figures_of(
     flat = {f"{key}_{name}": value for key, value in found.items()}
     if done:
         part = run.summary(results, {"data": seconds["data"]}) | {"wall": seconds["wall"]}
-        if ready.device.type == "cuda":
+        if ready.experiment.device.type == "cuda":
             part["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
         flat |= run.figures({name: part})
     partial_means = set() if done == len(phases) else {f"average_{name}", f"last_{name}"}

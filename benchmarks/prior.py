@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.record import RESULTS, head
-from cil_func import classifier, config, metrics
-from cil_func.runs import checkpoints, files, setup
-from cil_func.training import inference
+from cil_func import config, metrics, tree
+from cil_func.networks.network import Model
+from cil_func.runs import checkpoints, environment, files, setup
 
 
 def main() -> int:
@@ -31,23 +31,24 @@ def main() -> int:
     found = figures(ready, options.run, results["phases"][-1])
     for name, value in found.items():
         print(f"{name:<32} {value:8.3f}")
-    path = options.json or RESULTS / f"{options.name}-{ready.device.type}.json"
-    conditions = {**setup.environment(ready), "commit": head(), "run": options.run.name}
+    device, precision = ready.experiment.device, ready.config.run.precision
+    path = options.json or RESULTS / f"{options.name}-{device.type}.json"
+    versions = environment.environment(device, precision, ready.processes.size)
+    conditions = {**versions, "commit": head(), "run": options.run.name}
     files.write_json(path, {"name": options.name, "figures": found, "conditions": conditions})
     return 0
 
 
 def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
     """Accuracies in percent on all test images, by the saved model and with the newest logits lowered."""
-    params, state, *_ = checkpoints.load_model(run)
-    rows, labels = torch.arange(len(ready.test_images)), ready.scenario.test_labels
-    features = inference.features(
-        ready.forward, params, state, ready.test_images, rows, batch_size=ready.forward_batch, device=ready.device
-    )
-    logits = classifier.apply(params["classifier"], features)                      # (N, K)
+    made, (params, state, *_) = ready.experiment, checkpoints.load_model(run)
+    newest, labels = made.scenario.phases[-1], made.scenario.test_labels
+    rows, model = torch.arange(len(made.test_images)), Model(*tree.cast((params, state), device=made.device))
+    features = made.forward.features(model, made.test_images, rows, when=str(run))
+    logits = made.network.outputs(params, features, made.classes(newest)).logits   # (N, K)
     num_old = last["classes_seen"] - last["num_new"]
-    images = len(ready.scenario.phases[-1].train_rows) / last["num_new"]
-    kept = ready.config.memory.size / num_old  # exemplars of an old class while the last phase was trained
+    images = len(newest.train_rows) / last["num_new"]
+    kept = made.budget.size / num_old  # exemplars of an old class while the last phase was trained
     is_new = torch.arange(logits.shape[1]) >= num_old
     lowered = logits - math.log(images / kept) * is_new
     old, weight = labels < num_old, params["classifier"]["weight"]

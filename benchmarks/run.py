@@ -178,7 +178,9 @@ def our_side(config: configuration.Config, options: argparse.Namespace, emit) ->
     ready = setup.build(config)
     seconds = {"start": start, "data": time.perf_counter() - clock}
     _, results = experiment.run(
-        ready, emit=lambda event: emit(event) if event["event"] == "phase_end" else None, save=lambda results: None
+        ready.experiment,
+        emit=lambda event: emit(event) if event["event"] == "phase_end" else None,
+        save=lambda results: None,
     )
     with contextlib.suppress(ImportError, AttributeError):  # not torch's public interface; no loss if it moves
         from torch._dynamo.utils import calculate_time_spent

@@ -106,8 +106,8 @@ def child(options: argparse.Namespace) -> int:
         ready = setup.build(config, processes)
         take = step.ours(ready, old=step.OLD, seen=step.SEEN)
         take()
-        calls = runners.WARM_UP + 1 if ready.captures else 1  # of the step, so far; a replay calls nothing
-        counted = processes.collectives / calls, processes.numbers / calls * ready.dtype.itemsize
+        calls = runners.WARM_UP + 1 if ready.experiment.captured else 1  # of the step, so far; a replay calls nothing
+        counted = processes.collectives / calls, processes.numbers / calls * ready.experiment.dtype.itemsize
         for _ in range(2):
             take()
         waited(processes)
@@ -117,7 +117,7 @@ def child(options: argparse.Namespace) -> int:
         waited(processes)
         seconds = time.perf_counter() - clock
         result = {
-            "images_per_second": options.steps * ready.trainers[1].batch_size / seconds,
+            "images_per_second": options.steps * ready.experiment.recipe(1, "").batch_size / seconds,
             "collectives": counted[0],
             "bytes": counted[1],
             "precision": ready.config.run.precision,

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,9 +25,11 @@ from benchmarks import conventional_step, measure
 from cil_func import config as configuration
 from cil_func import model, rng, tree
 from cil_func.data.batches import Batch
-from cil_func.methods import Classes
+from cil_func.experiment import Experiment
+from cil_func.networks.network import Model
+from cil_func.networks.outputs import classes_of
 from cil_func.runs import setup
-from cil_func.training import inference, runners, step
+from cil_func.training import runners, step
 
 OLD, SEEN, ALL = 50, 60, 100
 
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         images = Path(folder) / "images"
         measure.write_images(images, classes=ALL, train=2, test=1, size=options.image_size)
         ready = {name: build(images, name, options) for name in ("float32", "auto")}
-    device = ready["auto"].device
+    device = ready["auto"].experiment.device
     conditions = measure.conditions(device.type, commit=options.commit)
     auto = ready["auto"].config.run.precision
     contenders = {
@@ -58,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         **{f"seconds_{name}": statistics.median(values) for name, values in seconds.items()},
         **{f"seconds_best_{name}": min(values) for name, values in seconds.items()},
     }
-    batch = ready["auto"].trainers[1].batch_size
+    batch = ready["auto"].experiment.recipe(1, "").batch_size
     conditions |= {"precision_auto": auto, "batch_size": batch, "image_size": options.image_size}
     conditions |= {"backbone": options.backbone, "repeats": options.repeats}
     rows = [["", "median ms", "best ms", "images/s"]]
@@ -95,37 +98,35 @@ def build(images: Path, precision: str, options) -> setup.Setup:
 
 def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
     """One step of a phase with a teacher: what the last model says of the batch, then the step."""
-    trainer = ready.trainers[1]
-    draw = lambda key: tree.cast(  # noqa: E731
-        model.init(key, ready.config.model.backbone, ready.num_classes), dtype=ready.dtype, device=ready.device
-    )
-    params, state = draw(1)
-    rows = trainer.padded_to or trainer.batch_size  # of this process
-    images, labels = batch(rows, ready.train_images.shape[1], seen, ready.device)
-    labels_of_all = torch.arange(ready.num_classes, device=ready.device)
-    classes = Classes(seen=labels_of_all < seen, old=labels_of_all < old)
-    train_state = step.start(ready.method, trainer.optimiser, *draw(0))
-    steps = (runners.CapturedSteps if ready.captures else runners.EagerSteps)(trainer.step, train_state, classes)
-    rate = torch.tensor(trainer.rate(0), dtype=ready.dtype, device=ready.device)
-    size = {"batch_size": ready.forward_batch, "device": ready.device}
+    made, recipe = ready.experiment, ready.experiment.recipe(1, "")
+    rows = recipe.padded_to or recipe.batch_size  # of this process
+    images, labels = batch(rows, made.train_images.shape[0], seen, made.device)
+    sizes = [old, seen - old, made.num_classes - seen]
+    before, classes = (classes_of(sizes, phase, device=made.device) for phase in (0, 1))
+    # A run gives the teacher large chunks. A single batch that is filled up to such a chunk would take far longer.
+    teach = replace(made.forward, fill=False).teacher(drawn(made, 1), before)
+    train_state = step.start(recipe.stage, recipe.optimiser, *drawn(made, 0))
+    steps = (runners.CapturedSteps if made.captured else runners.EagerSteps)(recipe.step, train_state, classes)
+    rate = torch.tensor(recipe.rate(0), dtype=made.dtype, device=made.device)
+    return lambda: steps(teach(images), Batch(images, labels), rate)
 
-    def run() -> None:
-        taught = inference.teach(inference.features(ready.forward, params, state, images, **size), params)
-        steps(taught, Batch(images, labels), rate)
 
-    return run
+def drawn(made: Experiment, key: int) -> Model:
+    """A new model of all classes, on the device."""
+    return Model(*tree.cast(tuple(made.network.init(key, made.num_classes)), dtype=made.dtype, device=made.device))
 
 
 def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callable[[], object]:
     """One step of the conventional trainer on pixels that are floats already."""
     depth = int(options.backbone.removeprefix("resnet"))
-    net, teacher = (conventional_step.Net(depth, classes).to(ready.device) for classes in (SEEN, OLD))
+    device = ready.experiment.device
+    net, teacher = (conventional_step.Net(depth, classes).to(device) for classes in (SEEN, OLD))
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    autocast = tuned and ready.compute_dtype == torch.bfloat16
+    autocast = tuned and compute_dtype(ready) == torch.bfloat16
     train = conventional_step.make_step(net, teacher.eval(), optimiser, autocast=autocast, channels_last=tuned)
-    images, labels = batch(options.batch_size, options.image_size, SEEN, ready.device)
+    images, labels = batch(options.batch_size, options.image_size, SEEN, device)
     layout = torch.channels_last if tuned else torch.contiguous_format
-    pixels = ready.preprocess(images, torch.float32).contiguous(memory_format=layout)
+    pixels = ready.experiment.preprocess(images, torch.float32).contiguous(memory_format=layout)
 
     def run() -> torch.Tensor:
         # Ours, in this process, has cuDNN take the same algorithm each time; that is not the opponent's to pay for.
@@ -159,14 +160,20 @@ def interleaved(
     return seconds
 
 
+def compute_dtype(ready: setup.Setup) -> torch.dtype:
+    """Of the convolutions."""
+    return step.DTYPES[ready.config.run.precision][1]
+
+
 def floor_seconds(ready: setup.Setup) -> float:
     """The step's multiply-adds at the best rate of a matrix product in the precision of the convolutions.
 
     Forward once and backward twice for the student, forward once for the teacher.
     """
-    a, b = (torch.randn(2048, 2048, device=ready.device).to(ready.compute_dtype) for _ in range(2))
-    calls = 50 if ready.device.type == "cuda" else 1  # a GPU is waited for once for all of them
-    seconds = min(interleaved({"mm": lambda: [a @ b for _ in range(calls)]}, repeats=15, device=ready.device)["mm"])
+    device = ready.experiment.device
+    a, b = (torch.randn(2048, 2048, device=device).to(compute_dtype(ready)) for _ in range(2))
+    calls = 50 if device.type == "cuda" else 1  # a GPU is waited for once for all of them
+    seconds = min(interleaved({"mm": lambda: [a @ b for _ in range(calls)]}, repeats=15, device=device)["mm"])
     rate = 2 * 2048**3 * calls / seconds
     return 4 * forward_flops(ready) / rate
 
@@ -175,8 +182,9 @@ def forward_flops(ready: setup.Setup) -> float:
     """Floating-point operations of the forward pass of a batch, counted by torch on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    params, state = tree.cast(model.init(0, ready.config.model.backbone, ready.num_classes), device="meta")
-    shape = (ready.trainers[1].batch_size, 3, *ready.train_images.shape[1:3])
+    made = ready.experiment
+    params, state = tree.cast(model.init(0, made.network.name, made.num_classes), device="meta")
+    shape = (made.recipe(1, "").batch_size, 3, *made.train_images.shape)
     with FlopCounterMode(display=False) as counter:
         model.apply(params, state, torch.empty(shape, device="meta"), train=False)
     return counter.get_total_flops()

@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import fake_cuda
@@ -13,7 +14,6 @@ from benchmarks import gpu, gpu_graphs, gpu_runs
 from cil_func import tree
 from cil_func.config import load
 from cil_func.data.augmentation import augment
-from cil_func.runs import setup
 from cil_func.training import inference, runners
 
 # 4 classes of 8 training images in two phases, 2 epochs each: 16 images, 2 batches, then 16 and 16 exemplars
@@ -346,7 +346,7 @@ def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
     """Two models side by side under the fake graph move as each does alone, and nothing outside is moved."""
     fake_cuda.install(monkeypatch)
     rig = gpu_graphs.make_rig(4, options=gpu.parse(SMALL), folder=tmp_path)
-    function, given = rig.eager.trainers[1].step, rig.given
+    function, given = rig.eager.experiment.recipe(1, "").step, rig.given
     before = tree.map(torch.clone, given)
     other = (tree.map(lambda leaf: leaf * 2 if leaf.is_floating_point() else leaf, given[0]), *given[1:])
     moved = []
@@ -371,8 +371,9 @@ def test_the_figures_of_branches(tmp_path, monkeypatch):
     fake_cuda.install(monkeypatch)
     options = gpu.parse([*SMALL, "--models", "2,3"])
     record = gpu_runs.Record({"device": "cpu"}, tmp_path / "gpu.json")
-    trainer = SimpleNamespace(step=lambda train_state, rate: (tree.map(torch.add, train_state, {"count": rate}), None))
-    ready = SimpleNamespace(trainers=(None, trainer), device=torch.device("cpu"))
+    recipe = SimpleNamespace(step=lambda train_state, rate: (tree.map(torch.add, train_state, {"count": rate}), None))
+    made = SimpleNamespace(recipe=lambda phase, name: recipe, device=torch.device("cpu"))
+    ready = SimpleNamespace(experiment=made)
     gpu_graphs.branches(gpu_graphs.Rig(4, ready, ready, ({"count": torch.zeros(())}, torch.ones(()))), options, record)
     parts = ("speedup_branches", "microseconds_successive", "microseconds_parallel")
     assert record.figures.keys() == {f"{part}_{models}_4" for part in parts for models in (2, 3)}
@@ -381,9 +382,9 @@ def test_the_figures_of_branches(tmp_path, monkeypatch):
 
 def test_the_captured_step_is_measured_where_there_are_graphs(tmp_path, monkeypatch):
     fake_cuda.install(monkeypatch)
-    monkeypatch.setattr(setup.Setup, "captures", True)
     options = gpu.parse(SMALL)
     rig = gpu_graphs.make_rig(4, options=options, folder=tmp_path)
+    rig = rig._replace(fast=replace(rig.fast, experiment=replace(rig.fast.experiment, captured=True)))
     assert list(gpu.modes(rig)) == ["eager", "compiled", "captured"]
     record = gpu_runs.Record({}, tmp_path / "gpu.json")
     gpu.steps(rig, options, record)

@@ -10,11 +10,12 @@ import torch
 from cil_func import rng
 from cil_func.data import batches
 from cil_func.data.augmentation import augment
+from cil_func.data.images import Resident
 
 
 @pytest.fixture
 def images():
-    return torch.from_numpy(np.random.RandomState(0).randint(0, 256, (50, 6, 4, 3), dtype=np.uint8))
+    return Resident(torch.from_numpy(np.random.RandomState(0).randint(0, 256, (50, 6, 4, 3), dtype=np.uint8)))
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_every_row_comes_once_in_chunks_of_whole_batches(images, labels, pixels,
     assert [len(chunk.batch.labels) for chunk in chunks] == sizes[pixels]
     seen = torch.cat([chunk.batch.labels for chunk in chunks])
     assert sorted(seen.tolist()) == sorted((ROWS * 10).tolist())
-    assert torch.equal(torch.cat([chunk.batch.images for chunk in chunks]), images[seen // 10])
+    assert torch.equal(torch.cat([chunk.batch.images for chunk in chunks]), images.pixels[seen // 10])
     assert chunks[0].batch.images.dtype == torch.uint8 and chunks[0].batch.labels.dtype == torch.int64
 
 
@@ -90,7 +91,7 @@ def test_draws_belong_to_the_epoch_and_not_to_the_batches(make, images, labels, 
     order = ROWS[torch.randperm(11, generator=rng.generator(rng.fold_in(1, "order")))]
     draws = jitter.draw(rng.fold_in(1, "augment"), 11)
     assert torch.equal(whole.batch.labels, labels[order])
-    assert torch.equal(whole.batch.images, jitter.apply(images[order], draws))
+    assert torch.equal(whole.batch.images, jitter.apply(images.pixels[order], draws))
 
 
 def test_stopping_early_leaves_no_thread(images, labels):
@@ -201,26 +202,17 @@ def test_a_batch_of_no_images_is_refused(images, labels):
         epoch(images, labels, batch_size=0)
 
 
-@pytest.mark.parametrize(("free", "moved"), [(4 * 50 * 72, True), (2 * 50 * 72 - 1, False)])
-def test_images_live_on_the_gpu_where_half_of_its_free_memory_holds_them(images, free, moved, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
-    asked = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: asked.append(device) or self)
-    batches.place(images, torch.device("cuda"))
-    assert asked == [torch.device("cuda")] * moved
-
-
 def test_channel_statistics_are_numpys(images, monkeypatch):
     monkeypatch.setattr(batches, "_STATISTICS_PIXELS", 100)  # chunks of 4 images
     mean, std = batches.channel_statistics(images, ROWS)
-    pixels = images[ROWS].numpy().astype(np.float64) / 255
+    pixels = images.pixels[ROWS].numpy().astype(np.float64) / 255
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-13)
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-13)
     assert all(type(value) is float for value in mean + std)
 
 
 def test_channel_statistics_of_one_colour_can_be_divided_by(images):
-    flat = torch.full((3, 2, 2, 3), 51, dtype=torch.uint8)  # 51 / 255 = 0.2
+    flat = Resident(torch.full((3, 2, 2, 3), 51, dtype=torch.uint8))  # 51 / 255 = 0.2
     mean, std = batches.channel_statistics(flat, torch.arange(3))
     assert mean == pytest.approx((0.2, 0.2, 0.2)) and std == (1 / 255,) * 3
     with pytest.raises(ValueError, match="no rows"):
@@ -232,7 +224,7 @@ def test_channel_statistics_of_one_colour_can_be_divided_by(images):
 def test_on_cuda_an_epoch_is_the_cpus(resident_on, images, labels):
     jitter = augment.device(crop_padding=2, flip=True)  # exact on any device
     expected = list(epoch(images, labels, augment=jitter))
-    found = list(epoch(images.to(resident_on), labels, augment=jitter, device=torch.device("cuda")))
+    found = list(epoch(Resident(images.pixels.to(resident_on)), labels, augment=jitter, device=torch.device("cuda")))
     assert all(chunk.batch.images.is_cuda and chunk.batch.labels.is_cuda for chunk in found)
     for place in range(2):  # images, labels
         assert torch.equal(torch.cat([c[place] for c in found]).cpu(), torch.cat([c[place] for c in expected]))

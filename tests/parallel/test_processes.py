@@ -12,11 +12,14 @@ import several_processes
 import torch
 import torch.distributed as dist
 
-from cil_func import methods, model, optim, tree
+from cil_func import methods, optim, tree
 from cil_func.data import batches
 from cil_func.data.augmentation import augment
 from cil_func.data.batches import Batch
+from cil_func.data.images import Resident
 from cil_func.errors import ConfigError, PeerError
+from cil_func.networks.network import Network
+from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
 from cil_func.parallel.hashing import digest
 from cil_func.parallel.joining import join
@@ -63,7 +66,7 @@ def test_every_step_has_the_rows_and_draws_of_one_process(batch_size, norm_batch
     rows = torch.randperm(len(images), generator=torch.manual_seed(1))
 
     def steps(own):
-        chunks = batches.epoch_chunks(images, torch.arange(len(images)), rows, own=own, **settings)
+        chunks = batches.epoch_chunks(Resident(images), torch.arange(len(images)), rows, own=own, **settings)
         found = []
         for chunk in chunks:
             parts = (leaf.split(chunk.sizes) for leaf in chunk.batch)
@@ -96,12 +99,12 @@ def test_a_batch_is_halved_while_it_holds_the_phase(count, norm_batch, size):
 
 def make_step(norm_batch: int, dtype: torch.dtype):
     """(parts of WA's step, a train state, classes) with 4 of 6 classes known before."""
-    params, state = tree.cast(model.init(0, "resnet20", 6), dtype=dtype)
-    method, optimiser = methods.make("wa", methods.Options()), optim.sgd(momentum=0.9, weight_decay=5e-4)
+    network = Network("resnet20", num_classes=6, num_phases=2)
+    params, state = tree.cast(tuple(network.init(0, 6)), dtype=dtype)
+    stage, optimiser = methods.make("wa", methods.Options()).main, optim.sgd(momentum=0.9, weight_decay=5e-4)
     preprocess = step.Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=dtype))
-    parts = step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=True)
-    known = torch.arange(6)
-    return parts, step.start(method, optimiser, params, state), methods.Classes(known < 6, known < 4)
+    parts = step.make(stage, network, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=True)
+    return parts, step.start(stage, optimiser, params, state), classes_of([4, 2], 1)
 
 
 def draw_batch(size: int, dtype: torch.dtype):

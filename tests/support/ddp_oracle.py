@@ -10,8 +10,10 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from torch.nn.parallel import DistributedDataParallel
 
-from cil_func import methods, model, optim, tree
+from cil_func import methods, optim, tree
 from cil_func.data.batches import Batch
+from cil_func.networks.network import Network
+from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import launched
@@ -24,17 +26,17 @@ def main() -> None:
     torch.set_num_threads(1)
     launch = launched()
     with join(launch, timeout_seconds=60, on_loss=lambda failure: None) as processes:
-        params, state = tree.cast(model.init(0, "resnet20", CLASSES), dtype=torch.float64)
+        net = Network("resnet20", num_classes=CLASSES, num_phases=2)
+        params, state = tree.cast(tuple(net.init(0, CLASSES)), dtype=torch.float64)
         network = reference.load(20, params, state)
         module = DistributedDataParallel(network, broadcast_buffers=False)
         sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         options = methods.Options(kd_combination="sum", kd_weight=2.0)
-        method, optimiser = methods.make("wa", options), optim.sgd(momentum=0.9, weight_decay=5e-4)
+        stage, optimiser = methods.make("wa", options).main, optim.sgd(momentum=0.9, weight_decay=5e-4)
         preprocess = step.Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=torch.float64))
-        parts = step.make(method, optimiser, preprocess, dtype=torch.float64, norm_batch=GROUP, padded=True)
-        run, train_state = step.join(parts, processes.reduce), step.start(method, optimiser, params, state)
-        known = torch.arange(CLASSES)
-        classes = methods.Classes(known < CLASSES, known < OLD)
+        parts = step.make(stage, net, optimiser, preprocess, dtype=torch.float64, norm_batch=GROUP, padded=True)
+        run, train_state = step.join(parts, processes.reduce), step.start(stage, optimiser, params, state)
+        classes = classes_of([OLD, CLASSES - OLD], 1)
         sizes = {"batch_size": GROUP * processes.size, "norm_batch": GROUP}
         own = batch_split.slice_of_rank(processes.rank, processes.size, **sizes)
         for images, labels, taught in batches(GROUP * processes.size):
