@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status; every failure that a person can mend is one line.
+    """Runs the command and returns its exit status; every failure that a person can repair is one line.
 
     arguments: the flags; None: those of this process.
     """
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run or options.profile:
             return look(run, config, directory, options, launch)
         return run.run(config, directory, launch, warnings=[unused] if unused else [])
-    except CilError as error:  # of a run, `run.run` tells itself
+    except CilError as error:  # `run.run` prints those of a run itself
         print(f"train.py: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What a person can mend: each error is one line, and knows the exit status of `train.py`."""
+"""Failures that a person can repair: each is one line, and has the exit status of the command."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,15 +6,16 @@ from contextlib import contextmanager
 _SHOWN = 4  # of several mistakes
 
 
-
 def printable(text: str) -> str:
-    """Line breaks, control characters and bytes that are no UTF-8 are escaped: "\\n", "\\x1b", "\\udcff"."""
+    """Returns the text with line breaks, control characters and bytes that are no UTF-8 escaped: "\\n", "\\x1b"."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class CilError(Exception):
-    """A failure with a message for a person, of one printable line whatever is put into it; `exit_status` is what the
-    command answers."""
+    """A failure with a message for a person, one printable line whatever is put into it.
+
+    exit_status: that of the command.
+    """
 
     exit_status = 1
 
@@ -23,13 +24,20 @@ class CilError(Exception):
 
 
 class ConfigError(CilError):
-    """Whatever the TOML and the flags alone can show."""
+    """A mistake that the TOML and the flags alone show."""
 
     exit_status = 2
 
 
+class OwnCodeError(ConfigError):
+    """A user's own function, named in the configuration, that can't be imported or fails.
+
+    __cause__ is what it raised; a run writes its traceback into traceback.txt.
+    """
+
+
 class DataError(CilError):
-    """Whatever needs the data: a missing folder, a broken image, increments or an order that don't fit.
+    """A mistake that only the data show: a missing folder, a broken image, increments or an order that don't fit.
 
     mistakes: one text each; several are numbered in one line.
     """
@@ -51,7 +59,7 @@ class Mistakes:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Adds the mistakes of a DataError that the block raises, and goes on behind the block."""
+        """Context manager: adds the mistakes of a DataError that the block raises, and goes on behind the block."""
         try:
             yield
         except DataError as error:

@@ -1,4 +1,4 @@
-"""What a person can be told of a key: `train.py --explain KEY`, and the table in the README."""
+"""Explains keys to a person: `train.py --explain KEY`, and the table in the README."""
 
 import textwrap
 from collections.abc import Sequence

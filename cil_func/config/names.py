@@ -2,7 +2,7 @@
 
 The keys method.name, model.backbone, data.name and optim.name take such a name in place of a built-in one. `bind` finds
 the function, checks the keys of the options table ([method.options], [model.options], ...) against its annotations, and
-returns it ready to be called. What is wrong in the user's own file is a ConfigError of one line, whose __cause__ is
+returns it ready to be called. What is wrong in the user's own file is an OwnCodeError of one line, whose __cause__ is
 the original exception.
 
 Where a name is looked for:
@@ -28,7 +28,7 @@ from typing import Any
 
 from cil_func.config import messages, options
 from cil_func.config.messages import shown
-from cil_func.errors import CilError, ConfigError
+from cil_func.errors import CilError, ConfigError, OwnCodeError
 
 _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _PLACE = rf"([^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED})"
@@ -73,8 +73,9 @@ def bind(
     function is given those that it has a parameter for, and none of them is an option.
 
     Returns a function that takes the values of `given` as keywords and returns what the named function returns. It
-    raises ConfigError for whatever a user's own function raises, except for this package's errors.
-    Raises ConfigError if the function can't be found, or for options that it doesn't take.
+    raises OwnCodeError for whatever a user's own function raises, except for this package's errors.
+    Raises ConfigError if the function can't be found, or for options that it doesn't take; OwnCodeError, which is a
+    ConfigError, if its module can't be imported.
     """
     function = find(name, key=key) if is_own(name) else built_in[name]
     keywords = options.arguments(function, given_options, key=f"{key.rpartition('.')[0]}.options", given=given)
@@ -88,7 +89,7 @@ def bind(
         except Exception as error:
             if not is_own(name):
                 raise
-            raise ConfigError(f"{key}: {name} failed; {_in_a_line(error, name)}") from error
+            raise OwnCodeError(f"{key}: {name} failed; {_in_a_line(error, name)}") from error
 
     return call
 
@@ -131,7 +132,7 @@ def _file(place: str, key: str) -> types.ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ConfigError(f"{key}: {place} can't be imported; {_in_a_line(error, path)}") from error
+        raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, path)}") from error
     return module
 
 
@@ -142,12 +143,12 @@ def _module(place: str, key: str) -> types.ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if not f"{place}.".startswith(f"{error.name}."):  # one that the user's own module imports
-            raise ConfigError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
+            raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
         close = messages.nearest(place, [path.stem for path in Path.cwd().glob("*.py")])
         hint = f"did you mean {close}?" if close else 'a file is named by its path, as "path/file.py:function"'
         raise ConfigError(f"{key}: no module {error.name}; {hint}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
+        raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
 
 
 def _can_import_from(folder: str) -> None:

@@ -20,7 +20,7 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     """
     try:
         found = inspect.signature(function).parameters
-    except (ValueError, TypeError):  # a function of C tells nothing
+    except (ValueError, TypeError):  # a function written in C has no signature
         return {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: _evaluated(each, function) for name, each in found.items() if each.kind in named}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cil_func import experiment
 from cil_func.config import Config
-from cil_func.errors import CilError, DiskError, MachineError, PeerError, StoppedError, printable
+from cil_func.errors import CilError, DiskError, MachineError, OwnCodeError, PeerError, StoppedError, printable
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
@@ -164,8 +164,11 @@ class StatusReporter:
             print(f"train.py: {message}", file=sys.stderr, flush=True)
 
     def _keep_traceback(self, error: BaseException) -> str:
-        """Writes where a failure of the machine came from into traceback.txt; what the message says of that."""
-        if not (self.owns and isinstance(error, MachineError) and error.__cause__):
+        """Writes where a failure of the machine or of a user's own function came from into traceback.txt.
+
+        Returns what the message says about that file; "" if none is written.
+        """
+        if not (self.owns and isinstance(error, MachineError | OwnCodeError) and error.__cause__):
             return ""
         path, lines = self.directory / TRACEBACK, traceback.format_exception(error.__cause__)
         try:

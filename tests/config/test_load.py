@@ -601,7 +601,7 @@ def an_optim(draw, optim, whole_batch):
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables_of())
 def test_every_value_survives_and_toml_can_be_fed_back(tmp_path_factory, tables):
     first = config.from_dict(tables)

@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from cil_func.config import names
-from cil_func.errors import ConfigError, DataError
+from cil_func.errors import ConfigError, DataError, OwnCodeError
 
 
 @pytest.fixture
@@ -139,8 +139,9 @@ def test_a_mistake_in_a_module_that_the_file_imports_is_named_with_its_file(writ
 
 def test_what_the_users_code_raised_is_the_cause_with_its_traceback(write):
     write("own.py", "def fail():\n    raise KeyError('x')\nfail()")
-    cause = refused("own.py:make").__cause__
-    assert isinstance(cause, KeyError)
+    error = refused("own.py:make")
+    cause = error.__cause__
+    assert isinstance(error, OwnCodeError) and isinstance(cause, KeyError) and error.exit_status == 2
     assert "in fail" in "".join(traceback.format_exception(cause))
 
 
@@ -180,7 +181,7 @@ def test_a_function_is_given_only_the_values_that_it_has_a_parameter_for(write):
 def test_what_a_users_function_raises_is_one_line_and_an_error_of_this_package_stays(write):
     write("own.py", "import cil_func.errors as e\ndef make(): return [][1]\ndef refuse(): raise e.DataError('no')")
     make = names.bind("own.py:make", {}, key="method.name", built_in={})
-    with pytest.raises(ConfigError) as failure:
+    with pytest.raises(OwnCodeError) as failure:
         make()
     said = "method.name: own.py:make failed; line 2: IndexError: list index out of range"
     assert str(failure.value) == said and isinstance(failure.value.__cause__, IndexError)

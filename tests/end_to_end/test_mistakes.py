@@ -14,10 +14,11 @@ import tiny
 
 import train
 from cil_func import experiment
+from cil_func.config import names
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.report import tables
-from cil_func.runs import lock
+from cil_func.runs import lock, setup
 
 ROOT = Path(train.__file__).parent
 QUICK = tiny.flags("optim.epochs=1", "data.increment=5", "optim.batch_size=30")
@@ -129,6 +130,16 @@ def test_exit_1_with_a_traceback_for_our_own_bug(tmp_path, capsys, monkeypatch):
     assert "ZeroDivisionError" in capsys.readouterr().err
     status = json.loads((tmp_path / "run/status.json").read_text())
     assert status["exit_code"] == 1 and "ZeroDivisionError" in status["message"]
+
+
+def test_exit_2_for_a_mistake_in_the_users_own_file_whose_traceback_is_kept(tmp_path, capsys, monkeypatch):
+    (tmp_path / "own.py").write_text("def fail():\n    1 / 0\nfail()\n")
+    monkeypatch.setattr(setup, "build", lambda *arguments: names.find(f"{tmp_path}/own.py:make", key="method.name"))
+    assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 2
+    line = one_line(capsys)
+    assert line.startswith(f"train.py: method.name: {tmp_path}/own.py can't be imported; line 2: ZeroDivisionError")
+    assert line.endswith(f"(details: {tmp_path}/run/traceback.txt)")
+    assert "in fail\n" in (tmp_path / "run/traceback.txt").read_text()
 
 
 def test_a_launcher_that_says_half_of_it_is_refused(tmp_path, capsys, monkeypatch):
