@@ -1,11 +1,17 @@
-"""What a person sees of a run, made from its events and its `results.json` alone.
+"""Shows a run to a person, from its events and results alone. Nothing here reads or writes a run's files.
 
-console.py     the run as it goes: a live bar on a terminal, plain lines elsewhere
-lines.py       the lines that both kinds of console print
-time_left.py   the estimate that the console shows
-tables.py      the table of phases, as plain text, Markdown and for rich
-labels.py      where the numbers of a figure stand
-figures.py     the finished run's pictures and table.md in its report/ folder
+console.py            shows a run while it goes on: chooses one of two consoles
+base_console.py       what both consoles share
+plain_console.py      lines of text, for files and logs
+terminal_console.py   a live bar, on a terminal
+lines.py              the lines that both consoles print
+time_left.py          the estimate that both consoles show
+tables.py             the table of phases: as plain text, as Markdown, and for a terminal
+contents.py           all files of a finished run's report/ folder, as bytes
+figures.py            the pictures among them
+alignment.py          the picture of what aligning did
+number_places.py      where the numbers of a picture stand
+axes.py               what the pictures share
 
-`python -m cil_func.report DIR` draws a run's report again.
+`python -m cil_func report DIR` draws a run's report again.
 """

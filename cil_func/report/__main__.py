@@ -4,8 +4,7 @@ import sys
 
 from cil_func.errors import CilError
 from cil_func.parser import Parser
-from cil_func.report import figures
-from cil_func.runs import status
+from cil_func.runs import report_files, status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     problems: list[str] = []
     try:
         directory = parser.parse_args(arguments).directory
-        written = figures.write(directory, warn=problems.append)
+        written = report_files.write_report(directory, warn=problems.append)
     except CilError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

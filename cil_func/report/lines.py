@@ -1,4 +1,4 @@
-"""Events in words: the lines that both consoles print."""
+"""Turns events into the lines of text that both consoles print."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,23 @@ _LONGEST_NAME = 24  # characters of a class name that a line shows
 
 
 def header_lines(event: Event) -> list[str]:
-    """What runs, on what, how much of it and where its files go: two lines."""
+    """Returns two lines about a run: method, data, classes and device; epochs, images and the directory.
+
+    event: "run_start" or "resume".
+    """
     phases, epochs = event.get("phases") or [], event.get("epochs") or []
     planned = sum(a * b for a, b in zip(event.get("train_images") or [], epochs, strict=False))
     name = f"{event.get('method', '-')} on {event.get('data', '-')}"
-    sizes = f"{event.get('num_classes', '-')} classes in {times(len(phases), 'phase')} ({groups(phases)})"
+    sizes = f"{event.get('num_classes', '-')} classes in {count_text(len(phases), 'phase')} ({fold_counts(phases)})"
     device = ", ".join(str(event.get(key) or "-") for key in ("backbone", "device", "precision"))
     return [
         f"{name}: {sizes}, {device}",
-        f"epochs {groups(epochs)}, {planned:,} images in all; files in {event.get('directory', '-')}",
+        f"epochs {fold_counts(epochs)}, {planned:,} images in all; files in {event.get('directory', '-')}",
     ]
 
 
 def resume_line(event: Event) -> str:
-    """From where a run goes on, counted as in metrics.jsonl."""
+    """Returns a line that says where a run goes on, with the numbers of metrics.jsonl."""
     at = f"phase {event.get('phase', '-')}"
     if event.get("epoch", -1) >= 0:
         at += f", epoch {event['epoch']}, step {event.get('step', '-')}"
@@ -36,33 +39,36 @@ def resume_line(event: Event) -> str:
 
 
 def compiling_text(event: Event) -> str:
-    """What is compiled, and about how long that takes: "compiling the training step, about a minute, once"."""
+    """Returns what is compiled and how long that takes: "compiling the training step, about a minute, once"."""
     what = event.get("what", "-")
     return f"compiling the {what}, {'about' if what == 'training step' else 'up to'} a minute, once"
 
 
-def groups(counts: Sequence[int]) -> str:
-    """Counts with repeats folded: [50, 10, 10] is "50, 2 x 10"."""
+def fold_counts(counts: Sequence[int]) -> str:
+    """Returns counts as text, repeated ones folded: [50, 10, 10] becomes "50, 2 x 10"."""
     folded = ((value, len(list(same))) for value, same in itertools.groupby(counts))
     return ", ".join(f"{many} x {value}" if many > 1 else str(value) for value, many in folded) or "-"
 
 
 def phase_text(event: Event) -> str:
-    """What a phase brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs"."""
+    """Returns what a phase brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs"."""
     new, epochs, images = (event.get(key) or 0 for key in ("num_new", "epochs", "train_images"))
     seen, names = event.get("classes_seen", "-"), names_text(event.get("class_names") or [])
-    brought = times(new, "new class", "es") + (f" ({names})" if names else "")
-    return f"{brought}, {seen} seen, {images:,} images, {times(epochs, 'epoch')}"
+    brought = count_text(new, "new class", "es") + (f" ({names})" if names else "")
+    return f"{brought}, {seen} seen, {images:,} images, {count_text(epochs, 'epoch')}"
 
 
 def names_text(names: Sequence[str]) -> str:
-    """The first three names, shortened, and how many more there are: "ant, bee, cat and 7 more"."""
+    """Returns the first three names, shortened, and how many more there are: "ant, bee, cat and 7 more"."""
     shown = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..." for name in names[:3]]
     return printable(", ".join(shown)) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def measures_text(latest: Event, doing: str) -> str:
-    """The bar's second line: measures of the newest epoch, or what is being done instead of training."""
+    """Returns the second line of the bar: measures of the newest epoch, and its speed or what is being done.
+
+    latest: the newest values of an epoch's fields. doing: what the run does instead of training, "" if it trains.
+    """
     parts = []
     if "loss" in latest:
         parts.append(f"loss {tables.number(latest['loss'], 4)}")
@@ -77,10 +83,10 @@ def measures_text(latest: Event, doing: str) -> str:
 
 
 def time_line(event: Event) -> str:
-    """The run's wall time, aligned with `tables.summary_lines`."""
+    """Returns a line with the run's time, aligned with `tables.summary_lines`. event: "run_end"."""
     return f"{'time':<28}  {duration(event.get('seconds'))}"
 
 
-def times(count: int, noun: str, plural: str = "s") -> str:
-    """A count with its noun: "1 phase", "2 new classes"."""
+def count_text(count: int, noun: str, plural: str = "s") -> str:
+    """Returns a count with its noun: "1 phase", "2 new classes". plural: the ending of other counts than 1."""
     return f"{count} {noun}{'' if count == 1 else plural}"

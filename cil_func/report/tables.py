@@ -1,8 +1,8 @@
-"""The table of phases: as plain text, as Markdown, and as a rich.Table for a terminal.
+"""Makes the table of phases: as plain text, as Markdown, and as a rich.Table for a terminal.
 
-All of them take `results`, the dict of results.json (its "phases", averages, config and environment);
-what is missing or null shows as "-". Percent everywhere, shares too. Plain text is ASCII and fits in 80
-columns: a log may be read in any encoding.
+The functions take `results`, the content of results.json, and `row`, an entry of its "phases". Values that are missing
+or null become "-". Accuracies and shares are in percent. Plain text is ASCII, since a log may be read in any encoding,
+and fits into 80 columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,10 @@ Results = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-    """One column: `cell` makes a row's text, at most `width` characters for the values that occur."""
+    """One column of the table.
+
+    cell: returns the text of a row, which has at most `width` characters for the values that occur.
+    """
 
     title: str
     width: int
@@ -26,12 +29,12 @@ class Column(NamedTuple):
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """`value` with that many decimals, or "-" for None."""
+    """Returns `value` with that many decimals, or "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def percent(share: float | None) -> str:
-    """A share in [0, 1] as percent with one decimal, or "-" for None."""
+    """Returns a share in [0, 1] as percent with one decimal, or "-" for None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
@@ -69,17 +72,17 @@ LEGEND = (
 
 
 def header_line() -> str:
-    """The titles, aligned with `row_line`; 78 characters."""
+    """Returns the titles of the columns, aligned with `row_line`; 78 characters."""
     return " ".join(column.title.rjust(column.width) for column in COLUMNS)
 
 
 def row_line(row: Row) -> str:
-    """One phase as a line under `header_line`."""
+    """Returns a phase as a line of text, aligned with `header_line`."""
     return " ".join(column.cell(row).rjust(column.width) for column in COLUMNS)
 
 
 def summary_lines(results: Results) -> list[str]:
-    """The run in three aligned lines: average incremental accuracy, last accuracy, forgetting."""
+    """Returns three aligned lines: average incremental accuracy, last accuracy, forgetting."""
     figures = (
         ("average incremental accuracy", results.get("average_incremental_accuracy"), "%"),
         ("last accuracy", results.get("last_accuracy"), "%"),
@@ -92,14 +95,14 @@ def summary_lines(results: Results) -> list[str]:
 
 
 def phase_table(results: Results) -> str:
-    """The phases and the summary as plain text, without a trailing newline."""
+    """Returns the phases and the summary as plain text, without a newline at the end."""
     rows = [row_line(row) for row in results.get("phases", [])]
     rule = "-" * len(header_line())
     return "\n".join([header_line(), rule, *rows, rule, *LEGEND, "", *summary_lines(results)])
 
 
 def rich_table(results: Results) -> Table:
-    """The phases as a table for a terminal of 80 columns or more."""
+    """Returns the phases as a table for a terminal of 80 columns or more."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
     for column in COLUMNS:
         style = "bold" if column.title == "top1" else None
@@ -110,7 +113,7 @@ def rich_table(results: Results) -> Table:
 
 
 def markdown(results: Results) -> str:
-    """The phases, the summary and the recipe behind them, as a Markdown document."""
+    """Returns a Markdown document with the phases, the summary, and the configuration and versions of the run."""
     lines = [f"# {title(results)}", "", _cells(column.title for column in COLUMNS)]
     lines.append(_cells("---:" for _ in COLUMNS))
     lines += [_cells(column.cell(row) for column in COLUMNS) for row in results.get("phases", [])]
@@ -121,7 +124,7 @@ def markdown(results: Results) -> str:
 
 
 def title(results: Results) -> str:
-    """The run's name: method, backbone and data, as far as the results tell them."""
+    """Returns the run's method, backbone and data, "wa, resnet32, cifar100", without those that the results lack."""
     config = results.get("config") or {}
     backbone = (config.get("model") or {}).get("backbone")
     data = (config.get("data") or {}).get("name")
@@ -129,7 +132,7 @@ def title(results: Results) -> str:
 
 
 def _recipe(results: Results) -> list[str]:
-    """What a reader needs to weigh the numbers or to get them again: versions, seed, order, configuration."""
+    """Returns Markdown lines with all that is needed to repeat the run: versions, seed, class order, configuration."""
     facts = {"seed": results.get("seed"), **(results.get("environment") or {})}
     lines = ["- " + ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)]
     lines += _classes(results)
@@ -139,7 +142,7 @@ def _recipe(results: Results) -> list[str]:
 
 
 def _classes(results: Results) -> list[str]:
-    """The classes of each phase, one phase a line: `- classes of phase 0: 68 `road`, 56 `palm_tree``."""
+    """Returns a Markdown line with the classes of each phase: "- classes of phase 0: 68 `road`, 56 `palm_tree`"."""
     order = results.get("class_order") or []
     names = results.get("class_names") or [None] * len(order)  # results of an older version have no names
     texts = [str(index) + ("" if name is None else f" {_code(name)}") for index, name in zip(order, names, strict=True)]
@@ -151,13 +154,13 @@ def _classes(results: Results) -> list[str]:
 
 
 def _code(text: str) -> str:
-    """Text as Markdown code on one line, whatever characters are in it."""
+    """Returns text as Markdown code on one line, whatever characters it has."""
     text = printable(text)
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def _inline(table: Any) -> str:
-    """A table of the configuration on one line, sub-tables in braces."""
+    """Returns a table of the configuration on one line, with tables inside it in braces."""
     if not isinstance(table, Mapping):
         return f"`{table}`"
     pairs = (

@@ -16,8 +16,8 @@ from cil_func.errors import CilError, DiskError, MachineError, OwnCodeError, Pee
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.report import figures, tables
-from cil_func.runs import checkpoints, files, machine, planning, same_images, saved_model, setup, status
+from cil_func.report import tables
+from cil_func.runs import checkpoints, files, machine, planning, report_files, same_images, saved_model, setup, status
 from cil_func.runs.directory import FoundRun, claim_directory, read_directory, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
@@ -300,7 +300,7 @@ def _report(directory: Path, emit: Callable[[dict], None]) -> None:
     """Draws report/, the last thing that a run does: the run is finished, and what fails here is a warning."""
     problems: list[str] = []
     try:
-        figures.write(directory, warn=problems.append)
+        report_files.write_report(directory, warn=problems.append)
     except (Exception, StoppedError) as error:
         problems.append(f"report/ is not drawn ({type(error).__name__}: {error})")
     again = f"the run is finished, and this draws it: python -m cil_func.report {directory}"

@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console as Screen
 
 from cil_func.report import console, lines
+from cil_func.report.plain_console import PlainConsole
+from cil_func.report.terminal_console import TerminalConsole
 
 
 class Clock:
@@ -122,13 +124,13 @@ def test_a_directory_name_that_the_stream_cannot_encode_ends_no_run(make_run):
 
 def test_plain_is_chosen_for_files_and_dumb_terminals_even_where_colour_is_forced(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert isinstance(console.make(io.StringIO()), console.Plain)
+    assert isinstance(console.make(io.StringIO()), PlainConsole)
     stream = io.StringIO()
     stream.isatty = lambda: True
     monkeypatch.setenv("TERM", "xterm-256color")
-    assert isinstance(console.make(stream), console.Terminal)
+    assert isinstance(console.make(stream), TerminalConsole)
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(console.make(stream), console.Plain)
+    assert isinstance(console.make(stream), PlainConsole)
 
 
 def test_terminal_has_a_bar_of_two_lines_that_fit_80_columns(make_run):
@@ -227,4 +229,4 @@ def test_a_terminal_has_a_clock_that_moves_while_it_compiles_and_no_longer(make_
     ("counts", "text"), [([50, 10, 10], "50, 2 x 10"), ([2] * 5, "5 x 2"), ([3, 3, 1], "2 x 3, 1"), ([], "-")]
 )
 def test_repeated_counts_are_folded(counts, text):
-    assert lines.groups(counts) == text
+    assert lines.fold_counts(counts) == text

@@ -11,7 +11,7 @@ def test_whatever_ends_the_report_is_a_warning(tmp_path, monkeypatch, error):
     def fail(directory, warn):
         raise error
 
-    monkeypatch.setattr(run.figures, "write", fail)
+    monkeypatch.setattr(run.report_files, "write_report", fail)
     told = []
     run._report(tmp_path, told.append)
     [event] = told

@@ -9,8 +9,7 @@ import torch
 
 from cil_func import config, model
 from cil_func.data import sources
-from cil_func.report import figures
-from cil_func.runs import checkpoints, run, saved_model, setup
+from cil_func.runs import checkpoints, report_files, run, saved_model, setup
 from cil_func.training.progress import Progress
 
 CASES = [  # method, backbone, precision
@@ -41,7 +40,8 @@ def few_digits(monkeypatch):
         test_images=whole.test_images[test], test_targets=whole.test_targets[test],
     )  # fmt: skip
     monkeypatch.setattr(sources, "load", lambda *_, **__: small)
-    monkeypatch.setattr(figures, "write", lambda directory: [])  # drawing takes longer than training here
+    # drawing takes longer than training here
+    monkeypatch.setattr(report_files, "write_report", lambda directory, warn: [])
     return small
 
 

@@ -1,18 +1,19 @@
-"""Where the numbers of accuracy.png stand, so that none covers a curve or another number."""
+"""Finds heights for the numbers in accuracy.png, so that none covers a curve or another number."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 Point = tuple[float, float]  # (classes seen, percent)
-_ROOM = 4.0  # percent between the centre of a number and that of a marker, a line or another number's edge
+_ROOM = 4.0  # percent between the centre of a number and a marker, a line or the edge of another number
 _LOWEST, _HIGHEST = 3.0, 109.0  # percent: a number beyond these would leave the axes
 
 
 def heights(points: Sequence[Point], curves: Sequence[Sequence[Point]], *, width: float) -> list[float]:
-    """The height in percent at which to centre the number of each point: the nearest one that covers nothing.
+    """Returns for each point the height in percent at which to centre its number.
 
-    curves: the points of each curve in the picture, that of the numbers included; width: of a number, in units of x.
+    points: where the numbers belong; curves: the points of all curves in the picture, including the one of `points`;
+    width: of a number, in units of x. Each height is the nearest one to its point where the number covers nothing.
     """
     taken, found = list(filter(None, curves)), []
     for x, value in points:
@@ -22,12 +23,15 @@ def heights(points: Sequence[Point], curves: Sequence[Sequence[Point]], *, width
 
 
 def _height(x: float, value: float, taken: Sequence[Sequence[Point]], *, half_width: float) -> float:
-    """The free height nearest to (x, value); right above it if none is free. taken: lines that must not be covered."""
-    blocked = []  # (lowest, highest) of each line over the number's width
+    """Returns the free height nearest to (x, value), or the one right above it if none is free.
+
+    taken: the lines that must not be covered.
+    """
+    blocked = []  # for each line the (lowest, highest) height that a number above or below x would cover
     for points in taken:
         xs, ys = zip(*points, strict=True)
-        places = (x - half_width, x, x + half_width, *xs)
-        over = [at for at in places if abs(at - x) <= half_width and xs[0] <= at <= xs[-1]]
+        candidates = (x - half_width, x, x + half_width, *xs)
+        over = [at for at in candidates if abs(at - x) <= half_width and xs[0] <= at <= xs[-1]]
         if over:
             crossed = np.interp(over, xs, ys)
             blocked.append((crossed.min() - _ROOM, crossed.max() + _ROOM))

@@ -1,0 +1,77 @@
+"""What both kinds of console share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cil_func.report.time_left import TimeLeft
+
+Event = Mapping[str, Any]
+
+_SHOWN = frozenset({
+    "run_start", "resume", "warning", "phase_start", "compiling", "compiled", "progress", "epoch", "evaluation",
+    "phase_end", "run_end",
+})  # fmt: skip
+
+
+class Console:
+    """What both consoles share. A subclass has one method for each kind of event that it shows, named like the kind.
+
+    A context manager, which calls `close` at the end.
+    clock: returns seconds. left: estimates the time left. run, phase: the newest "run_start" and "phase_start" events.
+    rows: the "phase_end" events so far.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.left = TimeLeft(clock)
+        self.run: Event = {}
+        self.phase: Event = {}
+        self.rows: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event."""
+        self.remember(event)
+        kind = event.get("event")
+        if kind in _SHOWN:
+            getattr(self, kind)(event)
+
+    def remember(self, event: Event) -> None:
+        """Takes note of an event without showing it. For the earlier events of a run that goes on."""
+        self.left(event)
+        kind = event.get("event")
+        if kind in ("run_start", "resume"):
+            self.run = event
+        elif kind == "phase_start":
+            self.phase = event
+        elif kind == "phase_end":
+            self.rows.append(event)
+
+    def warning(self, event: Event) -> None:
+        """Prints one line about something that doesn't stop the run."""
+        self._print(f"warning: {event.get('message', '-')}")
+
+    def close(self) -> None:
+        """Removes what is live on the terminal. Call it before anything else is printed; it may be called twice."""
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def phase_name(self, event: Event) -> str:
+        """Returns the phase as "phase 0 (1/5)"."""
+        index, count = event.get("phase", 0), len(self.run.get("phases") or [])
+        return f"phase {index} ({index + 1}/{count})" if count else f"phase {index}"
+
+    def epoch_name(self, event: Event) -> str:
+        """Returns the epoch as " 3/40", counted from 1. Within a phase the text has the same width always."""
+        count = str(event.get("epochs") or self.phase.get("epochs") or "-")
+        return f"{event.get('epoch', 0) + 1:>{len(count)}}/{count}"
+
+    def results(self, end: Event) -> dict[str, Any]:
+        """Returns what the events contain of results.json. end: the "run_end" event."""
+        return {**end, "phases": self.rows}
+
+    def _print(self, *texts: str) -> None:
+        raise NotImplementedError
