@@ -78,7 +78,8 @@ def bind(
     ConfigError, if its module can't be imported.
     """
     function = find(name, key=key) if is_own(name) else built_in[name]
-    keywords = options.arguments(function, given_options, key=f"{key.rpartition('.')[0]}.options", given=given)
+    table = f"{key.rpartition('.')[0]}.options"
+    keywords = options.arguments(function, given_options, key=table, given=given, name=shown(name))
     taken = set(options.parameters(function)) & set(given)
 
     def call(**values: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from cil_func.config import messages
+from cil_func.config.free_table import FreeTable
 from cil_func.config.messages import shown
 
 
@@ -27,12 +28,12 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
 
 
 def arguments(
-    function: Callable, options: Mapping[str, Any], *, key: str, given: Collection[str] = ()
+    function: Callable, options: Mapping[str, Any], *, key: str, given: Collection[str] = (), name: str = ""
 ) -> dict[str, Any]:
     """Checks options and returns them as keywords of a function.
 
-    options: values as TOML has them. key: of their table, "method.options", for messages. given: parameters that the
-    caller fills.
+    options: values as TOML has them, or a FreeTable. key: of their table, "method.options", for messages.
+    given: parameters that the caller fills. name: what messages call the function; "": its own name.
 
     A value has to be of the type that its parameter is annotated with, and is made into it where TOML has no such type
     (a list into a tuple, a string into a Path). Without annotation, a default that is true or false, a number or a
@@ -40,20 +41,22 @@ def arguments(
     Raises ConfigError, one line, for an unknown option, a wrong type or value, or a missing option.
     """
     known = {name: each for name, each in parameters(function).items() if name not in given}
+    options, name = options.plain() if isinstance(options, FreeTable) else options, name or _name(function)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in _signature(function))
     found, mistakes = {}, []
-    for name, value in options.items():
-        if name in known:
+    for option, value in options.items():
+        if option in known:
             try:
-                found[name] = _checked(value, _hint(known[name]))
+                found[option] = _checked(value, _hint(known[option]))
             except ValidationError as failure:
-                mistakes.append(f"{key}.{name}: {shown(value)} is not allowed; {_fits(_hint(known[name]), failure)}")
-        elif takes_any and name not in given:
-            found[name] = json.loads(json.dumps(value))
+                fits = _fits(_hint(known[option]), failure)
+                mistakes.append(f"{key}.{option}: {shown(value)} is not allowed; {fits}")
+        elif takes_any and option not in given:
+            found[option] = json.loads(json.dumps(value))
         else:
-            mistakes.append(_unknown(function, name, known, key))
-    missing = [name for name, each in known.items() if each.default is each.empty and name not in options]
-    mistakes += [f"{key}.{name}: missing; {_name(function)} needs it" for name in missing]
+            mistakes.append(f"{key}.{option}: unknown option; {_meant(option, known, given, key, name)}")
+    missing = [each for each, one in known.items() if one.default is one.empty and each not in options]
+    mistakes += [f"{key}.{each}: missing; {name} needs it" for each in missing]
     if mistakes:
         raise messages.first_of(mistakes)
     return found
@@ -114,13 +117,12 @@ def _fits(hint: Any, failure: ValidationError) -> str:
     return f"{place} {text}" if place else text
 
 
-def _unknown(function: Callable, name: str, known: Mapping[str, Any], key: str) -> str:
-    close = messages.nearest(name, known)
-    if close:
-        hint = f"did you mean {key}.{close}?"
-    else:
-        hint = f"{_name(function)} takes {', '.join(known) or 'none'}"
-    return f"{key}.{name}: unknown option; {hint}"
+def _meant(option: str, known: Mapping[str, Any], given: Collection[str], key: str, name: str) -> str:
+    """What a person who wrote an unknown option may have meant."""
+    if option in given:
+        return f"{key.removesuffix('options')}{option} sets it"
+    close = messages.nearest(option, known)
+    return f"did you mean {key}.{close}?" if close else f"{name} takes {', '.join(known) or 'none'}"
 
 
 def _name(function: Callable) -> str:

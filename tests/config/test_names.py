@@ -165,8 +165,10 @@ def test_a_built_in_function_is_given_its_options_and_the_callers_values():
     assert make(options="o") == ("o", 5.0)
     with pytest.raises(ConfigError, match=r"^method\.options\.strenght: unknown option; did you mean method"):
         names.bind("built", {"strenght": 5}, key="method.name", built_in={"built": built}, given=("options",))
-    with pytest.raises(ConfigError, match=r"^optim\.bias\.options\.x: unknown option; built takes strength"):
+    with pytest.raises(ConfigError, match=r'^optim\.bias\.options\.x: unknown option; "built" takes strength'):
         names.bind("built", {"x": 5}, key="optim.bias.name", built_in={"built": built}, given=("options",))
+    with pytest.raises(ConfigError, match=r"^optim\.options\.strength: unknown option; optim\.strength sets it"):
+        names.bind("built", {"strength": 5}, key="optim.name", built_in={"built": built}, given=("options", "strength"))
 
 
 def test_a_function_is_given_only_the_values_that_it_has_a_parameter_for(write):

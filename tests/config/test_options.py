@@ -13,6 +13,7 @@ import pytest
 from annotated_types import Gt, Interval  # noqa: F401
 from pydantic import AfterValidator, Field  # noqa: F401
 
+from cil_func import config
 from cil_func.config import options
 from cil_func.errors import ConfigError
 
@@ -50,6 +51,12 @@ def refused(function, table):
 def test_options_become_keywords():
     assert make(None, **given(make, {"tau": 2, "depth": 3})) == (2.0, "a", 3, None)
     assert make(None, **given(make, {"depth": 3, "free": [1, {"a": "b"}]})) == (1.0, "a", 3, [1, {"a": "b"}])
+
+
+def test_the_table_of_a_configuration_comes_as_lists_and_dicts():
+    table = config.load("digits", ["method.options={depth=1, free=[1, {a=[2]}]}"]).method.options
+    assert given(make, table) == {"depth": 1, "free": [1, {"a": [2]}]}
+    assert given(lambda **rest: rest, table) == {"depth": 1, "free": [1, {"a": [2]}]}
 
 
 @pytest.mark.parametrize(
