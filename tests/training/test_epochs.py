@@ -1,5 +1,7 @@
 """The loop over epochs: what it runs, what it tells, and when it stops."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -26,17 +28,21 @@ def count_step(train_state, taught, batch, classes, rate):
     """Adds up images x rate; the loss of an image is 2 + the epoch, one a batch is right."""
     size = (batch.labels != PADDING).sum()
     moved = train_state._replace(params={"sum": train_state.params["sum"] + size * rate})
-    return moved, Measures((2.0 + batch.labels[0]) * size, torch.tensor(1))
+    return moved, Measures((2.0 + batch.labels[0]) * size, torch.tensor(1), rate, 2 * rate, 3 * rate)
 
 
-def train(step, *, steps=None, **changes):
+def numbers(*, epochs=2, padded_to=0):
+    """What `fit` reads of a recipe: batches of 3, a rate that halves each epoch."""
+    return SimpleNamespace(
+        epochs=epochs, batch_size=3, padded_to=padded_to, dtype=torch.float32, rate=lambda epoch: 0.5**epoch
+    )
+
+
+def train(step, *, steps=None, epochs=2, padded_to=0, **changes):
     """Two epochs of `step` in batches of 3; the train state after them."""
-    settings = {
-        "chunks": chunks, "batch_size": 3, "teach": lambda images: None, "rate": lambda epoch: 0.5**epoch,
-        "epochs": 2, "dtype": torch.float32, "emit": lambda event: None, **changes,
-    }  # fmt: skip
+    settings = {"chunks": chunks, "teach": lambda images: None, "emit": lambda event: None, **changes}
     steps = steps or EagerSteps(step, start(), CLASSES)
-    fit(steps, **settings)
+    fit(steps, numbers(epochs=epochs, padded_to=padded_to), **settings)
     return steps.snapshot()[0]
 
 
@@ -60,6 +66,8 @@ def test_runs_every_batch_at_the_epochs_rate_and_reports_means():
     assert [event["train_top1"] for event in epochs] == [37.5, 37.5]  # 3 of 8
     assert [event["learning_rate"] for event in epochs] == [1.0, 0.5]
     assert [event["images"] for event in epochs] == [8, 8]
+    norms = ("gradient_norm", "weight_norm", "update_norm")  # means over steps of the rate, 2 and 3 times it
+    assert [[event[name] for name in norms] for event in epochs] == [[1.0, 2.0, 3.0], [0.5, 1.0, 1.5]]
 
 
 @pytest.mark.parametrize("padded", [0, 3])
@@ -94,7 +102,7 @@ def test_the_next_epoch_is_asked_for_before_this_ones_loss_is_read():
             pass
 
         def measures(self):
-            return Measures(Watched(), Watched())
+            return Measures(*(Watched() for _ in Measures._fields))
 
         def health(self):
             return None
@@ -103,11 +111,8 @@ def test_the_next_epoch_is_asked_for_before_this_ones_loss_is_read():
         order.append(epoch)
         return chunks(epoch)
 
-    fit(
-        Steps(), chunks=asked, batch_size=3, teach=lambda images: None, rate=lambda epoch: 1.0, epochs=2,
-        dtype=torch.float32, emit=lambda event: None,
-    )  # fmt: skip
-    assert order == [0, 1, "read", "read", "read", "read"]
+    fit(Steps(), numbers(), chunks=asked, teach=lambda images: None, emit=lambda event: None)
+    assert order == [0, 1] + ["read"] * 2 * len(Measures._fields)
 
 
 @pytest.mark.parametrize("at", [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2)])

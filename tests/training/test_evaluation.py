@@ -5,15 +5,14 @@ import torch
 
 from cil_func.training import evaluation
 
-# Features are one-hot over 3 classes; the identity as classifier calls each by its place.
-HEAD = {"weight": torch.eye(3), "bias": torch.zeros(3)}
+# Features are one-hot over 3 classes; as logits they call each by its place.
 FEATURES = torch.eye(3)[[0, 0, 1, 1, 2, 2, 2, 0]]
 LABELS = torch.tensor([0, 0, 1, 0, 2, 2, 2, 2])  # classes 0 and 1 are old; rows 3 and 7 are judged wrongly
-BIASED = {"weight": torch.eye(3), "bias": torch.tensor([0.0, 0.0, 5.0])}  # calls everything class 2
+BIASED = FEATURES + torch.tensor([0.0, 0.0, 5.0])  # calls everything class 2
 
 
 def test_a_row_by_logits():
-    row = evaluation.phase_row(FEATURES, LABELS, [2, 1], HEAD, head_before_align=BIASED)
+    row = evaluation.phase_row(FEATURES, FEATURES, LABELS, [2, 1], logits_before_align=BIASED)
     assert row == {
         "classes_seen": 3,
         "num_new": 1,
@@ -32,35 +31,35 @@ def test_a_row_by_logits():
 
 
 def test_the_first_phase_has_no_old_classes_and_only_new_predictions():
-    row = evaluation.phase_row(FEATURES[:4], LABELS[:4], [3], HEAD)
+    row = evaluation.phase_row(FEATURES[:4], FEATURES[:4], LABELS[:4], [3])
     assert row["old_top1"] is None and row["top1_before_align"] is None
     assert row["new_share"] == 1.0 and row["per_phase_top1"] == [row["top1"]] == [75.0]
 
 
 def test_prediction_by_nearest_class_mean():
     means = torch.eye(3)[[1, 0, 2]]  # the means of classes 0 and 1 are swapped: their images are judged wrongly
-    row = evaluation.phase_row(FEATURES, LABELS, [2, 1], HEAD, means=means, predict="nme")
+    row = evaluation.phase_row(FEATURES, FEATURES, LABELS, [2, 1], means=means, predict="nme")
     assert row["top1"] == row["nme_top1"] == 50.0  # row 3 and three of class 2
     assert row["old_top1"] == 25.0
-    by_logits = evaluation.phase_row(FEATURES, LABELS, [2, 1], HEAD, means=means)
+    by_logits = evaluation.phase_row(FEATURES, FEATURES, LABELS, [2, 1], means=means)
     assert (by_logits["top1"], by_logits["nme_top1"]) == (75.0, 50.0)
 
 
 def test_a_perfect_model_has_the_fair_share_whatever_the_sizes_of_the_test_sets():
     counts = [30, 2, 1, 10, 3]  # test images a class; the last class is new
     labels = torch.repeat_interleave(torch.tensor(counts))
-    head = {"weight": torch.eye(5), "bias": torch.zeros(5)}
-    row = evaluation.phase_row(torch.eye(5)[labels], labels, [4, 1], head)
+    right = torch.eye(5)[labels]
+    row = evaluation.phase_row(right, right, labels, [4, 1])
     assert (row["top1"], row["balanced_top1"]) == (100.0, 100.0)
     assert row["new_share"] == row["fair_share"] == 3 / 46
     always_0 = torch.eye(5)[torch.zeros(46, dtype=torch.int64)]
-    row = evaluation.phase_row(always_0, labels, [4, 1], head)
+    row = evaluation.phase_row(always_0, always_0, labels, [4, 1])
     assert (row["top1"], row["balanced_top1"]) == (pytest.approx(100 * 30 / 46), pytest.approx(100 / 5))
 
 
 def test_a_method_that_predicts_by_class_means_needs_them():
     with pytest.raises(ValueError, match="without class means"):
-        evaluation.phase_row(FEATURES, LABELS, [2, 1], HEAD, predict="nme")
+        evaluation.phase_row(FEATURES, FEATURES, LABELS, [2, 1], predict="nme")
 
 
 def test_summary_adds_up():

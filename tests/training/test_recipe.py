@@ -4,15 +4,17 @@ import torch
 
 from cil_func import methods, tree
 from cil_func.config import load
+from cil_func.networks.network import Network
 from cil_func.parallel.processes import ALONE
 from cil_func.training import recipe, step
 
 
-def make(*overrides: str) -> tuple[recipe.Trainer, recipe.Trainer]:
+def make(*overrides: str) -> tuple[recipe.Recipe, recipe.Recipe]:
     """(of the first phase, of the later ones) of WA on the digits."""
-    config = load("digits", overrides)
+    config, stage = load("digits", overrides), methods.make("wa", methods.Options()).main
     preprocess = step.Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
-    return recipe.make(config, methods.make("wa", methods.Options()), preprocess, torch.float32, ALONE)
+    maker = recipe.RecipeMaker(Network("resnet20", 10, 5), preprocess, torch.float32, ALONE)
+    return tuple(maker.make(stage, config.optim_of_phase(phase)) for phase in (0, 1))
 
 
 def test_phases_share_a_step_where_their_batches_have_one_shape():

@@ -23,9 +23,11 @@ from cil_func.errors import ConfigError
 from cil_func.experiment import run as run_experiment
 from cil_func.methods import Outputs
 from cil_func.networks import resnet
+from cil_func.networks.network import Model, Network
 from cil_func.parallel.activity import Activity
 from cil_func.parallel.processes import Processes
 from cil_func.runs import setup
+from cil_func.runs.environment import environment
 from cil_func.training import inference, runners, step
 from cil_func.training.epochs import fit
 from cil_func.training.runners import CapturedSteps, EagerSteps
@@ -61,14 +63,19 @@ def counters(monkeypatch):
     return made
 
 
+def network() -> Network:
+    return Network("resnet8", WIDTH, len(PHASES), image_size=(8, 8))
+
+
 def make(*, dtype=torch.float32, device="cpu", norm_batch=4, padded=False):
     """(step of WA, its start from (params, state), forward) with parameters in `dtype`."""
-    method = methods.make("wa", methods.Options())
+    stage = methods.make("wa", methods.Options()).main
     optimiser = optim.sgd(momentum=0.9, weight_decay=5e-4)
     mean, std = (torch.full((3,), value, dtype=dtype, device=device) for value in (0.5, 0.25))
     preprocess = step.Preprocess(mean, std)
-    run = step.join(step.make(method, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded))
-    return run, lambda learned: step.start(method, optimiser, *learned), inference.make(preprocess, dtype=dtype)
+    parts = step.make(stage, network(), optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
+    forward = inference.forward_of(network(), preprocess, dtype=dtype)
+    return step.join(parts), lambda learned: step.start(stage, optimiser, *learned), forward
 
 
 def draw_model(key: int, num_classes: int, **cast) -> tuple[dict, dict]:
@@ -115,21 +122,20 @@ def test_one_training_graph_and_one_forward_graph_serve_three_phases_rates_and_s
         def teach(images, learned=learned):
             if learned is None:  # the first phase: a teacher of zeros, so that the graph is the later ones'
                 return Outputs(torch.zeros(len(images), WIDTH), torch.zeros(len(images), 64))
-            features = inference.features(forward, *learned, images, batch_size=BATCH, device=torch.device("cpu"))
-            return inference.teach(features, learned[0])
+            run = inference.Forward(network(), forward, BATCH, torch.device("cpu"))
+            return run.teacher(Model(*learned), classes_of(WIDTH, 0))(images)
 
         steps = EagerSteps(run, start(draw_model(seen, seen)), classes_of(seen, old))
         fit(
             steps,
+            SimpleNamespace(
+                epochs=2, batch_size=BATCH, padded_to=BATCH if padded else 0, dtype=torch.float32,
+                rate=lambda epoch: 0.1 / (1 + epoch),
+            ),
             chunks=lambda epoch, step, seen=seen: [
                 Chunk(draw_batch(epoch, seen, BATCH + 5), sizes=(BATCH, 5), totals=(BATCH, 5), done=0)
             ],
-            batch_size=BATCH,
             teach=teach,
-            rate=lambda epoch: 0.1 / (1 + epoch),
-            epochs=2,
-            dtype=torch.float32,
-            padded_to=BATCH if padded else 0,
             emit=lambda event: None,
         )
         learned = steps.snapshot()[0][:2]
@@ -148,7 +154,7 @@ def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch, tm
         small = config.model.model_copy(update={"backbone": "resnet8"})
         built = setup.build(config.model_copy(update={"model": small}))
         rows = []
-        run_experiment(built, emit=lambda event: None, save=rows.append)
+        run_experiment(built.experiment, emit=lambda event: None, save=rows.append)
         assert len(rows) == 3
         assert [counter.frame_count for counter in counters] == [1, 1]  # the forward pass, the step
         counters.clear()
@@ -225,7 +231,7 @@ def test_a_machine_without_a_gpu_is_not_told_so(message, printed, caplog):
 def count_step(train_state, taught, batch, classes, rate):
     """Multiplies what is there by the rate and adds the sum of the labels and what the teacher says."""
     total = batch.labels.sum() + taught.logits.sum()
-    measures = step.Measures(total * 2, (batch.labels >= 0).sum())
+    measures = step.Measures(total * 2, (batch.labels >= 0).sum(), *torch.zeros(3))
     return train_state._replace(params={"sum": train_state.params["sum"] * rate + total}), measures
 
 
@@ -463,7 +469,7 @@ def test_float32_is_float32_whatever_was_set_before(before, device, tf32, monkey
     tf32(before)
     monkeypatch.setattr(runners, "same_bits", lambda: None)
     monkeypatch.setattr("cil_func.runs.setup.device_of", lambda launch, device_name: torch.device(device))
-    monkeypatch.setattr(Processes, "use", lambda processes, there: None)
+    monkeypatch.setattr(Processes, "set_device", lambda processes, there: None)
     with pytest.raises(ConfigError, match="nothing"):
         setup.build(load("digits", ["model.backbone=timm:nothing", "run.device=cpu"]))
     assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is False
@@ -474,15 +480,12 @@ def test_float32_is_float32_whatever_was_set_before(before, device, tf32, monkey
 
 
 def test_results_say_how_float32_is_computed(tf32, monkeypatch):
-    run = SimpleNamespace(precision="float32")
-    built = SimpleNamespace(
-        device=torch.device("cpu"), processes=SimpleNamespace(size=1), config=SimpleNamespace(run=run)
-    )
+    cpu = torch.device("cpu")
     runners.exact_float32()
     expected = {"precision": "float32", "float32_convolution": "ieee", "float32_matmul": "ieee"}
-    assert expected.items() <= setup.environment(built).items()
+    assert expected.items() <= environment(cpu, "float32", 1).items()
     torch.backends.mkldnn.conv.fp32_precision = "bf16"
-    assert setup.environment(built)["float32_convolution"] == "bf16"
+    assert environment(cpu, "float32", 1)["float32_convolution"] == "bf16"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
@@ -491,7 +494,7 @@ def test_a_run_asks_for_the_same_bits_on_a_gpu(device, monkeypatch):
     asked = []
     monkeypatch.setattr(runners, "same_bits", lambda: asked.append(device))
     monkeypatch.setattr("cil_func.runs.setup.device_of", lambda launch, device_name: torch.device(device))
-    monkeypatch.setattr(Processes, "use", lambda processes, there: None)
+    monkeypatch.setattr(Processes, "set_device", lambda processes, there: None)
     with pytest.raises(ConfigError, match="nothing"):
         setup.build(load("digits", ["model.backbone=timm:nothing", "run.device=cpu"]))
     assert asked == (["cuda"] if device == "cuda" else [])
