@@ -27,7 +27,7 @@ def make(options: Options, *, auxiliary: float = 1.0) -> Method:
         return base.loss(student, None, targets, classes) + auxiliary * classes.old.any() * other
 
     head = Head(shared=shared, renew=renew, apply=apply)
-    method = replace(base, name="der", loss=loss, head=head, grow="backbone", uses_teacher=True)
+    method = replace(base, name="der", loss=loss, head=head, grow="backbone")
     return replace(method, finish=wa.align) if options.align else method
 
 

@@ -487,8 +487,8 @@ def test_files_of_two_models_are_no_model(tmp_path):
         ("model.safetensors", None, "model.safetensors is missing"),
         ("model.json", "{", "model.json is damaged"),
         ("model.json", "[]", "model.json is damaged"),
-        ("model.json", '{"format": 3}', "model.json is damaged.*sha256"),
-        ("model.json", '{"format": 2, "sha256": ""}', "format is 2, and this version reads 3"),
+        ("model.json", '{"format": 4}', "model.json is damaged.*sha256"),
+        ("model.json", '{"format": 2, "sha256": ""}', "format is 2, and this version reads 4"),
     ],
 )
 def test_a_model_that_is_not_whole_says_so(tmp_path, name, text, says):

@@ -25,7 +25,7 @@ def test_a_single_class_in_phase_0_is_warned_of(method):
     """Softmax over one class is 1: no loss there, nor any distillation from it."""
     ready = build("data.initial_increment=1", "data.increment=3", f"method.name={method}")
     [warning] = planning.warnings(ready)
-    name = str(ready.scenario.class_order[0])
+    name = str(ready.experiment.scenario.class_order[0])
     assert warning.startswith(f"phase 0 brings a single class, '{name}': its loss is 0")
     assert warning.endswith("set data.initial_increment to 2 or more")
     assert ("in phase 1 distillation from one class says nothing either" in warning) is (method == "wa")
@@ -56,6 +56,6 @@ def test_folders_named_by_numbers_in_another_order_are_warned_of(monkeypatch):
         assert "index 2 is class '10'" in warning and "list the names in data.class_order" in warning
     listed = ", ".join(f'"{name}"' for name in sorted(names, key=int))
     assert planning.warnings(ready := build(f"data.class_order=[{listed}]")) == []
-    assert ready.scenario.class_order == (0, 1, 3, 4, 5, 6, 7, 8, 9, 2)
+    assert ready.experiment.scenario.class_order == (0, 1, 3, 4, 5, 6, 7, 8, 9, 2)
     with pytest.raises(DataError, match=r"data\.class_order holds 2, which is the index of class '10'"):
         build("data.class_order=[0,1,2,3,4,5,6,7,8,9]")

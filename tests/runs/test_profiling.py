@@ -52,7 +52,7 @@ def test_on_a_cpu_the_profiler_says_nothing_about_itself_or_gpus(device, level, 
 
     monkeypatch.setattr(profiling, "profile", begin)
     with pytest.raises(FoundRun):
-        profiling._trace(SimpleNamespace(device=torch.device(device)), 1)
+        profiling._trace(SimpleNamespace(experiment=SimpleNamespace(device=torch.device(device))), 1)
     assert os.environ.get("KINETO_LOG_LEVEL") == level
 
 

@@ -9,6 +9,8 @@ import torch
 
 from cil_func import config, model
 from cil_func.data import sources
+from cil_func.data.images import Resident
+from cil_func.networks.network import Model
 from cil_func.runs import checkpoints, report_files, run, saved_model, setup
 from cil_func.training.progress import Progress
 
@@ -21,6 +23,10 @@ CASES = [  # method, backbone, precision
     ("lwf", "resnet20", "float64"),
     ("finetune", "resnet20", "float32"),
     ("joint", "resnet20", "float32"),
+    ("ewc", "resnet20", "float32"),
+    ("bic", "resnet20", "float32"),
+    ("podnet", "resnet20", "float32"),
+    ("der", "resnet20", "float32"),
     ("icarl", "timm:test_resnet", "float32"),
     ("wa", "timm:test_resnet", "float64"),
 ]
@@ -84,16 +90,18 @@ def test_a_run_that_was_stopped_before_it_wrote_its_model_saves_the_same_one(few
 def test_the_description_says_how_images_are_prepared():
     given = ("run.device=cpu", "data.mean=[0.5,0.25,0.125]", "data.std=[0.25,0.5,1.0]")
     ready = setup.build(config.load("digits", given))
-    saved = saved_model.saved_model(ready, Progress(learned=model.init(0, "resnet20", 10)))
+    saved = saved_model.of_run(ready, Progress(learned=Model(*model.init(0, "resnet20", 10))))
     assert (saved.means, saved.description["predict"], saved.description["precision"]) == (None, "logits", "float32")
     settings = saved.description["preprocessing"]
     assert (settings["image_size"], settings["mean"], settings["std"]) == ([8, 8], [0.5, 0.25, 0.125], [0.25, 0.5, 1.0])
     rule = {"shorter_side_to": "image_size", "interpolation": "bicubic", "antialias": True, "crop": "center"}
     assert settings["resize"] == rule
     assert (settings["exif_orientation"], settings["background"]) == ("apply", [255, 255, 255])
-    wide = replace(ready, train_images=ready.train_images[:, :6])  # nothing makes other images 6 high and 8 wide
-    settings = saved_model.saved_model(wide, Progress(learned=saved[:2])).description["preprocessing"]
+    test_images = ready.experiment.test_images.pixels
+    low = Resident(ready.experiment.train_images.pixels[:, :6])  # nothing makes other images 6 high and 8 wide
+    wide = replace(ready, experiment=replace(ready.experiment, train_images=low))
+    settings = saved_model.of_run(wide, Progress(learned=Model(*saved[:2]))).description["preprocessing"]
     assert (settings["image_size"], settings["resize"]) == ([6, 8], None)
-    for wrong in (ready.test_images[:, :6], ready.test_images / 255):
+    for wrong in (test_images[:, :6], test_images / 255):
         with pytest.raises(ValueError, match=r"give uint8 images of shape \(N, 8, 8, 3\)"):
             saved_model.scores(saved, wrong)

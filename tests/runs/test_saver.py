@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cil_func.errors import DiskError, NonFiniteError, StoppedError
+from cil_func.networks.network import Model
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.runs import checkpoints, saver
@@ -17,7 +18,7 @@ from cil_func.runs.checkpoint_writer import CheckpointWriter
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
 from cil_func.training.epochs import Position
-from cil_func.training.progress import Progress, Training
+from cil_func.training.progress import Progress, StageProgress
 from cil_func.training.step import Health, Measures, TrainState
 
 
@@ -41,32 +42,35 @@ def clock(monkeypatch):
 
 
 def at(phase: int, step: int):
-    return lambda: Progress(phase, training=Training(None, None, Position(0, step), 0.0))
+    return lambda: Progress(phase, training=StageProgress(None, None, Position(0, step)))
 
 
 def saved(folder) -> list:
     """(number, place) of the newest checkpoint."""
     found, _ = checkpoints.newest(folder)
-    return found and (found.number, found.record["place"], found.record.get("more"))
+    if found is None:
+        return None
+    phase, _, epoch, step = found.record["place"]
+    return (found.number, [phase, epoch, step], found.record.get("more"))
 
 
 def test_between_steps_it_saves_when_it_is_time_and_at_a_boundary_always(tmp_path, clock):
     more = {"number": 5, "extra": lambda: {"more": clock.now}}
     saver = CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60, **more)
-    saver(at(0, 1), False)
+    saver.at_border(at(0, 1), False)
     assert saved(tmp_path) is None
     clock.now = 60.0
-    saver(at(0, 2), False)
+    saver.at_border(at(0, 2), False)
     saver.wait()
     assert saved(tmp_path) == (5, [0, 0, 2], 60.0)
     clock.now = 119.0
-    saver(at(0, 3), False)
+    saver.at_border(at(0, 3), False)
     assert saved(tmp_path)[0] == 5
-    saver(at(0, 4), True)
+    saver.at_border(at(0, 4), True)
     saver.wait()
     assert saved(tmp_path) == (6, [0, 0, 4], 119.0)
     clock.now = 178.0  # the boundary counts as a save
-    saver(at(0, 5), False)
+    saver.at_border(at(0, 5), False)
     saver.wait()
     assert saved(tmp_path)[0] == 6
 
@@ -74,14 +78,14 @@ def test_between_steps_it_saves_when_it_is_time_and_at_a_boundary_always(tmp_pat
 def test_a_place_is_not_saved_twice(tmp_path, clock):
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60) as saver:
         for _ in range(3):
-            saver(at(0, 4), True)
+            saver.at_border(at(0, 4), True)
     assert saved(tmp_path)[0] == 0
 
 
 def test_a_selection_at_the_same_place_is_saved(tmp_path, clock):
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60) as saver:
         for seconds in (None, None, 0.5, 0.5):
-            saver(lambda seconds=seconds: replace(at(0, 4)(), select_seconds=seconds), True)
+            saver.at_border(lambda seconds=seconds: replace(at(0, 4)(), select_seconds=seconds), True)
     assert saved(tmp_path)[:2] == (1, [0, 0, 4])
 
 
@@ -90,10 +94,10 @@ def test_a_selection_at_the_same_place_is_saved(tmp_path, clock):
 def test_a_signal_saves_and_stops(number, status, boundary, tmp_path, clock):
     signals = Noted()
     saver = CheckpointSaver(tmp_path, Processes(), signals, every_seconds=60)
-    saver(at(1, 0), False)
+    saver.at_border(at(1, 0), False)
     signals.received = number
     with pytest.raises(StoppedError, match=r"\(phase 1, epoch 0, step 1\); the same command goes on") as caught:
-        saver(at(1, 1), boundary)
+        saver.at_border(at(1, 1), boundary)
     assert caught.value.exit_status == status and saved(tmp_path) == (0, [1, 0, 1], None)
 
 
@@ -110,15 +114,15 @@ class Several(Processes):
 
 
 def take_step(saver: CheckpointSaver, step: int) -> None:
-    saver(at(0, step), False)
-    saver.changing()
+    saver.at_border(at(0, step), False)
+    saver.before_change()
 
 
 def test_a_signal_between_a_border_and_the_change_stops_at_once_and_the_border_is_saved(tmp_path, clock):
     with Signals() as signals:
         saver = CheckpointSaver(tmp_path, Processes(), signals, every_seconds=60)
         take_step(saver, 0)
-        saver(at(0, 1), False)
+        saver.at_border(at(0, 1), False)
         with pytest.raises(StoppedError):
             os.kill(os.getpid(), signal.SIGTERM)
         assert saved(tmp_path) is None
@@ -133,7 +137,7 @@ def test_a_signal_while_a_step_changes_things_waits_for_the_next_border(tmp_path
         take_step(saver, 0)
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(StoppedError, match=r"SIGINT and saved \(phase 0, epoch 0, step 1\)"):
-            saver(at(0, 1), False)
+            saver.at_border(at(0, 1), False)
     assert saved(tmp_path) == (0, [0, 0, 1], None)
 
 
@@ -145,7 +149,7 @@ def test_a_signal_in_the_first_step_saves_nothing_for_nothing_is_lost(tmp_path, 
     ):
         with Signals() as signals:
             saver = CheckpointSaver(tmp_path, Processes(), signals, every_seconds=60, begun=begun)
-            saver(at(0, 0), False)
+            saver.at_border(at(0, 0), False)
             with pytest.raises(StoppedError):
                 os.kill(os.getpid(), signal.SIGTERM)
             with pytest.raises(StoppedError, match=words):
@@ -156,13 +160,13 @@ def test_a_signal_in_the_first_step_saves_nothing_for_nothing_is_lost(tmp_path, 
 def test_several_processes_leave_the_training_at_a_border_and_other_work_at_once(tmp_path, clock):
     with Signals() as signals:
         saver = CheckpointSaver(tmp_path, Several(), signals, every_seconds=60)
-        saver(at(0, 0), True)
+        saver.at_border(at(0, 0), True)
         take_step(saver, 0)
-        saver(at(0, 1), False)
+        saver.at_border(at(0, 1), False)
         os.kill(os.getpid(), signal.SIGTERM)  # and nothing happens: the other one wouldn't know
-        saver.changing()
+        saver.before_change()
         with pytest.raises(StoppedError):
-            saver(at(0, 2), True)  # the other one didn't hear it
+            saver.at_border(at(0, 2), True)  # the other one didn't hear it
         with pytest.raises(StoppedError, match=r"saved \(phase 0, epoch 0, step 2\)"):
             saver.save_after_failure()
     assert saved(tmp_path) == (1, [0, 0, 2], None)
@@ -171,7 +175,7 @@ def test_several_processes_leave_the_training_at_a_border_and_other_work_at_once
 def test_a_run_that_loses_the_others_saves_what_it_can(tmp_path, clock):
     saver = CheckpointSaver(tmp_path, Several(), Noted(), every_seconds=60)
     take_step(saver, 0)
-    saver.pause(at(0, 1))
+    saver.before_long_work(at(0, 1))
     saver.save_after_failure()
     assert saved(tmp_path) == (0, [0, 0, 1], None)
     take_step(saver, 1)
@@ -185,7 +189,7 @@ def test_only_the_first_process_writes(tmp_path, clock):
             return 0
 
     saver = CheckpointSaver(tmp_path, Other(Launch(1, 2, 1, 2)), Noted(), every_seconds=0)
-    saver(at(0, 1), False)
+    saver.at_border(at(0, 1), False)
     assert not any(tmp_path.iterdir())
 
 
@@ -199,7 +203,7 @@ def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):
     told = []
     monkeypatch.setattr(CheckpointWriter, "write", lambda *arguments, **settings: ["0.json can't be deleted"])
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=0, warn=told.append) as saver:
-        saver(at(0, 1), False)
+        saver.at_border(at(0, 1), False)
     assert told == ["0.json can't be deleted"]
 
 
@@ -221,7 +225,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits_i
     go, begun = slow
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=0) as saver:
         for step in range(1, 4):
-            saver(at(0, step), False)  # comes back, though nothing is on disk yet
+            saver.at_border(at(0, step), False)  # comes back, though nothing is on disk yet
         assert begun == [0] and saved(tmp_path) is None
         go.set()
     assert saved(tmp_path)[:2] == (0, [0, 0, 1])
@@ -230,9 +234,9 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits_i
 def test_a_boundary_waits_for_the_save_before_it_and_the_end_for_the_last(tmp_path, clock, slow):
     go, begun = slow
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=0) as saver:
-        saver(at(0, 1), False)
+        saver.at_border(at(0, 1), False)
         threading.Timer(0.01, go.set).start()
-        saver(at(0, 2), True)
+        saver.at_border(at(0, 2), True)
         assert saved(tmp_path)[0] >= 0
     assert begun == [0, 1] and saved(tmp_path)[:2] == (1, [0, 0, 2])
 
@@ -241,11 +245,11 @@ def test_a_signal_is_answered_when_its_checkpoint_is_on_disk(tmp_path, clock, sl
     go, _ = slow
     signals = Noted()
     saver = CheckpointSaver(tmp_path, Processes(), signals, every_seconds=0)
-    saver(at(0, 1), False)
+    saver.at_border(at(0, 1), False)
     signals.received = signal.SIGTERM
     threading.Timer(0.01, go.set).start()
     with pytest.raises(StoppedError):
-        saver(at(0, 2), False)
+        saver.at_border(at(0, 2), False)
     assert saved(tmp_path)[:2] == (1, [0, 0, 2])
 
 
@@ -256,10 +260,10 @@ def full(self, staged, record, *, number):
 def test_what_fails_in_the_background_is_raised_at_the_next_border(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(CheckpointWriter, "write", full)
     saver = CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60)
-    saver(at(0, 1), True)
+    saver.at_border(at(0, 1), True)
     concurrent.futures.wait([saver._writing])
     with pytest.raises(DiskError, match="No space left"):
-        saver(at(0, 2), False)
+        saver.at_border(at(0, 2), False)
 
 
 def test_what_fails_in_the_background_is_raised_at_the_end_but_not_over_another_error(tmp_path, clock, monkeypatch):
@@ -267,7 +271,7 @@ def test_what_fails_in_the_background_is_raised_at_the_end_but_not_over_another_
     before = set(threading.enumerate())
     for raised, body in ((DiskError, lambda: None), (NonFiniteError, refuse)):
         with pytest.raises(raised), CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=60) as saver:
-            saver(at(0, 1), True)
+            saver.at_border(at(0, 1), True)
             body()
         assert set(threading.enumerate()) <= before
 
@@ -278,14 +282,14 @@ def refuse():
 
 def test_within_a_phase_the_learned_model_is_not_written_each_time(tmp_path):
     """By what is on disk after five saves of 80 kB that change beside 40 kB that don't: two of each."""
-    learned = ({"weight": torch.ones(10_000)}, {})
+    learned = Model({"weight": torch.ones(10_000)}, {})
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=0) as saver:
         for step in range(5):
             health = Health(*map(torch.tensor, (step, -1, -1)))
             params, momentum = ({"weight": torch.full((10_000,), float(step))} for _ in range(2))
             state = TrainState(params, {}, momentum, health)
-            training = Training(state, Measures(torch.tensor(0.0), torch.tensor(0)), Position(0, step), 0.0)
-            saver(lambda training=training: Progress(1, learned, {0: torch.arange(3)}, (), training), True)
+            training = StageProgress(state, Measures(*torch.zeros(5)), Position(0, step))
+            saver.at_border(lambda training=training: Progress(1, learned, {0: torch.arange(3)}, (), training), True)
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.safetensors")}
     assert sorted(int(name[:8]) for name, size in sizes.items() if size > 80_000) == [3, 4]
     assert sorted(int(name[:8]) for name, size in sizes.items() if 40_000 < size < 80_000) == [0, 1]

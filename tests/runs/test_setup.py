@@ -89,9 +89,11 @@ def test_a_machine_decodes_its_images_once_for_all_its_processes(folder, opened)
     assert len(opened) == 11  # the first one twice: for its size
     alone = setup.build(settings(folder))
     for ready in made:
-        assert ready.train_images.equal(alone.train_images) and ready.test_images.equal(alone.test_images)
-        assert ready.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 11, 12]
-        assert ready.fingerprint == alone.fingerprint and ready.class_names == alone.class_names
+        mine, other = ready.experiment, alone.experiment
+        assert mine.train_images.pixels.equal(other.train_images.pixels)
+        assert mine.test_images.pixels.equal(other.test_images.pixels)
+        assert mine.train_images.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 11, 12]
+        assert ready.fingerprint == alone.fingerprint and mine.class_names == other.class_names
 
 
 def test_where_nothing_can_be_shared_each_reads_its_own_and_all_are_counted(folder, opened, monkeypatch):
@@ -124,7 +126,7 @@ def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(
     opened.clear()
     monkeypatch.setattr(decoding, "_available_bytes", lambda: 2 * needed)
     first, second, third = built(folder, 3)
-    assert np.array_equal(second.train_images, first.train_images) and third.fingerprint == first.fingerprint
+    assert second.experiment.train_images.pixels.equal(first.experiment.train_images.pixels) and third.fingerprint == first.fingerprint
     assert len(opened) == 1 + 3 * 11
 
 
