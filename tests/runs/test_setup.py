@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -126,7 +125,8 @@ def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(
     opened.clear()
     monkeypatch.setattr(decoding, "_available_bytes", lambda: 2 * needed)
     first, second, third = built(folder, 3)
-    assert second.experiment.train_images.pixels.equal(first.experiment.train_images.pixels) and third.fingerprint == first.fingerprint
+    assert second.experiment.train_images.pixels.equal(first.experiment.train_images.pixels)
+    assert third.fingerprint == first.fingerprint
     assert len(opened) == 1 + 3 * 11
 
 
