@@ -1,4 +1,4 @@
-"""The run directory: one process works in it at a time, and the same command finds there what it goes on with."""
+"""Claims a run directory for this run, and finds out what it holds: nothing, a finished run, or one to go on with."""
 
 import errno
 import json
@@ -17,14 +17,18 @@ from cil_func.runs import checkpoints, lock, status
 from cil_func.runs.environment import resolve
 from cil_func.runs.packing import Loaded
 
-_MISTAKES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # in what --out says
-MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  # of a run
+_WRONG_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # mistakes in --out
+MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  # files by which a run is recognised
 
 
 class FoundRun(NamedTuple):
-    """What a run starts with: its resolved configuration; whether it is finished already; a checkpoint, if there is
-    one, and what was wrong with newer ones. moved_from: the data.path of the run in the directory, if the
-    configuration names another one and nothing else differs; "" otherwise."""
+    """What `read_directory` has found.
+
+    config: the resolved configuration of the run. finished: whether it is finished. checkpoint: the newest valid one,
+    None if there is none. problems: what was wrong with newer checkpoints or the last attempt, one line each.
+    moved_from: the data.path of the run in the directory, if the configuration asked for differs in that key and in no
+    other; else "".
+    """
 
     config: Config
     finished: bool = False
@@ -35,30 +39,37 @@ class FoundRun(NamedTuple):
 
 @contextmanager
 def claim_directory(directory: Path, processes: Processes) -> Iterator[None]:
-    """The run directory, made and locked by the first process."""
-    if processes.first:
+    """Returns a context manager that has the run directory for this run alone during its block.
+
+    Rank 0 makes the directory if it is missing, locks it, and deletes temporary files of killed processes. Other
+    processes do nothing.
+    Raises InUseError if another process works in the directory. Raises ConfigError if it can't have this name.
+    """
+    if not processes.first:
+        yield
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _WRONG_NAMES:
+            raise ConfigError(f"--out {directory}: can't be made ({error.strerror})") from error
+        raise
+    with ExitStack() as stack:
+        record = status.read(directory)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno in _MISTAKES:
-                raise ConfigError(f"--out {directory}: can't be made ({error.strerror})") from error
-            raise
-        with ExitStack() as stack:
-            record = status.read(directory)
-            try:
-                stack.enter_context(lock.lock_directory(directory))
-            except InUseError as error:
-                raise InUseError(f"{error} ({status.describe(record)})" if record else str(error)) from error
-            _refuse_unlocked(directory)
-            checkpoints.clean(directory)
-            yield
-    else:
+            stack.enter_context(lock.lock_directory(directory))
+        except InUseError as error:
+            raise InUseError(f"{error} ({status.describe(record)})" if record else str(error)) from error
+        _refuse_unlocked(directory)
+        checkpoints.clean(directory)
         yield
 
 
 def _refuse_unlocked(directory: Path) -> None:
-    """Raises InUseError if a process works in the directory though its lock is free: somebody deleted the lock's file,
-    or the file system has no locks."""
+    """Raises InUseError if a process works in the directory although its lock is free.
+
+    That happens if somebody has deleted the lock's file, and on file systems without locks.
+    """
     record = status.read(directory)
     if record.get("state") == "running" and record.get("pid") != os.getpid() and status.lives(record):
         raise InUseError(
@@ -68,10 +79,15 @@ def _refuse_unlocked(directory: Path) -> None:
 
 
 def read_directory(config: Config, directory: Path, processes: Processes, *, on_owned: Callable[[], None]) -> FoundRun:
-    """What the first process finds in the directory, on all of them: other machines may not see its disk.
+    """Finds out whether the run directory is new, holds a finished run, or one to go on with.
 
-    on_owned() is called once it is known that the directory holds this run, unfinished, or none; not for a run whose
-    data.path differs, since only the images show whether it is this one.
+    config: the configuration that the command asks for. directory: claimed by this run.
+    on_owned: called once it is known that this run may write into the directory: it is new, or holds this run, not
+    finished. It is not called if data.path differs, since only the images show whether it is the same run.
+    Returns FoundRun, the same in all processes. Only rank 0 reads, since other machines may not see its disk; it sends
+    the checkpoint to the others.
+    Raises ConfigError if the directory holds a run of another configuration. Raises CheckpointError if there are
+    checkpoints and none is valid.
     """
     if not processes.first:
         head = json.loads(processes.broadcast_bytes(b""))
@@ -79,22 +95,22 @@ def read_directory(config: Config, directory: Path, processes: Processes, *, on_
             on_owned()
         config = configuration.from_dict(head["config"])
         pieces = list(iter(lambda: processes.broadcast_bytes(b""), b""))
-        found = checkpoints.unpack(pieces) if pieces else None
-        return FoundRun(config, head["finished"], found, tuple(head["problems"]), head["moved_from"])
+        loaded = checkpoints.unpack(pieces) if pieces else None
+        return FoundRun(config, head["finished"], loaded, tuple(head["problems"]), head["moved_from"])
     with processes.activity.long_work("reading the run directory"):
-        begun = _look(config, directory, on_owned)
+        found = _read(config, directory, on_owned)
     if processes.size > 1:
-        head, found = begun._asdict() | {"config": configuration.to_dict(begun.config)}, begun.checkpoint
+        head, loaded = found._asdict() | {"config": configuration.to_dict(found.config)}, found.checkpoint
         del head["checkpoint"]
         processes.broadcast_bytes(json.dumps(head).encode())
-        for piece in checkpoints.read_pieces(directory / "checkpoints", found.number) if found else ():
+        for piece in checkpoints.read_pieces(directory / "checkpoints", loaded.number) if loaded else ():
             processes.broadcast_bytes(piece)
-        processes.broadcast_bytes(b"")  # the end
-    return begun
+        processes.broadcast_bytes(b"")  # marks the end
+    return found
 
 
-def _look(config: Config, directory: Path, on_owned: Callable[[], None]) -> FoundRun:
-    """What the directory holds; raises ConfigError where that is another run."""
+def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> FoundRun:
+    """Reads the directory: see `read_directory`."""
     stored = refuse_another_run(config, directory)
     if stored is None:
         on_owned()
@@ -107,46 +123,50 @@ def _look(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         return FoundRun(stored, finished=True, moved_from=moved_from)
     if not moved_from:
         on_owned()
-    found, problems = checkpoints.newest(directory / "checkpoints")
-    if record.get("state") == "running":  # the lock is on_owned, so nobody runs
+    loaded, problems = checkpoints.newest(directory / "checkpoints")
+    if record.get("state") == "running":  # and yet this process has the lock
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
-    if has_results and not found:
+    if has_results and not loaded:
         problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
-    return FoundRun(resolve(stored), checkpoint=found, problems=tuple(problems), moved_from=moved_from)
+    return FoundRun(resolve(stored), checkpoint=loaded, problems=tuple(problems), moved_from=moved_from)
 
 
 def refuse_another_run(config: Config, directory: Path) -> Config | None:
-    """Reads the configuration of the run in a directory; None where there is no run.
+    """Returns the configuration of the run in a directory; None if there is no run.
 
-    Raises ConfigError if another key than data.path differs from `config`, or if config.toml is missing and other files
-    of a run are there.
+    Raises ConfigError if it differs from `config` in another key than data.path. Raises ConfigError if config.toml is
+    missing and other files of a run are there.
     """
     if not (directory / "config.toml").exists():
-        held = [name for name in MARKS if (directory / name).exists()]
-        if held:
+        marks = [name for name in MARKS if (directory / name).exists()]
+        if marks:
             raise ConfigError(
-                f"{directory} holds {held[0]} and no config.toml, so nobody knows of which run; choose another --out"
+                f"{directory} holds {marks[0]} and no config.toml, so nobody knows of which run; choose another --out"
             )
         return None
     stored = configuration.load(str(directory / "config.toml"))
     differing = _differences(config, stored)
     if set(differing) - {"data.path"}:
-        told = ", ".join(differing.values())
-        raise ConfigError(f"{directory} holds a run of another configuration: {told}; give the same, or another --out")
+        lines = ", ".join(differing.values())
+        raise ConfigError(f"{directory} holds a run of another configuration: {lines}; give the same, or another --out")
     return stored
 
 
 def _differences(wanted: Config, stored: Config) -> dict[str, str]:
-    """The keys that differ, each with both values in words; "auto" fits whatever it became."""
+    """Returns {dotted key: both values in words} of the keys that differ.
+
+    "auto" is not different from what it became in the stored configuration.
+    """
     new, old = (dict(_flat(configuration.to_dict(config))) for config in (wanted, stored))
     resolved = {key for key in ("run.device", "run.precision", "data.increment") if new[key] == "auto"}
     if "data.increment" in resolved and not wanted.data.initial_increment:
         resolved.add("data.initial_increment")
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in resolved]
-    return {key: f"{key} is {_told(old, key)} there and {_told(new, key)} here" for key in keys}
+    return {key: f"{key} is {_text_of(old, key)} there and {_text_of(new, key)} here" for key in keys}
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of nested tables."""
     for key, value in tables.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
@@ -154,5 +174,5 @@ def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
-def _told(values: dict[str, Any], key: str) -> str:
+def _text_of(values: dict[str, Any], key: str) -> str:
     return shown(values[key]) if key in values else "not set"

@@ -1,9 +1,10 @@
-"""One run directory, one process: a lock that ends with the process that holds it, however that ends.
+"""Locks a run directory for one process. The lock ends with the process, however that ends.
 
-It is flock's, on a file that says who holds it. The file stays when the lock is gone: were it deleted, two processes
-could each lock one of that name.
-The package filelock (4.3) doesn't say who holds a lock, and fails on a file system that answers ENOLCK or ENOTSUP. With
-what does both added again, it would replace no more than the call of flock.
+It is a lock of flock on a file that also names the process which has it. The file stays when the lock is released: if
+it were deleted, two processes could each lock a file of that name.
+
+The package filelock (4.3) is not used: it doesn't tell which process has a lock, and it fails on file systems that
+answer ENOLCK or ENOTSUP. With code for both it would replace no more than the call of flock.
 """
 
 import contextlib
@@ -20,26 +21,26 @@ from cil_func.runs import files
 
 try:
     import fcntl
-except ImportError:  # Windows; what needs no lock works there
+except ImportError:  # on Windows, where everything that needs no lock works
     fcntl = None
 
 NAME = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
-_PATIENCE = 1.0  # seconds in which a holder that is starting writes its name, and one that was killed ends
+_PATIENCE = 1.0  # seconds in which a process that is starting writes its name, and one that was killed ends
 
-_held: set[int] = set()  # descriptors
+_held: set[int] = set()  # the descriptors of the locks that this process has
 
 
 @contextlib.contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Holds the lock of a directory, which exists, for the block.
+    """Returns a context manager that has the lock of an existing directory during its block.
 
-    flock's lock belongs to the open file, and lasts until the last process that shares it is gone. So a program that
-    is started doesn't inherit the descriptor, and a forked child (a loader's worker) closes its own at once. Only a
-    child that C code forks, past Python's hooks, would keep the lock of a parent that was killed.
-    Where the file system has no locks, it warns (RuntimeWarning) and goes on without.
-    Raises InUseError where a live process holds it, this one included; DiskError where the file can't be written;
-    MachineError on a system without flock.
+    A lock of flock belongs to the open file and lasts until the last process that shares this file is gone. So a
+    program that is started doesn't inherit the descriptor, and a forked child closes its copy at once. Only a child
+    that C code forks, without Python's hooks, would keep the lock of a parent that was killed.
+    If the file system has no locks, it warns (RuntimeWarning) and the block runs without a lock.
+    Raises InUseError if a live process has the lock, even if it is this one. Raises DiskError if the file can't be
+    written, MachineError on a system without flock.
     """
     if fcntl is None:
         raise MachineError(f"{directory} can't be locked: this system has no flock; train on Linux, macOS or in WSL")
@@ -51,14 +52,14 @@ def lock_directory(directory: Path) -> Iterator[None]:
         _take(descriptor, directory)
         yield
     finally:
-        _give_back(descriptor)
+        _release(descriptor)
 
 
 def _take(descriptor: int, directory: Path) -> None:
-    """Locks the open file and writes our name into it."""
+    """Locks the open file and writes this process's name into it. Raises InUseError."""
     deadline = time.monotonic() + _PATIENCE
     with files.disk_errors(directory / NAME):
-        while not _locked(descriptor, directory):
+        while not _try_lock(descriptor, directory):
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace").partition("\n")[0]
             lives = _lives(holder)
             if lives or time.monotonic() > deadline:
@@ -66,12 +67,12 @@ def _take(descriptor: int, directory: Path) -> None:
                 raise InUseError(f"{directory} is in use by {who}; wait for it, or choose another --out")
             time.sleep(0.02)
         name = f"{os.getpid()} {socket.gethostname()}\n".encode()
-        os.pwrite(descriptor, name, 0)  # before the file is cut: nobody ever reads an empty one
+        os.pwrite(descriptor, name, 0)  # before the file is cut, so that nobody ever reads an empty one
         os.ftruncate(descriptor, len(name))
 
 
-def _locked(descriptor: int, directory: Path) -> bool:
-    """Whether the lock is ours now, as far as the file system knows locks."""
+def _try_lock(descriptor: int, directory: Path) -> bool:
+    """Returns whether the open file could be locked at once. On a file system without locks it warns: True."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -85,7 +86,7 @@ def _locked(descriptor: int, directory: Path) -> bool:
 
 
 def _lives(holder: str) -> bool:
-    """Whether "pid host" is a live process, or one on another machine, of which nobody here knows."""
+    """Returns whether "pid host" names a live process. One on another machine counts as live: nobody can tell here."""
     pid, _, host = holder.partition(" ")
     if not pid.isdecimal() or not host:
         return False
@@ -95,17 +96,18 @@ def _lives(holder: str) -> bool:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # a process of another user
         return True
     return True
 
 
-def _give_back(descriptor: int) -> None:
+def _release(descriptor: int) -> None:
+    """Releases the lock. Does nothing in a forked child that leaves the block, for the lock is its parent's."""
     if descriptor not in _held:
-        return  # a forked child leaves the block: the lock is its parent's
+        return
     _held.discard(descriptor)
     with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # and not only closed: a child may hold a copy after all
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a child has a copy after all
     os.close(descriptor)
 
 

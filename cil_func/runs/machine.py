@@ -1,4 +1,4 @@
-"""What this machine lacks, memory or a compiler, as one line that says what to do."""
+"""Says in one line what this machine lacks for a run, memory or a compiler, and what to do about it."""
 
 import errno
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -17,14 +18,31 @@ _ON_GPU = re.compile(r"\b(CUDA|CUBLAS|CUDNN|HIP|NCCL)\b|CUBLAS_|CUDNN_")
 _AMOUNT = r"([\d.]+ ?\w+)"
 _NEEDED = re.compile(rf"(?:[Tt]ried to allocate|Unable to allocate) {_AMOUNT}")
 _FREE = re.compile(rf"of which {_AMOUNT} is free")
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_COMPILERS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _WITHOUT = "run.compile=false runs without a compiler, and slower"
 
 
-def explain(error: BaseException, config: Config) -> CilError | None:
-    """The error as one line for a person, if it comes from what this machine lacks.
+def as_one_line(error: BaseException, config: Config, directory: Path) -> BaseException:
+    """Returns a DiskError or MachineError of one line if the disk or this machine is the cause, else the error itself.
 
-    Returns None for any other error, and for a CilError, which is one line already.
+    config: of the run. directory: the run directory, which the line names if the error doesn't name a file. The new
+    error has the old one as its __cause__ if it is about the machine, so that its traceback can be stored.
+    """
+    if isinstance(error, OSError) and error.errno in _DISK:
+        name = error.filename or directory
+        return DiskError(f"{name}: {error.strerror}; repair that, and the same command goes on")
+    explained = explain(error, config)
+    if explained is None:
+        return error
+    explained.__cause__ = error
+    return explained
+
+
+def explain(error: BaseException, config: Config) -> CilError | None:
+    """Returns an error of one line if the cause is a lack of memory, or torch.compile and what it needs.
+
+    config: of the run, for the advice. Returns None for any other error, and for a CilError, which is one line already.
     """
     if isinstance(error, CilError) or not isinstance(error, Exception):
         return None
@@ -35,7 +53,7 @@ def explain(error: BaseException, config: Config) -> CilError | None:
     if not (config.run.compile and any(_is_compiler(link) for link in chain)):
         return None
     for link in chain:
-        if isinstance(link, OSError) and link.errno in _DISK:
+        if isinstance(link, OSError) and link.errno in _COMPILERS_DISK:
             advice = "make room there, or let TORCHINDUCTOR_CACHE_DIR name another folder"
             return DiskError(f"{link.filename}: {link.strerror}, for torch.compile's files; {advice}")
     return MachineError(f"torch.compile fails on this machine: {_reason(chain)}; {_WITHOUT}")
@@ -49,7 +67,7 @@ def check_compiler(device: str) -> None:
 
 
 def _fault_on_cpu() -> str:
-    from torch._inductor import cpp_builder, exc  # late: few runs need it
+    from torch._inductor import cpp_builder, exc  # imported late: few runs need it
 
     try:
         cpp_builder.get_cpp_compiler()
@@ -60,7 +78,7 @@ def _fault_on_cpu() -> str:
 
 
 def _fault_on_cuda() -> str:
-    from torch.utils._triton import has_triton_package  # late, as above
+    from torch.utils._triton import has_triton_package  # imported late, as above
 
     if not has_triton_package():
         return "torch.compile needs Triton on a GPU, and it is not installed; install the package triton"
@@ -72,7 +90,7 @@ def _fault_on_cuda() -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it was raised from."""
+    """Yields an error and all errors that it was raised from."""
     left, seen = [error], set()
     while left:
         link = left.pop(0)
@@ -85,6 +103,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_memory(error: BaseException) -> bool:
+    """Returns whether an error says that there is not enough memory, of the machine or of a GPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):
@@ -93,6 +112,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _about_memory(error: BaseException, config: Config) -> str:
+    """Returns which memory is full, the amounts that the error names, and what to try."""
     text = str(error)
     on_gpu = isinstance(error, torch.OutOfMemoryError) or bool(_ON_GPU.search(text))
     numbers = [f"{found[1]} more were needed" for found in [_NEEDED.search(text)] if found]
@@ -110,7 +130,7 @@ def _about_memory(error: BaseException, config: Config) -> str:
 
 
 def _is_compiler(error: BaseException) -> bool:
-    """Whether torch.compile's backend raised it, or the tools that the backend starts."""
+    """Returns whether torch.compile's backend raised the error, or a tool that the backend starts."""
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith(("torch.", "triton."))}
     backend = names & {"BackendCompilerFailed", "CppCompileError", "InvalidCxxCompiler", "TritonMissing"}
     built = isinstance(error, subprocess.CalledProcessError) or "Failed to find C" in str(error)
@@ -118,7 +138,7 @@ def _is_compiler(error: BaseException) -> bool:
 
 
 def _reason(chain: list[BaseException]) -> str:
-    """The line that says most: what the compiler called an error, else the first line of the innermost exception."""
+    """Returns the line that says most: what a compiler calls an error, else the start of the innermost message."""
     text = "\n".join(str(link) for link in chain)
     found = re.search(r"^.*\berror: .*$", text, re.MULTILINE)
     inner = next((link for link in reversed(chain) if str(link)), chain[-1])

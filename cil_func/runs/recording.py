@@ -1,82 +1,106 @@
-"""What a run leaves while it goes on: events in metrics.jsonl and on the screen, results.json, config.toml."""
+"""Records a run while it goes on: events in metrics.jsonl and on the screen, results.json, config.toml."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cil_func import config as configuration
 from cil_func.errors import printable
 from cil_func.report import console
+from cil_func.report.base_console import Console
 from cil_func.runs import checkpoints, environment, event_log, files, setup
 
 
-class Recorder(NamedTuple):
-    """emit(event) records and shows an event; save(results) writes results.json; log_bytes() is the present length of
-    metrics.jsonl, for a checkpoint. In all processes but the first they do nothing."""
+class Recorder:
+    """Records what a run does. This one, for other processes than rank 0, records nothing."""
 
-    emit: Callable[[dict], None]
-    save: Callable[[dict], None]
-    log_bytes: Callable[[], int]
+    def emit(self, event: dict) -> None:
+        """Logs an event and shows it on the screen."""
+
+    def save(self, results: dict) -> None:
+        """Writes results.json."""
+
+    def log_bytes(self) -> int:
+        """Returns the present size of metrics.jsonl, which a checkpoint stores."""
+        return 0
 
 
 @contextmanager
 def recorder(
-    directory: Path, ready: setup.Setup, held: checkpoints.Loaded | None, *, warnings: Sequence[str] = ()
+    directory: Path, ready: setup.Setup, loaded: checkpoints.Loaded | None, *, warnings: Sequence[str] = ()
 ) -> Iterator[Recorder]:
-    """The recorder of a run that starts, or goes on from the checkpoint `held`; its files are closed after the block.
+    """Returns a context manager that yields the `Recorder` of a run, and closes its files at the end.
 
-    warnings: lines that are on the screen already; a new run has them in its log.
-    What metrics.jsonl got after that checkpoint is cut off, for it comes again. A file that a person deletes while the
-    run goes on is written again at the next event or checkpoint. Raises DiskError for what can't be written.
+    directory: the run directory. ready: the run. loaded: the checkpoint that the run goes on from, None if it begins.
+    warnings: lines that the screen has shown before; a new run logs them.
+    Writes config.toml. Cuts off what was logged after the checkpoint, for it will be logged again. If a person deletes
+    config.toml or metrics.jsonl while the run goes on, they are written again at the next event or checkpoint.
+    Raises DiskError if a file can't be written.
     """
     if not ready.processes.first:
-        yield Recorder((lambda event: None), (lambda results: None), (lambda: 0))
+        yield Recorder()
         return
-    log_path, config_path = directory / "metrics.jsonl", directory / "config.toml"
-    config_text = configuration.to_toml(ready.config)
-    if not config_path.exists() or configuration.load(str(config_path)) != ready.config:  # data.path may have changed
-        files.write_text(config_path, config_text)
-    _cut(log_path, held.record["log_bytes"] if held else 0)
-    header = _header(ready)
-    machine = environment.environment(ready.experiment.device, ready.config.run.precision, ready.processes.size)
-
-    long_work = ready.processes.activity.long_work  # a disk may be slow, and a terminal may be stopped
-
-    def save(results: dict) -> None:
-        with long_work("writing the results"):
-            files.write_json(directory / "results.json", header | results | {"environment": machine})
-
-    with _screen() as screen, event_log.EventLog(log_path, on_warning=lambda event: screen(event)) as log:
-
-        def emit(event: dict) -> None:
-            with long_work("writing an event"):
-                log(event)
-                for problem in screen(event):
-                    log(_warning(problem))
-                if event["event"] not in event_log.NOT_LOGGED:
-                    restore_config()
-
-        def restore_config() -> None:
-            if not config_path.exists():
-                files.write_text(config_path, config_text)
-                emit(_warning("config.toml was deleted while the run went on; it is written again"))
-
-        def log_bytes() -> int:
-            log.size()  # says so if the whole directory is gone
-            restore_config()
-            return log.size()
-
-        for message in warnings if held is None else ():
+    path = directory / "metrics.jsonl"
+    writer = _Writer(directory, ready)
+    writer.write_config()
+    _cut(path, loaded.record["log_bytes"] if loaded else 0)
+    with _screen() as screen, event_log.EventLog(path, on_warning=lambda event: screen(event)) as log:
+        writer.log, writer.screen = log, screen
+        for message in warnings if loaded is None else ():
             log(_warning(message))
-        for problem in screen.remember(log_path):
-            emit(_warning(problem))
-        yield Recorder(emit, save, log_bytes)
+        for problem in screen.remember(path):
+            writer.emit(_warning(problem))
+        yield writer
+
+
+class _Writer(Recorder):
+    """The recorder of rank 0. log, screen: set by `recorder` before the first event."""
+
+    def __init__(self, directory: Path, ready: setup.Setup):
+        self.log: event_log.EventLog | None = None
+        self.screen: _Screen | None = None
+        self._directory, self._config = directory, ready.config
+        self._config_text = configuration.to_toml(ready.config)
+        self._header = _header(ready)
+        found = environment.environment(ready.experiment.device, ready.config.run.precision, ready.processes.size)
+        self._environment = {"environment": found}
+        # Other processes may wait meanwhile: a disk may be slow, and a terminal may be stopped.
+        self._long_work = ready.processes.activity.long_work
+
+    def emit(self, event: dict) -> None:
+        with self._long_work("writing an event"):
+            self.log(event)
+            for problem in self.screen(event):
+                self.log(_warning(problem))
+            if event["event"] not in event_log.NOT_LOGGED:
+                self._restore_config()
+
+    def save(self, results: dict) -> None:
+        with self._long_work("writing the results"):
+            files.write_json(self._directory / "results.json", self._header | results | self._environment)
+
+    def log_bytes(self) -> int:
+        self.log.size()  # raises DiskError if the whole directory is gone
+        self._restore_config()
+        return self.log.size()
+
+    def write_config(self) -> None:
+        """Writes config.toml unless it holds this configuration already; data.path may have changed."""
+        path = self._directory / "config.toml"
+        if not path.exists() or configuration.load(str(path)) != self._config:
+            files.write_text(path, self._config_text)
+
+    def _restore_config(self) -> None:
+        path = self._directory / "config.toml"
+        if not path.exists():
+            files.write_text(path, self._config_text)
+            self.emit(_warning("config.toml was deleted while the run went on; it is written again"))
 
 
 def _header(ready: setup.Setup) -> dict:
-    """What results.json says besides what was measured."""
+    """Returns what results.json says besides what was measured."""
     experiment, order = ready.experiment, ready.experiment.scenario.class_order
     return {
         "method": experiment.method.name,
@@ -93,7 +117,7 @@ def _header(ready: setup.Setup) -> dict:
 
 
 def _cut(path: Path, size: int) -> None:
-    """Cuts a file that is longer."""
+    """Cuts a file to `size` bytes if it is longer. Does nothing if there is no such file."""
     with files.disk_errors(path), suppress(FileNotFoundError):
         os.truncate(path, min(size, path.stat().st_size))
 
@@ -103,10 +127,13 @@ def _warning(message: str) -> dict:
 
 
 class _Screen:
-    """A console that ends no run: it is given up where it fails. Each call returns lines about that."""
+    """A console that never ends a run. If the console fails, it is not used any more.
 
-    def __init__(self, show: console.Console) -> None:
-        self._show: console.Console | None = show
+    Each call returns warnings about that, one line each.
+    """
+
+    def __init__(self, show: Console) -> None:
+        self._show: Console | None = show
 
     def __call__(self, event: Mapping[str, Any]) -> list[str]:
         """Shows an event."""
@@ -114,19 +141,19 @@ class _Screen:
             if self._show:
                 self._show(event)
         except OSError:
-            pass  # nobody reads the screen any more (`| head`), and the training goes on
+            pass  # nobody reads the output any more (`| head`); the training goes on
         except Exception as error:
             self._show = None
-            return [f"the screen shows no more of this run ({_named(error)})"]
+            return [f"the screen shows no more of this run ({_text_of(error)})"]
         return []
 
     def remember(self, path: Path) -> list[str]:
-        """Takes note of what happened before, in a run that goes on."""
+        """Lets the console take note of the events in a log, without showing them."""
         try:
             for event in event_log.read(path):
                 self._show.remember(event)
         except Exception as error:
-            return [f"{path.name} can't be read whole, so the time left may be wrong ({_named(error)})"]
+            return [f"{path.name} can't be read whole, so the time left may be wrong ({_text_of(error)})"]
         return []
 
 
@@ -140,5 +167,5 @@ def _screen() -> Iterator[_Screen]:
             show.close()
 
 
-def _named(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     return printable(f"{type(error).__name__}: {error}")

@@ -1,42 +1,37 @@
-"""One run and its directory: from a configuration to results, the saved model and a report; begun, or gone on with."""
+"""Runs, plans or profiles a configuration: what `train.py` calls. A run begins, or goes on from its checkpoint."""
 
-import errno
 import json
 import math
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from cil_func import experiment
 from cil_func.config import Config
-from cil_func.errors import CilError, DiskError, MachineError, OwnCodeError, PeerError, StoppedError, printable
+from cil_func.errors import DiskError, PeerError, StoppedError, printable
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.report import tables
-from cil_func.runs import checkpoints, files, machine, planning, report_files, same_images, saved_model, setup, status
+from cil_func.runs import checkpoints, machine, planning, report_files, same_images, saved_model, setup
 from cil_func.runs.directory import FoundRun, claim_directory, read_directory, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
+from cil_func.runs.status_reporter import StatusReporter
 from cil_func.training import progress as progressing
 from cil_func.training import runners
 from cil_func.training.progress import Progress
 
-TRACEBACK = "traceback.txt"
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-
 
 def run(config: Config, directory: Path, launch: Launch | None = None, *, warnings: Sequence[str] = ()) -> int:
-    """Trains, or goes on with what the directory holds; returns the exit status.
+    """Trains a run, or the rest of it if the directory holds its beginning. Returns the exit status.
 
-    The run directory is the contract's (README). launch: what the launcher says, None: one process. warnings: what a
-    person was warned of before, for the log of a new run. A failure is in status.json, once the directory is known to
-    be this run's, and one line on stderr (a bug: its traceback) by the process that failed; all processes return its
-    exit status.
+    config: the configuration that the command asks for. directory: the run directory, made if it is missing; README
+    lists its files. launch: the place of this process among several; None for a single process. warnings: lines that
+    the screen has shown before; a new run has them in its log.
+    A failure is written to status.json, once the directory is known to hold this run. The process that failed prints it
+    as one line on stderr, a bug with its traceback. All processes return the same exit status.
     """
     reporter = StatusReporter(directory)
 
@@ -48,9 +43,10 @@ def run(config: Config, directory: Path, launch: Launch | None = None, *, warnin
 
 
 def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
-    """Prints what a run would do, and returns the exit status: builds everything, trains and writes nothing.
+    """Prints what a run would do, and returns the exit status. Builds everything; trains and writes nothing.
 
-    The processes that the launcher has started do it together, so that the plan is refused where the run would be.
+    directory: the run directory, which must not hold another run. launch: as in `run`; all processes plan together,
+    so that the plan is refused if the run would be.
     """
 
     def work(processes: Processes, signals: Signals) -> None:
@@ -65,8 +61,11 @@ def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
 
 
 def profile(config: Config, directory: Path, steps: int) -> int:
-    """Traces `steps` training steps into directory/trace.json, prints the report, and returns the exit status."""
-    from cil_func.runs import profiling  # late: torch's profiler costs a moment, and few runs want it
+    """Traces `steps` training steps, prints the slowest operations, and returns the exit status.
+
+    Writes the trace into directory/trace.json.
+    """
+    from cil_func.runs import profiling  # imported late: torch's profiler takes a moment, and few runs need it
 
     def work(processes: Processes, signals: Signals) -> None:
         print(profiling.run(config, directory, steps), flush=True)
@@ -75,10 +74,10 @@ def profile(config: Config, directory: Path, steps: int) -> int:
 
 
 def _with_others(
-    config: Config, launch: Launch, reporter: "StatusReporter", work: Callable[[Processes, Signals], None]
+    config: Config, launch: Launch, reporter: StatusReporter, work: Callable[[Processes, Signals], None]
 ) -> int:
-    """Calls work(processes, signals) with the other processes, and reports a failure; returns the exit status."""
-    reporter.processes = Processes(launch)  # until the others have come
+    """Joins the other processes, calls work(processes, signals) and reports a failure. Returns the exit status."""
+    reporter.processes = Processes(launch)  # until the others are found
     with (
         Signals(reporter.stopped) as signals,
         join(launch, timeout_seconds=config.run.timeout_seconds, on_loss=reporter.lost) as processes,
@@ -96,106 +95,7 @@ def _with_others(
             return failure["exit_code"]
         except (Exception, StoppedError) as error:
             signals.ignore_more()
-            return reporter.failed(_translated(error, config, reporter.directory))
-
-
-@dataclass
-class StatusReporter:
-    """Writes status.json, once the directory is this run's own, and says on stderr what no other process says."""
-
-    directory: Path
-    processes: Processes | None = None
-    owns: bool = False
-    done: bool = False
-
-    def __post_init__(self):
-        self._status = status.Status(self.directory)
-
-    def take_directory(self) -> None:
-        """From here on the directory is this run's."""
-        self.owns = True
-
-    def running(self) -> None:
-        if self.processes.first:
-            self._status.running()
-            (self.directory / TRACEBACK).unlink(missing_ok=True)  # of an attempt before
-
-    def finished(self) -> None:
-        """Nothing that fails from here on makes it another end."""
-        if self.processes.first:
-            self._status.finished()
-        self.owns, self.done = False, True
-
-    def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
-        self._write(exit_code, message)
-
-    def failed(self, error: BaseException) -> int:
-        """Tells this process's own failure, or that of another one which failed first; its exit status."""
-        ours = isinstance(error, (CilError, StoppedError))
-        message = str(error) if ours else printable(f"{type(error).__name__}: {error}")
-        if self.done:
-            self.print_line(f"the run is finished; after that: {message}")
-            return 0
-        message += self._keep_traceback(error)
-        failure = {"rank": self.processes.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
-        if self.processes.watch:
-            named = message if isinstance(error, StoppedError) else f"rank {self.processes.rank}: {message}"
-            # several processes may fail for the same reason
-            failure = self.processes.watch.report_failure(failure["exit_code"], named)
-        if failure.get("lost"):
-            self.lost(failure)
-            return failure["exit_code"]
-        self._write(failure["exit_code"], failure["message"])
-        if failure["rank"] == self.processes.rank and ours:
-            self.print_line(failure["message"])
-        elif failure["rank"] == self.processes.rank:
-            traceback.print_exception(error)
-        return failure["exit_code"]
-
-    def lost(self, failure: dict) -> None:
-        """Tells the failure of another process; one of those that are left prints it if that one can't."""
-        self._write(failure["exit_code"], failure["message"])
-        if failure["lost"] and self.processes.rank == (1 if failure["rank"] == 0 else 0):
-            self.print_line(failure["message"])
-
-    def print_line(self, message: str) -> None:
-        """Prints one line on stderr."""
-        with suppress(OSError):  # nobody listens
-            print(f"train.py: {message}", file=sys.stderr, flush=True)
-
-    def _keep_traceback(self, error: BaseException) -> str:
-        """Writes where a failure of the machine or of a user's own function came from into traceback.txt.
-
-        Returns what the message says about that file; "" if none is written.
-        """
-        if not (self.owns and isinstance(error, MachineError | OwnCodeError) and error.__cause__):
-            return ""
-        path, lines = self.directory / TRACEBACK, traceback.format_exception(error.__cause__)
-        try:
-            files.write_text(path, "".join(lines).encode("utf-8", "backslashreplace").decode())
-        except (DiskError, MemoryError):
-            return ""
-        return printable(f" (details: {path})")
-
-    def _write(self, exit_code: int, message: str) -> None:
-        if self.owns:
-            with suppress(DiskError):  # the failure itself may be a full disk
-                (self._status.stopped if exit_code > 128 else self._status.failed)(exit_code, message)
-
-
-def _translated(error: BaseException, config: Config, directory: Path) -> BaseException:
-    """One line in place of what the disk refused or the machine lacks; any other error as it is.
-
-    What `files` writes raises a DiskError itself.
-    """
-    if isinstance(error, OSError) and error.errno in _DISK:
-        name = error.filename or directory
-        return DiskError(f"{name}: {error.strerror}; mend that, and the same command goes on")
-    told = machine.explain(error, config)
-    if told is None:
-        return error
-    told.__cause__ = error
-    return told
+            return reporter.failed(machine.as_one_line(error, config, reporter.directory))
 
 
 def _run(
@@ -206,53 +106,58 @@ def _run(
     reporter: StatusReporter,
     warnings: Sequence[str],
 ) -> None:
-    begun = read_directory(config, directory, processes, on_owned=reporter.take_directory)
-    if begun.finished:
+    """Does what is left to do for the run in a directory that this process has claimed."""
+    found = read_directory(config, directory, processes, on_owned=reporter.take_directory)
+    if found.finished:
         if processes.first:
             with processes.activity.long_work("reading the data", at_most_seconds=math.inf):
-                _show_finished(begun, directory, reporter)
+                _show_finished(found, directory, reporter)
         processes.wait_for_all("finished")
         return
-    if not begun.moved_from:
+    if not found.moved_from:
         reporter.running()
-    ready = setup.build(begun.config, processes)
-    held = begun.checkpoint
-    if held:
-        same_images.refuse_changed_images(ready.fingerprint, held.record["data"], moved_from=begun.moved_from)
-    if begun.moved_from:  # only now it is known that the directory holds this run
+    ready = setup.build(found.config, processes)
+    loaded = found.checkpoint
+    if loaded:
+        same_images.refuse_changed_images(ready.fingerprint, loaded.record["data"], moved_from=found.moved_from)
+    if found.moved_from:  # only now the images have shown that the directory holds this run
         reporter.take_directory()
         reporter.running()
-    with recorder(directory, ready, held, warnings=warnings) as record:
-        for problem in begun.problems:
+    with recorder(directory, ready, loaded, warnings=warnings) as record:
+        for problem in found.problems:
             record.emit({"event": "warning", "message": problem})
-        _train(ready, directory, held, signals, record)
+        _train(ready, directory, loaded, signals, record)
         reporter.finished()
         if processes.first:
             _report(directory, record.emit)
 
 
-def _show_finished(begun: FoundRun, directory: Path, reporter: StatusReporter) -> None:
-    """Prints the table of a finished run, then a warning if its images have changed since."""
+def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -> None:
+    """Prints the table of a finished run, and a warning if its images have changed since."""
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n", flush=True)
-    changed = same_images.warning_if_changed(begun.config, directory, results, moved_from=begun.moved_from)
+    changed = same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from)
     if changed:
         reporter.print_line(f"warning: {changed}")
 
 
 def _train(
-    ready: setup.Setup, directory: Path, held: checkpoints.Loaded | None, signals: Signals, record: Recorder
+    ready: setup.Setup, directory: Path, loaded: checkpoints.Loaded | None, signals: Signals, record: Recorder
 ) -> None:
-    """Learns what is left to learn, and writes what a finished run leaves."""
+    """Trains the phases that are left, saving checkpoints on the way, then writes results and model.
+
+    loaded: the checkpoint to go on from, None to begin. Raises StoppedError if a signal came, after saving.
+    """
     planning.check(ready.experiment)
-    progress = [_start(ready, directory, held, record.emit)]  # in a list, which gives it up to the phase loop
+    # In a list, from which it is taken: a reference kept here would keep a copy of the whole state in memory.
+    progress = [_start(ready, directory, loaded, record.emit)]
     saver = CheckpointSaver(
         directory / "checkpoints",
         ready.processes,
         signals,
         every_seconds=ready.config.checkpoint.every_seconds,
-        number=held.number + 1 if held else 0,
-        begun=progress[0] if held else None,
+        number=loaded.number + 1 if loaded else 0,
+        begun=progress[0] if loaded else None,
         extra=lambda: {"log_bytes": record.log_bytes(), "data": ready.fingerprint},
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )
@@ -272,13 +177,17 @@ def _train(
 
 
 def _start(
-    ready: setup.Setup, directory: Path, held: checkpoints.Loaded | None, emit: Callable[[dict], None]
+    ready: setup.Setup, directory: Path, loaded: checkpoints.Loaded | None, emit: Callable[[dict], None]
 ) -> Progress:
-    """Where the run begins or goes on, and says so; empties `held`, for a large tree is not to be kept twice."""
-    progress = progressing.unpack(held.tree, held.record, device=ready.experiment.device) if held else Progress()
+    """Returns the progress from which to train, and records a "run_start" or "resume" event.
+
+    Empties the tree of `loaded`, so that a large state is not in memory twice.
+    """
+    device = ready.experiment.device
+    progress = progressing.unpack(loaded.tree, loaded.record, device=device) if loaded else Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
-    if held:
-        held.tree.clear()
+    if loaded:
+        loaded.tree.clear()
         at = dict(zip(("phase", "stage", "epoch", "step"), progress.place, strict=True))
         emit(started | {"event": "resume"} | at | {"selected": progress.selected})
         return progress
@@ -289,6 +198,7 @@ def _start(
 
 
 def _write_end(directory: Path, saved: checkpoints.SavedModel, results: dict, record: Recorder) -> None:
+    """Writes what a finished run leaves: results.json, the model and the "run_end" event."""
     record.save(results)
     checkpoints.save_model(directory, saved)
     keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
@@ -297,7 +207,7 @@ def _write_end(directory: Path, saved: checkpoints.SavedModel, results: dict, re
 
 
 def _report(directory: Path, emit: Callable[[dict], None]) -> None:
-    """Draws report/, the last thing that a run does: the run is finished, and what fails here is a warning."""
+    """Draws report/. The run is finished by then, so whatever fails here becomes a warning event."""
     problems: list[str] = []
     try:
         report_files.write_report(directory, warn=problems.append)
@@ -305,11 +215,11 @@ def _report(directory: Path, emit: Callable[[dict], None]) -> None:
         problems.append(f"report/ is not drawn ({type(error).__name__}: {error})")
     again = f"the run is finished, and this draws it: python -m cil_func.report {directory}"
     for problem in problems:
-        with suppress(DiskError):  # the disk may be why
+        with suppress(DiskError):  # a full disk may be the reason, and the log is on it too
             emit({"event": "warning", "message": printable(f"{problem}; {again}")})
 
 
 def data_warnings(ready: setup.Setup) -> list[str]:
-    """What a person should know of the images, one line each."""
+    """Returns what a person should know about the images, one line each."""
     skipped = [f"{len(ready.skipped)} images are skipped, the first one {ready.skipped[0]}"] if ready.skipped else []
     return [*skipped, *ready.data_warnings]

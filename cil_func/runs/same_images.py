@@ -1,4 +1,4 @@
-"""Are the images those that a run began with? Asked when a run goes on, and when it is finished already."""
+"""Checks that a run's images are still those that it began with."""
 
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from cil_func.runs import load_data
 
 
 def refuse_changed_images(fingerprint: str, began_with: str, *, moved_from: str) -> None:
-    """Raises DataError if a run that goes on would get other images: its row numbers would mean other ones.
+    """Raises DataError if a run would go on with other images, to which its row numbers don't belong.
 
-    moved_from: the data.path that the run began with, if it is another one now; else "".
+    fingerprint, began_with: of the images now, and of those that the run began with. moved_from: the data.path that the
+    run began with if it differs now, else "".
     """
     if fingerprint != began_with:
         fault = "the images are not those that the run began with"
@@ -22,8 +23,9 @@ def refuse_changed_images(fingerprint: str, began_with: str, *, moved_from: str)
 def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_from: str) -> str:
     """Returns a warning if the images of a finished run have changed since, else "".
 
-    config: as the command gives it. results: the run's results.json; older versions wrote nothing of the images there.
-    The images are read only if a file's name, size or time differs. Raises ConfigError if data.path differs, and the
+    config: what the command asks for. directory: the run directory. results: the run's results.json, in which older
+    versions wrote nothing about the images. moved_from: as in `refuse_changed_images`.
+    The images are read only if a file's name, size or time differs. Raises ConfigError if data.path differs and the
     images there are not the run's.
     """
     known, path = results.get("data_fingerprint"), config.data.path

@@ -1,4 +1,4 @@
-"""When a run is saved and when it stops: what `experiment.run` calls at each border."""
+"""Saves and stops a run: what the training calls before each step and after each part of a phase."""
 
 import concurrent.futures
 import signal
@@ -13,24 +13,26 @@ from cil_func.runs.checkpoint_writer import CheckpointWriter, Staged
 from cil_func.runs.signals import NAMES, Signals
 from cil_func.training.progress import Progress, SaveHook, pack
 
-# What a process says of its signal: sums of the smaller one, over however many processes, stay below the larger one
+# What each process adds for its signal. Any number of processes with SIGINT stays below one with SIGTERM.
 _WEIGHTS = {signal.SIGTERM: 1 << 16, signal.SIGINT: 1}
 
 
 class CheckpointSaver(SaveHook):
-    """Saves at every boundary, and between two steps once `every_seconds` have passed; stops where a signal came.
+    """Saves checkpoints while a run goes on, and stops it after saving if a signal has come.
 
-    A signal is answered at once, by StoppedError from wherever the main thread is, while nothing changes: from a border
-    until the step after it has been computed. `rescue`, called then, saves what that border's `make` gives. Several
-    processes leave the step together instead: a signal in it waits for the next border, where all hear it. Only the
-    first step since a save is left at once there too, for it may compile for a minute and nothing is lost.
+    It saves after each part of a phase, and between two steps once `every_seconds` have passed since the last save. A
+    thread hashes and writes one checkpoint at a time while the training goes on. What that thread raises is raised at
+    the next border. All processes call this object at the same borders; only rank 0 writes.
 
-    A thread hashes and writes while the training goes on, one checkpoint at a time. What it raises is raised at the
-    next border. The saver is a context manager: its end waits for the thread.
+    One process stops at a signal at once: while nothing changes, from a border until the next step has been computed,
+    StoppedError is raised wherever the main thread is, and `save_after_failure` saves the state of the border. Several
+    processes must leave together: a signal waits for the next border, where all learn of it. Only in the first step
+    after a save a signal stops them at once too, since that step may compile for a minute and nothing is lost.
 
-    directory: of the checkpoints; number: of the first one to write; begun: the progress that was loaded from the one
-    before, None at the start; extra(): what else the record says, JSON-able; warn: called with a line about what stops
-    nothing. Every process of the processes calls it at the same borders; only the first writes.
+    directory: for the checkpoints. every_seconds: between two saves inside a phase. number: of the first checkpoint to
+    write. begun: the progress of the checkpoint that the run goes on from, None for a new run. extra: returns what else
+    the checkpoint's record has, JSON-able. warn: called with one line about what doesn't stop the run.
+    A context manager: its end waits until the last checkpoint is written.
     """
 
     def __init__(
@@ -48,11 +50,11 @@ class CheckpointSaver(SaveHook):
         self._processes, self._signals, self._warn = processes, signals, warn
         self._every, self._number, self._extra = every_seconds, number, extra
         self._saved_at, self._saved = time.monotonic(), begun and _border(begun)
-        self._words = str(begun) if begun else ""  # of what is saved
-        self._make: Callable[[], Progress] | None = None  # the progress now, while nothing changes
-        self._trained = False  # whether a step was taken since the last save
-        self._saver = CheckpointWriter(directory, verified=number - 1)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # which starts with the first save
+        self._saved_text = str(begun) if begun else ""  # the last saved progress, for messages
+        self._make: Callable[[], Progress] | None = None  # returns the progress now; None while it changes
+        self._trained = False  # whether a step was computed since the last save
+        self._writer = CheckpointWriter(directory, verified=number - 1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # it starts with the first save
         self._writing: Future[list[str]] | None = None
 
     def __enter__(self) -> "CheckpointSaver":
@@ -63,17 +65,20 @@ class CheckpointSaver(SaveHook):
         try:
             self.wait()
         except Exception:
-            if kind is None:  # else what ends the run came first
+            if kind is None:  # otherwise the exception that ends the run is the cause
                 raise
         finally:
             self._thread.shutdown()
 
     def at_border(self, make: Callable[[], Progress], boundary: bool) -> None:
-        """Raises StoppedError after saving, where the run is to stop."""
+        """Saves if it is time. Raises StoppedError, after saving, if a process has received a signal.
+
+        make: returns the progress. boundary: True after a part of a phase, False before a step.
+        """
         self._signals.defer()
         self._make = None
-        hear = self._processes.signals_now if boundary else self._processes.signals_at_step
-        received = _loudest(hear(_WEIGHTS.get(self._signals.received, 0)))
+        exchange = self._processes.signals_now if boundary else self._processes.signals_at_step
+        received = _strongest(exchange(_WEIGHTS.get(self._signals.received, 0)))
         if self._writing and self._writing.done():
             self.wait()
         due = time.monotonic() - self._saved_at >= self._every and not self._writing
@@ -81,22 +86,28 @@ class CheckpointSaver(SaveHook):
             self._save(make())
         if received:
             self.wait()
-            self._processes.wait_for_all("stop")  # nobody leaves before it is on disk: launchers end the others
+            # No process ends before the checkpoint is written: the launcher would end all others.
+            self._processes.wait_for_all("stop")
             raise StoppedError(128 + received, self._message(received))
         if boundary or self._processes.size == 1 or not self._trained:
             self.before_long_work(make)
 
     def before_long_work(self, make: Callable[[], Progress]) -> None:
-        """Raises StoppedError if a signal came before."""
+        """Lets signals raise StoppedError at once from now on. Raises it now if one has come already."""
         self._make = make
         self._signals.release()
 
     def before_change(self) -> None:
+        """Defers signals until the next border."""
         self._signals.defer()
         self._make, self._trained = None, True
 
     def save_after_failure(self) -> None:
-        """Saves what was trained since the last save, for a run that ends between two borders, where it can."""
+        """Saves what was trained since the last save. Call it if StoppedError or PeerError ends the run.
+
+        Saves nothing if the state was just being changed. Raises StoppedError, with a message for the person, if a
+        signal has come.
+        """
         self._signals.defer()
         make, self._make = self._make, None
         if make and self._trained and self._processes.first:
@@ -107,7 +118,7 @@ class CheckpointSaver(SaveHook):
             raise StoppedError(128 + received, self._message(received, everywhere=False))
 
     def wait(self) -> None:
-        """Returns once the last checkpoint is on disk; raises what the thread raised."""
+        """Waits until the last checkpoint is on disk. Raises what the thread has raised."""
         if self._writing:
             with self._processes.activity.long_work("saving a checkpoint"):
                 concurrent.futures.wait([self._writing])
@@ -116,33 +127,34 @@ class CheckpointSaver(SaveHook):
                 self._warn(message)
 
     def _save(self, progress: Progress) -> None:
-        """Lets the thread save a progress that isn't saved yet; processes other than the first note that it is."""
+        """Lets the thread write a progress that is not saved yet. In other processes than rank 0 it only notes it."""
         if self._processes.first and _border(progress) != self._saved:
             self.wait()
             parts, record = pack(progress)
-            staged = self._saver.stage(parts)
+            staged = self._writer.stage(parts)
             self._writing = self._thread.submit(self._write, staged, record | self._extra(), self._number)
             self._number += 1
         self._saved_at, self._saved, self._trained = time.monotonic(), _border(progress), False
-        self._words = str(progress)
+        self._saved_text = str(progress)
 
     def _write(self, staged: list[Staged], record: dict, number: int) -> list[str]:
         with self._processes.delay_forced_exit():
-            return self._saver.write(staged, record, number=number)
+            return self._writer.write(staged, record, number=number)
 
     def _message(self, received: int, *, everywhere: bool = True) -> str:
-        """everywhere: whether all processes stop at this place."""
+        """Returns what a person is told about a stop. everywhere: whether all processes stop at this border."""
         if not everywhere and not self._processes.first:
             return f"stopped by {NAMES[received]}; the same command goes on from the newest checkpoint"
-        if not self._words:
+        if not self._saved_text:
             return f"stopped by {NAMES[received]} before anything was trained; the same command begins anew"
-        return f"stopped by {NAMES[received]} and saved ({self._words}); the same command goes on from there"
+        return f"stopped by {NAMES[received]} and saved ({self._saved_text}); the same command goes on from there"
 
 
 def _border(progress: Progress) -> tuple:
+    """Returns what tells two progresses apart."""
     return progress.place, progress.selected
 
 
-def _loudest(signals_at_step: int) -> int:
-    """The signal to obey, SIGTERM before SIGINT, from the sum over all processes of what each says; 0 for none."""
-    return next((number for number, weight in _WEIGHTS.items() if signals_at_step >= weight), 0)
+def _strongest(total: int) -> int:
+    """Returns the signal to obey, SIGTERM before SIGINT; 0 for none. total: of all processes' weights."""
+    return next((number for number, weight in _WEIGHTS.items() if total >= weight), 0)

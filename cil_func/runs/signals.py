@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a request to stop, at once or at the next step, and to be quick about it when it comes twice."""
+"""Turns SIGINT and SIGTERM into a stop of the run, after saving if there is time for it."""
 
 import os
 import signal
@@ -9,21 +9,22 @@ from collections.abc import Callable
 from cil_func.errors import StoppedError
 
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
-_SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, by the terminal and by the launcher
+_SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, from the terminal and from the launcher
 
 
 class Signals:
-    """A context in which the first signal is noted in `received` (0: none) and stops the run.
+    """A context manager that handles SIGINT and SIGTERM during its block.
 
-    It raises StoppedError at once, wherever the main thread is, unless `defer` was called: then it waits for `release`
-    or for whoever looks at `received`. A second one, a second later or more, calls at_once(exit status) and ends the
-    process. After `settle` none counts. Outside the main thread Python takes no handlers, and the signals keep their
-    meaning.
+    The first signal is stored in `received` (0: none) and raises StoppedError wherever the main thread is. Between
+    `defer` and `release` it raises nothing: `release` raises instead, or the caller looks at `received`.
+    A second signal, a second or more after the first, ends the process: at_once(exit status) is called before, as the
+    only thing that is still done. After `ignore_more` signals do nothing.
+    Outside the main thread Python allows no handlers, and the signals keep their usual effect.
     """
 
     def __init__(self, at_once: Callable[[int], None] = lambda status: None):
         self.received = 0
-        self._at_once, self._deferred, self._settled, self._when = at_once, False, False, 0.0
+        self._at_once, self._deferred, self._ignored, self._when = at_once, False, False, 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Signals":
@@ -36,22 +37,22 @@ class Signals:
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """From here on a signal raises nothing."""
+        """Lets the next signal raise nothing, until `release`."""
         self._deferred = True
 
     def release(self) -> None:
-        """From here on a signal raises StoppedError at once; this call does if one came meanwhile."""
+        """Lets the next signal raise StoppedError at once. Raises it now if a signal has come already."""
         self._deferred = False
         if self.received:
             raise self._stop()
 
     def ignore_more(self) -> None:
-        """The run ends already: launchers send more signals to those that take a moment to tell why."""
-        self._settled = True
+        """Ignores signals from now on. For a run that ends already: launchers send more while it reports why."""
+        self._ignored = True
 
     def _receive(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if self._settled:
+        if self._ignored:
             return
         if self.received:
             if now - self._when > _SAME_SECONDS:

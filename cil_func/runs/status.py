@@ -1,4 +1,4 @@
-"""status.json: what a run does, or how it ended; and what another command can say of it."""
+"""Writes and reads status.json: what a run is doing, or how it ended."""
 
 import json
 import os
@@ -14,15 +14,18 @@ from cil_func.errors import DiskError
 from cil_func.runs import files
 
 RENEW_SECONDS = 30.0
-_END_SECONDS = 5.0  # how long the last word waits for a thread that is writing
+_END_SECONDS = 5.0  # how long the last record waits for the thread to finish its own
 
 
 class Status:
-    """Keeps `directory`/status.json for one process.
+    """Writes `directory`/status.json for one process.
 
-    torchrun answers 1 for every failure, so "exit_code" here is the real one (null while the run goes on).
-    "started" and "updated" are UNIX seconds. "pid", "host" and "process_started" (as the kernel counts it; null where
-    it doesn't say) name the process that wrote it. Each method raises DiskError as `files.write_bytes` does.
+    clock: returns UNIX seconds. renew_seconds: how often a thread rewrites the file while the run goes on.
+
+    "state" is running, finished, stopped or failed. "exit_code" is the process's own, null while it runs; torchrun
+    answers 1 for every failure. "started" and "updated" are UNIX seconds. "pid", "host" and "process_started" (the
+    kernel's time, null if unknown) name the process that wrote the file.
+    Each method raises DiskError if the file can't be written.
     """
 
     def __init__(
@@ -33,26 +36,26 @@ class Status:
         self._ended, self._thread = threading.Event(), None
 
     def running(self) -> None:
-        """The run goes on. A thread renews "updated", and the file if it was deleted, until the run ends."""
+        """Writes that the run goes on. From now on a thread renews the file, even if it is deleted, until the end."""
         self._write("running", None, "")
         self._thread = threading.Thread(target=self._renew, name="status", daemon=True)
         self._thread.start()
 
     def finished(self, message: str = "") -> None:
-        """The run is complete."""
+        """Writes that the run is complete."""
         self._end("finished", 0, message)
 
     def stopped(self, code: int, message: str) -> None:
-        """A person or the machine's scheduler stopped the run (130, 143)."""
+        """Writes that a person or a scheduler stopped the run by a signal. code: 130 or 143."""
         self._end("stopped", code, message)
 
     def failed(self, code: int, message: str) -> None:
-        """The run ended with an error; `message` is the line that the person got."""
+        """Writes that the run ended with an error. message: the line that was printed."""
         self._end("failed", code, message)
 
     def _renew(self) -> None:
         while not self._ended.wait(self._renew_seconds):
-            with suppress(DiskError):  # whoever trains finds out by writing more than this
+            with suppress(DiskError):  # the training writes too, and fails by itself if the disk is full
                 self._write("running", None, "")
 
     def _end(self, state: str, code: int, message: str) -> None:
@@ -68,7 +71,10 @@ class Status:
 
 
 def read(directory: str | Path) -> dict[str, Any]:
-    """What status.json says; {} where it is missing or damaged, for it is a message and no run goes on by it."""
+    """Returns the content of status.json, {} if it is missing or damaged.
+
+    It is a message for people: whether and where a run goes on is decided by its checkpoints.
+    """
     try:
         record = json.loads((Path(directory) / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -77,13 +83,16 @@ def read(directory: str | Path) -> dict[str, Any]:
 
 
 def lives(record: dict[str, Any]) -> bool:
-    """Whether the process that wrote the record certainly lives: it is of this machine, and no later one of its pid."""
+    """Returns whether the process that wrote a record is certainly alive: on this machine, and not a later one."""
     started = record.get("process_started")
     return started is not None and record.get("host") == socket.gethostname() and _started(record["pid"]) == started
 
 
 def describe(record: dict[str, Any], *, clock: Callable[[], float] = time.time) -> str:
-    """The record in words: "running", by which process, and when it said so last; "" for an empty record."""
+    """Returns a record in words: its state, which process wrote it and how long ago; "" for an empty record.
+
+    record: from `read`. clock: returns UNIX seconds.
+    """
     if not record:
         return ""
     who = f"process {record.get('pid', '-')} on {record.get('host', '-')}"
@@ -93,7 +102,7 @@ def describe(record: dict[str, Any], *, clock: Callable[[], float] = time.time) 
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the unit that a person would take: "12 s", "5 min", "3 h", "2 days"."""
+    """Returns seconds in a unit that suits them: "12 s", "5 min", "3 h", "2 days"."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -101,9 +110,9 @@ def _duration(seconds: float) -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a live process began, in the kernel's ticks since the machine did; None where nobody knows."""
+    """Returns when a live process began, in the kernel's ticks since the machine started; None if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return None if fields[0] in (b"Z", b"X") else int(fields[19])  # a dead one that nobody has waited for
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])  # Z, X: dead, and nobody has waited for it yet
     except (OSError, ValueError, IndexError):
         return None

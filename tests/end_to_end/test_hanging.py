@@ -12,7 +12,7 @@ from cil_func.parallel import failure_watch
 from cil_func.parallel.failure_watch import FailureWatch
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.runs import run
+from cil_func.runs.status_reporter import StatusReporter
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_all_processes_end_and_the_status_names_the_one_that_hangs(hangs, store,
 
     monkeypatch.setattr(failure_watch.os, "_exit", exits)
     for rank in range(2):
-        reporter = run.StatusReporter(tmp_path / str(rank))
+        reporter = StatusReporter(tmp_path / str(rank))
         reporter.directory.mkdir()
         reporter.take_directory()
 

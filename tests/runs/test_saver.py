@@ -195,8 +195,8 @@ def test_only_the_first_process_writes(tmp_path, clock):
 
 def test_sums_of_what_processes_say():
     """However many say SIGINT, it is no SIGTERM; one SIGTERM among them counts."""
-    assert [saver._loudest(total) for total in (0, 1, 1000)] == [0, signal.SIGINT, signal.SIGINT]
-    assert [saver._loudest(total) for total in (1 << 16, (1 << 16) + 7, 3 << 16)] == [signal.SIGTERM] * 3
+    assert [saver._strongest(total) for total in (0, 1, 1000)] == [0, signal.SIGINT, signal.SIGINT]
+    assert [saver._strongest(total) for total in (1 << 16, (1 << 16) + 7, 3 << 16)] == [signal.SIGTERM] * 3
 
 
 def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):

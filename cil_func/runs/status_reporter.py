@@ -1,0 +1,112 @@
+"""Reports how a run goes and how it ends: in status.json, and on stderr."""
+
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cil_func.errors import CilError, DiskError, MachineError, OwnCodeError, StoppedError, printable
+from cil_func.parallel.processes import Processes
+from cil_func.runs import files, status
+
+TRACEBACK = "traceback.txt"  # in the run directory
+
+
+@dataclass
+class StatusReporter:
+    """Writes status.json for a run of one or several processes, and prints failures on stderr.
+
+    Only rank 0 writes while the run goes on. After a failure any surviving process writes. Nothing is written before
+    `take_directory` is called, since the directory may hold another run until then.
+
+    directory: the run directory. processes: set once they have found each other. owns: whether the directory is known
+    to hold this run. done: whether the run is finished; a later failure doesn't change that.
+    """
+
+    directory: Path
+    processes: Processes | None = None
+    owns: bool = False
+    done: bool = False
+
+    def __post_init__(self):
+        self._status = status.Status(self.directory)
+
+    def take_directory(self) -> None:
+        """Allows writing: the directory is known to hold this run or none."""
+        self.owns = True
+
+    def running(self) -> None:
+        """Writes that the run goes on, and deletes the traceback of an earlier attempt. Only rank 0 does that."""
+        if self.processes.first:
+            self._status.running()
+            (self.directory / TRACEBACK).unlink(missing_ok=True)
+
+    def finished(self) -> None:
+        """Writes that the run is finished. Later failures are printed, but don't change the exit status."""
+        if self.processes.first:
+            self._status.finished()
+        self.owns, self.done = False, True
+
+    def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
+        """Writes that a signal stopped the run."""
+        self._write(exit_code, message)
+
+    def failed(self, error: BaseException) -> int:
+        """Reports that this process has failed, and returns the exit status.
+
+        Several processes may fail for the same reason. The first one that reports it writes and prints its message; the
+        others then report that failure and not their own. A bug is printed with its traceback, other errors as a line.
+        """
+        known = isinstance(error, (CilError, StoppedError))
+        message = str(error) if known else printable(f"{type(error).__name__}: {error}")
+        if self.done:
+            self.print_line(f"the run is finished; after that: {message}")
+            return 0
+        message += self._keep_traceback(error)
+        failure = {"rank": self.processes.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
+        if self.processes.watch:
+            named = message if isinstance(error, StoppedError) else f"rank {self.processes.rank}: {message}"
+            failure = self.processes.watch.report_failure(failure["exit_code"], named)
+        if failure.get("lost"):
+            self.lost(failure)
+            return failure["exit_code"]
+        self._write(failure["exit_code"], failure["message"])
+        if failure["rank"] == self.processes.rank and known:
+            self.print_line(failure["message"])
+        elif failure["rank"] == self.processes.rank:
+            traceback.print_exception(error)
+        return failure["exit_code"]
+
+    def lost(self, failure: dict) -> None:
+        """Writes the failure of another process. If that process can't print it, one of the others does.
+
+        failure: as `FailureWatch` describes it.
+        """
+        self._write(failure["exit_code"], failure["message"])
+        if failure["lost"] and self.processes.rank == (1 if failure["rank"] == 0 else 0):
+            self.print_line(failure["message"])
+
+    def print_line(self, message: str) -> None:
+        """Prints one line on stderr, if it can still be written to."""
+        with suppress(OSError):
+            print(f"train.py: {message}", file=sys.stderr, flush=True)
+
+    def _keep_traceback(self, error: BaseException) -> str:
+        """Writes traceback.txt for a failure of the machine or of a user's own function.
+
+        Returns what the message says about that file; "" if none is written.
+        """
+        if not (self.owns and isinstance(error, MachineError | OwnCodeError) and error.__cause__):
+            return ""
+        path, lines = self.directory / TRACEBACK, traceback.format_exception(error.__cause__)
+        try:
+            files.write_text(path, "".join(lines).encode("utf-8", "backslashreplace").decode())
+        except (DiskError, MemoryError):
+            return ""
+        return printable(f" (details: {path})")
+
+    def _write(self, exit_code: int, message: str) -> None:
+        if self.owns:
+            with suppress(DiskError):  # the failure itself may be a full disk
+                (self._status.stopped if exit_code > 128 else self._status.failed)(exit_code, message)
