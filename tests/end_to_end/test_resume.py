@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory, shallow):
 
 def stopped_at(border: int, directory, monkeypatch, *, after: bool = False) -> int:
     """The exit status of a run that gets SIGTERM just before a border, or just after it."""
-    call, passed = saver.CheckpointSaver.__call__, []
+    call, passed = saver.CheckpointSaver.at_border, []
 
     def faulty(self, make, boundary):
         passed.append(boundary)
@@ -52,7 +52,7 @@ def stopped_at(border: int, directory, monkeypatch, *, after: bool = False) -> i
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(saver.CheckpointSaver, "__call__", faulty)
+        patch.setattr(saver.CheckpointSaver, "at_border", faulty)
         return train.main([*FLAGS, "--out", str(directory)])
 
 
@@ -61,7 +61,7 @@ def test_the_borders_are_those_that_are_counted(undisturbed):
     epochs = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     images = [event["images"] for event in epochs if event["event"] == "epoch"]
     assert [-(-count // 8) for count in images] == list(STEPS)
-    of_lab = planning.train_images(setup.build(config.load("digits", lab.SETTINGS)))
+    of_lab = planning.train_images(setup.build(config.load("digits", lab.SETTINGS)).experiment)
     assert sum(-(-count // 64) for count in of_lab) + 3 * len(of_lab) == lab.BORDERS
 
 
@@ -104,7 +104,7 @@ def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
 
 def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbed, tmp_path, monkeypatch, capsys):
     """Then it is stopped, and looks as if it had been killed two hours ago; and its report can't be written."""
-    directory, call, passed = tmp_path / "run", saver.CheckpointSaver.__call__, []
+    directory, call, passed = tmp_path / "run", saver.CheckpointSaver.at_border, []
     in_phase_1 = STEPS[0] + 3 + 2
 
     def faulty(self, make, boundary):
@@ -118,7 +118,7 @@ def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbe
         call(self, make, boundary)
 
     with monkeypatch.context() as patch:
-        patch.setattr(saver.CheckpointSaver, "__call__", faulty)
+        patch.setattr(saver.CheckpointSaver, "at_border", faulty)
         assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 143
     assert launching.status(directory)["state"] == "stopped"
     capsys.readouterr()

@@ -11,9 +11,11 @@ import tiny
 
 import train
 from benchmarks import lab
-from cil_func import experiment, model
+from cil_func import experiment
 from cil_func.data import batches, sources
+from cil_func.networks import backbones
 from cil_func.runs import checkpoints
+from cil_func.training.inference import Forward
 
 FLAGS = tiny.flags(
     "data.increment=5", "optim.epochs=2", "optim.eval_every_epochs=1", "optim.batch_size=30", "memory.size=50",
@@ -61,10 +63,11 @@ def stop_within(patch, owner, name: str, call: int) -> list:
     [
         (sources, "load", 1, "before the training began", BEGINS),
         (batches, "epoch_chunks", 1, "before anything was trained; the same command begins anew", BEGINS),
-        (model, "apply_backbone", 2, None, "phase 0, epoch 0, step 1"),  # in the second step; the first one is saved
+        # In the second step; the first one is saved. Before it the teacher of phase 0 runs once, for its shapes.
+        (backbones, "run", 3, None, "phase 0, epoch 0, step 1"),
         (experiment, "evaluate", 1, None, f"phase 0, epoch 0, step {STEPS}"),
-        (experiment, "_features", 2, None, "phase 0, epoch 2, step 0"),
-        (experiment, "_features", 4, None, "phase 0, epoch 2, step 0, exemplars selected"),
+        (Forward, "features", 2, None, "phase 0, epoch 2, step 0"),
+        (Forward, "features", 4, None, "phase 0, epoch 2, step 0, exemplars selected"),
         (checkpoints, "save_model", 1, None, "phase 2"),
     ],
 )

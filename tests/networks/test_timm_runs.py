@@ -9,15 +9,18 @@ import torch
 from PIL import Image
 
 import train
-from cil_func import methods, model, optim, tree
+from cil_func import experiment, methods, model, optim, tree
 from cil_func.config import load
 from cil_func.data.batches import Batch
 from cil_func.errors import ConfigError
+from cil_func.networks.network import Network
+from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.runs import checkpoints, planning, setup
-from cil_func.training import progress, recipe, step, train_phase
+from cil_func.runs import checkpoints, load_data, planning, setup
+from cil_func.training import recipe, step
+from cil_func.training.progress import Progress, SaveHook
 
 SMALL = (
     "run.device=cpu", "run.compile=false", "run.precision=float32", "run.threads=1", "optim.epochs=1", "memory.size=10",
@@ -67,7 +70,8 @@ def test_the_plan_of_a_timm_model(name, precision, capsys):
 def test_the_planned_activations_are_those_of_a_real_batch(precision):
     """Counted by running the model on the CPU, with its autocast."""
     ready = build("model.backbone=timm:test_vit", "data.image_size=32", f"run.precision={precision}")
-    params, state = model.init(0, "timm:test_vit", ready.num_classes, image_size=(32, 32))
+    params, state = model.init(0, "timm:test_vit", ready.experiment.num_classes, image_size=(32, 32))
+    compute_dtype = step.DTYPES[precision][1]
     saved = {}
 
     def keep(tensor):
@@ -77,7 +81,7 @@ def test_the_planned_activations_are_those_of_a_real_batch(precision):
     for leaf in tree.leaves(params):
         leaf.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.apply(params, state, torch.randn(4, 3, 32, 32).to(ready.compute_dtype), train=True)
+        model.apply(params, state, torch.randn(4, 3, 32, 32).to(compute_dtype), train=True)
     own = {leaf.untyped_storage().data_ptr() for leaf in tree.leaves(params)}
     size = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
     if precision == "bfloat16":  # it also keeps a copy of each weight in bfloat16: two bytes a number
@@ -106,7 +110,7 @@ def test_a_size_that_does_not_fit_is_refused_before_the_data_are_read(backbone, 
 
 
 def test_the_size_of_the_digits_is_known_without_reading_them(monkeypatch, capsys):
-    monkeypatch.setattr(setup.sources, "load", None)
+    monkeypatch.setattr(load_data.sources, "load", None)
     assert command("model.backbone=timm:test_vit", flags=("--dry-run",)) == 2
     assert "8x8 pixels" in capsys.readouterr().err
 
@@ -165,29 +169,30 @@ class Stop(BaseException):
     pass
 
 
-class StopAt(progress.Keep):
+class StopAt(SaveHook):
     """Stops before a step, keeping the progress."""
 
     def __init__(self, at: tuple[int, int] | None):
         self.at, self.found = at, None
 
-    def __call__(self, make, boundary):
+    def at_border(self, make, boundary):
         made = make()
-        if not boundary and made.training and tuple(made.training.position) == self.at:
+        if not boundary and tuple(made.training.position) == self.at:
             self.found = made
             raise Stop
 
 
-def learn(ready: setup.Setup, stop: tuple[int, int] | None = None, begun: progress.Progress | None = None):
+def learn(ready: setup.Setup, stop: tuple[int, int] | None = None, begun: Progress | None = None) -> Progress:
     """Trains phase 0; the progress after it, or where it was stopped."""
-    keep = StopAt(stop)
+    made, hook = ready.experiment, StopAt(stop)
+    phase = made.scenario.phases[0]
     try:
-        return train_phase.train(
-            ready, ready.scenario.phases[0], begun or progress.Progress(), 7,
-            emit=lambda event: None, keep=keep, evaluate=lambda *_, **__: {},
+        return experiment.train(
+            made, phase, begun or Progress(), lambda: experiment.expand(made, phase, None, 7), 7,
+            emit=lambda event: None, hook=hook, evaluate=lambda *_, **__: {},
         )  # fmt: skip
     except Stop:
-        return keep.found
+        return hook.found
 
 
 def same(a, b) -> bool:
@@ -211,14 +216,14 @@ def test_a_run_is_the_same_twice_and_when_it_goes_on(name, rates, folder, monkey
     rates = (f"model.drop_rate={rates[0]}", f"model.drop_path_rate={rates[1]}")
     size = 16 if name == "test_vit" else 32
     ready = build(*folder(size, size, 4, 4), f"model.backbone=timm:{name}", "optim.epochs=2", *rates)
-    assert ready.draws is expected
+    assert ready.experiment.draws is expected
     whole = learn(ready).training.train_state
     torch.rand(3)  # torch's global generator is somewhere else
     assert same(learn(ready).training.train_state, whole)
     stopped = learn(ready, stop=(0, 1))
     torch.rand(5)
     assert same(learn(ready, begun=stopped).training.train_state, whole)
-    if ready.draws:
+    if expected:
         quiet = build(*folder_of(ready), f"model.backbone=timm:{name}", "optim.epochs=2")
         assert not same(learn(quiet).training.train_state, whole)
     timm_like.forget()
@@ -234,17 +239,17 @@ def folder_of(ready: setup.Setup) -> tuple[str, ...]:
 
 def parts_of_a_step(name: str, *, padded: bool, rows: slice = slice(None), fill: int = 0) -> torch.Tensor:
     """The vector of sums that a process with these rows of a batch adds to the others'."""
-    params, state = tree.cast(model.init(1, name, 3, image_size=(32, 32)), dtype=torch.float64)
+    network = Network(name, num_classes=3, num_phases=1, image_size=(32, 32))
+    params, state = tree.cast(tuple(network.init(1, 3)), dtype=torch.float64)
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randint(0, 256, (7, 32, 32, 3), generator=generator, dtype=torch.uint8)
     batch = Batch(pixels[rows], torch.randint(0, 3, (7,), generator=generator)[rows])
-    method, half = methods.make("finetune", methods.Options()), torch.full((3,), 0.5, dtype=torch.float64)
+    stage, half = methods.make("finetune", methods.Options()).main, torch.full((3,), 0.5, dtype=torch.float64)
     parts = step.make(
-        method, optim.sgd(), step.Preprocess(half, half), dtype=torch.float64, norm_batch=0, padded=padded
+        stage, network, optim.sgd(), step.Preprocess(half, half), dtype=torch.float64, norm_batch=0, padded=padded
     )
-    start = step.start(method, optim.sgd(), params, state)
-    seen = methods.Classes(torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool))
-    return parts.gradient(start, *step.pad(None, batch, fill), seen)[0]
+    start = step.start(stage, optim.sgd(), params, state)
+    return parts.gradient(start, *step.pad(None, batch, fill), classes_of([3], 0))[0]
 
 
 @pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_convnext"])
@@ -260,18 +265,19 @@ def test_processes_share_a_batch_of_a_model_without_batch_norm(name):
     torch.testing.assert_close(sum(vectors), whole, rtol=1e-9, atol=1e-12)
 
 
-def trainers(backbone: str, *, draws: bool = False) -> tuple[recipe.Trainer, recipe.Trainer]:
-    """Those of the second of two processes."""
+def shared(backbone: str, *, draws: bool = False) -> recipe.Recipe:
+    """The recipe of the second of two processes."""
     config = load("digits", [*SMALL, f"model.backbone={backbone}", "optim.batch_size=7"])
     half, two = torch.full((3,), 0.5), Processes(Launch(1, 2, 1, 2))
-    method = methods.make("wa", methods.Options())
-    return recipe.make(config, method, step.Preprocess(half, half), torch.float32, two, draws=draws)
+    network = Network(backbone, num_classes=10, num_phases=2)
+    maker = recipe.RecipeMaker(network, step.Preprocess(half, half), torch.float32, two, draws=draws)
+    return maker.make(methods.make("wa", methods.Options()).main, config.optim)
 
 
 def test_which_timm_models_two_processes_share():
-    shared, _ = trainers("timm:test_vit")
-    assert (shared.own, shared.padded_to, shared.joins) == (slice(4, 7), 4, False)
+    own = shared("timm:test_vit")
+    assert (own.own, own.padded_to, own.joins) == (slice(4, 7), 4, False)
     with pytest.raises(ConfigError, match="this timm model takes its batch norm over the whole batch"):
-        trainers("timm:test_resnet")
+        shared("timm:test_resnet")
     with pytest.raises(ConfigError, match="draws random numbers for each image"):
-        trainers("timm:test_vit", draws=True)
+        shared("timm:test_vit", draws=True)
