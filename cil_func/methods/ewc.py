@@ -21,15 +21,16 @@ def make(
     strength: float = 1000.0,
     per: Literal["image", "batch"] = "image",
     labels: Literal["true", "predicted"] = "true",
-    clip: float = 0.0,
+    clip: float = 1e-3,
     keep: float = -1.0,
 ) -> Method:
     """Cross-entropy over the new classes and the penalty.
 
     strength: lambda of equation 3. per: the Fisher information from the gradient of each image, or of each batch, which
     published toolboxes take and which is smaller by about the size of a batch. labels: those of the data, or the
-    model's own. clip: largest Fisher information of a weight; 0: no limit. keep: share of the old importances in the
-    new ones, instead of the paper's sum over phases; below 0: the sum.
+    model's own. clip: largest Fisher information of a weight, without which a badly trained phase makes the next one
+    diverge: learning rate * strength * clip has to stay below about 2; 0: no limit. keep: share of the old importances
+    in the new ones, instead of the paper's sum over phases; below 0: the sum.
     Published: FACIL: strength 5000, per batch, predicted, keep 0.5; PyCIL: 1000, per batch, true, clip 1e-4.
     """
 

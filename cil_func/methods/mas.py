@@ -21,17 +21,21 @@ def make(
     strength: float = 0.01,
     per: Literal["image", "batch"] = "image",
     length: Literal["squared", "norm"] = "squared",
+    clip: float = 1e3,
     keep: float = -1.0,
 ) -> Method:
     """Cross-entropy over the new classes and the penalty.
 
     strength: lambda. per: gradients of each image, or of the mean of each batch. length: of the logits, squared as in
-    the paper, or the norm itself. keep: share of the old importances in the new ones; below 0: the paper's sum.
+    the paper, or the norm itself. clip: largest importance of a weight, as in `ewc`; 0: no limit.
+    keep: share of the old importances in the new ones; below 0: the paper's sum.
     Published: FACIL: per batch, norm, keep 0.5.
     """
 
     def after(extra, params, passes, classes):
         measured = passes.mean(partial(sensitivity, length=length, classes=classes), by=per)
+        if clip:
+            measured = tree.map(lambda leaf: leaf.clamp(max=clip), measured)
         return quadratic.remember(extra, params, measured, keep=None if keep < 0 else keep)
 
     method = lwf.over_new_classes(options)

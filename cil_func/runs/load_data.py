@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from cil_func.config import Config
-from cil_func.data import scenario, sources
+from cil_func.config import Config, names
+from cil_func.data import own, scenario, sources
 from cil_func.data.reading import sharing
 from cil_func.data.reading.decoding import OWN_MEMORY, ImageMemory
 from cil_func.errors import DataError, Mistakes
@@ -90,6 +90,8 @@ def _load(config: Config, method: Method, memory: ImageMemory = OWN_MEMORY) -> s
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
     settings = config.data
+    if names.is_own(settings.name):
+        return _own(config, method)
     return sources.load(
         settings.name,
         path=settings.path,
@@ -100,6 +102,23 @@ def _load(config: Config, method: Method, memory: ImageMemory = OWN_MEMORY) -> s
         check=lambda class_names: _check_classes(config, method, class_names),
         memory=memory,
     )
+
+
+def _own(config: Config, method: Method) -> sources.Dataset:
+    """The data set that the user's own function returns; it is given data.path and data.image_size if it takes them."""
+    settings = config.data
+    make = names.bind(
+        settings.name, settings.options, key="data.name", built_in={}, given=("path", "image_size")
+    )
+    data = own.checked(make(path=settings.path, image_size=settings.image_size), name=settings.name)
+    _check_classes(config, method, data.class_names)
+    height, width = data.train_images.shape[1:3]
+    if settings.image_size and (height, width) != (settings.image_size,) * 2:
+        raise DataError(
+            f"data.image_size: {settings.image_size}, and the images of {settings.name} are {width}x{height}; give "
+            "them that size, or data.image_size = 0"
+        )
+    return data
 
 
 def _check_classes(config: Config, method: Method, class_names: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """The network that a configuration names, and whether its backbone can take the images."""
 
-from cil_func.config import Config
+from cil_func.config import Config, names
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
 from cil_func.methods.base import Method
@@ -13,9 +13,16 @@ from cil_func.networks.timm_skeleton import Drop
 def network_of(
     config: Config, method: Method, *, num_classes: int, num_phases: int, image_size: tuple[int, int]
 ) -> Network:
-    """Returns the backbone of [model] with the method's head."""
+    """Returns the backbone of [model] with the method's head. Raises ConfigError where they don't fit."""
+    backbone = backbone_of(config)
+    if method.taps and not backbone.has_maps:
+        raise ConfigError(
+            f"model.backbone: {config.model.backbone} shows no feature maps, which {method.name} distils; a resnet of "
+            "this package does"
+        )
     return Network(
-        name=config.model.backbone,
+        name=key_of(config.model.backbone),
+        backbone=backbone,
         num_classes=num_classes,
         num_phases=num_phases,
         image_size=image_size,
@@ -25,6 +32,25 @@ def network_of(
         drop=drop_of(config),
         grows=method.grow == "backbone",
     )
+
+
+def backbone_of(config: Config) -> Backbone:
+    """Returns the backbone of [model]: a built-in one, or what the user's own function returns."""
+    name, options = config.model.backbone, config.model.options
+    if not names.is_own(name):
+        if options:
+            raise ConfigError(f"model.options: {name} takes no options; remove the table")
+        return backbones.backbone(name)
+    found = names.bind(name, options, key="model.backbone", built_in={})()
+    if not isinstance(found, Backbone):
+        kind = type(found).__name__
+        raise ConfigError(f"model.backbone: {name} returned {kind}; return a networks.backbones.Backbone")
+    return found
+
+
+def key_of(name: str) -> str:
+    """Returns the key of a backbone in params: its name, or that of the user's own function."""
+    return name.rpartition(":")[2].replace(".", "_") if names.is_own(name) else name
 
 
 def drop_of(config: Config) -> Drop:
@@ -45,7 +71,7 @@ def check_backbone(config: Config, image_size: tuple[int, int] | None, *, of_dat
     the last one DataError if the size is that of the data.
     """
     name, drop = config.model.backbone, drop_of(config)
-    net = backbones.backbone(name)
+    net = backbone_of(config)
     if image_size is None:
         net.feature_dim()
         return False

@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
-from cil_func import memory
-from cil_func.config import Config
+from cil_func import memory, optim
+from cil_func.config import Config, names
 from cil_func.data import batches, images
 from cil_func.data.augmentation import augment
 from cil_func.experiment import Experiment
@@ -20,7 +20,7 @@ from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import check_backbone, known_size, network_of
 from cil_func.training import inference, runners, step
-from cil_func.training.recipe import RecipeMaker
+from cil_func.training.recipe import Recipe, RecipeMaker
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,24 @@ def _prepare(config: Config, processes: Processes) -> torch.device:
     return device
 
 
-def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable:
+def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable[[int, str], Recipe]:
     """The function (phase, stage name) -> recipe. All are made now, so that what doesn't fit is refused now."""
     stages = {each.name: each for each in method.stages_of(1)}
 
     @cache
-    def made(first: bool, name: str):
-        numbers = config.optim_of_phase(0 if first else 1)
-        if name:
-            numbers = numbers.model_copy(update=stages[name].optim)
-        return maker.make(stages[name], numbers, table="optim.first_phase" if first else "optim")
+    def made(phase: int, name: str) -> Recipe:
+        numbers = config.optim_of_stage(phase, name, stages[name].optim)
+        table = f"optim.{name}" if name else "optim" if phase else "optim.first_phase"
+        given = {"momentum": numbers.momentum, "weight_decay": numbers.weight_decay}
+        make = names.bind(
+            numbers.name, numbers.options, key=f"{table}.name", built_in=optim.TABLE, given=tuple(given)
+        )
+        kind = (numbers.name, numbers.options, *(given.values() if names.is_own(numbers.name) else ()))
+        return maker.make(stages[name], numbers, make(**given), kind=kind, table=table)
 
-    for first, name in [*((False, name) for name in stages), (True, "")]:
-        made(first, name)
-    return lambda phase, name: made(phase == 0, name)
+    for phase, name in ((1, ""), (0, ""), *((1, name) for name in stages if name)):
+        made(phase, name)
+    return lambda phase, name: made(min(phase, 1), name)
 
 
 def _forward(

@@ -1,9 +1,9 @@
 """How a stage is trained: its step, compiled or not, and its numbers from [optim]."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -22,10 +22,9 @@ class Numbers(Protocol):
 
     epochs: int
     batch_size: int
+    accumulate: int
     norm_batch: int
     learning_rate: float
-    momentum: float
-    weight_decay: float
     schedule: str
     milestones: Sequence[int]
     milestone_factor: float
@@ -95,10 +94,19 @@ class RecipeMaker:
         """
         return self.network.backbone.pads() and (self.compiled or self.processes.size > 1)
 
-    def make(self, stage: Stage, numbers: Numbers, *, table: str = "optim") -> Recipe:
-        """Returns the recipe of a stage. table: where a person has set its numbers.
+    def make(
+        self,
+        stage: Stage,
+        numbers: Numbers,
+        optimiser: optim.Optimiser,
+        *,
+        kind: Hashable = "sgd",
+        table: str = "optim",
+    ) -> Recipe:
+        """Returns the recipe of a stage.
 
-        Raises ConfigError for what several processes can't share.
+        kind: equal for optimisers that differ in nothing but the numbers in their states, which can share a step.
+        table: where a person has set the numbers. Raises ConfigError for what several processes can't share.
         """
         sizes = self._sizes(numbers)
         pads = self.network.backbone.pads()
@@ -111,9 +119,12 @@ class RecipeMaker:
             )
         return Recipe(
             stage=stage,
-            optimiser=optim.sgd(momentum=numbers.momentum, weight_decay=numbers.weight_decay),
+            optimiser=optimiser,
             rate=_schedule(numbers),
-            step=self._step(_ByName(stage), numbers.batch_size, numbers.norm_batch),
+            step=self._step(
+                _Same(stage, stage.name), _Same(optimiser, kind), numbers.batch_size, numbers.norm_batch,
+                numbers.accumulate,
+            ),
             epochs=numbers.epochs,
             **sizes,
             own=_own(self.processes, **sizes),
@@ -126,30 +137,33 @@ class RecipeMaker:
     def _sizes(self, numbers: Numbers) -> dict[str, int]:
         return {"batch_size": numbers.batch_size, "norm_batch": 1 if self._alone else numbers.norm_batch}
 
-    def _new_step(self, stage: "_ByName", batch_size: int, norm_batch: int) -> Callable:
-        """The step for batches of one shape. An optimiser's numbers are in its state, so any one of sgd serves all."""
+    def _new_step(
+        self, stage: "_Same", optimiser: "_Same", batch_size: int, norm_batch: int, accumulate: int
+    ) -> Callable:
+        """The step for batches of one shape."""
         parts = step.make(
-            stage.stage, self.network, optim.sgd(), self.preprocess, dtype=self.dtype, norm_batch=norm_batch,
+            stage.value, self.network, optimiser.value, self.preprocess, dtype=self.dtype, norm_batch=norm_batch,
             padded=self._padded,
         )  # fmt: skip
         if not self.compiled:
-            return step.join(parts, self.processes.reduce)
+            return step.join(parts, self.processes.reduce, accumulate=accumulate)
         groups = 1 if self._alone else norm_batch
         rows = batch_split.rows_per_process(self.processes.size, batch_size=batch_size, norm_batch=groups)
-        return _compiled(parts, self.processes, 0 if self._padded else rows)
+        return _compiled(parts, self.processes, 0 if self._padded else rows, accumulate)
 
 
 @dataclass(frozen=True, eq=False)
-class _ByName:
-    """A stage as a key of a cache: two stages of one name are the same one."""
+class _Same:
+    """A value as a key of a cache that compares something else instead of it."""
 
-    stage: Stage
+    value: Any
+    key: Hashable
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByName) and self.stage.name == other.stage.name
+        return isinstance(other, _Same) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self.stage.name)
+        return hash(self.key)
 
 
 def fitted(recipe: Recipe, count: int, processes: Processes) -> Recipe:
@@ -175,21 +189,22 @@ def _own(processes: Processes, *, batch_size: int, norm_batch: int) -> slice | N
     return batch_split.slice_of_rank(processes.rank, processes.size, batch_size=batch_size, norm_batch=norm_batch)
 
 
-def _compiled(parts: step.StepParts, processes: Processes, only: int) -> Callable:
-    """The step, compiled: one graph, or two with the collective between them.
+def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate: int) -> Callable:
+    """The step, compiled: one graph, or two with a collective or a sum between them.
 
     only: the number of rows of a batch that is compiled; 0: each number is, since all batches are filled up.
+    accumulate: see `step.join`.
     """
 
     def full(*args) -> int:
         rows = len(args[2].labels)
-        return rows if only in (0, rows) else 0
+        return rows if only in (0, rows) or accumulate > 1 else 0
 
-    if processes.size == 1:
+    if processes.size == 1 and accumulate == 1:
         return runners.compiled(step.join(parts), full=full, name="training step")
     gradient = runners.compiled(parts.gradient, full=full, name="training step")
     update = runners.compiled(parts.update, full=lambda *args: 1, name="weights' update")
-    return step.join(step.StepParts(gradient, update), processes.reduce)
+    return step.join(step.StepParts(gradient, update), processes.reduce, accumulate=accumulate)
 
 
 def _schedule(numbers: Numbers) -> Callable[[int], float]:

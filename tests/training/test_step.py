@@ -1,6 +1,7 @@
 """The step against a conventional loop: torch.nn, backward(), torch.optim.SGD, on sliced logits."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import reference
@@ -90,6 +91,76 @@ def test_three_steps_are_those_of_a_conventional_loop():
         torch.testing.assert_close(leaf, network.state_dict()[path], rtol=1e-6, atol=1e-8, msg=path)
     for path, leaf in reference.statistics(train_state.state).items():
         torch.testing.assert_close(leaf, network.state_dict()[path], rtol=1e-6, atol=1e-8, msg=path)
+
+
+def test_the_simple_step_and_the_real_one_give_the_same_weights():
+    params, state = draw_model(1, SEEN)
+    run, start = make()
+    train_state = start(widen(params), state)
+    optimiser = optim.sgd(momentum=0.9, weight_decay=5e-4)
+    preprocess = partial(PREPROCESS, dtype=torch.float64)
+    simple = step.simple_step(NETWORK, methods.make("wa", SUM).loss, optimiser, preprocess)
+    found = widen(params), state, optimiser.init(widen(params))
+    for batch in draw_batches(3):
+        taught = taught_by(params, state, batch)
+        train_state, _ = run(train_state, taught, batch, CLASSES, RATE)
+        found = simple(*found, taught, batch, CLASSES, RATE)
+    assert_close(found, tuple(train_state[:3]))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_accumulated_parts_are_the_large_batch(padded):
+    """12 images in norm groups of 4, and with a fourth group that is all padding: parts of one or two groups."""
+    params, state = draw_model(1, SEEN)
+    batch = draw_batches(1)[0]
+    inputs = step.pad(taught_by(params, state, batch), batch, 4 if padded else 0)
+    results = []
+    for accumulate in (1, 2, 4) if padded else (1, 3):
+        run, start = make(norm_batch=4, padded=padded, accumulate=accumulate)
+        results.append(run(start(widen(params), state), *inputs, CLASSES, RATE))
+    for other in results[1:]:
+        assert_close(other, results[0])
+
+
+def test_a_step_measures_the_norms_of_gradient_weights_and_update():
+    params, state = draw_model(1, SEEN)
+    run, start = make()
+    batch = draw_batches(1)[0]
+    before = start(widen(params), state)
+    after, measures = run(before, taught_by(params, state, batch), batch, CLASSES, RATE)
+    weights, moved = (torch.cat([leaf.flatten() for leaf in tree.leaves(each.params)]) for each in (before, after))
+    torch.testing.assert_close(measures.weights, weights.norm())
+    torch.testing.assert_close(measures.update, (moved - weights).norm())
+    gradient = (weights - moved) / 0.1 - 5e-4 * weights  # the first velocity is gradient + decay * weight
+    torch.testing.assert_close(measures.gradient, gradient.norm())
+
+
+def test_a_stage_in_eval_mode_leaves_the_statistics_and_a_clamp_bounds_the_gradient():
+    params, state = draw_model(1, SEEN)
+    run, start = make(norm="eval", clamp=1e-4)
+    batch, before = draw_batches(1)[0], start(widen(params), state)
+    after, measures = run(before, taught_by(params, state, batch), batch, CLASSES, RATE)
+    assert all(map(torch.equal, tree.leaves(after.state), tree.leaves(before.state)))
+    count = sum(leaf.numel() for leaf in tree.leaves(before.params))
+    assert 0 < measures.gradient <= 1e-4 * count**0.5
+
+
+def test_a_penalty_adds_its_gradient_and_not_its_value_and_old_rows_stay():
+    """penalty = 3 sum of the classifier's biases: their gradient is 3 more."""
+    params, state = draw_model(1, SEEN)
+    batch = draw_batches(1)[0]
+    found = []
+    for penalty in (None, lambda params, extra, classes: extra["slope"] * params["classifier"]["bias"].sum()):
+        run, start = make(penalty=penalty, rows_trained="new")
+        begun = start(widen(params), state)._replace(extra={"slope": torch.tensor(3.0, dtype=torch.float64)})
+        found.append(run(begun, taught_by(params, state, batch), batch, CLASSES, RATE))
+    (plain, loss), (held, same_loss) = found
+    assert loss.loss == same_loss.loss and held.extra["slope"] == 3
+    moved = held.params["classifier"]["bias"] - plain.params["classifier"]["bias"]
+    expected = [0.0] * OLD + [-0.3] * (SEEN - OLD) + [0.0] * (WIDTH - SEEN)
+    torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
+    for each in (plain, held):
+        assert torch.equal(each.params["classifier"]["weight"][:OLD], params["classifier"]["weight"][:OLD])
 
 
 def test_rows_of_unseen_classes_stay_zero():

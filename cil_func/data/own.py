@@ -1,0 +1,56 @@
+"""A data set that a user's own function returns, checked."""
+
+from typing import Any
+
+import numpy as np
+
+from cil_func.data.sources import Dataset
+from cil_func.errors import DataError
+
+
+def checked(value: Any, *, name: str) -> Dataset:
+    """Returns what a user's own function returned as a `Dataset`.
+
+    value: a Dataset, or (train images, train targets, test images, test targets, class names): images are arrays uint8
+    (N, H, W, 3) of one size, targets are class indices (N,), class_names[i] is the name of class i.
+    name: of the function, for messages. Raises DataError, one line, for anything else, and for a class without images.
+    """
+    try:
+        arrays = Dataset(*value) if not isinstance(value, Dataset) else value
+    except TypeError:
+        raise DataError(
+            f"data.name: {name} returned {type(value).__name__}; return (train images, train targets, test images, "
+            "test targets, class names)"
+        ) from None
+    names = tuple(str(each) for each in arrays.class_names)
+    if len(set(names)) < len(names):
+        raise DataError(f"data.name: {name} names a class twice; give each class a name of its own")
+    splits = [
+        _split(images, targets, len(names), f"data.name: {name}: {split}")
+        for split, images, targets in (
+            ("train", arrays.train_images, arrays.train_targets), ("test", arrays.test_images, arrays.test_targets)
+        )
+    ]  # fmt: skip
+    if splits[0][0].shape[1:] != splits[1][0].shape[1:]:
+        sizes = " and ".join(f"{images.shape[2]}x{images.shape[1]}" for images, _ in splits)
+        raise DataError(f"data.name: {name}: train and test images of {sizes} pixels; bring them to one size")
+    return arrays._replace(
+        train_images=splits[0][0], train_targets=splits[0][1], test_images=splits[1][0], test_targets=splits[1][1],
+        class_names=names,
+    )  # fmt: skip
+
+
+def _split(images: Any, targets: Any, num_classes: int, place: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images and the targets of a split as arrays. Raises DataError for other shapes and types."""
+    images, targets = np.asarray(images), np.asarray(targets)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise DataError(f"{place} images are {images.dtype} {images.shape}; give uint8 (N, H, W, 3)")
+    if targets.shape != (len(images),) or not np.issubdtype(targets.dtype, np.integer):
+        raise DataError(f"{place} targets are {targets.dtype} {targets.shape}; give integers ({len(images)},)")
+    found = np.bincount(targets, minlength=num_classes) if len(targets) and targets.min() >= 0 else np.zeros(0)
+    if len(found) != num_classes:
+        last = num_classes - 1
+        raise DataError(f"{place} targets reach beyond the {num_classes} class names; give indices 0..{last}")
+    if not found.all():
+        raise DataError(f"{place}: class {int(found.argmin())} has no image; leave its name out, or give it images")
+    return np.ascontiguousarray(images), targets.astype(np.int64)
