@@ -37,8 +37,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import measure, step
-from benchmarks.gpu_graphs import Rig, branches, convolutions, make_rig, repeated
-from benchmarks.gpu_runs import Budget, Record, attempt, conditions_of, learn
+from benchmarks.gpu_helpers.training_steps import Rig, branches, convolutions, make_rig, repeated
+from benchmarks.gpu_helpers.whole_runs import Budget, Record, attempt, conditions_of, learn
 from cil_func import config as configuration
 from cil_func.data.augmentation import augment
 from cil_func.networks.network import Model

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import damage
+from benchmarks.reliability_helpers import damage
 from cil_func.runs import checkpoint_files, checkpoints, packing
 
 
@@ -33,13 +33,13 @@ def test_a_loader_that_trusts_is_found_out(folder, tmp_path, monkeypatch):
         return trusting(folder) if any(folder.glob("*.json")) else (None, [])
 
     tally = damage.flip_bits(folder, 40, seed=0, scratch=tmp_path / "scratch", load=load)
-    assert tally.tried == 40 and len(tally.missed) == 40
-    assert any("not reported" in line for line in tally.missed)
+    assert tally.tried == 40 and len(tally.failures) == 40
+    assert any("not reported" in line for line in tally.failures)
 
 
 def test_a_loader_that_is_quiet_is_found_out(folder, tmp_path):
     tally = damage.truncate_and_delete(folder, 20, seed=0, scratch=tmp_path / "scratch", load=quiet)
-    assert any("not reported" in line for line in tally.missed)
+    assert any("not reported" in line for line in tally.failures)
 
 
 def test_a_loader_that_gives_up_too_early_or_loads_another_is_found_out(folder, tmp_path):
@@ -50,7 +50,7 @@ def test_a_loader_that_gives_up_too_early_or_loads_another_is_found_out(folder, 
         return found, problems
 
     tally = damage.flip_bits(folder, 20, seed=0, scratch=tmp_path / "scratch", load=load)
-    assert any("something else" in line for line in tally.missed)
+    assert any("something else" in line for line in tally.failures)
 
 
 def test_every_file_of_every_checkpoint_is_damaged_and_the_folder_is_not(folder, tmp_path):
@@ -65,5 +65,5 @@ def test_every_file_of_every_checkpoint_is_damaged_and_the_folder_is_not(folder,
         return checkpoints.newest(copy)
 
     tally = damage.flip_bits(folder, 40, seed=0, scratch=tmp_path / "scratch", load=load)
-    assert changed == set(before) and len(tally.missed) == 40
+    assert changed == set(before) and len(tally.failures) == 40
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import damage, failing_saves
-from benchmarks.faulty_disk import Crash, Disk
+from benchmarks.reliability_helpers import damage, failing_saves
+from benchmarks.reliability_helpers.faulty_disk import Crash, Disk
 from cil_func.errors import DiskError
 from cil_func.runs import checkpoint_files, checkpoints, files, packing
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
 def missed(folder: Path, save) -> str:
     """What the crashes find, in one text."""
     new = damage.example(3)
-    return "\n".join(failing_saves.crash_at_every_call(folder, new, scratch=folder.parent / "s", save=save).missed)
+    return "\n".join(failing_saves.crash_at_every_call(folder, new, scratch=folder.parent / "s", save=save).failures)
 
 
 def parts(folder: Path, tree, record, number: int) -> list[tuple[Path, bytes]]:
@@ -100,9 +100,9 @@ def test_an_error_that_a_person_does_not_get_is_found_out(folder, careless, says
 
     new, error, scratch = damage.example(3), OSError(errno.EROFS, "Read-only"), folder.parent / "s"
     tally = failing_saves.fail_at_every_call(folder, new, error, scratch=scratch, save=save)
-    assert tally.missed and all(re.search(says, line) for line in tally.missed)
+    assert tally.failures and all(re.search(says, line) for line in tally.failures)
     tally = failing_saves.disk_full(folder, new, 3, scratch=scratch, save=save)
-    assert len(tally.missed) == 3 and all("raised" in line for line in tally.missed)
+    assert len(tally.failures) == 3 and all("raised" in line for line in tally.failures)
 
 
 def test_data_that_stay_on_a_full_disk_are_found_out(folder):
@@ -111,10 +111,10 @@ def test_data_that_stay_on_a_full_disk_are_found_out(folder):
             files.write_bytes(path, data)
 
     new, scratch = damage.example(3), folder.parent / "s"
-    found = failing_saves.disk_full(folder, new, 5, scratch=scratch, save=save).missed
+    found = failing_saves.disk_full(folder, new, 5, scratch=scratch, save=save).failures
     assert found and "the folder changed" in found[-1]
     error = OSError(errno.EIO, "I/O error")
-    found = failing_saves.fail_at_every_call(folder, new, error, scratch=scratch, save=save).missed
+    found = failing_saves.fail_at_every_call(folder, new, error, scratch=scratch, save=save).failures
     assert any("the folder changed" in line for line in found)
 
 

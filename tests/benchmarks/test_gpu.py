@@ -10,7 +10,8 @@ import fake_cuda
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_graphs, gpu_runs
+from benchmarks import gpu
+from benchmarks.gpu_helpers import training_steps, whole_runs
 from cil_func import tree
 from cil_func.config import load
 from cil_func.data.augmentation import augment
@@ -115,7 +116,7 @@ def test_the_graphs_are_those_of_the_whole_runs(tmp_path):
     """The larger batch has cifar.toml's method, groups and optimiser, the other one cifar-survey.toml's first phase."""
     options = gpu.parse([*SMALL[: SMALL.index("--set")]])
     for size, preset, group in ((8, "cifar", 4), (4, "cifar-survey", 0)):
-        rig = gpu_graphs.make_rig(size, options=options, folder=tmp_path)
+        rig = training_steps.make_rig(size, options=options, folder=tmp_path)
         expected = load(preset)
         for ready, compiled in ((rig.eager, False), (rig.fast, True)):
             assert ready.config.method == expected.method and ready.config.run.compile is compiled
@@ -146,9 +147,9 @@ def budget_of(times):
 
 
 def learned(tmp_path, budget, figures=()):
-    record = gpu_runs.Record({}, tmp_path / "gpu.json")
+    record = whole_runs.Record({}, tmp_path / "gpu.json")
     record.figures |= figures
-    gpu_runs.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
+    whole_runs.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
     return record, json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
 
 
@@ -168,13 +169,13 @@ def test_a_run_whose_last_phase_is_done_is_whole(tmp_path):
     saved = []
     budget = SimpleNamespace(left=lambda: 0.0 if saved else 100.0)
 
-    class Noted(gpu_runs.Record):
+    class Noted(whole_runs.Record):
         def keep(self, figures, *, show=True):
             super().keep(figures, show=show)
             saved.extend([True] * (figures.get("phases_done_cifar") == 2))
 
     record = Noted({}, tmp_path / "gpu.json")
-    gpu_runs.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
+    whole_runs.learn("cifar", gpu.parse(SMALL), tmp_path, budget, record)
     assert record.figures["phases_done_cifar"] == 2 and "last_cifar" in record.figures and saved
     assert record.conditions["left_out"] == {}
 
@@ -192,7 +193,7 @@ def test_a_run_is_not_begun_without_time_for_its_first_phase(tmp_path, capsys):
 
 def test_a_budget_counts_down_from_its_start():
     now = [100.0]
-    budget = gpu_runs.Budget(30.0, clock=lambda: now[0])
+    budget = whole_runs.Budget(30.0, clock=lambda: now[0])
     now[0] = 112.0
     assert budget.left() == 18.0
 
@@ -210,7 +211,7 @@ def test_a_section_that_fails_costs_no_other(started, monkeypatch, capsys):
 def test_a_run_that_is_killed_has_lost_nothing(tmp_path, monkeypatch):
     """The file after each section, and within a run after each phase."""
     path, seen = tmp_path / "gpu.json", []
-    original = gpu_runs.experiment.run
+    original = whole_runs.experiment.run
 
     def killed(ready, *, emit, save):
         def save_first(results):
@@ -220,7 +221,7 @@ def test_a_run_that_is_killed_has_lost_nothing(tmp_path, monkeypatch):
 
         original(ready, emit=emit, save=save_first)
 
-    monkeypatch.setattr(gpu_runs.experiment, "run", killed)
+    monkeypatch.setattr(whole_runs.experiment, "run", killed)
     monkeypatch.setattr(gpu, "kernels", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         gpu.main([*SMALL, "--batch-sizes", "4", "--json", str(path)])
@@ -272,7 +273,7 @@ def test_shares_are_of_the_kernels_time_on_the_gpu():
 
 def test_grouped_convolutions_compute_the_separate_ones_and_are_what_vmap_makes():
     torch.manual_seed(0)
-    separate, grouped = gpu_graphs.convolution_pair(3, (2, 4, 6, 6), torch.float64, torch.device("cpu"))
+    separate, grouped = training_steps.convolution_pair(3, (2, 4, 6, 6), torch.float64, torch.device("cpu"))
     (together,), alone = grouped(), separate()
     assert len(alone) == 3
     for index, axis in enumerate((1, 1, 0)):  # outputs and images side by side in channels, weights in rows
@@ -327,7 +328,7 @@ def test_branches_fork_from_the_capture_and_join_it(monkeypatch):
         streams.log.append(f"{index} on {streams.current}")
         counts[index].add_(index + 1)
 
-    graph = gpu_graphs.Branches([lambda: function(0), lambda: function(1)])
+    graph = training_steps.Branches([lambda: function(0), lambda: function(1)])
     assert streams.log == [
         "side0 waits for default", *["0 on side0"] * 3, "side1 waits for default", *["1 on side1"] * 3,
         "default waits for side0", "default waits for side1",
@@ -345,7 +346,7 @@ def test_branches_fork_from_the_capture_and_join_it(monkeypatch):
 def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
     """Two models side by side under the fake graph move as each does alone, and nothing outside is moved."""
     fake_cuda.install(monkeypatch)
-    rig = gpu_graphs.make_rig(4, options=gpu.parse(SMALL), folder=tmp_path)
+    rig = training_steps.make_rig(4, options=gpu.parse(SMALL), folder=tmp_path)
     function, given = rig.eager.experiment.recipe(1, "").step, rig.given
     before = tree.map(torch.clone, given)
     other = (tree.map(lambda leaf: leaf * 2 if leaf.is_floating_point() else leaf, given[0]), *given[1:])
@@ -355,7 +356,7 @@ def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
         moved.append(arguments[0])
         return function(*arguments)
 
-    graph = gpu_graphs.Branches([gpu_graphs.in_place(noted, own) for own in (given, other)])
+    graph = training_steps.Branches([training_steps.in_place(noted, own) for own in (given, other)])
     graph()
     for start, state in ((given, moved[0]), (other, moved[runners.WARM_UP])):
         steps = runners.EagerSteps(function, start[0], start[3])
@@ -370,11 +371,12 @@ def test_the_figures_of_branches(tmp_path, monkeypatch):
     """The section itself, of a step that only counts, its graphs being fake."""
     fake_cuda.install(monkeypatch)
     options = gpu.parse([*SMALL, "--models", "2,3"])
-    record = gpu_runs.Record({"device": "cpu"}, tmp_path / "gpu.json")
+    record = whole_runs.Record({"device": "cpu"}, tmp_path / "gpu.json")
     recipe = SimpleNamespace(step=lambda train_state, rate: (tree.map(torch.add, train_state, {"count": rate}), None))
     made = SimpleNamespace(recipe=lambda phase, name: recipe, device=torch.device("cpu"))
     ready = SimpleNamespace(experiment=made)
-    gpu_graphs.branches(gpu_graphs.Rig(4, ready, ready, ({"count": torch.zeros(())}, torch.ones(()))), options, record)
+    rig = training_steps.Rig(4, ready, ready, ({"count": torch.zeros(())}, torch.ones(())))
+    training_steps.branches(rig, options, record)
     parts = ("speedup_branches", "microseconds_successive", "microseconds_parallel")
     assert record.figures.keys() == {f"{part}_{models}_4" for part in parts for models in (2, 3)}
     assert all(value > 0 for value in record.figures.values())
@@ -383,10 +385,10 @@ def test_the_figures_of_branches(tmp_path, monkeypatch):
 def test_the_captured_step_is_measured_where_there_are_graphs(tmp_path, monkeypatch):
     fake_cuda.install(monkeypatch)
     options = gpu.parse(SMALL)
-    rig = gpu_graphs.make_rig(4, options=options, folder=tmp_path)
+    rig = training_steps.make_rig(4, options=options, folder=tmp_path)
     rig = rig._replace(fast=replace(rig.fast, experiment=replace(rig.fast.experiment, captured=True)))
     assert list(gpu.modes(rig)) == ["eager", "compiled", "captured"]
-    record = gpu_runs.Record({}, tmp_path / "gpu.json")
+    record = whole_runs.Record({}, tmp_path / "gpu.json")
     gpu.steps(rig, options, record)
     captured = {"microseconds_captured_4", "seconds_first_captured_4", "speedup_captured_4"}
     assert captured < record.figures.keys()
@@ -401,7 +403,7 @@ def test_the_captured_step_is_measured_where_there_are_graphs(tmp_path, monkeypa
 def test_on_cuda_parallel_branches_are_the_steps_alone():
     counts = [torch.zeros((), device="cuda", dtype=torch.float64) for _ in range(3)]
     weights = [torch.eye(64, device="cuda", dtype=torch.float64) * (index + 1) for index in range(3)]
-    graph = gpu_graphs.Branches([
+    graph = training_steps.Branches([
         lambda count=count, weight=weight: count.add_((weight @ weight).trace())
         for count, weight in zip(counts, weights, strict=True)
     ])  # fmt: skip

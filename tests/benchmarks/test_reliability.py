@@ -10,18 +10,19 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import disturbed, lab, reliability
-from benchmarks.damage import Tally
+from benchmarks import reliability
+from benchmarks.reliability_helpers import disturbances, real_runs
+from benchmarks.reliability_helpers.damage import Tally
 from cil_func.runs import checkpoints
 
 
 def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
     """In a tiny run: killed in a save, and at a moment. What other tests do as real processes is left to them."""
     settings = ("data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10")
-    monkeypatch.setattr(lab, "SETTINGS", tiny.settings(*settings))
+    monkeypatch.setattr(real_runs, "SETTINGS", tiny.settings(*settings))
     popen = {"Popen": lambda words, *, env, **settings: launching.fork(words, env=env)}
-    monkeypatch.setattr(lab, "subprocess", SimpleNamespace(**(vars(subprocess) | popen)))
-    monkeypatch.setattr(disturbed, "SYNCS", 20)  # nine saves, and results, and status.json
+    monkeypatch.setattr(real_runs, "subprocess", SimpleNamespace(**(vars(subprocess) | popen)))
+    monkeypatch.setattr(disturbances, "SYNCS", 20)  # nine saves, and results, and status.json
     path = tmp_path / "reliability.json"
     kinds = ("kill", "bit_flips", "truncations", "disk_full", "bad_configurations", "bad_folders")
     assert reliability.main(["--only", ",".join(kinds), "--count", "2", "--json", str(path)]) == 0
@@ -33,7 +34,7 @@ def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
 
 
 def test_what_is_broken_is_told_and_is_exit_1(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(reliability.KINDS, "kill", lambda lab, count: Tally(count, ["after 3 s: other weights"]))
+    monkeypatch.setitem(reliability.KINDS, "kill", lambda runs, count: Tally(count, ["after 3 s: other weights"]))
     assert reliability.main(["--only", "kill", "--json", str(tmp_path / "a.json")]) == 1
     assert "  after 3 s: other weights" in capsys.readouterr().out
     figures = json.loads((tmp_path / "a.json").read_text())["figures"]
@@ -48,20 +49,20 @@ def test_runs_that_differ_are_told_apart(tmp_path):
         (tmp_path / name / "results.json").write_text(json.dumps({"phases": [row]}))
         checkpoints.save(tmp_path / name / "checkpoints", {"exemplars": {"0": torch.arange(3)}}, {}, number=0)
     a, b = tmp_path / "a", tmp_path / "b"
-    assert lab.different(a, b) == ""
+    assert real_runs.difference(a, b) == ""
     checkpoints.save(b / "checkpoints", {"exemplars": {"0": torch.arange(4)}}, {}, number=1)
-    assert lab.different(a, b) == "other exemplars"
+    assert real_runs.difference(a, b) == "other exemplars"
     (b / "results.json").write_text(json.dumps({"phases": [{"top1": 51.0, "seconds": {}}]}))
-    assert lab.different(a, b) == "other results"
+    assert real_runs.difference(a, b) == "other results"
     (b / "model.safetensors").write_bytes(b"others")
-    assert lab.different(a, b) == "other weights"
+    assert real_runs.difference(a, b) == "other weights"
 
 
 def test_a_try_that_fails_by_itself_is_broken_and_the_others_go_on():
     def fails():
         raise OSError("no room")
 
-    tally = disturbed.gather([lambda: "", fails, lambda: "other weights"], at_once=1)
+    tally = disturbances.gather([lambda: "", fails, lambda: "other weights"], at_once=1)
     assert tally == Tally(3, ["OSError: no room", "other weights"])
 
 
@@ -73,9 +74,9 @@ def test_a_run_that_ends_before_its_moment_gives_way_to_another(tmp_path, monkey
         started.append((directory, count))
         return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({next(waits)})"])
 
-    small = lab.Lab(tmp_path, seed=0)
+    small = real_runs.RealRuns(tmp_path, seed=0)
     monkeypatch.setattr(small, "start", start)
-    directory, process = small.caught(2, 1.0)
+    directory, process = small.start_and_wait(2, 1.0)
     with process:
         assert process.poll() is None
         process.kill()
@@ -88,7 +89,7 @@ def test_a_run_that_ends_before_its_moment_gives_way_to_another(tmp_path, monkey
 def test_a_signal_at_100_s_may_come_after_the_last_step_but_not_be_ignored(tmp_path, state, code, updated, sound):
     told = {"state": state, "exit_code": code, "message": "", "updated": updated}
     (tmp_path / "status.json").write_text(json.dumps(told))
-    assert (disturbed._not_stopped(tmp_path, 100.0) == "") is sound
+    assert (disturbances._not_stopped(tmp_path, 100.0) == "") is sound
 
 
 def test_a_kind_that_there_is_not():

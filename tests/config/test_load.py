@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from benchmarks import mistakes
+from benchmarks.reliability_helpers import bad_configurations
 from cil_func import config
 from cil_func.errors import ConfigError
 
@@ -91,7 +91,7 @@ WRONG = {
 }  # fmt: skip
 
 
-BAD = mistakes.configurations()
+BAD = bad_configurations.configurations()
 
 
 @pytest.mark.parametrize("key", sorted({case.key for case in BAD}))
@@ -100,19 +100,19 @@ def test_every_mistake_of_a_key_is_refused_by_name(key, tmp_path):
         if case.key == key:
             flag, given = case.flags(tmp_path)
             message = refused(given) if flag == "--config" else refused("cifar", [given])
-            assert mistakes.fault(2, f"train.py: {message}", expected=2, says=case.says) == "", case.text
+            assert bad_configurations.fault(2, f"train.py: {message}", expected=2, says=case.says) == "", case.text
             assert message.removeprefix("--set ").startswith(case.says[0]), (case.text, message)
 
 
 @pytest.mark.parametrize("key", FIELDS)
 def test_no_mistake_of_a_key_was_forgotten(key):
     """Against the JSON schema, which pydantic reads off the annotations by itself."""
-    assert set(mistakes.TOML) == {"string", "integer", "float", "boolean", "datetime", "array", "table"}
+    assert set(bad_configurations.TOML) == {"string", "integer", "float", "boolean", "datetime", "array", "table"}
     kinds, made = FIELDS[key], {case.kind for case in BAD if case.key == key}
     words = {"number": "float", "object": "table"}
     takes = {words.get(kind["type"], kind["type"]) for kind in kinds}
     takes |= {"integer"} if "float" in takes else set()
-    wanted = {f"type {name}" for name in mistakes.TOML if name not in takes} | {"misspelt"}
+    wanted = {f"type {name}" for name in bad_configurations.TOML if name not in takes} | {"misspelt"}
     wanted |= {"not finite"} if takes & {"integer", "float"} else set()
     wanted |= {"no such word"} if any("enum" in kind or "const" in kind for kind in kinds) else set()
     wanted |= {"out of range"} if any("imum" in word for kind in kinds for word in kind) else set()
@@ -137,7 +137,7 @@ def test_a_new_key_is_covered_by_itself():
     class Schema(BaseModel):
         new: Table = Table()
 
-    cases = mistakes.configurations(schema=Schema)
+    cases = bad_configurations.configurations(schema=Schema)
     numbers = {case.text.split(" = ")[1] for case in cases if case.key == "new.new_count"}
     assert numbers >= {"0", "4", "1.5", '"3"', "true", "07:32:00", "[]", "{}", "nan", "inf", "-inf"}
     assert not numbers & {"2", "3"}
@@ -163,7 +163,7 @@ def test_nothing_open_ended_is_without_an_example_of_what_is_wrong():
 
 
 def test_the_order_of_the_mistakes_comes_from_the_seed():
-    assert mistakes.configurations() == BAD and mistakes.configurations(1) != BAD
+    assert bad_configurations.configurations() == BAD and bad_configurations.configurations(1) != BAD
     assert {case.in_file for case in BAD[:20]} == {True, False}
     assert len(BAD) > 1500 and {case.key for case in BAD[:500]} >= set(FIELDS)
 
@@ -475,7 +475,7 @@ def test_any_text_as_an_override_is_taken_or_refused_on_one_line(override):
 
 KEYS = st.one_of(st.sampled_from(sorted(FIELDS)), st.text(max_size=20))
 VALUES = st.one_of(
-    st.sampled_from([value for values in mistakes.TOML.values() for value in values]),
+    st.sampled_from([value for values in bad_configurations.TOML.values() for value in values]),
     st.floats().map(repr),
     st.integers().map(str),
     st.text(max_size=20),

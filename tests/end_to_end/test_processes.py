@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import train
 from cil_func.runs import checkpoints
 
-FAULTY = "benchmarks/faulty.py"
+FAULTY = "benchmarks/reliability_helpers/train_with_fault.py"
 BORDERS = 11  # of phase 0: one before each of 4 steps, three at its end; then into phase 1
 BORDERS_OF_SELECT = 6  # the second of those three
 

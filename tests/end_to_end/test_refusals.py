@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import train
-from benchmarks import bad_folders, mistakes
+from benchmarks.reliability_helpers import bad_configurations, bad_folders
 
 COMMAND = [sys.executable, str(Path(train.__file__))]
-BAD = mistakes.configurations()
+BAD = bad_configurations.configurations()
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_bad_configuration_is_answered_before_torch_is_imported(kind, tmp_path
     for in_file in (False, True):
         case = next(case for case in BAD if case.kind == kind and case.in_file == in_file)
         status, stdout, stderr = answer(case.flags(tmp_path), tmp_path)
-        assert mistakes.fault(status, stderr, expected=2, says=case.says) == "", case.text
+        assert bad_configurations.fault(status, stderr, expected=2, says=case.says) == "", case.text
         assert stdout == "" and not (tmp_path / "runs").exists()
 
 
@@ -54,4 +54,4 @@ def test_torch_would_have_been_missed(tmp_path, no_torch):
 def test_a_bad_folder_is_exit_3_and_one_line(damage, place, tmp_path):
     case = bad_folders.damaged(damage, place)
     status, _, stderr = answer([*case.flags(tmp_path / "images"), "--dry-run"], tmp_path)
-    assert mistakes.fault(status, stderr, expected=3, says=case.says) == ""
+    assert bad_configurations.fault(status, stderr, expected=3, says=case.says) == ""

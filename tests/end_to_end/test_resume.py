@@ -15,7 +15,7 @@ import tiny
 import torch
 
 import train
-from benchmarks import faulty, lab
+from benchmarks.reliability_helpers import real_runs, train_with_fault
 from cil_func import config, experiment, tree
 from cil_func.errors import DataError, DiskError
 from cil_func.runs import checkpoints, files, planning, saver, setup
@@ -61,8 +61,8 @@ def test_the_borders_are_those_that_are_counted(undisturbed):
     epochs = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     images = [event["images"] for event in epochs if event["event"] == "epoch"]
     assert [-(-count // 8) for count in images] == list(STEPS)
-    of_lab = planning.train_images(setup.build(config.load("digits", lab.SETTINGS)).experiment)
-    assert sum(-(-count // 64) for count in of_lab) + 3 * len(of_lab) == lab.BORDERS
+    of_lab = planning.train_images(setup.build(config.load("digits", real_runs.SETTINGS)).experiment)
+    assert sum(-(-count // 64) for count in of_lab) + 3 * len(of_lab) == real_runs.BORDERS
 
 
 @pytest.mark.parametrize("border", [6, 10, 11, 12, 13, 17, 34])
@@ -76,7 +76,7 @@ def test_stopped_in_an_epoch_between_the_parts_of_a_phase_and_between_phases(
     assert launching.status(directory)["state"] == "stopped"
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert "going on from phase" in capsys.readouterr().out
-    assert not lab.different(directory, undisturbed)
+    assert not real_runs.difference(directory, undisturbed)
     told = [[event_without_times(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
             for path in (directory, undisturbed)]  # fmt: skip
     assert [event for event in told[0] if event["event"] != "resume"] == told[1]
@@ -98,7 +98,7 @@ def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
 
     monkeypatch.setattr(experiment, "select", counted)
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
-    assert phases == [1, 2] and not lab.different(directory, undisturbed)
+    assert phases == [1, 2] and not real_runs.difference(directory, undisturbed)
     assert "going on from phase 0, epoch 1, step 0, exemplars selected" in capsys.readouterr().out
 
 
@@ -138,7 +138,7 @@ def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbe
     kinds = ("warning", "resume")
     mine = [event_without_times(json.dumps(event)) for event in log if event["event"] not in kinds]
     assert mine == others
-    assert lab.exemplars(directory) == lab.exemplars(undisturbed)
+    assert real_runs.exemplars(directory) == real_runs.exemplars(undisturbed)
     assert (directory / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
 
 
@@ -154,7 +154,7 @@ def test_stopped_again_and_again(undisturbed, tmp_path, monkeypatch):
     for border in (4, 3, 8, 2, 7):
         assert stopped_at(border, directory, monkeypatch) == 143
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
-    assert not lab.different(directory, undisturbed)
+    assert not real_runs.difference(directory, undisturbed)
 
 
 def test_a_run_that_goes_on_keeps_nothing_of_the_checkpoint_beside_its_own_state(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_the_disk_that_fails_in_the_background_is_exit_74_and_the_run_goes_on_wh
     assert "No space left on device" in told and told.count("\n") == 1
     assert launching.status(directory)["exit_code"] == 74
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
-    assert not lab.different(directory, undisturbed)
+    assert not real_runs.difference(directory, undisturbed)
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(undisturbed, tmp_path, monkeypatch, capsys):
@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(undisturbed,
     capsys.readouterr()
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert f"warning: checkpoint {int(newest.name[:8])} is skipped" in capsys.readouterr().out
-    assert not lab.different(directory, undisturbed)
+    assert not real_runs.difference(directory, undisturbed)
 
 
 def test_no_checkpoint_that_can_be_used_is_exit_5_and_nothing_is_written_over(tmp_path, monkeypatch, capsys):
@@ -227,17 +227,17 @@ def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(
     with monkeypatch.context() as patch:
         patch.setattr(step, "make", step.make)  # which the fault replaces
         patch.setattr(step.Preprocess, "__call__", step.Preprocess.__call__)
-        faulty.in_a_step(faulty.Fault(NAN_IN_PHASE_1.format(where)), math.nan, where)
+        train_with_fault.in_a_step(train_with_fault.Fault(NAN_IN_PHASE_1.format(where)), math.nan, where)
         assert train.main([*FLAGS, "--out", str(directory)]) == 4
     check_named(capsys.readouterr().err)
     found, _ = checkpoints.newest(directory / "checkpoints")
     assert all(leaf.isfinite().all() for leaf in torch.utils._pytree.tree_leaves(found.tree))
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
-    assert not lab.different(directory, undisturbed)
+    assert not real_runs.difference(directory, undisturbed)
 
 
 def test_what_is_not_finite_is_exit_4_of_a_real_process(tmp_path):
-    words = launching.command(0, *FLAGS, "--out", str(tmp_path / "run"), script="benchmarks/faulty.py")
+    words = launching.command(0, *FLAGS, "--out", str(tmp_path / "run"), script="benchmarks/train_with_fault.py")
     done = launching.run(words, by=launching.fork, env={"FAULT": NAN_IN_PHASE_1.format("loss")})
     assert done.returncode == 4
     check_named(done.stderr)

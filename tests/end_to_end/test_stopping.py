@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 import train
-from benchmarks import lab
+from benchmarks.reliability_helpers import real_runs
 from cil_func import experiment
 from cil_func.data import batches, sources
 from cil_func.networks import backbones
@@ -85,7 +85,7 @@ def test_a_signal_is_answered_at_once_and_nothing_is_lost(
     assert (status["state"], status["exit_code"], f"train.py: {status['message']}\n") == ("stopped", 143, told)
     assert train.main([*FLAGS, "--out", str(directory)]) == 0
     assert (then if then == BEGINS else f"going on from {then}\n") in capsys.readouterr().out
-    assert not lab.different(directory, undisturbed)
+    assert not real_runs.difference(directory, undisturbed)
     assert events_of(directory) == events_of(undisturbed)
 
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from benchmarks import damage
+from benchmarks.reliability_helpers import damage
 from cil_func import tree
 from cil_func.errors import CheckpointError
 from cil_func.runs import packing

@@ -8,7 +8,7 @@ import watchdog
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from benchmarks import bad_folders, bad_images, mistakes
+from benchmarks.reliability_helpers import bad_configurations, bad_folders, bad_images
 from cil_func.data import sources
 from cil_func.data.reading import folders
 from cil_func.errors import DataError
@@ -386,7 +386,7 @@ def answer(case, root):
     try:
         sources.load(given.pop("name", "image_folder"), path=path, **given)
     except DataError as refusal:
-        return mistakes.fault(3, f"train.py: {refusal}\n", expected=3, says=case.says)
+        return bad_configurations.fault(3, f"train.py: {refusal}\n", expected=3, says=case.says)
     return "taken"
 
 

@@ -12,7 +12,7 @@ import watchdog
 from PIL import Image, features
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
-from benchmarks import bad_images
+from benchmarks.reliability_helpers import bad_images
 from cil_func.data.reading import image_file
 from cil_func.data.reading.pixels import DARK, TRANSPARENT, TURNED, WHITE, Rules, UnreadableError, _silenced
 

@@ -1,6 +1,6 @@
-"""Where runs are disturbed: a small run of real processes, in folders of its own, and whether two runs are the same.
+"""Starts a small run as real processes in folders of its own, and tells whether two runs are the same.
 
-For the tests and `benchmarks.reliability`; it measures nothing by itself.
+For `benchmarks.reliability` and the tests. It measures nothing by itself.
 """
 
 import json
@@ -11,80 +11,93 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SETTINGS = (
+ROOT = Path(__file__).parents[2]
+SETTINGS = (  # of the small run, three phases on the digits
     "data.increment=4", "optim.epochs=1", "optim.batch_size=64", "optim.norm_batch=16", "memory.size=50",
     "run.threads=1", "run.timeout_seconds=20", "checkpoint.every_seconds=0.2",
 )  # fmt: skip
-BORDERS = 34  # of that run: 9, 10 and 6 steps, and three at the end of each phase
-SYNCS = 50  # calls that sync or rename a file, at least, in that run
+BORDERS = 34  # how often that run may be saved: before 9, 10 and 6 steps, and three times at the end of each phase
+SYNCS = 50  # how often that run syncs or renames a file, at least
 
 
-class Lab:
-    """Runs the small run in folders of its own, and knows how one ends that nothing happens to."""
+class RealRuns:
+    """Starts the small run again and again, each time in a new directory below `folder`.
+
+    seed: of `random`, from which callers draw. Each method takes the number of processes: 0 means one process without
+    a launcher, 1 or more are started by torchrun.
+    """
 
     def __init__(self, folder: Path, seed: int):
-        self.folder, self.draw, self._numbers = folder, random.Random(seed), 0
+        self.folder, self.random, self._numbers = folder, random.Random(seed), 0
         self._undisturbed: dict[int, tuple[Path, float]] = {}
 
-    def new(self) -> Path:
-        """A run directory that isn't there yet."""
+    def new_directory(self) -> Path:
+        """Returns the path of a run directory that doesn't exist yet."""
         self._numbers += 1
         return self.folder / f"{self._numbers:04d}" / "run"
 
     def undisturbed(self, count: int) -> tuple[Path, float]:
-        """(directory, seconds) of the run by `count` processes; 0: by one without a launcher."""
+        """Returns (directory, seconds) of a run to which nothing happened. It is run once for each `count`."""
         if count not in self._undisturbed:
-            directory, clock = self.new(), time.monotonic()
-            done = self.finish(directory, count)
+            directory, clock = self.new_directory(), time.monotonic()
+            done = self.run_to_end(directory, count)
             if done.returncode:
                 raise RuntimeError(f"the undisturbed run failed: {done.stderr}")
             self._undisturbed[count] = (directory, time.monotonic() - clock)
         return self._undisturbed[count]
 
     def start(self, directory: Path, count: int, *, fault: dict | None = None, flags: tuple = ()) -> subprocess.Popen:
-        """Starts the command, by torchrun for 1 process or more; with a fault by `benchmarks.faulty`."""
+        """Starts the run's command. Returns its process.
+
+        fault: what `train_with_fault` is to do, None for nothing. flags: further ones for torchrun.
+        """
         directory.parent.mkdir(exist_ok=True)
         settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        script = ["train.py"] if fault is None else ["-m", "benchmarks.faulty"]
+        script = ["train.py"] if fault is None else ["-m", "benchmarks.reliability_helpers.train_with_fault"]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *flags] if count else []
         own = {"OMP_NUM_THREADS": "1", "FAULT": json.dumps(fault)}
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         words = [sys.executable, *launcher, *script, "--out", str(directory), *settings]
         return subprocess.Popen(words, cwd=ROOT, env=os.environ | own, start_new_session=True, **streams)
 
-    def caught(self, count: int, moment: float) -> tuple[Path, subprocess.Popen]:
-        """A run at work, `moment` seconds after its start; one that ends sooner gives way to another, in half of it."""
-        directory = self.new()
+    def start_and_wait(self, count: int, moment: float) -> tuple[Path, subprocess.Popen]:
+        """Starts a run and waits `moment` seconds. Returns (its directory, its process), which is still at work.
+
+        If the run ends before, another one is started and given half the time.
+        """
+        directory = self.new_directory()
         process = self.start(directory, count)
         time.sleep(moment)
         if process.poll() is None and status(directory)["state"] != "finished":
             return directory, process
         process.communicate()
-        return self.caught(count, moment / 2)
+        return self.start_and_wait(count, moment / 2)
 
-    def finish(self, directory: Path, count: int, **settings) -> subprocess.CompletedProcess:
-        """Runs the command to its end."""
+    def run_to_end(self, directory: Path, count: int, **settings) -> subprocess.CompletedProcess:
+        """Starts the run's command, with the settings of `start`, and waits for its end."""
         process = self.start(directory, count, **settings)
         _, error = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, None, error)
 
-    def goes_on(self, directory: Path, count: int) -> str:
-        """What is wrong after the same command went on in the directory; "" for the bits of the undisturbed run."""
-        done = self.finish(directory, count)
+    def resume_and_compare(self, directory: Path, count: int) -> str:
+        """Runs the same command again in a directory. Returns "" if it ends with the bits of the undisturbed run.
+
+        Otherwise it returns what is wrong.
+        """
+        done = self.run_to_end(directory, count)
         if done.returncode:
             return f"it ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
-        return different(directory, self.undisturbed(count)[0])
+        return difference(directory, self.undisturbed(count)[0])
 
 
 def status(directory: Path) -> dict:
-    """status.json; the state "none" before there is one."""
+    """Returns the content of status.json; {"state": "none"} if there is none yet."""
     path = directory / "status.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"state": "none"}
 
 
-def different(directory: Path, other: Path) -> str:
-    """In what two finished runs differ; "" for nothing."""
+def difference(directory: Path, other: Path) -> str:
+    """Returns in what two finished runs differ, weights, results or exemplars; "" if they are the same."""
     if (directory / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes():
         return "other weights"
     if results(directory) != results(other):
@@ -93,20 +106,21 @@ def different(directory: Path, other: Path) -> str:
 
 
 def results(directory: Path) -> dict:
-    """results.json without its times."""
+    """Returns the content of results.json without its times."""
     found = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     return found | {"phases": [row | {"seconds": None} for row in found["phases"]]}
 
 
 def exemplars(directory: Path) -> dict[str, list[int]]:
+    """Returns the rows of the exemplars in a run's newest checkpoint, by class."""
     from cil_func.runs import checkpoints
 
     found, _ = checkpoints.newest(directory / "checkpoints")
     return {label: rows.tolist() for label, rows in found.tree["exemplars"].items()}
 
 
-def alive(directory: Path) -> str:
-    """A process that still works in the directory, in words; "" for none."""
+def live_process(directory: Path) -> str:
+    """Returns "" if no process works in the directory any more, else which one does."""
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             words = Path(f"/proc/{name}/cmdline").read_bytes()

@@ -1,7 +1,7 @@
-"""Bad folders of images, and what `train.py` has to answer to each: exit 3, one line that names the fault.
+"""Makes folders of images with something wrong, with what `train.py` has to answer: exit status 3 and one line.
 
-Each damage to one image, at each kind of place (other alphabets, long paths, names that are no UTF-8), and what
-people get wrong in the folders around them.
+One image is damaged in one of many ways, under one of many kinds of name (other alphabets, long paths, bytes that are
+not UTF-8). Or the folders themselves are wrong, as people get them wrong.
 """
 
 import json
@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from benchmarks.bad_images import DAMAGES, encoded
+from benchmarks.reliability_helpers.bad_images import DAMAGES, encoded
 
 
 class BadFolder(NamedTuple):
-    """make(root) makes the folder, root, and returns what to give as data.path; says: what the answer must hold.
+    """A folder of images with something wrong.
 
-    overrides: for --set, besides data.name and data.path.
+    what: its name. make: called with a path, makes the folder there and returns the value for data.path. says: texts
+    that the answer must contain. overrides: further settings for --set.
     """
 
     what: str
@@ -28,13 +29,13 @@ class BadFolder(NamedTuple):
     overrides: tuple[str, ...] = ()
 
     def flags(self, root: Path) -> list[str]:
-        """Makes the folder; the flags for train.py."""
+        """Makes the folder and returns the flags for train.py."""
         values = ("data.name=image_folder", f"data.path={json.dumps(self.make(root))}", *self.overrides)
         return [flag for value in values for flag in ("--set", value)]
 
 
 def folders(count: int = 100, seed: int = 0) -> list[BadFolder]:
-    """Every mistake around images, then damages at places, `count` in all, in an order drawn from the seed."""
+    """Returns `count` bad folders in an order drawn from the seed: all of AROUND, then damaged images."""
     draw = random.Random(seed)
     found = [BadFolder(what, *mistake) for what, mistake in AROUND.items()]
     places = list(PLACES)
@@ -50,7 +51,7 @@ def folders(count: int = 100, seed: int = 0) -> list[BadFolder]:
 
 
 def good(root: Path, *, classes: tuple[str, ...] = ("ant", "cat"), size: int = 8) -> str:
-    """A folder as it should be: three training images and two test images a class; returns its path."""
+    """Makes a correct folder, with three training and two test images of each class. Returns its path as text."""
     for split, count in (("train", 3), ("test", 2)):
         for name in classes:
             own = root / split / name
@@ -60,7 +61,7 @@ def good(root: Path, *, classes: tuple[str, ...] = ("ant", "cat"), size: int = 8
     return str(root)
 
 
-# a name for the image, below its class; and how a message has to show it
+# {kind of name: (the image's path below its class folder, how a message has to show it)}
 PLACES: dict[str, tuple[bytes, str]] = {
     "plain": (b"1.png", "1.png"),
     "first": (b"0.png", "0.png"),
@@ -76,7 +77,10 @@ PLACES: dict[str, tuple[bytes, str]] = {
 
 
 def damaged(damage: str, place: str, split: str = "train", seed: int = 0) -> BadFolder:
-    """One of DAMAGES to one image, at one of PLACES below the class "cat" of a folder that is good otherwise."""
+    """Returns a folder in which one image of the class "cat" is damaged.
+
+    damage: a key of DAMAGES. place: a key of PLACES, the image's name. split: "train" or "test". seed: of the damage.
+    """
     name, shown = PLACES[place]
     make_damage, reason = DAMAGES[damage]
 
@@ -92,7 +96,7 @@ def damaged(damage: str, place: str, split: str = "train", seed: int = 0) -> Bad
 
 
 def _after(change: Callable[[Path], object]) -> Callable[[Path], str]:
-    """A good folder, then changed."""
+    """Returns a function that makes a correct folder, changes it, and returns its path."""
 
     def make(root: Path) -> str:
         good(root)
@@ -103,7 +107,7 @@ def _after(change: Callable[[Path], object]) -> Callable[[Path], str]:
 
 
 def _emptied(*folders: str) -> Callable[[Path], object]:
-    """Every image in these folders becomes an empty file."""
+    """Returns a function that empties every image file in these folders."""
 
     def change(root: Path) -> None:
         for folder in folders:
@@ -128,7 +132,7 @@ def _flat(root: Path) -> None:
 
 
 def _too_deep(root: Path) -> None:
-    """Folders so deep that no path names the image at the end."""
+    """Makes folders so deep that the path of the image in the last one is too long to be opened."""
     folder = os.open(root / "train/cat", os.O_RDONLY)
     for _ in range(17):  # of 250 bytes each; a path ends at 4,096
         os.mkdir("d" * 250, dir_fd=folder)
@@ -150,7 +154,7 @@ def _lone(root: Path) -> str:
     return good(root, classes=("cat",))
 
 
-# what is wrong -> (make, says[, overrides])
+# {what is wrong: (make, says[, overrides])}, see `BadFolder`
 AROUND: dict[str, tuple] = {
     "no such folder": (lambda root: str(root / "nowhere"), ("nowhere doesn't exist",)),
     "nobody's home": (lambda root: "~nobody-by-this-name/images", ("~nobody-by-this-name/images doesn't exist",)),

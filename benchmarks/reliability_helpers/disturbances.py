@@ -1,7 +1,8 @@
-"""Kinds of `benchmarks.reliability` that disturb real processes: killed, stopped, fed with NaN.
+"""Disturbs real processes: kills and stops them, and puts NaN into their steps. Kinds of `benchmarks.reliability`.
 
-Each takes a lab and a count, and returns how often it was tried and what was broken, in words. After each the same
-command goes on in the directory, and has to end with the bits of the run that nothing happened to.
+Each kind takes the runs to disturb and a number of cases. It returns how many cases were tried and a line for each that
+went wrong. In each case the same command goes on in the directory, and has to end with the bits of a run to which
+nothing happened.
 """
 
 import signal
@@ -11,17 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from benchmarks.damage import Tally
-from benchmarks.lab import BORDERS, SYNCS, Lab, alive, different, status
+from benchmarks.reliability_helpers.damage import Tally
+from benchmarks.reliability_helpers.real_runs import BORDERS, SYNCS, RealRuns, difference, live_process, status
 
 
 def gather(tasks: list[Callable[[], str]], *, at_once: int) -> Tally:
-    """Does the tasks; each returns what was broken, or ""."""
+    """Calls all tasks, `at_once` at a time. Returns how many there were and what went wrong.
+
+    Each task returns "" or what went wrong. A task that raises has gone wrong too.
+    """
 
     def outcome(task: Callable[[], str]) -> str:
         try:
             return task()
-        except Exception as problem:  # the others are still worth their time
+        except Exception as problem:  # the other tasks are still of use
             return f"{type(problem).__name__}: {problem}"
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -29,109 +33,113 @@ def gather(tasks: list[Callable[[], str]], *, at_once: int) -> Tally:
     return Tally(len(tasks), [text for text in found if text])
 
 
-def kill(lab: Lab, count: int) -> Tally:
+def kill(runs: RealRuns, count: int) -> Tally:
     """SIGKILL at random moments; each third one at a random call inside a save."""
-    _, seconds = lab.undisturbed(0)
-    moments = [(lab.draw.uniform(0.2, 0.95) * seconds, lab.draw.randint(1, SYNCS)) for _ in range(count)]
+    _, seconds = runs.undisturbed(0)
+    moments = [(runs.random.uniform(0.2, 0.95) * seconds, runs.random.randint(1, SYNCS)) for _ in range(count)]
 
     def one(number: int) -> str:
         moment, at = moments[number]
         if number % 3 == 0:
-            directory, where = lab.new(), f"killed in a save, call {at}"
-            process = lab.start(directory, 0, fault={"what": "SIGKILL in a save", "at": at})
+            directory, where = runs.new_directory(), f"killed in a save, call {at}"
+            process = runs.start(directory, 0, fault={"what": "SIGKILL in a save", "at": at})
         else:
             where = f"killed after {moment:.2f} s"
-            directory, process = lab.caught(0, moment)
+            directory, process = runs.start_and_wait(0, moment)
             process.kill()
         process.communicate()
         problem = "" if process.returncode == -signal.SIGKILL else f"it ended by itself, with {process.returncode}"
-        problem = problem or lab.goes_on(directory, 0)
+        problem = problem or runs.resume_and_compare(directory, 0)
         return problem and f"{where}: {problem}"
 
     return gather([partial(one, number) for number in range(count)], at_once=2)
 
 
-def kill_of_two(lab: Lab, count: int) -> Tally:
+def kill_of_two(runs: RealRuns, count: int) -> Tally:
     """One of two processes is killed at a random border: both are gone, and the same command goes on."""
-    lab.undisturbed(2)
+    runs.undisturbed(2)
 
     def one(rank: int, at: int) -> str:
-        directory = lab.new()
-        lab.finish(directory, 2, fault={"what": "SIGKILL", "rank": rank, "at": at})
+        directory = runs.new_directory()
+        runs.run_to_end(directory, 2, fault={"what": "SIGKILL", "rank": rank, "at": at})
         told = status(directory)
         problem = "" if f"rank {rank} (" in told["message"] else f"status.json says {told}"
-        problem = problem or lab.goes_on(directory, 2)
+        problem = problem or runs.resume_and_compare(directory, 2)
         return problem and f"rank {rank} at border {at}: {problem}"
 
-    cases = [(number % 2, lab.draw.randint(1, BORDERS)) for number in range(count)]
+    cases = [(number % 2, runs.random.randint(1, BORDERS)) for number in range(count)]
     return gather([partial(one, *case) for case in cases], at_once=1)
 
 
-def restart(lab: Lab, count: int) -> Tally:
+def restart(runs: RealRuns, count: int) -> Tally:
     """A random one of two processes is killed, and the launcher starts both again (--max-restarts 3)."""
-    lab.undisturbed(2)
+    runs.undisturbed(2)
 
     def one(rank: int, at: int) -> str:
-        directory = lab.new()
+        directory = runs.new_directory()
         once = str(directory.parent / "once")
         fault = {"what": "SIGKILL", "rank": rank, "at": at, "once": once}
-        done = lab.finish(directory, 2, fault=fault, flags=("--max_restarts=3",))
-        problem = f"status {done.returncode}" if done.returncode else different(directory, lab.undisturbed(2)[0])
+        done = runs.run_to_end(directory, 2, fault=fault, flags=("--max_restarts=3",))
+        problem = f"status {done.returncode}" if done.returncode else difference(directory, runs.undisturbed(2)[0])
         problem = problem or ("" if Path(once).exists() else "nothing was killed")
         return problem and f"rank {rank} at border {at}: {problem}"
 
-    cases = [(number % 2, lab.draw.randint(1, BORDERS)) for number in range(count)]
+    cases = [(number % 2, runs.random.randint(1, BORDERS)) for number in range(count)]
     return gather([partial(one, *case) for case in cases], at_once=1)
 
 
-def every_step(lab: Lab, _: int) -> Tally:
+def every_step(runs: RealRuns, _: int) -> Tally:
     """Stopped by SIGTERM at every border of the run, and gone on with."""
-    lab.undisturbed(0)
+    runs.undisturbed(0)
 
     def one(at: int) -> str:
-        directory = lab.new()
-        done = lab.finish(directory, 0, fault={"what": "SIGTERM", "at": at})
+        directory = runs.new_directory()
+        done = runs.run_to_end(directory, 0, fault={"what": "SIGTERM", "at": at})
         problem = "" if done.returncode == 143 else f"status {done.returncode}"
-        problem = problem or lab.goes_on(directory, 0)
+        problem = problem or runs.resume_and_compare(directory, 0)
         return problem and f"border {at}: {problem}"
 
     return gather([partial(one, at) for at in range(1, BORDERS + 1)], at_once=2)
 
 
-def sigterm(lab: Lab, count: int) -> Tally:
+def sigterm(runs: RealRuns, count: int) -> Tally:
     """SIGTERM to two processes at random moments: to the launcher, or to a random one of them alone."""
-    _, seconds = lab.undisturbed(2)  # its start included
+    _, seconds = runs.undisturbed(2)  # with the start of the processes
 
     def one(number: int, share: float, at: int) -> str:
         if number % 2:
-            directory = lab.new()
+            directory = runs.new_directory()
             once = directory.parent / "once"
             fault = {"what": "SIGTERM", "rank": at % 2, "at": at, "once": str(once)}
-            process, where = lab.start(directory, 2, fault=fault), f"rank {at % 2} at border {at}"
+            process, where = runs.start(directory, 2, fault=fault), f"rank {at % 2} at border {at}"
             process.wait(timeout=200)
             clock = once.stat().st_mtime
         else:
             where = f"the launcher after {share * seconds:.1f} s"
-            directory, process = lab.caught(2, share * seconds)
+            directory, process = runs.start_and_wait(2, share * seconds)
             clock = time.time()
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=200)
         gone = time.time() - clock
-        problem = f"gone after {gone:.1f} s" if gone > 10 else alive(directory)
-        problem = problem or _not_stopped(directory, clock) or lab.goes_on(directory, 2)
+        problem = f"gone after {gone:.1f} s" if gone > 10 else live_process(directory)
+        problem = problem or _not_stopped(directory, clock) or runs.resume_and_compare(directory, 2)
         return problem and f"{where}: {problem}"
 
-    cases = [(number, lab.draw.uniform(0.3, 0.9), lab.draw.randint(1, BORDERS)) for number in range(count)]
+    cases = [(number, runs.random.uniform(0.3, 0.9), runs.random.randint(1, BORDERS)) for number in range(count)]
     return gather([partial(one, *case) for case in cases], at_once=1)
 
 
 def _not_stopped(directory: Path, clock: float) -> str:
-    """What is wrong with the end of a run that SIGTERM came to at clock, if it had begun; whether a step was lost."""
+    """Returns what is wrong with the end of a run that got SIGTERM, "" for nothing.
+
+    clock: when the signal came, in UNIX seconds. It is wrong if the run didn't stop, or if a step that was trained is
+    not saved.
+    """
     told = status(directory)
     if told["state"] == "none":
-        return ""  # it came before the directory was this run's
+        return ""  # the signal came before the run had its directory
     if told["state"] == "finished" and told["updated"] < clock + 1:
-        return ""  # it came after the last step
+        return ""  # the signal came after the last step
     if (told["state"], told["exit_code"]) != ("stopped", 143):
         return f"status.json says {told}"
     if any(words in told["message"] for words in ("before the training", "before anything", "newest checkpoint")):
@@ -145,9 +153,9 @@ def _not_stopped(directory: Path, clock: float) -> str:
     return "" if place in told["message"] else f"{place} is saved, and status.json says {told['message']!r}"
 
 
-def non_finite(lab: Lab, count: int) -> Tally:
+def non_finite(runs: RealRuns, count: int) -> Tally:
     """NaN or infinity in the input, loss, gradient or weight of a step, in phase 0 or 1, on either of two processes."""
-    lab.undisturbed(2)
+    runs.undisturbed(2)
     places = [
         (value, where, at, rank)
         for at in (5, 14)  # steps of phases 0 and 1
@@ -157,13 +165,13 @@ def non_finite(lab: Lab, count: int) -> Tally:
     ]
 
     def one(value: str, where: str, at: int, rank: int) -> str:
-        directory = lab.new()
-        done = lab.finish(directory, 2, fault={"what": f"{value} in the {where}", "at": at, "rank": rank})
+        directory = runs.new_directory()
+        done = runs.run_to_end(directory, 2, fault={"what": f"{value} in the {where}", "at": at, "rank": rank})
         told = status(directory)
         phase, step = divmod(at - 1, 9)
         named = f"phase {phase}, epoch 0, step {step}: "
         problem = "" if told["exit_code"] == 4 and named in told["message"] else f"{told['message']!r}"
-        problem = problem or ("" if done.returncode else "it ended well") or lab.goes_on(directory, 2)
+        problem = problem or ("" if done.returncode else "it ended well") or runs.resume_and_compare(directory, 2)
         return problem and f"{value} in the {where}, rank {rank}, {named}{problem}"
 
     return gather([partial(one, *place) for place in places[:count]], at_once=1)

@@ -1,4 +1,4 @@
-"""Files that are called like images and are none, and what has to be said of each."""
+"""Makes files that are named like images and can't be read, with what has to be said of each."""
 
 import io
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-Damage = Callable[[Path, random.Random], object]  # leaves at a path something that is no image
+Damage = Callable[[Path, random.Random], object]  # makes something at a path that can't be read as an image
 
 
 def encoded(kind: str, *, size: int = 8, seed: int = 0, **options) -> bytes:
-    """A random image as a file of that kind."""
+    """Returns a random image of size x size pixels, encoded in a format of Pillow's. options: of the encoder."""
     pixels = np.random.RandomState(seed).randint(0, 256, (size, size, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **options)
@@ -24,7 +24,7 @@ def encoded(kind: str, *, size: int = 8, seed: int = 0, **options) -> bytes:
 
 
 def header(width: int, height: int) -> bytes:
-    """The beginning of a PNG of that many pixels."""
+    """Returns the beginning of a PNG of width x height pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"\0")
     parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data)]
@@ -44,7 +44,7 @@ def _holds(content: bytes) -> Damage:
 
 
 def _flipped(kind: str, **options) -> Damage:
-    """A bit of the compressed pixels, of a kind of file that has a checksum."""
+    """Returns a damage that flips a bit of the compressed pixels. kind: a format with a checksum."""
 
     def damage(file: Path, draw: random.Random) -> None:
         whole = bytearray(encoded(kind, size=64, **options))
@@ -55,7 +55,7 @@ def _flipped(kind: str, **options) -> Damage:
 
 
 def _many_samples(file: Path, draw: random.Random) -> None:
-    """A TIFF that claims 99 samples a pixel: Pillow reports that through `logging` too."""
+    """Makes a TIFF that claims 99 samples a pixel, which Pillow also reports through `logging`."""
     tag = struct.Struct("<HHIHH")
     file.write_bytes(encoded("TIFF").replace(tag.pack(277, 3, 1, 3, 0), tag.pack(277, 3, 1, 99, 0)))
 
@@ -64,7 +64,7 @@ def _floats(file: Path, draw: random.Random) -> None:
     Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(file, "TIFF")
 
 
-# name -> (damage, what the reason given for it has to hold)
+# {name: (damage, a text that the reason must contain)}
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "empty": (_holds(b""), "empty"),
     "zeros": (_holds(bytes(4096)), "no image"),

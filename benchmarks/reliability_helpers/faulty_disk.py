@@ -1,8 +1,9 @@
-"""A disk that fails: it stands between Python's file calls and one folder, and measures nothing by itself.
+"""Simulates a disk that fails: it replaces Python's file calls for one folder. It measures nothing by itself.
 
-It counts the calls that concern the folder. At a chosen one the process "dies", so that every later call dies too: no
-handler tidies up, and what was written and not flushed is lost. Or the call fails with an error. It knows which bytes
-and names were synced, and a power cut takes the others away. Folders themselves are taken for lasting.
+It counts the calls that concern the folder. At a chosen call the process "dies": this call and all later ones raise
+`Crash`, so that no handler can tidy up, and what was written but not flushed is lost. Or that call raises an error. The
+disk knows which bytes and names were synced, and a simulated power cut removes the others. Folders themselves are never
+lost.
 """
 
 import builtins
@@ -22,21 +23,25 @@ UNKNOWN = ("rmdir", "truncate", "link", "symlink", "ftruncate", "fdatasync", "wr
 
 
 class Crash(BaseException):
-    """The process ended here."""
+    """The simulated end of the process."""
 
 
 class Inode:
-    """A file, whatever its name: the bytes of it that were synced."""
+    """A file, independent of its name. synced: the bytes that were synced."""
 
     def __init__(self, synced: bytes = b""):
         self.synced = synced
 
 
 class Disk:
-    """folder: an absolute path. at: the call, counted from 0, at which something happens, None: nothing does.
+    """A simulated disk for one folder.
 
-    when: "before" the call, "half" way through what it writes, or "after" it. error: what is raised, None: the process
-    dies; lasting: whether every later call fails too. capacity: bytes that the folder's files may take, None: no limit.
+    folder: an absolute path. at: the call, counted from 0, at which something happens; None for no call.
+    when: "before" the call, "half" way through what it writes, or "after" it. error: what the call raises; None lets
+    the process die. lasting: whether every later call raises the error too. capacity: how many bytes the folder's files
+    may have; None for no limit.
+
+    calls: how many calls there were. happened: whether the fault has happened. written: how many bytes were written.
     """
 
     def __init__(
@@ -51,15 +56,15 @@ class Disk:
     ):
         self.folder, self.calls, self.happened, self.written = folder, 0, False, 0
         self._at, self._when, self._error, self._lasting, self._capacity = at, when, error, lasting, capacity
-        self._inside = False  # in one of our own calls
-        self._paths: dict[int, Path] = {}  # of open descriptors
+        self._inside = False  # whether a call of this object itself is going on, which doesn't count
+        self._paths: dict[int, Path] = {}  # {open file descriptor: path}
         self._names = {path: Inode(path.read_bytes()) for path in _files(folder)}
         self._synced_names = dict(self._names)
         self._real_open, self._real_close = builtins.open, os.close
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Within the block Python's calls on the folder are this disk's."""
+        """Returns a context manager in which Python's file calls for the folder go through this disk."""
         fakes = {(os, name): self._fake(name) for name in (*READING, *RENAMING, *UNKNOWN, *DESCRIPTORS)}
         fakes |= {(os, "open"): self._fake("open"), (builtins, "open"): self._open, (io, "open"): self._open}
         with contextlib.ExitStack() as stack:
@@ -73,7 +78,7 @@ class Disk:
                 self._paths.clear()
 
     def power_cut(self, *, names: bool) -> None:
-        """Takes away the bytes that were not synced; with `names` also the changes of names since their folder was."""
+        """Removes the bytes that were not synced. names: whether to undo changes of names that were not synced too."""
         left = self._synced_names if names else self._names
         for path in _files(self.folder):
             path.unlink()
@@ -81,7 +86,10 @@ class Disk:
             path.write_bytes(inode.synced)
 
     def call(self, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
-        """One call: `act`, unless this is where it fails."""
+        """Counts one call and does it, unless it is the one that fails.
+
+        act: does the call. half: does half of it, None if the call writes nothing.
+        """
         number, self.calls = self.calls, self.calls + 1
         if self.happened and (self._error is None or self._lasting):
             raise self._error or Crash
@@ -98,14 +106,14 @@ class Disk:
             self._inside = False
 
     def opened(self, path: Path, descriptor: int) -> int:
-        """Takes note of an open file, which may be new."""
+        """Takes note that a file is open, and returns its descriptor."""
         self._paths[descriptor] = path
         if not path.is_dir():
             self._names.setdefault(path, Inode())
         return descriptor
 
     def push(self, descriptor: int, data: bytes) -> None:
-        """Writes as much as there is room for, and counts it."""
+        """Writes bytes to an open file, as many as fit, and counts them. Raises OSError if not all fit."""
         if self._capacity is not None:
             room = max(0, self._capacity - sum(path.stat().st_size for path in _files(self.folder)))
             if room < len(data):
@@ -123,14 +131,14 @@ class Disk:
                 return real(*args, **settings)
             if name in UNKNOWN:
                 raise NotImplementedError(f"faulty_disk: os.{name}")
-            # Syncing is what power_cut goes by; the real call would only take its time.
+            # `power_cut` goes by what this disk has noted; a real sync would only take time.
             act = (lambda *_, **__: None) if name == "fsync" else real
             return self.call(lambda: self._after(name, act(*args, **settings), args))
 
         return call
 
     def _after(self, name: str, result: Any, args: tuple) -> Any:
-        """Takes note of what a call did."""
+        """Takes note of what a call has done, and returns its result."""
         if name == "open":
             return self.opened(Path(args[0]), result)
         if name in ("rename", "replace"):
@@ -170,19 +178,19 @@ class Disk:
 
 
 class File:
-    """A file that is open for writing bytes, and keeps all of them to itself until it is flushed."""
+    """A file that is open for writing bytes. It hands nothing to the disk before it is flushed."""
 
     def __init__(self, disk: Disk, descriptor: int):
         self._disk, self._descriptor, self._pending = disk, descriptor, b""
 
     def write(self, data: bytes) -> int:
-        """Takes the bytes."""
+        """Keeps the bytes until `flush`. Returns their number."""
         self._disk.call(lambda: None)
         self._pending += bytes(data)
         return len(data)
 
     def flush(self) -> None:
-        """Hands them to the disk."""
+        """Hands all bytes to the disk."""
         pending, self._pending = self._pending, b""
         half = pending[: len(pending) // 2]
         self._disk.call(
@@ -193,7 +201,7 @@ class File:
         return self._descriptor
 
     def close(self) -> None:
-        """Flushes what is left, and closes."""
+        """Flushes what is left and closes the file."""
         if self._pending:
             self.flush()
         os.close(self._descriptor)

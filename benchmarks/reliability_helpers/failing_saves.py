@@ -1,9 +1,11 @@
-"""What failures in the middle of a save do checkpoints survive? Each function tries many cases on copies of a folder.
+"""Lets saves of a checkpoint fail in their middle, in every possible place, on copies of a folder of checkpoints.
 
-For the tests, with small counts, and for measurements of reliability. A case goes wrong where the earlier checkpoint
-is lost, where the error is not the one that a person should get, or where the next save doesn't mend everything.
-`save` and `load` are checkpoint.save and checkpoint.newest, or what is tried in their place; the next start saves by
-checkpoint.save. `scratch` is a folder that isn't there yet.
+For `benchmarks.reliability` and, with small counts, for the tests. A case goes wrong if the earlier checkpoint is lost,
+if the error is not the one that a person should get, or if the next save doesn't repair everything.
+
+The functions share these parameters. folder: with checkpoints; it isn't changed unless that is said. new: the
+checkpoint to save. scratch: a folder for the copies, which doesn't exist yet. save, load: `checkpoints.save` and
+`checkpoints.newest`, or what is tested in their place. The save after the failure is always `checkpoints.save`.
 """
 
 import itertools
@@ -12,8 +14,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.damage import Tally, same
-from benchmarks.faulty_disk import Crash, Disk
+from benchmarks.reliability_helpers.damage import Tally, same
+from benchmarks.reliability_helpers.faulty_disk import Crash, Disk
 from cil_func.errors import CheckpointError, DiskError
 from cil_func.runs import checkpoints, files
 from cil_func.runs.checkpoints import Loaded
@@ -26,11 +28,12 @@ SMALL = 64 << 20  # bytes of a file system that may be filled
 def crash_at_every_call(
     folder: Path, new: Loaded, *, scratch: Path, save: Callable = checkpoints.save, load: Callable = checkpoints.newest
 ) -> Tally:
-    """Saves `new` beside the checkpoints in `folder`; the process ends before, half way through and after each call.
+    """Saves `new`, and ends the process before, half way through and after each call of the save.
 
-    Each time in three ways: all that was handed to the system is there; bytes that were not synced are lost; names too.
+    Each case is judged in three aftermaths: nothing that was handed to the system is lost; bytes that were not synced
+    are lost; names that were not synced are lost as well.
     """
-    tried, missed, judge = 0, [], _Judge(folder, new, load)
+    tried, failures, judge = 0, [], _Judge(folder, new, load)
     for where, copy, disk, raised in _attempts(folder, new, scratch, save):
         for aftermath in AFTERMATHS:
             if aftermath != "killed":
@@ -39,8 +42,8 @@ def crash_at_every_call(
             if disk.happened != isinstance(raised, Crash):
                 problem = f"raised {raised!r}"
             tried += 1
-            missed += [f"{where}, {aftermath}: {problem}"] if problem else []
-    return Tally(tried, missed)
+            failures += [f"{where}, {aftermath}: {problem}"] if problem else []
+    return Tally(tried, failures)
 
 
 def fail_at_every_call(
@@ -53,12 +56,13 @@ def fail_at_every_call(
     save: Callable = checkpoints.save,
     load: Callable = checkpoints.newest,
 ) -> Tally:
-    """As `crash_at_every_call`, but the call raises `error`, or with `lasting` that call and all later ones.
+    """Saves `new`, and lets each call of the save raise `error`, before, half way through and after it.
 
-    An OSError has to come out as DiskError, or the save to be complete; another error has to come out as it is. Where
-    the new checkpoint isn't there then, the folder has to be as it was, unless nothing can be deleted (`lasting`).
+    lasting: whether all later calls raise it too. A save that meets an OSError has to raise DiskError or to be
+    complete. Any other error has to be raised as it is. If the new checkpoint isn't there then, the folder has to be as
+    it was, except with `lasting`, since then nothing can be deleted.
     """
-    tried, missed, judge = 0, [], _Judge(folder, new, load)
+    tried, failures, judge = 0, [], _Judge(folder, new, load)
     for where, copy, disk, raised in _attempts(folder, new, scratch, save, error=error, lasting=lasting):
         problem = judge(copy, saved=raised is None, as_it_was=not lasting)
         if isinstance(error, OSError):
@@ -68,8 +72,8 @@ def fail_at_every_call(
         if not expected:
             problem = f"raised {raised!r}"
         tried += 1
-        missed += [f"{where}, {error!r}: {problem}"] if problem else []
-    return Tally(tried, missed)
+        failures += [f"{where}, {error!r}: {problem}"] if problem else []
+    return Tally(tried, failures)
 
 
 def disk_full(
@@ -81,63 +85,66 @@ def disk_full(
     save: Callable = checkpoints.save,
     load: Callable = checkpoints.newest,
 ) -> Tally:
-    """Saves `new` while `count` different amounts of space are left, from none to a byte too few.
+    """Saves `new` with `count` different amounts of free space, from none to one byte too few.
 
-    A full disk has to raise DiskError and leave the folder as it was, byte for byte.
+    Each save has to raise DiskError and to leave the folder as it was, byte for byte.
     """
     with (disk := Disk(_copy(folder, scratch))).installed():
         save(disk.folder, new.tree, new.record, number=new.number)
     needed = disk.written
     used = sum(len(data) for data in _contents(folder).values())
-    missed = []
+    failures = []
     for case in range(count):
         room = (needed - 1) * case // max(count - 1, 1)
         copy = _copy(folder, scratch)
         with Disk(copy, capacity=used + room).installed():
             raised = _outcome(save, copy, new)
-        problem = _refused(raised, _contents(folder), copy) or _unmended(copy, new, load)
-        missed += [f"{room} bytes left: {problem}"] if problem else []
-    return Tally(count, missed)
+        problem = _refused(raised, _contents(folder), copy) or _unrepaired(copy, new, load)
+        failures += [f"{room} bytes left: {problem}"] if problem else []
+    return Tally(count, failures)
 
 
 def disk_really_full(folder: Path, new: Loaded, count: int, *, save: Callable = checkpoints.save) -> Tally:
-    """`disk_full` on the folder itself, which lies on a small file system of its own that is filled for each case.
+    """Does what `disk_full` does, in the folder itself, by filling the small file system that it is on.
 
-    Raises ValueError where it isn't small, so that no real disk is filled.
+    Raises ValueError if the file system isn't small, so that no real disk is filled.
     """
     parts = [describe_part({key: part}, number=new.number) for key, part in new.tree.items()]
     needed = sum(part.size for part in parts) + len(pack_manifest(parts, new.record, number=new.number))
     before = _contents(folder)
-    ballast, missed = folder.parent / "ballast", []
+    ballast, failures = folder.parent / "ballast", []
     for case in range(count):
         system = os.statvfs(folder)
         free, room = system.f_bavail * system.f_bsize, (needed - 1) * case // max(count - 1, 1)
         if not needed < free < SMALL:
             raise ValueError(f"disk_really_full: {free} bytes are free; between {needed} and {SMALL} fit")
-        ballast.write_bytes(bytes(free - room))  # the file system rounds what is left down to whole blocks
+        ballast.write_bytes(bytes(free - room))  # the file system rounds the rest down to whole blocks
         raised = _outcome(save, folder, new)
         ballast.unlink()
         problem = _refused(raised, before, folder)
-        missed += [f"{room} bytes left: {problem}"] if problem else []
-    return Tally(count, missed)
+        failures += [f"{room} bytes left: {problem}"] if problem else []
+    return Tally(count, failures)
 
 
 class _Judge:
-    """What is wrong with a copy of `folder` in which `new` was being saved: looked at once for each content."""
+    """Tells what is wrong with a copy of a folder in which `new` was being saved. Judges each content only once."""
 
     def __init__(self, folder: Path, new: Loaded, load: Callable):
         self._before, self._contents, self._new, self._load = load(folder)[0], _contents(folder), new, load
         self._known: dict[tuple, str] = {}
 
     def __call__(self, copy: Path, *, saved: bool, as_it_was: bool = False) -> str:
-        """"" for nothing. as_it_was: whether a save that failed may leave nothing; the copy is changed."""
+        """Returns what is wrong, "" for nothing. Changes the copy, by saving again.
+
+        saved: whether the save was complete. as_it_was: whether a save that failed has to leave the folder unchanged.
+        """
         case = (saved, frozenset(_contents(copy).items()))
         if case not in self._known:
-            self._known[case] = self._lost(copy, saved, as_it_was) or _unmended(copy, self._new, self._load)
+            self._known[case] = self._lost(copy, saved, as_it_was) or _unrepaired(copy, self._new, self._load)
         return self._known[case]
 
     def _lost(self, copy: Path, saved: bool, as_it_was: bool) -> str:
-        """Whether the copy lost what was there: its newest has to be the one before or, if it is saved, the new one."""
+        """Returns "" if nothing is lost: the newest checkpoint is the new one or, if it isn't saved, the one before."""
         try:
             after = self._load(copy)[0]
         except CheckpointError as error:
@@ -152,11 +159,11 @@ class _Judge:
         return f"checkpoint {after and after.number} was found, with other contents" if after else "nothing was found"
 
 
-def _unmended(copy: Path, new: Loaded, load: Callable) -> str:
-    """What is still wrong after the next start, which saves `new`; "" for nothing."""
+def _unrepaired(copy: Path, new: Loaded, load: Callable) -> str:
+    """Returns what is still wrong after the next start, which saves `new` again; "" for nothing."""
     files.remove_temporary_files(copy)
     try:
-        with Disk(copy).installed():  # nothing fails, and nothing waits for a disk
+        with Disk(copy).installed():  # without a fault; it only avoids waiting for a real disk
             checkpoints.save(copy, new.tree, new.record, number=new.number)
         found, problems = load(copy)
     except Exception as error:
@@ -167,12 +174,12 @@ def _unmended(copy: Path, new: Loaded, load: Callable) -> str:
 
 
 def _refused(raised: BaseException | None, before: dict[str, bytes], folder: Path) -> str:
-    """What is wrong with a save that had to be refused; "" for a DiskError and a folder as it was `before`."""
+    """Returns "" if a save raised DiskError and left the folder as it was `before`, else what is wrong."""
     return _changed(before, folder) if isinstance(raised, DiskError) else f"raised {raised!r}"
 
 
 def _changed(before: dict[str, bytes], folder: Path) -> str:
-    """How the folder differs from what it was `before`; "" if it doesn't."""
+    """Returns how a folder differs from what it was `before`; "" if it doesn't."""
     after = _contents(folder)
     return "" if before == after else f"the folder changed: {sorted(before)} became {sorted(after)}"
 
@@ -180,9 +187,9 @@ def _changed(before: dict[str, bytes], folder: Path) -> str:
 def _attempts(
     folder: Path, new: Loaded, scratch: Path, save: Callable, **fault
 ) -> Iterator[tuple[str, Path, Disk, BaseException | None]]:
-    """(where, the copy, its disk, what the save raised) for a fault before, half way through and after each call.
+    """Yields (where, the copy, its disk, what the save raised) for a fault before, half way through and after a call.
 
-    The last of each kind comes after all calls, and nothing happens.
+    Every call has its turn. In the last attempt of each kind the fault would come after all calls, so nothing happens.
     """
     for when in ("before", "half", "after"):
         for at in itertools.count():
@@ -191,14 +198,14 @@ def _attempts(
             with disk.installed():
                 raised = _outcome(save, copy, new)
             through = at >= disk.calls
-            if disk.happened or through:  # not a call that writes nothing, which has no half
+            if disk.happened or through:  # a call that writes nothing has no half, and is left out
                 yield f"{when} call {at}", copy, disk, raised
             if through:
                 break
 
 
 def _outcome(save: Callable, folder: Path, new: Loaded) -> BaseException | None:
-    """What a save raises."""
+    """Returns what a save raises, None for nothing."""
     try:
         save(folder, new.tree, new.record, number=new.number)
     except BaseException as error:
@@ -207,7 +214,7 @@ def _outcome(save: Callable, folder: Path, new: Loaded) -> BaseException | None:
 
 
 def _copy(folder: Path, scratch: Path) -> Path:
-    scratch.mkdir(parents=True, exist_ok=True)  # kept from case to case: making folders is slow
+    scratch.mkdir(parents=True, exist_ok=True)  # the same folder for all cases, since making folders is slow
     for path in scratch.iterdir():
         path.unlink()
     return shutil.copytree(folder, scratch, dirs_exist_ok=True)

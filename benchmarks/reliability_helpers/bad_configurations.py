@@ -1,7 +1,8 @@
-"""Bad configurations, made from the schema, and what `train.py` has to answer to each: exit 2, one line.
+"""Makes wrong configurations from the schema, with what `train.py` has to answer to each: exit status 2 and one line.
 
-Every key x {misspelt, each wrong TOML type, just outside its range, not finite}: a new key is covered by itself.
-What the schema's annotations can't tell (which text is a path, a policy) is left to `tests/config/test_load.py`.
+Each key is misspelt, given each wrong TOML type, a value just outside its range, and one that is not finite. So a new
+key is covered without more work. What annotations can't tell (which text is a path or a policy) is tested in
+`tests/config/test_load.py`.
 """
 
 import math
@@ -32,9 +33,10 @@ _NAMES = {bool: {"boolean"}, int: {"integer"}, float: {"integer", "float"}, str:
 
 
 class BadConfig(NamedTuple):
-    """key: dotted; text: a line of TOML, `optim.epochs = 0`; says: what the answer must hold.
+    """A wrong configuration.
 
-    in_file: whether the line is given in a file, for --config, or else by --set.
+    key: its dotted key; kind: of the mistake; text: a line of TOML like `optim.epochs = 0`; says: texts that the answer
+    must contain. in_file: whether the line is given in a file by --config, and not by --set.
     """
 
     key: str
@@ -44,7 +46,7 @@ class BadConfig(NamedTuple):
     in_file: bool
 
     def flags(self, folder: Path) -> list[str]:
-        """The flags for train.py; a file is written into the folder."""
+        """Returns the flags for train.py. Writes a file into the folder if in_file is true."""
         if not self.in_file:
             return ["--set", self.text]
         path = folder / "bad.toml"
@@ -53,7 +55,7 @@ class BadConfig(NamedTuple):
 
 
 def configurations(seed: int = 0, *, schema: type[BaseModel] = Config) -> list[BadConfig]:
-    """All of them, in an order drawn from the seed: any first few are a sample of all keys and kinds."""
+    """Returns all wrong configurations, in an order drawn from the seed, so that the first few are a fair sample."""
     draw = random.Random(seed)
     hints = messages.hints_of(schema)
     found = []
@@ -68,20 +70,23 @@ def configurations(seed: int = 0, *, schema: type[BaseModel] = Config) -> list[B
 
 
 def fault(status: int, stderr: str, *, expected: int, says: Sequence[str]) -> str:
-    """What is wrong with the answer of a process that was to refuse something; "" if nothing is."""
+    """Returns what is wrong with the answer of a process that had to refuse something; "" for nothing.
+
+    status, stderr: of the process. expected: the exit status that it should have. says: texts that its line must have.
+    """
     lines = [line for line in stderr.split("\n") if line]
     if status != expected:
         return f"exit status {status}, not {expected}: {lines[-1] if lines else 'no message'}"
     if len(lines) != 1:
         return f"{len(lines)} lines on stderr, not one: {lines[:3]}"
     if not lines[0].startswith("train.py: ") or not lines[0].isprintable():
-        return f"not a message of ours: {lines[0]!r}"
+        return f"not a message of train.py: {lines[0]!r}"
     missing = [part for part in says if part not in lines[0]]
     return f"{missing[0]!r} is not in: {lines[0]}" if missing else ""
 
 
 def wrong(hint: Any) -> Iterator[tuple[str, str]]:
-    """(kind of mistake, TOML value) for everything that an annotation shows to be wrong."""
+    """Yields (kind of mistake, TOML value) for all values that are wrong by an annotation."""
     taken = takes(hint)
     for kind, values in TOML.items():
         if kind not in taken:
@@ -101,7 +106,7 @@ def wrong(hint: Any) -> Iterator[tuple[str, str]]:
 
 
 def takes(hint: Any) -> set[str]:
-    """The TOML types that an annotation takes."""
+    """Returns the TOML types that an annotation allows."""
     kinds: set[str] = set()
     for member in members(hint):
         if typing.get_origin(member) is Literal:
@@ -114,7 +119,7 @@ def takes(hint: Any) -> set[str]:
 
 
 def members(hint: Any) -> list[Any]:
-    """The alternatives of an annotation, without None (which TOML can't write) and without their notes."""
+    """Returns the alternatives of an annotation, without their Annotated notes, and without None: TOML has no None."""
     if typing.get_origin(hint) is Annotated:
         return members(typing.get_args(hint)[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -127,7 +132,7 @@ def _items(member: Any) -> list[Any]:
 
 
 def _outside(hint: Any) -> list[str]:
-    """Numbers next to each bound, on the wrong side of it, that no alternative takes."""
+    """Returns numbers next to each bound, on its wrong side, that no alternative of the annotation allows."""
     ranges = list(_ranges(hint))
     if not ranges:
         return []
@@ -143,7 +148,7 @@ def _outside(hint: Any) -> list[str]:
 
 
 def _ranges(hint: Any) -> Iterator[tuple[type, Interval]]:
-    """(int or float, its range) of each alternative that has one."""
+    """Yields (int or float, its range) of each alternative that has a range."""
     if typing.get_origin(hint) is Annotated:
         base, *notes = typing.get_args(hint)
         yield from ((base, note) for note in notes if isinstance(note, Interval))
@@ -163,18 +168,18 @@ def _within(value: float, interval: Interval) -> bool:
 
 
 def _misspelt(key: str, hints: dict[str, Any], draw: random.Random) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(TOML line, what the answer must hold) for slips of a key's last part; the right one must be suggested."""
+    """Yields (TOML line, texts that the answer must contain) for typos in a key; the right key must be suggested."""
     table, _, name = key.rpartition(".")
     prefix = f"{table}." if table else ""
     written = f"[{key}]" if takes(hints[key]) == {"table"} else key
     value = "{ }" if written != key else "1"
-    for slip in slips(name, draw):
-        if prefix + slip not in hints:
-            yield f"{prefix}{slip} = {value}", (f"{prefix}{slip}: unknown ", f"did you mean {written}?")
+    for typo in typos(name, draw):
+        if prefix + typo not in hints:
+            yield f"{prefix}{typo} = {value}", (f"{prefix}{typo}: unknown ", f"did you mean {written}?")
 
 
-def slips(name: str, draw: random.Random) -> list[str]:
-    """A name with a letter lost, doubled, or swapped with the next, in capitals, and with "-" for "_"."""
+def typos(name: str, draw: random.Random) -> list[str]:
+    """Returns typos of a name: a letter lost, doubled or swapped with the next one, capitals, and "-" for "_"."""
     lost, twice, first = (draw.randrange(len(name) - (swap == 2)) for swap in range(3))
     swapped = name[:first] + name[first + 1] + name[first] + name[first + 2 :]
     made = [name[:lost] + name[lost + 1 :], name[:twice] + name[twice] + name[twice:], swapped, name.upper()]

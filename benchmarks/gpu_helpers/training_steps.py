@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import measure, step
-from benchmarks.gpu_runs import Record
+from benchmarks.gpu_helpers.whole_runs import Record
 from cil_func import tree
 from cil_func.networks import resnet
 from cil_func.runs import setup

@@ -1,13 +1,14 @@
-"""train.py with one fault, for tests and measurements of reliability: `FAULT='{...}' python -m benchmarks.faulty ...`.
+"""Runs train.py with one fault, which the environment variable FAULT describes. For `benchmarks.reliability` and tests.
 
-FAULT is JSON: {"what", "at", "rank" (0), "once" (a file that is made when it happens, and where it is there nothing
-does)}. In the process of that rank, at number `at`, counted from 1:
+FAULT is JSON: {"what", "at", "rank", "once"}. The fault happens in the process of that rank (default 0), the `at`-th
+time (counted from 1) that its place is passed. "once" may name a file that is made when the fault happens; if the file
+exists already, the fault doesn't happen. "what" is one of
 
-    "raise"                       at a border of the run (before each step, after each part of a phase), a bug
-    "SIGKILL", "SIGTERM", ...     at a border, the signal to itself
-    "hang"                        at a border, a wait for ever, of the main thread alone
+    "raise"                       at a border of the run (before each step, after each part of a phase): raises a bug
+    "SIGKILL", "SIGTERM", ...     at a border: sends itself the signal
+    "hang"                        at a border: lets the main thread wait for ever
     "SIGKILL in a save"           at a call that syncs or renames a file
-    "nan in the loss"             in a step: nan or inf, in the input, the loss, the gradient or the weight
+    "nan in the loss"             in a step; also "inf", and "in the input", "in the gradient", "in the weight"
 """
 
 import json
@@ -24,7 +25,7 @@ from cil_func.training import step
 
 
 class Fault:
-    """The fault, and how often its place was passed."""
+    """A fault, and how often its place was passed. text: its JSON."""
 
     def __init__(self, text: str):
         fault = json.loads(text)
@@ -32,7 +33,7 @@ class Fault:
         self.once, self.passed = fault.get("once", ""), 0
 
     def here(self) -> bool:
-        """Whether it happens now: counts a pass."""
+        """Counts that the place is passed. Returns whether the fault happens now."""
         self.passed += 1
         mine = self.passed == self.at and int(os.environ.get("RANK", "0")) == self.rank
         if not mine or (self.once and Path(self.once).exists()):
@@ -54,6 +55,7 @@ def main() -> int:
 
 
 def at_a_border(fault: Fault) -> None:
+    """Lets the fault happen when the run may be saved."""
     call = saver.CheckpointSaver.at_border
 
     def faulty(self, make, boundary):
@@ -69,7 +71,7 @@ def at_a_border(fault: Fault) -> None:
 
 
 def in_a_save(fault: Fault) -> None:
-    """Before the call or, for an even number, after it."""
+    """Kills the process at a call that syncs or renames a file: before an odd one, after an even one."""
     for name in ("fsync", "replace"):
         original = getattr(os, name)
 
@@ -85,14 +87,17 @@ def in_a_save(fault: Fault) -> None:
 
 
 def in_a_step(fault: Fault, value: float, where: str) -> None:
+    """Puts NaN or infinity into one training step. where: "input", "loss", "gradient" or "weight"."""
     make, call = step.make, step.Preprocess.__call__
-    spoiled, weight = [False], [False]  # whether the input of this step is; whether the weight is, from then on
+    # Whether the input of this step is spoiled, and whether the weight is, from its step on. Lists, so that the
+    # functions inside can change them.
+    spoiled, weight = [False], [False]
 
     def preprocess(self, images, dtype):
         return call(self, images, dtype) + (value if spoiled[0] else 0)
 
     def with_weight(train_state):
-        """A new tree: the one before may be in the middle of being saved."""
+        """Returns a new train state with the value in the weight, since the given one may just be being saved."""
         if not weight[0]:
             return train_state
         head = train_state.params["classifier"]

@@ -1,7 +1,10 @@
-"""What damage to its files does a checkpoint survive? Each function tries many cases on copies of a folder.
+"""Damages the files of checkpoints, to see whether the damage is noticed. Each function tries many cases on copies.
 
-For the tests, with small counts, and for measurements of reliability. Damage has to be reported, and the checkpoint
-before it loaded. `load` is checkpoint.newest, or what is tried in its place; `scratch` a folder that isn't there yet.
+For `benchmarks.reliability` and, with small counts, for the tests. Damage has to be reported, and the checkpoint before
+the damaged one has to be loaded.
+
+The functions share these parameters. folder: with checkpoints; it isn't changed. scratch: a folder for the copies,
+which doesn't exist yet. load: `checkpoints.newest`, or what is tested in its place.
 """
 
 import os
@@ -20,14 +23,14 @@ from cil_func.runs.packing import describe_part, pack_manifest
 
 
 class Tally(NamedTuple):
-    """tried: how many cases; missed: what went wrong, a line for each case in which it did."""
+    """tried: how many cases were tried; failures: a line for each case that went wrong."""
 
     tried: int
-    missed: list[str]
+    failures: list[str]
 
 
 def example(number: int, *, size: int = 300) -> Loaded:
-    """A checkpoint of many dtypes, about 15 * size bytes, with another content for every number."""
+    """Returns a checkpoint of several dtypes, about 15 * size bytes. Each number has another content."""
     numbers = torch.randn(size, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
     params = {"weight": numbers.float(), "half": numbers.bfloat16(), "empty": {}, "wide": numbers}
     learned = {"rows": (100 * numbers[:9]).long(), "seen": numbers > 0, "sum": numbers.sum()}
@@ -36,7 +39,7 @@ def example(number: int, *, size: int = 300) -> Loaded:
 
 
 def same(first: Loaded | None, second: Loaded | None) -> bool:
-    """Whether two checkpoints are equal to the last bit, in the order of their parts too; or both None."""
+    """Returns whether two checkpoints are equal to the last bit and in the order of their parts, or both None."""
     if first is None or second is None:
         return first is second
     manifests = []
@@ -48,7 +51,7 @@ def same(first: Loaded | None, second: Loaded | None) -> bool:
 
 
 def flip_bits(folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoints.newest) -> Tally:
-    """Flips one random bit in a random file of a random checkpoint of `folder`, `count` times."""
+    """Flips one random bit in a random file of a random checkpoint, `count` times, each on a fresh copy."""
 
     def flip(path: Path, draw: random.Random) -> str:
         bit = draw.randrange(8 * path.stat().st_size)
@@ -65,7 +68,7 @@ def flip_bits(folder: Path, count: int, *, seed: int, scratch: Path, load: Calla
 def truncate_and_delete(
     folder: Path, count: int, *, seed: int, scratch: Path, load: Callable = checkpoints.newest
 ) -> Tally:
-    """Cuts a random file of a random checkpoint short at a random byte or deletes it, `count` times in all."""
+    """Cuts a random file of a random checkpoint at a random byte, or deletes it, `count` times on fresh copies."""
 
     def cut(path: Path, draw: random.Random) -> str:
         if draw.random() < 0.2:
@@ -79,23 +82,26 @@ def truncate_and_delete(
 
 
 def _damage(folder: Path, count: int, damage: Callable, *, seed: int, scratch: Path, load: Callable) -> Tally:
-    """Damages the newest checkpoint of copies of `folder` that end with each of its valid ones."""
+    """Damages the newest checkpoint of a copy, `count` times. damage: called with a file; returns what it did."""
     draw, cases = random.Random(seed), _endings(folder, scratch, load)
-    missed = []
+    failures = []
     for _ in range(count):
         copy, number, earlier = draw.choice(cases)
         path = draw.choice(_files(copy, number))
         whole = path.read_bytes()
         what = damage(path, draw)
         problem = _unnoticed(copy, number, earlier, load)
-        path.unlink(missing_ok=True)  # a file that is written over makes some file systems wait for the disk
+        path.unlink(missing_ok=True)  # some file systems wait for the disk when a file is written over
         path.write_bytes(whole)
-        missed += [f"{what}: {problem}"] if problem else []
-    return Tally(count, missed)
+        failures += [f"{what}: {problem}"] if problem else []
+    return Tally(count, failures)
 
 
 def _endings(folder: Path, scratch: Path, load: Callable) -> list[tuple[Path, int, Loaded | None]]:
-    """(copy, number of its newest checkpoint, the valid one before that), for each valid checkpoint of `folder`."""
+    """Returns a copy for each valid checkpoint of `folder`, without the later ones.
+
+    Each is (the copy, the number of its newest checkpoint, the valid checkpoint before that).
+    """
     endings, left = [], scratch / "all"
     shutil.copytree(folder, left)
     while (found := load(left)[0]) is not None:
@@ -108,13 +114,16 @@ def _endings(folder: Path, scratch: Path, load: Callable) -> list[tuple[Path, in
 
 
 def _files(folder: Path, number: int) -> list[Path]:
-    """A checkpoint's manifest and the parts that it names, whichever checkpoint wrote them."""
+    """Returns a checkpoint's manifest and all parts that it names, also those that earlier checkpoints wrote."""
     names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts_of_checkpoint(folder, number)]
     return [folder / name for name in (checkpoint_files.manifest_name(number), *names)]
 
 
 def _unnoticed(copy: Path, number: int, earlier: Loaded | None, load: Callable) -> str:
-    """What is wrong with the answer of `load` to a damaged checkpoint `number`; "" for nothing."""
+    """Returns what is wrong with what `load` does about the damaged checkpoint `number`; "" for nothing.
+
+    earlier: the valid checkpoint before it.
+    """
     try:
         found, problems = load(copy)
     except CheckpointError as error:
