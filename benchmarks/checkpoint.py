@@ -39,7 +39,7 @@ from cil_func.runs.signals import Signals
 from cil_func.training import stage
 from cil_func.training.epochs import Position
 from cil_func.training.progress import Progress, StageProgress
-from cil_func.training.step import Health, TrainState, nothing_measured
+from cil_func.training.step_state import Health, TrainState, nothing_measured
 
 CLASSES = 100
 PARTS = ("loop", "background", "processor", "first", "load")

@@ -29,7 +29,8 @@ from cil_func.experiment import Experiment
 from cil_func.networks.network import Model
 from cil_func.networks.outputs import classes_of
 from cil_func.runs import setup
-from cil_func.training import runners, step
+from cil_func.training import runners, step_state
+from cil_func.training.preprocess import DTYPES
 
 OLD, SEEN, ALL = 50, 60, 100
 
@@ -105,7 +106,7 @@ def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
     before, classes = (classes_of(sizes, phase, device=made.device) for phase in (0, 1))
     # A run gives the teacher large chunks. A single batch that is filled up to such a chunk would take far longer.
     teach = replace(made.forward, fill=False).teacher(drawn(made, 1), before)
-    train_state = step.start(recipe.stage, recipe.optimiser, *drawn(made, 0))
+    train_state = step_state.start(recipe.stage, recipe.optimiser, *drawn(made, 0))
     steps = (runners.CapturedSteps if made.captured else runners.EagerSteps)(recipe.step, train_state, classes)
     rate = torch.tensor(recipe.rate(0), dtype=made.dtype, device=made.device)
     return lambda: steps(teach(images), Batch(images, labels), rate)
@@ -162,7 +163,7 @@ def interleaved(
 
 def compute_dtype(ready: setup.Setup) -> torch.dtype:
     """Of the convolutions."""
-    return step.DTYPES[ready.config.run.precision][1]
+    return DTYPES[ready.config.run.precision][1]
 
 
 def floor_seconds(ready: setup.Setup) -> float:

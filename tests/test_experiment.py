@@ -9,7 +9,7 @@ import reference
 import tiny
 import torch
 
-from cil_func import experiment, model, tree
+from cil_func import experiment, model, optim, tree
 from cil_func.config import load
 from cil_func.data import batches
 from cil_func.data.augmentation import augment
@@ -17,8 +17,9 @@ from cil_func.data.images import Resident
 from cil_func.errors import NonFiniteError
 from cil_func.networks.network import Model
 from cil_func.runs import setup
-from cil_func.training import inference, recipe, stage, step
+from cil_func.training import inference, recipe, stage, step_state
 from cil_func.training.epochs import Position
+from cil_func.training.preprocess import Preprocess
 from cil_func.training.progress import Progress, SaveHook
 
 
@@ -35,8 +36,9 @@ def learned_model(device: str = "cpu") -> Model:
 
 def train(made: experiment.Experiment, phase, progress: Progress, *, emit=lambda event: None, hook=None) -> Progress:
     student = partial(experiment.expand, made, phase, progress.learned, 7)
+    teach = partial(experiment.teacher, made, phase, progress.learned)
     return experiment.train(
-        made, phase, progress, student, 7, emit=emit, hook=hook or SaveHook(), evaluate=lambda *_, **__: {}
+        made, phase, progress, student, teach, 7, emit=emit, hook=hook or SaveHook(), evaluate=lambda *_, **__: {}
     )
 
 
@@ -88,7 +90,7 @@ def test_on_a_gpu_every_call_of_the_teacher_is_the_compiled_one(backend, monkeyp
         return torch.zeros(len(images), 64), {}
 
     made = with_recipes(
-        made, epochs=2, step=lambda train_state, *_: (train_state, step.nothing_measured(train_state))
+        made, epochs=2, step=lambda train_state, *_: (train_state, step_state.nothing_measured(train_state))
     )
     filled = replace(made.forward, function=forward, batch_size=8, fill=True)
     phase = replace(made.scenario.phases[1], train_rows=made.scenario.phases[1].train_rows[:12])
@@ -124,7 +126,7 @@ def test_a_batch_larger_than_the_phase_costs_little_more_than_the_phase(norm_bat
 
 def test_the_state_that_a_stage_begins_with_is_not_kept(monkeypatch):
     """After a step there is another one: a large model would be in memory twice."""
-    made, begin, alive = build("finetune", "optim.batch_size=16", "optim.norm_batch=0"), step.start, []
+    made, begin, alive = build("finetune", "optim.batch_size=16", "optim.norm_batch=0"), step_state.start, []
     first: list[weakref.ref] = []
 
     def noted(*arguments):
@@ -138,7 +140,7 @@ def test_the_state_that_a_stage_begins_with_is_not_kept(monkeypatch):
             if len(alive) == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(step, "start", noted)
+    monkeypatch.setattr(step_state, "start", noted)
     with pytest.raises(KeyboardInterrupt):
         train(made, made.scenario.phases[0], Progress(), hook=Counting())
     assert alive == [len(first), 0]
@@ -147,12 +149,12 @@ def test_the_state_that_a_stage_begins_with_is_not_kept(monkeypatch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_state_that_is_not_finite_is_named(value):
     weights, velocity = {"a": torch.zeros(2, 3), "none": torch.zeros(0)}, {"a": torch.zeros(3, dtype=torch.float64)}
-    stage.refuse_infinite(step.TrainState(weights, {}, velocity), 1, Position(2, 3))
+    stage.refuse_infinite(step_state.TrainState(weights, {}, velocity), 1, Position(2, 3))
     weights["a"][1, 2] = velocity["a"][0] = torch.finfo(torch.float32).max  # whose sum would not be finite
-    stage.refuse_infinite(step.TrainState(weights, {}, velocity), 1, Position(2, 3))
+    stage.refuse_infinite(step_state.TrainState(weights, {}, velocity), 1, Position(2, 3))
     velocity["a"][1] = value
     with pytest.raises(NonFiniteError, match=r"phase 1, epoch 2, step 3: optimiser\.a is not finite"):
-        stage.refuse_infinite(step.TrainState(weights, {}, velocity), 1, Position(2, 3))
+        stage.refuse_infinite(step_state.TrainState(weights, {}, velocity), 1, Position(2, 3))
 
 
 def test_an_epoch_never_waits_for_the_device(monkeypatch):
@@ -160,7 +162,7 @@ def test_an_epoch_never_waits_for_the_device(monkeypatch):
     there, settings = torch.device("meta"), {"auto_augment": "rand-m9-mstd0.5-inc1", "crop_padding": 1, "flip": True}
     monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", 5 * 32 * 64)  # chunks of 5 steps
     made = build("wa", "optim.batch_size=32")
-    preprocess = step.Preprocess(*(leaf.to(there) for leaf in made.preprocess))
+    preprocess = Preprocess(*(leaf.to(there) for leaf in made.preprocess))
     forward = inference.forward_of(made.network, preprocess, dtype=torch.float32)
     maker = recipe.RecipeMaker(made.network, preprocess, torch.float32, made.processes)
     numbers = load("digits", ["optim.batch_size=32"]).optim_of_phase(1)
@@ -170,7 +172,7 @@ def test_an_epoch_never_waits_for_the_device(monkeypatch):
         preprocess=preprocess,
         augment=augment.device(**settings),
         forward=replace(made.forward, function=forward, device=there),
-        recipe=lambda phase, name: maker.make(made.method.main, numbers),
+        recipe=lambda phase, name: maker.make(made.method.main, numbers, optim.sgd(momentum=0.9)),
     )
     exemplars = {label: made.scenario.phases[0].train_rows[label::4][:10] for label in range(4)}
     progress = Progress(phase=1, learned=learned_model("meta"), exemplars=exemplars)

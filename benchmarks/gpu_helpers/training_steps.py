@@ -18,7 +18,7 @@ from cil_func import tree
 from cil_func.networks import resnet
 from cil_func.runs import setup
 from cil_func.training import runners
-from cil_func.training.step import DTYPES
+from cil_func.training.preprocess import DTYPES
 
 
 class Rig(NamedTuple):

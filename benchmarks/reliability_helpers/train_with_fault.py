@@ -22,6 +22,7 @@ from pathlib import Path
 import train
 from cil_func.runs import saver
 from cil_func.training import step
+from cil_func.training.preprocess import Preprocess
 
 
 class Fault:
@@ -88,7 +89,7 @@ def in_a_save(fault: Fault) -> None:
 
 def in_a_step(fault: Fault, value: float, where: str) -> None:
     """Puts NaN or infinity into one training step. where: "input", "loss", "gradient" or "weight"."""
-    make, call = step.make, step.Preprocess.__call__
+    make, call = step.make, Preprocess.__call__
     # Whether the input of this step is spoiled, and whether the weight is, from its step on. Lists, so that the
     # functions inside can change them.
     spoiled, weight = [False], [False]
@@ -123,7 +124,7 @@ def in_a_step(fault: Fault, value: float, where: str) -> None:
 
         return parts._replace(gradient=gradient, update=update)
 
-    step.make, step.Preprocess.__call__ = faulty, preprocess
+    step.make, Preprocess.__call__ = faulty, preprocess
 
 
 if __name__ == "__main__":

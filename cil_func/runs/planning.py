@@ -11,8 +11,8 @@ from cil_func.experiment import Experiment
 from cil_func.methods.base import Stage
 from cil_func.parallel import batch_split
 from cil_func.runs.setup import Setup
+from cil_func.training.preprocess import DTYPES
 from cil_func.training.recipe import Recipe
-from cil_func.training.step import DTYPES
 
 
 def run_start(setup: Setup) -> dict:

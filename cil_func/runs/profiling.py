@@ -102,8 +102,9 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
     phase = made.scenario.phases[min(1, len(made.scenario.phases) - 1)]
     key, progress = rng.fold_in(made.seed, "profile"), Progress(phase=phase.index, learned=_drawn(made, phase))
     student = partial(experiment.expand, made, phase, progress.learned, key)
+    teach = partial(experiment.teacher, made, phase, progress.learned)
     try:
-        experiment.train(made, phase, progress, student, key, emit=emit, hook=SaveHook(), evaluate=_nothing)
+        experiment.train(made, phase, progress, student, teach, key, emit=emit, hook=SaveHook(), evaluate=_nothing)
     except _Enough:
         return trace
     raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")

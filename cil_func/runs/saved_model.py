@@ -13,7 +13,8 @@ from cil_func.runs.checkpoints import SavedModel
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import network_of
 from cil_func.runs.setup import Setup
-from cil_func.training import evaluation, inference, step
+from cil_func.training import evaluation, inference
+from cil_func.training.preprocess import DTYPES, Preprocess
 from cil_func.training.progress import Progress
 
 
@@ -54,8 +55,8 @@ def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | st
     if pixels.dtype != torch.uint8 or pixels.shape[1:] != shape:
         fits = f"uint8 images of shape (N, {', '.join(map(str, shape))})"
         raise ValueError(f"scores: images {tuple(pixels.shape)} {pixels.dtype}; give {fits}")
-    dtype, compute_dtype = step.DTYPES[saved.description["precision"]]
-    preprocess = step.Preprocess(
+    dtype, compute_dtype = DTYPES[saved.description["precision"]]
+    preprocess = Preprocess(
         *(torch.tensor(settings[key], dtype=dtype, device=device) for key in ("mean", "std"))
     )
     net, sizes = network(saved), saved.description["phases"]

@@ -19,7 +19,8 @@ from cil_func.runs import load_data, machine
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import check_backbone, known_size, network_of
-from cil_func.training import inference, runners, step
+from cil_func.training import inference, runners
+from cil_func.training.preprocess import DTYPES, Preprocess
 from cil_func.training.recipe import Recipe, RecipeMaker
 
 
@@ -59,11 +60,11 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     train_images = images.Resident(torch.from_numpy(data.train_images))
     if known_size(config) is None:
         draws = check_backbone(config, train_images.shape, of_data=True)
-    dtype, compute_dtype = step.DTYPES[config.run.precision]
+    dtype, compute_dtype = DTYPES[config.run.precision]
     mean, std = config.data.mean, config.data.std
     if not mean:  # of the first phase alone: later images are not known yet
         mean, std = batches.channel_statistics(train_images, phases.phases[0].train_rows)
-    preprocess = step.Preprocess(*(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std)))
+    preprocess = Preprocess(*(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std)))
     network = network_of(
         config, method, num_classes=len(data.class_names), num_phases=len(phases.phases), image_size=train_images.shape
     )
@@ -128,7 +129,7 @@ def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable[[in
 def _forward(
     config: Config,
     network: Network,
-    preprocess: step.Preprocess,
+    preprocess: Preprocess,
     dtype: torch.dtype,
     processes: Processes,
     *,

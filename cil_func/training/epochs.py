@@ -11,7 +11,7 @@ from cil_func.data.batches import Batch, Chunk
 from cil_func.errors import NonFiniteError
 from cil_func.networks.outputs import Outputs
 from cil_func.training.runners import CapturedSteps, EagerSteps
-from cil_func.training.step import NEVER, Health, Measures, pad
+from cil_func.training.step_state import NEVER, Health, Measures, pad
 
 
 class Position(NamedTuple):

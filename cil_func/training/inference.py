@@ -14,7 +14,7 @@ from cil_func.errors import NonFiniteError
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, Outputs
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.training.step import Preprocess
+from cil_func.training.preprocess import Preprocess
 
 # Pixels that the forward function takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
 FORWARD_PIXELS = {"cpu": 1 << 17, "cuda": batches.PILLOW_PIXELS["cuda"]}

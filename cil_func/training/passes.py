@@ -13,7 +13,7 @@ from cil_func.methods.base import Measure
 from cil_func.networks.network import Model, Network
 from cil_func.networks.outputs import Classes
 from cil_func.parallel.processes import Processes
-from cil_func.training.step import Preprocess
+from cil_func.training.preprocess import Preprocess
 from cil_func.tree import Tree
 
 _AT_ONCE = 16  # images whose gradients are in memory at a time

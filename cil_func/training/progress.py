@@ -8,7 +8,7 @@ import torch
 from cil_func import tree
 from cil_func.networks.network import Model
 from cil_func.training.epochs import Position
-from cil_func.training.step import Health, Measures, TrainState
+from cil_func.training.step_state import Health, Measures, TrainState
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from cil_func.networks.network import Network
 from cil_func.parallel import batch_split
 from cil_func.parallel.processes import Processes
 from cil_func.training import runners, step
+from cil_func.training.preprocess import Preprocess
 
 
 class Numbers(Protocol):
@@ -71,7 +72,7 @@ class RecipeMaker:
     """
 
     network: Network
-    preprocess: step.Preprocess
+    preprocess: Preprocess
     dtype: torch.dtype
     processes: Processes
     compiled: bool = False

@@ -12,7 +12,7 @@ import torch
 from cil_func import rng, tree
 from cil_func.data.batches import Batch
 from cil_func.networks.outputs import Classes, Outputs
-from cil_func.training.step import Health, Measures, TrainState, nothing_measured
+from cil_func.training.step_state import Health, Measures, TrainState, nothing_measured
 
 _GRAPHS = 64  # of one function, in one process; torch's own limit of 8 would end a run whose phases differ much in size
 WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times

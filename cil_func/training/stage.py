@@ -19,7 +19,7 @@ from cil_func.training.inference import Teach
 from cil_func.training.progress import SaveHook, StageProgress
 from cil_func.training.recipe import Recipe
 from cil_func.training.runners import CapturedSteps, EagerSteps
-from cil_func.training.step import TrainState, entry_name
+from cil_func.training.step_state import TrainState, entry_name
 
 
 class Emit(Protocol):

@@ -20,6 +20,7 @@ from cil_func import config, experiment, tree
 from cil_func.errors import DataError, DiskError
 from cil_func.runs import checkpoints, files, planning, saver, setup
 from cil_func.training import step
+from cil_func.training.preprocess import Preprocess
 
 STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
 NAN_IN_PHASE_1 = '{{"what": "nan in the {}", "at": 14}}'  # its fifth step
@@ -226,7 +227,7 @@ def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(
     directory = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(step, "make", step.make)  # which the fault replaces
-        patch.setattr(step.Preprocess, "__call__", step.Preprocess.__call__)
+        patch.setattr(Preprocess, "__call__", Preprocess.__call__)
         train_with_fault.in_a_step(train_with_fault.Fault(NAN_IN_PHASE_1.format(where)), math.nan, where)
         assert train.main([*FLAGS, "--out", str(directory)]) == 4
     check_named(capsys.readouterr().err)

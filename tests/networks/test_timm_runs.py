@@ -19,7 +19,8 @@ from cil_func.parallel import batch_split
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.runs import checkpoints, load_data, planning, setup
-from cil_func.training import recipe, step
+from cil_func.training import recipe, step, step_state
+from cil_func.training.preprocess import DTYPES, Preprocess
 from cil_func.training.progress import Progress, SaveHook
 
 SMALL = (
@@ -71,7 +72,7 @@ def test_the_planned_activations_are_those_of_a_real_batch(precision):
     """Counted by running the model on the CPU, with its autocast."""
     ready = build("model.backbone=timm:test_vit", "data.image_size=32", f"run.precision={precision}")
     params, state = model.init(0, "timm:test_vit", ready.experiment.num_classes, image_size=(32, 32))
-    compute_dtype = step.DTYPES[precision][1]
+    compute_dtype = DTYPES[precision][1]
     saved = {}
 
     def keep(tensor):
@@ -246,10 +247,10 @@ def parts_of_a_step(name: str, *, padded: bool, rows: slice = slice(None), fill:
     batch = Batch(pixels[rows], torch.randint(0, 3, (7,), generator=generator)[rows])
     stage, half = methods.make("finetune", methods.Options()).main, torch.full((3,), 0.5, dtype=torch.float64)
     parts = step.make(
-        stage, network, optim.sgd(), step.Preprocess(half, half), dtype=torch.float64, norm_batch=0, padded=padded
+        stage, network, optim.sgd(), Preprocess(half, half), dtype=torch.float64, norm_batch=0, padded=padded
     )
-    start = step.start(stage, optim.sgd(), params, state)
-    return parts.gradient(start, *step.pad(None, batch, fill), classes_of([3], 0))[0]
+    start = step_state.start(stage, optim.sgd(), params, state)
+    return parts.gradient(start, *step_state.pad(None, batch, fill), classes_of([3], 0))[0]
 
 
 @pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_convnext"])
@@ -270,7 +271,7 @@ def shared(backbone: str, *, draws: bool = False) -> recipe.Recipe:
     config = load("digits", [*SMALL, f"model.backbone={backbone}", "optim.batch_size=7"])
     half, two = torch.full((3,), 0.5), Processes(Launch(1, 2, 1, 2))
     network = Network(backbone, num_classes=10, num_phases=2)
-    maker = recipe.RecipeMaker(network, step.Preprocess(half, half), torch.float32, two, draws=draws)
+    maker = recipe.RecipeMaker(network, Preprocess(half, half), torch.float32, two, draws=draws)
     return maker.make(methods.make("wa", methods.Options()).main, config.optim)
 
 

@@ -25,7 +25,8 @@ from cil_func.parallel.hashing import digest
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch, device_of, launched, set_threads
 from cil_func.parallel.processes import Processes
-from cil_func.training import step
+from cil_func.training import step, step_state
+from cil_func.training.preprocess import Preprocess
 
 CPU = torch.device("cpu")
 SHAPES = [(512, 128, 4), (512, 128, 3), (10, 2, 3), (12, 5, 2), (9, 4, 4), (6, 2, 7)]  # batch, group, processes
@@ -102,9 +103,9 @@ def make_step(norm_batch: int, dtype: torch.dtype):
     network = Network("resnet20", num_classes=6, num_phases=2)
     params, state = tree.cast(tuple(network.init(0, 6)), dtype=dtype)
     stage, optimiser = methods.make("wa", methods.Options()).main, optim.sgd(momentum=0.9, weight_decay=5e-4)
-    preprocess = step.Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=dtype))
+    preprocess = Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=dtype))
     parts = step.make(stage, network, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=True)
-    return parts, step.start(stage, optimiser, params, state), classes_of([4, 2], 1)
+    return parts, step_state.start(stage, optimiser, params, state), classes_of([4, 2], 1)
 
 
 def draw_batch(size: int, dtype: torch.dtype):
@@ -122,12 +123,12 @@ def test_the_vectors_of_all_processes_add_up_to_that_of_one(size, norm_batch, im
     sizes = {"batch_size": 20, "norm_batch": norm_batch}
     parts, train_state, classes = make_step(norm_batch, dtype)
     taught, batch = draw_batch(images, dtype)
-    whole, _ = parts.gradient(train_state, *step.pad(taught, batch, 20 - images), classes)
+    whole, _ = parts.gradient(train_state, *step_state.pad(taught, batch, 20 - images), classes)
     rows, total = batch_split.rows_per_process(size, **sizes), torch.zeros_like(whole)
     for rank in range(size):
         own = batch_split.slice_of_rank(rank, size, **sizes)
         part = tree.map(lambda leaf, own=own: leaf[own], (taught, batch))
-        total += parts.gradient(train_state, *step.pad(*part, rows - len(part[1].labels)), classes)[0]
+        total += parts.gradient(train_state, *step_state.pad(*part, rows - len(part[1].labels)), classes)[0]
     mean, expected = total[:-1] / total[-2], whole[:-1] / whole[-2]
     assert whole[-2] == images
     torch.testing.assert_close(mean, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())

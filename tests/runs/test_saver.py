@@ -19,7 +19,7 @@ from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
 from cil_func.training.epochs import Position
 from cil_func.training.progress import Progress, StageProgress
-from cil_func.training.step import Health, Measures, TrainState
+from cil_func.training.step_state import Health, Measures, TrainState
 
 
 class Noted(Signals):

@@ -17,7 +17,8 @@ from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import launched
-from cil_func.training import step
+from cil_func.training import step, step_state
+from cil_func.training.preprocess import Preprocess
 
 CLASSES, OLD, GROUP = 6, 4, 5
 
@@ -33,9 +34,9 @@ def main() -> None:
         sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         options = methods.Options(kd_combination="sum", kd_weight=2.0)
         stage, optimiser = methods.make("wa", options).main, optim.sgd(momentum=0.9, weight_decay=5e-4)
-        preprocess = step.Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=torch.float64))
+        preprocess = Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=torch.float64))
         parts = step.make(stage, net, optimiser, preprocess, dtype=torch.float64, norm_batch=GROUP, padded=True)
-        run, train_state = step.join(parts, processes.reduce), step.start(stage, optimiser, params, state)
+        run, train_state = step.join(parts, processes.reduce), step_state.start(stage, optimiser, params, state)
         classes = classes_of([OLD, CLASSES - OLD], 1)
         sizes = {"batch_size": GROUP * processes.size, "norm_batch": GROUP}
         own = batch_split.slice_of_rank(processes.rank, processes.size, **sizes)
@@ -63,7 +64,7 @@ def batches(size: int):
         yield images, labels, torch.randn(size, CLASSES, generator=generator, dtype=torch.float64)
 
 
-def compare(train_state: step.TrainState, network: torch.nn.Module, size: int) -> None:
+def compare(train_state: step_state.TrainState, network: torch.nn.Module, size: int) -> None:
     theirs = network.state_dict()
     for path, leaf in reference.parameters(train_state.params).items():
         torch.testing.assert_close(leaf, theirs[path], rtol=1e-7, atol=1e-10, msg=path)

@@ -10,7 +10,7 @@ from cil_func.errors import NonFiniteError
 from cil_func.methods import Classes, Outputs
 from cil_func.training.epochs import Position, fit, refuse_failed
 from cil_func.training.runners import EagerSteps
-from cil_func.training.step import NEVER, PADDING, Health, Measures, TrainState
+from cil_func.training.step_state import NEVER, PADDING, Health, Measures, TrainState
 
 CLASSES = Classes(torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool))
 SPLIT = {6: (3, 3), 2: (2,)}  # images of each step of a chunk

@@ -9,10 +9,11 @@ from cil_func.data.images import Resident
 from cil_func.errors import NonFiniteError
 from cil_func.networks.network import Model, Network
 from cil_func.networks.outputs import classes_of
-from cil_func.training import inference, step
+from cil_func.training import inference
+from cil_func.training.preprocess import Preprocess
 
 NETWORK = Network("resnet20", 5, 2, image_size=(8, 8))
-PREPROCESS = step.Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
+PREPROCESS = Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
 FUNCTION = inference.forward_of(NETWORK, PREPROCESS, dtype=torch.float32)
 CPU = torch.device("cpu")
 

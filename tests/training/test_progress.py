@@ -7,7 +7,7 @@ from cil_func.networks.network import Model
 from cil_func.runs import checkpoints
 from cil_func.training.epochs import Position
 from cil_func.training.progress import Progress, StageProgress, pack, unpack
-from cil_func.training.step import Health, Measures, TrainState
+from cil_func.training.step_state import Health, Measures, TrainState
 
 CPU = torch.device("cpu")
 

@@ -1,20 +1,25 @@
 """How a phase is trained: what the first phase and the later ones share."""
 
+from functools import partial
+
 import torch
 
-from cil_func import methods, tree
+from cil_func import methods, optim, tree
 from cil_func.config import load
 from cil_func.networks.network import Network
 from cil_func.parallel.processes import ALONE
-from cil_func.training import recipe, step
+from cil_func.training import recipe
+from cil_func.training.preprocess import Preprocess
 
 
 def make(*overrides: str) -> tuple[recipe.Recipe, recipe.Recipe]:
     """(of the first phase, of the later ones) of WA on the digits."""
     config, stage = load("digits", overrides), methods.make("wa", methods.Options()).main
-    preprocess = step.Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
+    preprocess = Preprocess(torch.full((3,), 0.5), torch.full((3,), 0.25))
     maker = recipe.RecipeMaker(Network("resnet20", 10, 5), preprocess, torch.float32, ALONE)
-    return tuple(maker.make(stage, config.optim_of_phase(phase)) for phase in (0, 1))
+    numbers = [config.optim_of_phase(phase) for phase in (0, 1)]
+    optimisers = [optim.sgd(momentum=each.momentum, weight_decay=each.weight_decay) for each in numbers]
+    return tuple(map(partial(maker.make, stage), numbers, optimisers))
 
 
 def test_phases_share_a_step_where_their_batches_have_one_shape():

@@ -28,8 +28,9 @@ from cil_func.parallel.activity import Activity
 from cil_func.parallel.processes import Processes
 from cil_func.runs import setup
 from cil_func.runs.environment import environment
-from cil_func.training import inference, runners, step
+from cil_func.training import inference, runners, step, step_state
 from cil_func.training.epochs import fit
+from cil_func.training.preprocess import Preprocess
 from cil_func.training.runners import CapturedSteps, EagerSteps
 
 WIDTH, BATCH = 6, 8
@@ -72,10 +73,10 @@ def make(*, dtype=torch.float32, device="cpu", norm_batch=4, padded=False):
     stage = methods.make("wa", methods.Options()).main
     optimiser = optim.sgd(momentum=0.9, weight_decay=5e-4)
     mean, std = (torch.full((3,), value, dtype=dtype, device=device) for value in (0.5, 0.25))
-    preprocess = step.Preprocess(mean, std)
+    preprocess = Preprocess(mean, std)
     parts = step.make(stage, network(), optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
     forward = inference.forward_of(network(), preprocess, dtype=dtype)
-    return step.join(parts), lambda learned: step.start(stage, optimiser, *learned), forward
+    return step.join(parts), lambda learned: step_state.start(stage, optimiser, *learned), forward
 
 
 def draw_model(key: int, num_classes: int, **cast) -> tuple[dict, dict]:
@@ -168,7 +169,7 @@ def test_compiled_step_computes_the_eager_step(fresh_dynamo):
     """By inductor, with a teacher, two norm groups and padding, in two phases: the same numbers but for rounding."""
     run, start, _ = make(padded=True)
     fast = runners.compiled(run, full=lambda *args: True)
-    given = step.pad(draw_taught(0, BATCH - 3), draw_batch(1, 4, BATCH - 3), 3)
+    given = step_state.pad(draw_taught(0, BATCH - 3), draw_batch(1, 4, BATCH - 3), 3)
     for seen, old in PHASES[1:]:
         arguments = (start(draw_model(seen, seen)), *given, classes_of(seen, old), torch.tensor(0.1))
         expected, expected_measures = run(*arguments)
@@ -231,12 +232,12 @@ def test_a_machine_without_a_gpu_is_not_told_so(message, printed, caplog):
 def count_step(train_state, taught, batch, classes, rate):
     """Multiplies what is there by the rate and adds the sum of the labels and what the teacher says."""
     total = batch.labels.sum() + taught.logits.sum()
-    measures = step.Measures(total * 2, (batch.labels >= 0).sum(), *torch.zeros(3))
+    measures = step_state.Measures(total * 2, (batch.labels >= 0).sum(), *torch.zeros(3))
     return train_state._replace(params={"sum": train_state.params["sum"] * rate + total}), measures
 
 
-def count_state() -> step.TrainState:
-    return step.TrainState({"sum": torch.tensor(1.0)}, {"kept": torch.tensor(7.0)}, {})
+def count_state() -> step_state.TrainState:
+    return step_state.TrainState({"sum": torch.tensor(1.0)}, {"kept": torch.tensor(7.0)}, {})
 
 
 def count_inputs(*labels: int) -> tuple[Outputs, Batch]:
@@ -356,7 +357,7 @@ def test_what_a_step_draws_follows_from_its_seed_whether_it_is_captured_or_not(t
     def draw(train_state, taught, batch, classes, rate):
         drawn = torch.empty(()).uniform_()
         moved = train_state._replace(params={"sum": train_state.params["sum"] + drawn})
-        return moved, step.nothing_measured(train_state)
+        return moved, step_state.nothing_measured(train_state)
 
     expected = 1.0
     steps = threader(draw, count_state(), classes_of(2, 0))
@@ -552,7 +553,7 @@ def test_on_cuda_a_captured_compiled_padded_step_is_the_eager_one(fresh_dynamo):
     for threader, function in ((CapturedSteps, fast), (EagerSteps, run)):
         steps = threader(function, start(learned), classes_of(4, 2, "cuda"))
         for index, size in enumerate((BATCH, BATCH, 3)):  # the last: a whole norm group of padding
-            given = step.pad(draw_taught(index, size), draw_batch(index, 4, size), BATCH - size)
+            given = step_state.pad(draw_taught(index, size), draw_batch(index, 4, size), BATCH - size)
             steps(*tree.map(lambda leaf: leaf.cuda(), given), torch.tensor(0.01, device="cuda"))
         results.append((steps.measures(), steps.snapshot()[0]))
     tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3), *results)

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from cil_func import classifier, methods, model, optim, tree
 from cil_func.data.batches import Batch
 from cil_func.networks.network import Network
-from cil_func.training import step
+from cil_func.training import step, step_state
+from cil_func.training.preprocess import Preprocess
 
 WIDTH, SEEN, OLD = 9, 6, 4
 NETWORK = Network("resnet20", WIDTH, 3)
 SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
 CLASSES = methods.Classes(seen=torch.arange(WIDTH) < SEEN, old=torch.arange(WIDTH) < OLD)
-PREPROCESS = step.Preprocess(
+PREPROCESS = Preprocess(
     torch.tensor((0.5, 0.4, 0.3), dtype=torch.float64), torch.tensor((0.2, 0.3, 0.4), dtype=torch.float64)
 )
 
@@ -41,7 +42,8 @@ def make(options=SUM, *, name="wa", norm_batch=0, padded=False, accumulate=1, dt
     stage = replace(methods.make(name, options).main, **changes)
     preprocess = tree.cast(PREPROCESS, dtype=dtype)
     parts = step.make(stage, NETWORK, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
-    return step.join(parts, accumulate=accumulate), lambda params, state: step.start(stage, optimiser, params, state)
+    run = step.join(parts, accumulate=accumulate)
+    return run, lambda params, state: step_state.start(stage, optimiser, params, state)
 
 
 def normalised(batch: Batch) -> torch.Tensor:
@@ -113,7 +115,7 @@ def test_accumulated_parts_are_the_large_batch(padded):
     """12 images in norm groups of 4, and with a fourth group that is all padding: parts of one or two groups."""
     params, state = draw_model(1, SEEN)
     batch = draw_batches(1)[0]
-    inputs = step.pad(taught_by(params, state, batch), batch, 4 if padded else 0)
+    inputs = step_state.pad(taught_by(params, state, batch), batch, 4 if padded else 0)
     results = []
     for accumulate in (1, 2, 4) if padded else (1, 3):
         run, start = make(norm_batch=4, padded=padded, accumulate=accumulate)
@@ -180,7 +182,7 @@ def test_a_step_changes_none_of_its_arguments(norm_batch, missing):
     params, state = draw_model(1, SEEN)
     run, start = make(norm_batch=norm_batch, padded=missing > 0)
     batch = draw_batches(1)[0]
-    inputs = step.pad(taught_by(params, state, batch), batch, missing)
+    inputs = step_state.pad(taught_by(params, state, batch), batch, missing)
     arguments = (start(widen(params), state), *inputs, CLASSES, RATE)
     before = tree.map(torch.clone, arguments)
     run(*arguments)
@@ -247,7 +249,7 @@ def test_padding_counts_nowhere(size, total, norm_batch):
     whole, junk = draw_batches(2, 17)
     batch = Batch(whole.images[:size], whole.labels[:size])
     images = torch.cat([batch.images, junk.images[: total - size]])
-    labels = torch.cat([batch.labels, torch.full((total - size,), step.PADDING)])
+    labels = torch.cat([batch.labels, torch.full((total - size,), step_state.PADDING)])
     run, start = make(norm_batch=norm_batch, padded=True)
     taught = taught_by(params, state, Batch(images, labels))
     padded = run(start(widen(params), state), taught, Batch(images, labels), CLASSES, RATE)
@@ -264,7 +266,7 @@ def test_a_group_of_padding_alone_stays_finite_in_float32():
     run, start = make(norm_batch=4, dtype=torch.float32)
     expected = run(start(params, state), None, batch, CLASSES, rate)
     run, start = make(norm_batch=4, padded=True, dtype=torch.float32)
-    _, filled = step.pad(None, batch, 15)  # groups of 4, 1, 0, 0 and 0 images
+    _, filled = step_state.pad(None, batch, 15)  # groups of 4, 1, 0, 0 and 0 images
     found = run(start(params, state), None, filled, CLASSES, rate)
     tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4), found, expected)
 
@@ -285,25 +287,26 @@ def test_a_short_last_group_weighs_as_much_as_its_images():
 
 def test_pad_fills_up_with_black_images_that_nobody_knows():
     batch, taught = draw_batches(1, 3)[0], methods.Outputs(torch.ones(3, WIDTH), torch.ones(3, 64))
-    assert step.pad(taught, batch, 0) == (taught, batch)
-    outputs, padded = step.pad(taught, batch, 2)
+    assert step_state.pad(taught, batch, 0) == (taught, batch)
+    outputs, padded = step_state.pad(taught, batch, 2)
     assert padded.images.shape == (5, 8, 8, 3) and padded.images.dtype == torch.uint8
     assert torch.equal(padded.images[:3], batch.images) and not padded.images[3:].any()
     assert padded.labels.tolist() == [*batch.labels.tolist(), -1, -1]
     assert outputs.logits.sum() == 3 * WIDTH and outputs.features.shape == (5, 64)
-    assert step.pad(None, batch, 2)[0] is None
+    assert step_state.pad(None, batch, 2)[0] is None
 
 
 def test_dtype_is_that_of_the_convolutions_only():
     params, state = tree.cast(draw_model(1, SEEN), dtype=torch.float32)
     optimiser, stage = optim.sgd(momentum=0.9), methods.make("wa", SUM).main
-    preprocess = step.Preprocess(*(values.float() for values in PREPROCESS))
+    preprocess = Preprocess(*(values.float() for values in PREPROCESS))
     run = step.join(step.make(stage, NETWORK, optimiser, preprocess, dtype=torch.bfloat16, norm_batch=0))
     batch = draw_batches(1)[0]
-    train_state, measures = run(step.start(stage, optimiser, widen(params), state), None, batch, CLASSES, RATE.float())
+    start = step_state.start(stage, optimiser, widen(params), state)
+    train_state, measures = run(start, None, batch, CLASSES, RATE.float())
     assert {leaf.dtype for leaf in tree.leaves((train_state[:3], measures.loss))} == {torch.float32}
     wide = step.join(step.make(stage, NETWORK, optimiser, preprocess, dtype=torch.float32, norm_batch=0))
-    _, expected = wide(step.start(stage, optimiser, widen(params), state), None, batch, CLASSES, RATE.float())
+    _, expected = wide(step_state.start(stage, optimiser, widen(params), state), None, batch, CLASSES, RATE.float())
     assert measures.loss.item() == pytest.approx(expected.loss.item(), rel=0.02)
     assert measures.loss.item() != expected.loss.item()  # or bfloat16 was not used at all
 
@@ -326,7 +329,7 @@ def test_from_a_step_that_is_not_finite_on_nothing_changes(where, value):
     for found in (first, second):
         assert all(map(same_bits, tree.leaves(found[:3]), tree.leaves(before[:3])))
     assert second.health.steps == 2 and second.health.failed_step == 0
-    name = step.entry_name(second, int(second.health.entry), methods.make("wa", SUM).main)
+    name = step_state.entry_name(second, int(second.health.entry), methods.make("wa", SUM).main)
     assert name == {
         "loss": "the loss",
         "gradient": "the gradient of backbone.resnet20.stem.conv.weight",
