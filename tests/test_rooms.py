@@ -42,8 +42,6 @@ MOST_ROOMS = 24
 MOST_LINES = 250
 LONGER = {  # files that may be longer, and why
     "cil_func/config/schema.py": "one field after the other, with what each means",
-    "cil_func/experiment.py": "the phase loop, to be read from top to bottom",
-    "cil_func/training/step.py": "the whole training step and its simplest form side by side",
     "benchmarks/run.py": "a whole run by two trainers, with its command line",
 }
 

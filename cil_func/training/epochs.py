@@ -116,7 +116,7 @@ def _means(totals: Measures, images: int, steps: int) -> dict[str, float]:
 def refuse_failed(health: Health, *, phase: int, steps_per_epoch: int, name: Callable[[int], str]) -> None:
     """Raises NonFiniteError that names phase, epoch, step and tensor, if a step was not finite. Waits for the device.
 
-    name(entry): what an entry of the step's vector is, see `step.entry_name`.
+    name(entry): what an entry of the step's vector is, see `step_state.entry_name`.
     """
     failed, entry = torch.stack((health.failed_step, health.entry)).tolist()
     if failed != NEVER:
