@@ -1,8 +1,9 @@
-"""Random transforms of a batch of uint8 images.
+"""Random changes of a batch of uint8 images.
 
-An `Augment` is two functions: `draw` makes all random numbers, on the host, and `apply` is a pure function of
-images and draws. So draws belong to the epoch and not to whoever applies them. `device` does everything in
-batches where the images are; `pil` leaves RandAugment to timm and Pillow, image by image on the host.
+An `Augment` is two functions. `draw` makes all random numbers, on the host. `apply` is a pure function of images and
+draws. So the draws of an epoch are the same however many processes and threads apply them. With the backend `device`
+all changes are computed in batches where the images are. With `pil`, timm and Pillow do RandAugment on the host, image
+by image.
 """
 
 import random
@@ -24,19 +25,20 @@ from cil_func.data.augmentation.operations import upload
 Draws = dict[str, Tensor]
 
 _JITTER = {"brightness": kernels.brightness, "contrast": kernels.contrast, "saturation": kernels.color}
-# Pixels that are worked on at a time: on a CPU they stay in the cache, on a GPU they bound the working memory. With
-# `_pixels_of` an image they also bound the int32 indices of `image_geometry` and `image_ops`.
+# How many pixels are computed at a time: on a CPU they stay in the cache, on a GPU the number bounds the memory. With
+# `_pixels_of` each image it also bounds the int32 indices of `geometry` and `kernels`.
 CHUNK_PIXELS = {"cpu": 1 << 21, "cuda": 1 << 25}
-_TABLE_ENTRIES = 256  # of a channel, in `image_ops.lookup`
-_timm_lock = threading.Lock()  # timm draws from the process's global generators: one batch at a time
+_TABLE_ENTRIES = 256  # of a channel, in `kernels.lookup`
+_timm_lock = threading.Lock()  # timm draws from the global generators of the process, so one batch at a time
 
 
 @dataclass(frozen=True)
 class Augment:
-    """draw(key, count) -> {name: (count, ...)}; apply(images uint8 (B, H, W, 3), draws of B) -> images uint8.
+    """A way to change images at random.
 
-    Draws are made and stay on the host; images may be on any device, and come back on it.
-    by_pillow: whether Pillow works image by image, so that a thread of its own is worth having.
+    draw: called as draw(key, count), returns the draws for `count` images: {name: tensor (count, ...)} on the host.
+    apply: called as apply(images uint8 (B, H, W, 3), draws of these images), returns changed images of the same shape
+    on their own device. by_pillow: whether Pillow computes image by image, so that a thread of its own saves time.
     """
 
     draw: Callable[[int, int], Draws]
@@ -56,15 +58,15 @@ def make(
     erasing: float = 0.0,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
 ) -> Augment:
-    """Crop, flip, brightness, contrast, saturation, RandAugment, erasing, in this order.
+    """Returns the `Augment` that crops, flips, changes the colours, applies RandAugment and erases, in this order.
 
-    backend: "device" or "pil", who does RandAugment; auto_augment: timm's string, like
-    "rand-m9-mstd0.5-inc1", "" for none; crop_padding: pixels of zeros around the image, of which a window of the
-    image's size is cut; flip: left-right, probability 0.5; brightness, contrast, saturation: each a factor uniform
-    in [max(0, 1 - value), 1 + value], as torchvision's ColorJitter; erasing: probability that a rectangle is filled,
-    of area and aspect as timm's RandomErasing draws them; mean: of each channel, 0..1, what RandAugment fills
-    borders and erasing rectangles with.
-    With everything off, images pass as they are. Raises ConfigError for a string that isn't RandAugment.
+    backend: what computes RandAugment, "device" or "pil". auto_augment: timm's string for it, such as
+    "rand-m9-mstd0.5-inc1"; "" for none. crop_padding: how many pixels of zeros are put around the image before a window
+    of its own size is cut out. flip: whether to mirror left to right with probability 0.5. brightness, contrast,
+    saturation: each a factor is drawn from [max(0, 1 - value), 1 + value], as torchvision's ColorJitter does; they come
+    in this order. erasing: the probability that a rectangle is filled, of area and aspect as in timm's RandomErasing.
+    mean: of each channel, 0..1; the colour of erased rectangles and of borders that RandAugment moves in.
+    With everything off images are returned as they are. Raises ConfigError for a string that isn't RandAugment.
     Sources: torchvision's ColorJitter on Pillow; Zhong et al. 2020 (arXiv:1708.04896); see `randaugment`.
     """
     fill = tuple(min(255, round(255 * value)) for value in mean)
@@ -98,7 +100,7 @@ def _draw(
     draw_policy: Callable[[int, int], Draws],
     erasing: float,
 ) -> Draws:
-    """Draws for `count` images. Each purpose has a key of its own: turning one on leaves the others be."""
+    """Makes the draws for `count` images. Each change has a key of its own, so turning it on moves no other draw."""
 
     def generator(purpose: str) -> torch.Generator:
         return rng.generator(rng.fold_in(key, purpose))
@@ -128,7 +130,7 @@ def _draw_seeds(key: int, count: int) -> Draws:
 def _apply(
     images: Tensor, draws: Draws, *, apply_chunk: Callable[[Tensor, Draws], Tensor], padding: int
 ) -> Tensor:
-    """images uint8 (B, H, W, 3) -> uint8 (B, H, W, 3), some images at a time."""
+    """Applies `apply_chunk` to a few images at a time: uint8 (B, H, W, 3) -> uint8 (B, H, W, 3)."""
     if not draws or not len(images):
         return images
     count, height, width, _ = images.shape
@@ -138,7 +140,7 @@ def _apply(
 
 
 def _pixels_of(height: int, width: int, padding: int) -> int:
-    """What one image counts for in CHUNK_PIXELS: its padded pixels, or the entries of its table if those are more."""
+    """Returns how many of CHUNK_PIXELS an image takes: its padded pixels, or the entries of its table if more."""
     return max((height + 2 * padding) * (width + 2 * padding), _TABLE_ENTRIES)
 
 
@@ -175,10 +177,10 @@ def _by_device(planes: Tensor, draws: Draws, *, fill: Tensor) -> Tensor:
 
 
 def _by_pillow(planes: Tensor, draws: Draws, *, auto_augment: str, fill: Tensor) -> Tensor:
-    """Planes through a transform that draws from `random` and `numpy.random`, each image under its own seed.
+    """Applies timm's RandAugment to each plane (3, H, W) under a seed of its own.
 
-    Both global states are put back afterwards. Whoever draws from them in another thread meanwhile
-    disturbs this batch; nothing in this package does.
+    timm draws from the global states of `random` and `numpy.random`, which are restored afterwards. Another thread that
+    draws from them meanwhile would disturb this batch; nothing in this package does.
     """
     arrays = rearrange(planes, "b c h w -> b h w c").cpu().contiguous().numpy()
     transform = _rand_augment(auto_augment, min(arrays.shape[1:3]), tuple(fill.tolist()))
@@ -198,7 +200,7 @@ def _by_pillow(planes: Tensor, draws: Draws, *, auto_augment: str, fill: Tensor)
 
 @lru_cache(maxsize=8)
 def _rand_augment(config: str, size: int, fill: tuple[int, ...]) -> Callable[[Image.Image], Image.Image]:
-    """timm's RandAugment with the settings of timm's own `create_transform` at image size `size`, bicubic."""
+    """Returns timm's RandAugment with the settings of timm's `create_transform` at image size `size`, bicubic."""
     from timm.data.auto_augment import rand_augment_transform  # late: timm costs seconds
 
     hparams = {

@@ -1,9 +1,9 @@
 """Operations that move or cover pixels, on a batch, each image with its own argument.
 
-Indices are made on the images' device and looked up by `index_select` on the flat bytes: on a CPU that is
-10 times as fast as indexing by several tensors, and it never waits for a GPU. They are int32, so a batch
-has less than 2**31 bytes, padding included: `augment` cuts batches so that it has. As in `image_ops`, a result
-depends neither on the device nor on which images come together.
+Pixels are read by `index_select` from the flat bytes, with indices that are made on the images' device: on a CPU that
+is 10 times as fast as indexing by several tensors, and it never waits for a GPU. The indices are int32, so a batch must
+have less than 2**31 bytes, padding included; `augment` cuts batches accordingly. As in `kernels`, an image's result
+depends neither on the device nor on the other images of the batch.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,17 @@ from torch.nn.functional import pad
 
 from cil_func.data.augmentation.kernels import to_uint8
 
-_REACH = 2  # pixels beyond the image that the cubic reads at most
-# What float32 sums may lack of the integer that Pillow's float64 sums reach: constant areas must stay as they are
+_REACH = 2  # the cubic reads at most this many pixels beyond the image
+# Added to float32 sums, which may be just below an integer that Pillow's float64 sums reach: areas of one colour must
+# not change.
 _SHORTFALL = 2e-4
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: int) -> Tensor:
-    """A window of the image's own size out of the image with zeros around.
+    """Pads each image with zeros and returns a window of the image's own size, uint8 (N, H, W, 3).
 
-    images: uint8 (N, H, W, 3); top, left: int32 (N,), 0..2 padding; padding: pixels of zeros a side.
+    images: uint8 (N, H, W, 3); padding: pixels of zeros on each side; top, left: int32 (N,), 0 to 2 * padding, the
+    window's first row and column in the padded image.
     """
     count, height, width, _ = images.shape
     padded = pad(images, (0, 0, padding, padding, padding, padding))  # (N, H + 2 p, W + 2 p, 3)
@@ -35,28 +37,31 @@ def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: int) -> Tensor:
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Left-right where mirrored. images: uint8 planes (N, 3, H, W); mirrored: int32 (N,), 0 or 1."""
+    """Returns the images, mirrored left to right where `mirrored` is 1.
+
+    images: uint8 planes (N, 3, H, W); mirrored: int32 (N,), 0 or 1.
+    """
     count = len(images)
     chosen = torch.arange(count, dtype=torch.int32, device=images.device) + count * mirrored
     return torch.cat((images, images.flip(3))).index_select(0, chosen)
 
 
 def slide(images: Tensor, shifts: Tensor, *, fill: Tensor) -> Tensor:
-    """Each row shows what was `shift` pixels further right: shears and translations, by Pillow's bicubic.
+    """Moves each row of each image to the left by its own shift: shears and translations, by Pillow's bicubic.
 
-    images: uint8 planes (N, 3, H, W); shifts: float64 (N, H), in pixels; fill: uint8 (3,), for what comes
-    in from outside. What `rotate` says of Pillow holds here.
+    images: uint8 planes (N, 3, H, W); shifts: float64 (N, H), in pixels; fill: uint8 (3,), the colour of what comes in
+    from outside. Returns planes of the same shape, at most one level away from Pillow's, as `rotate` says.
     A row moves as a whole, so it is read once, as one run of bytes, and its weights are computed once.
     """
     count, _, height, width = images.shape
     whole = shifts.floor()
     pitch = width + 2 * _REACH
     rows = images.flatten(0, 2)  # (R, W), R = 3 N H
-    wide = pad(rows, (_REACH, _REACH, 1, 1))  # a row above and one below: what runs out of its row is painted over
+    wide = pad(rows, (_REACH, _REACH, 1, 1))  # a row above and below: what is read there is painted over
     wide[1:-1, :_REACH] = rows[:, :1]
     wide[1:-1, -_REACH:] = rows[:, -1:]
     row = torch.arange(1, len(rows) + 1, dtype=torch.int32, device=images.device).view(count, 3, height)
-    first = whole.clamp(-width - 1, width).int() + (_REACH - 1)  # (N, H), in its own row
+    first = whole.clamp(-width - 1, width).int() + (_REACH - 1)  # (N, H), the first column to read
     runs = wide.flatten().unfold(0, width + 3, 1).index_select(0, (row * pitch + first[:, None]).flatten())
     runs = runs.view(count, 3, height, width + 3).float()
     weights = _cubic((shifts - whole).float()[:, None, :, None])  # (N, 1, H, 1) each
@@ -66,10 +71,13 @@ def slide(images: Tensor, shifts: Tensor, *, fill: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, matrices: Tensor, *, fill: Tensor) -> Tensor:
-    """Pillow's bicubic `transform`: pixel (x, y) shows what was at (a x + b y + c, d x + e y + f).
+    """Applies an affine map to each image by Pillow's bicubic: pixel (x, y) gets what was at
+
+        (a x + b y + c, d x + e y + f)
 
     images: uint8 planes (N, 3, H, W); matrices: float64 (N, 6), a to f, for pixel centres at half-integers;
-    fill: uint8 (3,), for what comes in from outside. At most one level away from Pillow, which has float64.
+    fill: uint8 (3,), the colour of what comes in from outside. Returns planes of the same shape, at most one level away
+    from Pillow's, which computes in float64.
     Source: Pillow 12.3, `Geometry.c`: a cubic with a = -1, the edge pixels repeated outwards, cut to uint8.
     """
     count, _, height, width = images.shape
@@ -93,9 +101,10 @@ def rotate(images: Tensor, matrices: Tensor, *, fill: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, boxes: Tensor, *, fill: Tensor) -> Tensor:
-    """Fills a rectangle of each image.
+    """Returns the images with a rectangle of each filled by a colour.
 
-    images: uint8 planes (N, 3, H, W); boxes: int32 (N, 4), first row, first column, rows, columns; fill: uint8 (3,).
+    images: uint8 planes (N, 3, H, W); boxes: int32 (N, 4), each (first row, first column, number of rows, number of
+    columns); fill: uint8 (3,), the colour.
     """
     _, _, height, width = images.shape
     top, left, tall, wide = boxes.t()[:, :, None]  # (N, 1) each
@@ -107,16 +116,20 @@ def erase(images: Tensor, boxes: Tensor, *, fill: Tensor) -> Tensor:
 
 
 def paint(images: Tensor, covered: Tensor, fill: Tensor) -> Tensor:
-    """fill, uint8 (3,), where covered, bool (N, H, W). By bits: 7 times as fast as `where` on a CPU."""
+    """Returns the images with the colour `fill`, uint8 (3,), where `covered`, bool (N, H, W), is true.
+
+    Computed by operations on bits, 7 times as fast as `torch.where` on a CPU.
+    """
     covered = covered[:, None].to(torch.uint8).neg_()  # 255 where covered
     return (images & ~covered).bitwise_or_(fill[:, None, None] & covered)
 
 
 def _taps(position: Tensor, size: int) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Where and with which weights an axis of `size` pixels is read at position, float64 (N, H, W).
+    """Returns which pixels of an axis are read for each position, and with which weights.
 
-    Returns the first of four pixels, counted from _REACH before the axis, int32; the weights, float32 (N, 1, H, W)
-    each; whether the position is off the axis, where the pixels are any.
+    position: float64 (N, H, W); size: pixels of the axis. Returns (the first of four pixels, int32, counted from _REACH
+    before the axis; their four weights, float32 (N, 1, H, W) each; whether the position is off the axis, where the
+    pixels don't matter).
     """
     from_centre = position - 0.5
     before = from_centre.floor()
@@ -126,14 +139,17 @@ def _taps(position: Tensor, size: int) -> tuple[Tensor, list[Tensor], Tensor]:
 
 
 def _cubic(d: Tensor) -> list[Tensor]:
-    """Weights of the pixels at -1, 0, 1 and 2 for a point at d, float32 in 0..1."""
+    """Returns the weights of the pixels at -1, 0, 1 and 2 for a point at d, float32 in 0..1."""
     square = d * d
     bulge = square - square * d
     return [bulge - d + square, 1.0 - square - bulge, d + bulge, -bulge]
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
-    """Into the first. Products and sums one by one: fused, they would round differently from device to device."""
+    """Adds up all terms, in place in the first one.
+
+    One operation after the other: products and sums that are fused are rounded differently from device to device.
+    """
     total = next(terms)
     for term in terms:
         total.add_(term)
@@ -149,13 +165,16 @@ def _read(flat: Tensor, index: Tensor, count: int, height: int) -> Tensor:
 
 
 def _starts(count: int, image: int, channel: int, device: torch.device) -> Tensor:
-    """Where each channel of each image begins, given the distances between them: int32 (N, 3, 1, 1)."""
+    """Returns where each channel of each image begins, int32 (N, 3, 1, 1).
+
+    image, channel: the distances between two images and between two channels.
+    """
     images = torch.arange(count, dtype=torch.int32, device=device)[:, None, None, None] * image
     return images + torch.arange(3, dtype=torch.int32, device=device)[:, None, None] * channel
 
 
 def _with_edges(images: Tensor) -> Tensor:
-    """Planes with their edges repeated _REACH pixels outwards; torch's own padding lacks uint8 on CUDA."""
+    """Returns planes with their edges repeated _REACH pixels outwards. torch's own padding lacks uint8 on CUDA."""
     wide = pad(images, (_REACH,) * 4)
     wide[:, :, _REACH:-_REACH, :_REACH] = images[..., :1]
     wide[:, :, _REACH:-_REACH, -_REACH:] = images[..., -1:]

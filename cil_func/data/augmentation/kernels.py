@@ -1,44 +1,49 @@
-"""Pillow's operations on pixel values, on a batch, each image with its own argument, to the same bits.
+"""Pillow's operations on the values of pixels, on a batch, each image with its own argument, bit by bit like Pillow.
 
-Images are uint8 planes (N, 3, H, W); arguments are (N,) on the images' device. Products and sums are
-separate operations in an order that is exact or Pillow's own: nothing is contracted, so a result depends
-neither on the device nor on which images come together. Sources: Pillow 12.3, `Blend.c`, `Filter.c`,
+Images are uint8 planes (N, 3, H, W), and so are the results. Arguments are (N,), on the images' device. A function
+whose name ends in `_table` returns a table uint8 (N, 3, 256) for `lookup`.
+
+Products and sums are separate operations, in an order that is exact or Pillow's own. Nothing is fused, so an image's
+result depends neither on the device nor on the other images of the batch. Sources: Pillow 12.3, `Blend.c`, `Filter.c`,
 `Convert.c`, `BoxBlur.c`, `ImageOps.py`, `ImageEnhance.py`.
 """
 
 import torch
 from torch import Tensor
 
-_BLUR_PASSES = 3  # box blurs that stand for one Gaussian
+_BLUR_PASSES = 3  # box blurs that replace one Gaussian blur
 
 
 def to_uint8(values: Tensor) -> Tensor:
-    """Float values to uint8: clamped to 0..255, the fraction cut off. `values` is used up."""
+    """Returns float values as uint8: clamped to 0..255, the fraction cut off. Changes `values` in place."""
     return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)  # by way of int16: three times as fast on a CPU
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Blends with black."""
+    """Blends each image with black. factors: 0 gives black, 1 the image."""
     return to_uint8(images.float().mul_(_column(factors)))
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Blends with the mean grey of the image."""
+    """Blends each image with its mean grey. factors: 0 gives the grey, 1 the image."""
     return lookup(images, contrast_table(images, factors))
 
 
 def color(images: Tensor, factors: Tensor) -> Tensor:
-    """Blends with the image in grey; torchvision calls it saturation."""
+    """Blends each image with itself in grey; torchvision calls that saturation. factors: 1 gives the image."""
     return _blend(_grey(images).float(), images, factors)
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
-    """Blends with the image smoothed by (1 1 1, 1 5 1, 1 1 1) / 13; the border pixels stay."""
+    """Blends each image with itself smoothed by (1 1 1, 1 5 1, 1 1 1) / 13. Border pixels don't change.
+
+    factors: 0 gives the smooth image, 1 the image, more a sharper one.
+    """
     wide = images.to(torch.int16)
     rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]  # (N, 3, H - 2, W)
     centre = wide[:, :, 1:-1, 1:-1]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * centre  # 13 times the mean
-    # a 13th and a half are at least 1/26 away from the next integer: float32 floors them right
+    # n / 13 + 1/2 is an integer or at least 1/26 away from one, so float32 floors it correctly
     smooth = (total.float() * (1 / 13)).add_(0.5).floor_()
     out = images.clone()
     out[:, :, 1:-1, 1:-1] = _blend(smooth, images[:, :, 1:-1, 1:-1], factors)
@@ -46,9 +51,9 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, radii: Tensor) -> Tensor:
-    """Pillow's GaussianBlur: three box blurs along the rows, then three along the columns.
+    """Blurs each image like Pillow's GaussianBlur: by three box blurs along the rows, then three along the columns.
 
-    radii: of each image, 0 < radius <= 2 pixels.
+    radii: in pixels, above 0 and up to 2.
     """
     weights = _box_weights(radii)
     for _ in range(2):
@@ -59,61 +64,73 @@ def gaussian_blur(images: Tensor, radii: Tensor) -> Tensor:
 
 
 def lookup(images: Tensor, tables: Tensor) -> Tensor:
-    """Replaces each value by its entry in its channel's table. tables: uint8 (N, 3, 256)."""
+    """Returns the images with each value replaced by its entry in the table of its channel.
+
+    tables: uint8 (N, 3, 256).
+    """
     channels = torch.arange(tables.shape[0] * 3, dtype=torch.int32, device=images.device)
     index = images.flatten(2).flatten(0, 1).int().add_(channels[:, None] * 256)  # (3 N, H W)
     return tables.flatten().index_select(0, index.flatten()).view_as(images)
 
 
 def invert_table(images: Tensor, _: Tensor) -> Tensor:
+    """Returns the table that replaces a value by 255 minus it."""
     return _same_for_channels(255 - _levels(images).expand(len(images), 256))
 
 
 def posterize_table(images: Tensor, bits: Tensor) -> Tensor:
-    """Keeps the highest `bits` of 8; none for 0 or less."""
+    """Returns the table that keeps the highest `bits` of 8 bits; none for 0 or less."""
     dropped = (8 - bits.int()[:, None]).clamp(0, 8)
     return _same_for_channels(_levels(images) >> dropped << dropped)
 
 
 def solarize_table(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Inverts values at or above the threshold."""
+    """Returns the table that inverts values at or above the threshold."""
     levels = _levels(images)
     return _same_for_channels(torch.where(levels < thresholds[:, None], levels, 255 - levels))
 
 
 def solarize_add_table(images: Tensor, added: Tensor) -> Tensor:
-    """Adds to values below 128, up to 255."""
+    """Returns the table that adds `added` to values below 128, up to 255."""
     levels = _levels(images)
     return _same_for_channels(torch.where(levels < 128, levels + added.int()[:, None], levels).clamp_(max=255))
 
 
 def brightness_table(images: Tensor, factors: Tensor) -> Tensor:
+    """Returns the table of `brightness`."""
     return _same_for_channels(_levels(images).float() * factors.float()[:, None])
 
 
 def contrast_table(images: Tensor, factors: Tensor) -> Tensor:
+    """Returns the table of `contrast`."""
     count = images.shape[2] * images.shape[3]
     mean = (_grey(images).sum((1, 2, 3)).double() / count + 0.5).floor().float()[:, None]  # (N, 1)
     return _same_for_channels((_levels(images) - mean).mul_(factors.float()[:, None]).add_(mean))
 
 
 def auto_contrast_table(images: Tensor, _: Tensor) -> Tensor:
-    """Stretches each channel to 0..255; a channel of one value stays. In float64, as Python computes it."""
+    """Returns the table that stretches each channel to 0..255; a channel with a single value doesn't change.
+
+    Computed in float64, as Pillow's Python code does.
+    """
     planes = images.flatten(2)  # (N, 3, H W)
     low, high = planes.amin(2, keepdim=True).double(), planes.amax(2, keepdim=True).double()  # (N, 3, 1)
-    scale = torch.full_like(low, 255.0) / (high - low)  # a number over a tensor would round twice
+    scale = torch.full_like(low, 255.0) / (high - low)  # 255.0 / tensor would round twice
     levels = _levels(images).double()
     stretched = levels * scale + -low * scale
     return to_uint8(torch.where(high > low, stretched, levels))
 
 
 def equalize_table(images: Tensor, _: Tensor) -> Tensor:
-    """Evens each channel's histogram out; a channel that gives no step of one pixel or more stays."""
+    """Returns the table that equalizes each channel's histogram, as `PIL.ImageOps.equalize` does.
+
+    A channel doesn't change if its pixels without the brightest value are fewer than 255.
+    """
     count = len(images)
     channels = torch.arange(count * 3, dtype=torch.int32, device=images.device)
     index = images.flatten(2).flatten(0, 1).int().add_(channels[:, None] * 256).flatten()
     one = torch.ones((), dtype=torch.int32, device=images.device)
-    # index_add_ and not bincount, which waits for the device
+    # index_add_, since bincount would wait for the device
     histogram = one.new_zeros(count * 3 * 256).index_add_(0, index, one.expand(len(index))).view(count, 3, 256)
     highest = images.flatten(2).amax(2, keepdim=True).long()  # (N, 3, 1)
     total = images.shape[2] * images.shape[3]
@@ -128,7 +145,7 @@ def _levels(images: Tensor) -> Tensor:
 
 
 def _same_for_channels(table: Tensor) -> Tensor:
-    """(N, 256) of any type -> uint8 (N, 3, 256)."""
+    """Returns a table (N, 256) of any dtype as uint8 (N, 3, 256)."""
     return to_uint8(table)[:, None].expand(-1, 3, -1)
 
 
@@ -137,21 +154,22 @@ def _column(values: Tensor) -> Tensor:
 
 
 def _blend(base: Tensor, images: Tensor, factors: Tensor) -> Tensor:
-    """base + factor (image - base) in float32, product and sum rounded one after the other."""
+    """Returns base + factor * (image - base), computed in float32 and rounded after each operation."""
     return to_uint8((images - base).mul_(_column(factors)).add_(base))
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luma of ITU-R 601 in 2**-16ths, rounded: int32 (N, 1, H, W)."""
+    """Returns the luma of ITU-R 601, computed in units of 2**-16 and rounded: int32 (N, 1, H, W)."""
     red, green, blue = images.int().split(1, dim=1)
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
 
 def _box_weights(radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In 2**-24ths, int64 (N, 1, 1, 1) each: of the centre, of the pixels beside it and of those beyond them.
+    """Returns the weights of a box blur: of the centre, of the pixels beside it, and of those beyond them.
 
-    Three boxes of this width have the Gaussian's variance; a pixel that a box covers in part gets `edge`.
-    Computed in float32, as Pillow does but for the square root.
+    Each is int64 (N, 1, 1, 1) in units of 2**-24. Three boxes of this width have the variance of a Gaussian with the
+    radius. Pixels that the box covers in part get a smaller weight (`edge`). Computed in float32, as Pillow does,
+    except for the square root.
     """
     variance = radii.float().square() / _BLUR_PASSES  # (N,)
     length = (12.0 * variance.double() + 1.0).sqrt().float()
@@ -166,7 +184,7 @@ def _box_weights(radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _box_blur(images: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """One pass along the last dimension; edge pixels repeat outwards."""
+    """Blurs along the last dimension once. The edge pixels are repeated outwards."""
     first, last = images[..., :1], images[..., -1:]
     wide = torch.cat((first, first, images, last, last), dim=3).long()
     centre, beside, beyond = weights

@@ -1,7 +1,7 @@
-"""A batch in which each image has an operation and an argument of its own, by number.
+"""Applies RandAugment's operations to a batch in which each image has an operation and an argument of its own.
 
-Draws stay on the host: which images get which operation is known there, so they are sorted by operation and
-each operation is computed once for all its images, without waiting for the device.
+Which image gets which operation is known on the host. So the images are sorted by operation there, and each operation
+is computed once for all of its images, without waiting for the device.
 """
 
 import math
@@ -24,33 +24,36 @@ _TABLES = {
 }
 _BLENDS = {"color": kernels.color, "sharpness": kernels.sharpness, "blur": kernels.gaussian_blur}
 _SLIDES = (("shear_x", "translate_x"), ("shear_y", "translate_y"))  # along rows, along columns
-# In the order in which they are computed; the position is the number in the draws
+# All operations, in the order in which they are computed. An operation's number in the draws is its position here.
 OPERATIONS = ("none", *_TABLES, *_BLENDS, *chain(*_SLIDES), "rotate")
 
 
 def apply(images: Tensor, operation: Tensor, argument: Tensor, *, fill: Tensor) -> Tensor:
-    """images: uint8 planes (N, 3, H, W); operation, argument: `draw`'s, of N, on the host; fill: uint8 (3,),
-    for what comes in from outside. Returns uint8 planes (N, 3, H, W)."""
+    """Applies each image's operations, one layer after the other. Returns uint8 planes (N, 3, H, W).
+
+    images: uint8 planes (N, 3, H, W). operation: uint8 (N, L), positions in OPERATIONS, and argument: float64 (N, L),
+    both on the host, from `randaugment.draw`. fill: uint8 (3,), the colour of what comes in from outside.
+    """
     for layer in range(operation.shape[1]):
         images = _layer(images, operation[:, layer].contiguous(), argument[:, layer].contiguous(), fill)
     return images
 
 
 def pin(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host where `upload` to `device` can read them without a copy; values that are there already stay.
+    """Returns the values in page-locked memory if they are on the host and `device` is a GPU, else as they are.
 
-    A copy into page-locked memory where `device` is a GPU: it reads that while the host goes on.
+    A GPU reads page-locked memory by itself, so `upload` doesn't wait for it.
     """
     return values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host on the device, without waiting for it; values that are there already stay."""
+    """Returns the values on the device, without waiting for it. Values that are there already are not copied."""
     return pin(values, device).to(device, non_blocking=True)
 
 
 def _layer(images: Tensor, operation: Tensor, argument: Tensor, fill: Tensor) -> Tensor:
-    """Sorts the images by operation, computes each family at once, and puts them back in order."""
+    """Applies one operation to each image: sorts by operation, computes each group at once, restores the order."""
     order = operation.argsort(stable=True)
     ends = torch.bincount(operation, minlength=len(OPERATIONS)).cumsum(0).tolist()
     argument = argument[order]
@@ -83,17 +86,20 @@ def _layer(images: Tensor, operation: Tensor, argument: Tensor, fill: Tensor) ->
 
 
 def _shifts(shears: Tensor, translations: Tensor, shape: torch.Size) -> Tensor:
-    """Pixels by which each row moves, sheared images first: float64 (N, rows). shape: of the images, (N, 3, rows,
-    pixels); shears: pixels a row; translations: shares of a row."""
+    """Returns by how many pixels each row moves, float64 (N, rows); the sheared images come first.
+
+    shears: how many pixels a row moves more than the row before. translations: parts of a row's length. shape: of the
+    images, (N, 3, rows, pixels).
+    """
     rows, pixels = shape[2:]
     centres = torch.arange(rows, dtype=torch.float64) + 0.5
     return torch.cat((shears[:, None] * centres, (translations * pixels)[:, None].expand(-1, rows)))
 
 
 def _rotation(degrees: float, y: float, x: float) -> tuple[float, ...]:
-    """Matrix of `image_geometry.rotate` about (x, y), counter-clockwise.
+    """Returns the matrix for `geometry.rotate` that turns an image counter-clockwise about (x, y).
 
-    One by one: in a vector, the last bit of a sine depends on how many others there are.
+    Computed for a single angle: the last bit of a sine in a vector depends on the vector's length.
     """
     angle = -math.radians(degrees % 360.0)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)  # right angles are exact

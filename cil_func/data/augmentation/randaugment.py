@@ -1,4 +1,4 @@
-"""timm's RandAugment: its policy string, and the draws that follow from it; `operations` applies them.
+"""timm's RandAugment: reads its policy string and draws operations by it. `operations` applies the draws.
 
 Source: Cubuk et al. 2020 (arXiv:1909.13719) as in timm 1.0.31, `auto_augment.py`.
 """
@@ -15,9 +15,9 @@ from cil_func import rng
 from cil_func.data.augmentation.operations import OPERATIONS
 from cil_func.errors import ConfigError
 
-# timm ignores a section that it can't read; here "rand-inc" or "rand-mstdinf" is refused
+# timm ignores a section that it can't read, such as "rand-inc" or "rand-mstdinf"; here it is refused
 _SECTION = re.compile(r"(m|n|inc|mmax)(\d+)|(mstd|p)(\d+(?:\.\d+)?)|(t)(weights|3a|3aw)", re.ASCII)
-_SCALE = 10.0  # the magnitude at which an argument reaches the end of its usual range
+_SCALE = 10.0  # the magnitude at which an argument has reached the end of its usual range
 
 _PLAIN = (
     *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color"),
@@ -88,11 +88,12 @@ _MEANINGS: dict[str, tuple[str, Convert]] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """What a policy string says.
+    """The content of a policy string.
 
-    choices: timm's names of operations; weights: of each choice, () for evenly and with replacement;
-    layers: operations an image; probability: that a layer is applied; magnitude, deviation: of the normal
-    distribution (an infinite deviation: uniform in 0..magnitude); limit: magnitudes are clamped to 0..limit.
+    choices: timm's names of the operations to draw from. weights: one for each choice, and then no operation is drawn
+    twice for an image; () for equal weights, with replacement. layers: operations for each image. probability: with
+    which a layer is applied. magnitude, deviation: of the normal distribution of magnitudes; with an infinite deviation
+    it is uniform in 0..magnitude. limit: magnitudes are clamped to 0..limit.
     """
 
     choices: tuple[str, ...]
@@ -105,9 +106,9 @@ class Policy:
 
 
 def parse(policy: str) -> Policy:
-    """A string of timm's, like "rand-m9-mstd0.5-inc1".
+    """Returns the policy that a string of timm's describes, such as "rand-m9-mstd0.5-inc1".
 
-    Raises ConfigError for what timm refuses, silently ignores or fails on later, and for a section given twice.
+    Raises ConfigError for what timm refuses, ignores or fails on later, and for a section that is given twice.
     """
     kind, *sections = policy.split("-")
     values: dict[str, str] = {}
@@ -136,10 +137,11 @@ def parse(policy: str) -> Policy:
 
 
 def draw(policy: Policy, key: int, count: int) -> dict[str, Tensor]:
-    """For each of `count` images and each layer: which operation, and its argument.
+    """Draws an operation and its argument for each of `count` images and each of L layers.
 
-    Returns {"operation": uint8 (count, L), index into OPERATIONS; "argument": float64 (count, L), in the
-    operation's own unit: degrees, shares of the image's side, bits, a threshold, a factor, ...}.
+    key: of the draws, see `rng`. Returns {"operation": uint8 (count, L), positions in `operations.OPERATIONS`;
+    "argument": float64 (count, L), in the operation's own unit: degrees, parts of the image's side, bits, a threshold,
+    a factor, ...}.
     """
 
     def generator(purpose: str) -> torch.Generator:
@@ -168,7 +170,7 @@ def draw(policy: Policy, key: int, count: int) -> dict[str, Tensor]:
 
 
 def _choose(policy: Policy, count: int, generator: torch.Generator) -> Tensor:
-    """Positions in policy.choices: int64 (count, L)."""
+    """Draws positions in policy.choices: int64 (count, L)."""
     if not policy.weights:
         return torch.randint(len(policy.choices), (count, policy.layers), generator=generator)
     if not policy.layers:

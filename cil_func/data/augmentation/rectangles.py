@@ -1,4 +1,4 @@
-"""Rectangles that random erasing fills: one seed an image, and the rectangle that follows from it.
+"""Draws the rectangles that random erasing fills: a seed for each image, and the rectangle that follows from it.
 
 Source: Zhong et al. 2020 (arXiv:1708.04896) as timm's `RandomErasing` has it.
 """
@@ -12,16 +12,17 @@ from torch import Tensor
 
 from cil_func import rng
 
-NOT_ERASED = -1  # in place of a seed
+NOT_ERASED = -1  # instead of a seed
 _ATTEMPTS = 10  # rectangles drawn for an image, of which the first that fits is taken
 _AREA = (0.02, 1 / 3)  # of the image's area
 _ASPECT = (0.3, 1 / 0.3)  # height over width
 
 
 def draw(key: int, count: int, *, probability: float) -> Tensor:
-    """int64 (count,): for each image a seed of `resolve`, 0 or more, or NOT_ERASED.
+    """Returns a seed for `resolve` for each image, int64 (count,), 0 or more; NOT_ERASED for the other images.
 
-    Eight bytes an image, since an epoch's draws are kept until the epoch ends.
+    probability: with which an image has a rectangle. Seeds and not rectangles are drawn, since the draws of an epoch
+    stay in memory until it ends: these take eight bytes an image.
     """
     seeds = torch.randint(2**63 - 1, (count,), generator=rng.generator(rng.fold_in(key, "seed")))
     uniform = torch.rand(count, generator=rng.generator(rng.fold_in(key, "erased")), dtype=torch.float64)
@@ -29,10 +30,10 @@ def draw(key: int, count: int, *, probability: float) -> Tensor:
 
 
 def resolve(seeds: Tensor, height: int, width: int) -> Tensor:
-    """The rectangle of each image: int32 (N, 4), as `image_geometry.erase` takes it; without pixels if not erased.
+    """Returns each image's rectangle, int32 (N, 4), as `geometry.erase` takes it; an empty one for NOT_ERASED.
 
     seeds: int64 (N,), from `draw`; height, width: of the images. Ten rectangles are drawn from a seed, and the first
-    that is smaller than the image both ways is taken. None of ten fits 1 image in 10**20; it is not erased.
+    that is smaller than the image in both directions is taken. For 1 image in 10**20 none fits: it is not erased.
     """
     erased = seeds != NOT_ERASED
     drawn = _uniforms(seeds[erased], 4 * _ATTEMPTS)
@@ -41,7 +42,7 @@ def resolve(seeds: Tensor, height: int, width: int) -> Tensor:
     area = (low + (high - low) * area) * (height * width)
     low, high = map(math.log, _ASPECT)
     aspect = (low + (high - low) * aspect).exp()
-    tall = (area * aspect).sqrt().round()  # to even, as Python's
+    tall = (area * aspect).sqrt().round()  # halves to even, as Python rounds
     wide = (area / aspect).sqrt().round()
     fits = (tall < height) & (wide < width)
     tall, wide = tall * fits, wide * fits
@@ -54,9 +55,9 @@ def resolve(seeds: Tensor, height: int, width: int) -> Tensor:
 
 
 def _uniforms(seeds: Tensor, count: int) -> Tensor:
-    """float64 (N, count) in [0, 1): the first `count` numbers of N generators, seeded by int64 (N,).
+    """Returns the first `count` numbers of N generators, float64 (N, count) in [0, 1). seeds: int64 (N,).
 
-    A generator for each image: then a batch may be cut anywhere, and its images get the same numbers.
+    Each image has a generator of its own, so its numbers don't depend on how a batch is cut.
     Source: SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
     """
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
