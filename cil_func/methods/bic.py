@@ -42,7 +42,7 @@ def start(key: int, feature_dim: int, num_classes: int, num_phases: int) -> dict
 def newest(rows, shared, features, classes):
     """(logits (B, K), {}): the linear classifier's, corrected for the classes of this phase alone."""
     logits = features @ rows["weight"].T + rows["bias"]
-    alpha, beta = (shared[name][classes.now] for name in ("alpha", "beta"))
+    alpha, beta = (of_phase(shared[name], classes.now) for name in ("alpha", "beta"))
     is_new = (classes.phase == classes.now)[: logits.shape[1]]
     return torch.where(is_new, alpha * logits + beta, logits), {}
 
@@ -58,7 +58,12 @@ def every(rows, shared, features, classes):
 
 def small_beta(params, extra, classes):
     """0.05 beta^2, of this phase's beta."""
-    return 0.05 * params["head"]["beta"][classes.now] ** 2
+    return 0.05 * of_phase(params["head"]["beta"], classes.now) ** 2
+
+
+def of_phase(values: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    """Returns values[now], without reading `now` on the host."""
+    return values.gather(0, now[None])[0]
 
 
 def _is_bias(path: str) -> bool:

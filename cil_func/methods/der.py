@@ -8,7 +8,6 @@ aligned at the end of a phase (published as DER without masks). No distillation.
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 
 from cil_func import classifier, losses, tree
 from cil_func.methods import replay, wa
@@ -57,6 +56,6 @@ def apply(rows, shared, features, classes):
     """(logits (B, K), {"new": (B, C + 1)}): the linear classifier on all features (B, P D), and the auxiliary head."""
     feature_dim = shared["auxiliary"]["weight"].shape[1]
     blocks = features.unflatten(1, (-1, feature_dim))                              # (B, P, D)
-    block = F.one_hot(classes.now, blocks.shape[1]).to(features.dtype)             # (P,)
+    block = (torch.arange(blocks.shape[1], device=features.device) == classes.now).to(features.dtype)  # (P,)
     own = (blocks * block[:, None]).sum(1)                                         # (B, D)
     return classifier.apply(rows, features), {"new": classifier.apply(shared["auxiliary"], own)}

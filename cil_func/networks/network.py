@@ -143,7 +143,7 @@ class Network:
         """
         if not self.grows:
             return own
-        at = F.one_hot(torch.as_tensor(now, device=own.device), self.num_phases).to(own.dtype)       # (P,)
+        at = (torch.arange(self.num_phases, device=own.device) == now).to(own.dtype)                  # (P,)
         placed = (at[:, None] * own[:, None]).flatten(1)                           # (B, P D)
         return placed if others is None else placed + others
 

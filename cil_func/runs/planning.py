@@ -5,6 +5,7 @@ import math
 import torch
 
 from cil_func import memory, tree
+from cil_func.config import effects
 from cil_func.data import scenario
 from cil_func.errors import DataError
 from cil_func.experiment import Experiment
@@ -113,6 +114,16 @@ def warnings(setup: Setup) -> list[str]:
             f"{name} drops features or blocks by itself, and here it doesn't: model.drop_rate and model.drop_path_rate "
             "are 0; set them to train with dropout or stochastic depth"
         )
+    used = [stage.name for stage in experiment.method.stages]
+    if unused := effects.unused_stages(setup.config, used):
+        found.append(unused)
+    for stage in experiment.method.stages:
+        empty = [index for index in range(1, len(sizes)) if not stage_images(experiment, stage, index)]
+        if empty:
+            found.append(
+                f"stage {stage.name!r} of {experiment.method.name} has no images in phase {empty[0]}, and is left out "
+                "there; raise memory.size"
+            )
     number = scenario.misleading_index(experiment.class_names)
     if number is not None and isinstance(setup.config.data.class_order, str):
         found.append(

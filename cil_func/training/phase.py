@@ -68,6 +68,9 @@ def train(
             progress = _begin(experiment, phase, progress, number, student, key)
         held, progress = [progress.training], replace(progress, training=None)
         data = _data(experiment, phase, progress.exemplars, number, key, held[0].chosen)
+        if not len(data.rows):  # of a later stage, whose exemplars are too few; the plan warns of it
+            progress = replace(progress, training=held[0])
+            continue
         recipe = fitted(experiment.recipe(phase.index, each.name), len(data.rows), experiment.processes)
         if fresh:
             emit(_started(experiment, phase, each.name, len(data.rows), recipe.epochs))

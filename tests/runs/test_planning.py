@@ -46,6 +46,29 @@ def test_lwf_with_a_single_class_in_a_later_phase_is_refused_before_training():
     assert planning.warnings(build("method.name=lwf", "data.increment=3", "method.lwf_classes=seen")) == []
 
 
+def test_the_plan_of_a_network_that_grows_counts_its_parameters_by_phase():
+    """A backbone of 269,072 parameters more each phase; rows of 2 classes and their biases; the auxiliary head."""
+    made = build("method.name=der", "run.compile=true")
+    shared = 11 * 64 + 11  # one output for each of 10 classes, one for all old ones
+    wide = 5 * 64  # features of all backbones that the run will have
+    counts = [(phase + 1) * 269_072 + 2 * (phase + 1) * (wide + 1) + shared for phase in range(5)]
+    text = planning.describe(made)
+    for line, count in zip(text.splitlines()[3:8], counts, strict=True):
+        assert f" {count:,} " in line
+    assert "graphs to compile: 2, whatever the number of phases" in text
+
+
+def test_the_plan_has_a_line_for_each_stage_and_warns_of_one_without_images():
+    """100 exemplars: ceil(0.1 x 50) = 5 of each of 2 old classes are held out, and 5 of each of 2 new ones."""
+    lines = planning.describe(build("method.name=bic")).splitlines()
+    stages = [line.split() for line in lines if "stage 'bias'" in line]
+    assert [words[0] for words in stages] == [str(4 * 5), str(4 * 3 + 2 * 3), str(6 * 2 + 2 * 2), str(8 * 2 + 2 * 2)]
+    said = planning.warnings(build("method.name=bic", "memory.size=10"))
+    assert said == ["stage 'bias' of bic has no images in phase 3, and is left out there; raise memory.size"]
+    said = planning.warnings(build("method.name=bic", "optim.balance.epochs=1"))
+    assert len(said) == 1 and "[optim.balance] has no effect" in said[0]
+
+
 def test_folders_named_by_numbers_in_another_order_are_warned_of(monkeypatch):
     """Alphabetically "10" comes before "2": an index is not the name, whatever order is asked for."""
     digits = sources.load("digits")
