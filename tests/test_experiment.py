@@ -182,3 +182,21 @@ def test_an_epoch_never_waits_for_the_device(monkeypatch):
     assert failure.traceback[-1].name == "refuse_failed"
     count = len(made.scenario.phases[1].train_rows) + 40
     assert sum(event["images"] for event in events if event["event"] == "progress") == count > 300
+
+
+def test_class_means_over_mirror_images_are_those_of_both():
+    """By torch's own operations: normalise each feature, mean over a class, normalise again."""
+    made = build("icarl", "memory.mirror_means=true")
+    learned, phase = learned_model(), made.scenario.phases[0]
+    labels = made.scenario.train_labels[phase.train_rows]
+    exemplars = {label: phase.train_rows[labels == label][:3] for label in range(4)}
+    found = experiment.class_means(made, phase, learned, exemplars)
+    for label, rows in exemplars.items():
+        images = made.train_images.pixels[rows]
+        both = torch.cat([images, images.flip(2)])  # (6, H, W, 3): W is turned
+        with torch.no_grad():
+            features = reference.load(20, *learned).eval()(made.preprocess(both, torch.float32))[1]
+        expected = torch.nn.functional.normalize(features, dim=1).mean(0)
+        torch.testing.assert_close(found[label].float(), torch.nn.functional.normalize(expected, dim=0))
+    plain = experiment.class_means(build("icarl"), phase, learned, exemplars)
+    assert not torch.allclose(plain, found, atol=1e-3)
