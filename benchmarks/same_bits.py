@@ -38,7 +38,8 @@ def main() -> int:
                     for name, root in (("here", ROOT), ("other", options.other.resolve()))]  # fmt: skip
             figures |= {f"{method}_{what}": same for what, same in compare(*runs).items()}
             print(method, {name: bool(same) for name, same in figures.items() if name.startswith(method)}, flush=True)
-    conditions = measure.conditions("cpu", commit=options.commit) | {"other_commit": commit(options.other), "epochs": options.epochs}
+    conditions = measure.conditions("cpu", commit=options.commit)
+    conditions |= {"other_commit": commit(options.other), "epochs": options.epochs}
     name = "same_bits_compiled" if options.compile else "same_bits"
     print(measure.write(name, figures, conditions, options.json))
     return 0 if all(figures.values()) else 1
