@@ -2,7 +2,7 @@
 
     errors, rng, tree               failures with an exit status; keys; pytree algebra
     classifier, losses, herding     the formulas of the field, each importable and testable alone
-    metrics, optim, parser          measures; (init, update) pairs and learning rate schedules; command lines
+    metrics, optim                  measures; (init, update) pairs and learning rate schedules
     memory                          which images are kept, and how many
     config                          the TOML: its keys, its presets, its mistakes
     networks, model                 backbones and heads with explicit state; one backbone with a linear classifier
@@ -13,7 +13,6 @@
     experiment                      the phase loop: the whole method, top to bottom
     report                          what a person sees of a run
     runs                            one run and its directory: what train.py calls
-    command_line                    the flags of train.py
 
 A room imports only from rooms above it in this list (tests/test_rooms.py). Start reading at `experiment`.
 """

@@ -4,8 +4,8 @@ import sys
 from importlib import import_module
 from typing import NamedTuple
 
-from cil_func.command_line import leave
 from cil_func.config.messages import nearest, shown
+from cil_func.runs.command_line import leave
 
 
 class Command(NamedTuple):
@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("cil_func.command_line:main", "trains; the flags of train.py"),
+    "train": Command("cil_func.runs.command_line:main", "trains; the flags of train.py"),
     "report": Command("cil_func.report.__main__:main", "draws the figures and tables of a run again"),
     "schema": Command("cil_func.config.json_schema:main", "prints the JSON schema of a configuration"),
 }

@@ -16,7 +16,7 @@ PACKAGE = "cil_func"
 # rows before its own; rooms of one row are siblings and don't import each other.
 ORDER = (
     ("errors", "rng", "tree"),
-    ("classifier", "losses", "herding", "metrics", "optim", "parser"),
+    ("classifier", "losses", "herding", "metrics", "optim"),
     ("memory",),
     ("config",),
     ("networks",),
@@ -28,13 +28,12 @@ ORDER = (
     ("report",),
     ("runs",),
     ("deploy", "studies", "tutorial"),
-    ("command_line",),
     ("__main__", "__init__"),
 )
 # Modules that are commands, which count as part of the last row whatever room they are in.
 COMMANDS = ("cil_func.report.__main__",)
 # Functions below these rooms get the values they need, not the configuration.
-SEE_CONFIG = ("config", "runs", "deploy", "studies", "tutorial", "command_line", "__main__", "__init__")
+SEE_CONFIG = ("config", "runs", "deploy", "studies", "tutorial", "__main__", "__init__")
 # Imports against the order, each (module, what it imports). This list must become empty and stay so.
 ARROWS_UP: frozenset[tuple[str, str]] = frozenset()
 

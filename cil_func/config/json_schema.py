@@ -5,9 +5,9 @@ import sys
 from typing import Any
 
 from cil_func.config import explain, meanings
+from cil_func.config.parser import Parser
 from cil_func.config.schema import Config
 from cil_func.errors import ConfigError
-from cil_func.parser import Parser
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,8 +2,8 @@
 
 import sys
 
+from cil_func.config.parser import Parser
 from cil_func.errors import CilError
-from cil_func.parser import Parser
 from cil_func.runs import report_files, status
 
 

@@ -13,8 +13,8 @@ from typing import NoReturn
 
 from cil_func import config as configuration
 from cil_func.config import effects, explain
+from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
-from cil_func.parser import Parser
 
 INTERRUPTED = 130
 
