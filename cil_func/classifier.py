@@ -1,11 +1,12 @@
 """The linear classifier on top of the backbone, which grows by a few rows in each phase.
 
-Class-incremental learning needs three things that an ordinary last layer doesn't: it must *grow* when
-classes arrive (`expand`), training must not see it change shape (`pad`, `head`), and the bias towards
-the newest classes must be taken out of it afterwards (`norms`, `align`). Row c of the weight is what
-class c's logit is measured with: logit_c = w_c . feature + b_c. New classes have thousands of training
-images and old ones a handful of exemplars, so training leaves new rows longer than old ones, new logits
-larger, and most predictions on new classes. `align` mends exactly that.
+Class-incremental learning needs three things that an ordinary last layer doesn't have. The classifier must grow when
+classes arrive (`expand`). Its shape must not change during training (`pad`, `head`). And its bias towards the newest
+classes must be removed after training (`norms`, `align`).
+
+Row c of the weight gives the logit of class c: logit_c = w_c . feature + b_c. New classes have thousands of training
+images and old ones a few exemplars. So after training the new rows are longer than the old ones, the new logits are
+larger, and most predictions name a new class. `align` corrects the lengths of the rows.
 
 params is {"weight": (K, D), "bias": (K,)}: K classes in the order in which they came, D features.
 Nothing here changes its arguments.
@@ -22,10 +23,10 @@ Params = dict[str, torch.Tensor]
 
 
 def init(key: int, feature_dim: int, num_classes: int) -> Params:
-    """Draws a classifier as `torch.nn.Linear(feature_dim, num_classes)` would: U(-1/sqrt(D), 1/sqrt(D)).
+    """Draws a new classifier like `torch.nn.Linear(feature_dim, num_classes)`: from U(-1/sqrt(D), 1/sqrt(D)).
 
-    Returns {"weight": (K, D), "bias": (K,)}, float32 on the CPU whatever the machine, so that a key means
-    the same numbers everywhere; `tree.cast` brings them elsewhere.
+    key: of the draws, see `rng`. Returns {"weight": (K, D), "bias": (K,)}, always float32 and on the CPU, so that a key
+    gives the same numbers on every machine. `tree.cast` moves them to another device.
     Raises ValueError for feature_dim or num_classes below 1.
     Source: torch.nn.Linear.reset_parameters, kaiming_uniform_ with a = sqrt(5), whose bound is 1/sqrt(D).
     """
@@ -41,7 +42,7 @@ def init(key: int, feature_dim: int, num_classes: int) -> Params:
 
 
 def apply(params: Params, features: torch.Tensor) -> torch.Tensor:
-    """Logits of a batch: features @ weight.T + bias, (B, D) -> (B, K).
+    """Returns the logits of a batch: features @ weight.T + bias, (B, D) -> (B, K).
 
     Works under torch.func.grad, torch.func.vmap and torch.compile(fullgraph=True).
     Raises ValueError if features are not 2-D, not as wide as the weight or not floating point.
@@ -61,12 +62,12 @@ def apply(params: Params, features: torch.Tensor) -> torch.Tensor:
 
 
 def expand(params: Params, key: int, num_new: int) -> Params:
-    """Adds rows for the classes of a new phase; what is known stays.
+    """Adds rows for the classes of a new phase.
 
-    params: {"weight": (K, D), "bias": (K,)}; key: a new one for each phase, or phases share their rows.
-    Returns a new tree with K + num_new rows, dtype and device kept, no storage shared: rows 0..K-1 and
-    their biases bit-identical, the last num_new as `init(key, D, num_new)` draws them. (Their bound
-    depends on D alone, so they are what torch.nn.Linear(D, num_new) would start from.)
+    params: {"weight": (K, D), "bias": (K,)}; key: another one in each phase, else all phases draw the same rows.
+    Returns a new tree with K + num_new rows, of the same dtype and on the same device, that shares no memory with
+    params. Rows 0..K-1 and their biases are bit-identical. The last num_new rows are those of `init(key, D, num_new)`,
+    which are what torch.nn.Linear(D, num_new) would start from.
     Raises ValueError for num_new below 1.
     """
     _, feature_dim = _shape("expand", params)
@@ -77,10 +78,10 @@ def expand(params: Params, key: int, num_new: int) -> Params:
 
 
 def norms(params: Params) -> torch.Tensor:
-    """L2 norm of each class's weight row, (K, D) -> (K,). The bias takes no part.
+    """Returns the L2 norm of each class's weight row, (K, D) -> (K,). The bias doesn't count.
 
-    Works under torch.func.grad (the gradient of a zero row is 0), vmap and compile. Plotted over classes
-    after training a phase, these show the step between old and new that `align` removes.
+    After the training of a phase the norms of the new classes are higher than those of the old ones; `align` removes
+    this step. Works under torch.func.grad (the gradient of a zero row is 0), vmap and compile.
     """
     _shape("norms", params)
     return torch.linalg.vector_norm(params["weight"], dim=1)
@@ -91,11 +92,10 @@ def align(params: Params, num_new: int) -> tuple[Params, torch.Tensor]:
 
         gamma = mean(norms of old rows) / mean(norms of new rows);    new rows <- gamma * new rows
 
-    params: {"weight": (K, D), "bias": (K,)}; num_new: rows of the newest phase, 0 < num_new < K. Only
-    classes seen count: a classifier of full width is cut with `head` first.
-    Returns (params, gamma): a new tree; old rows and all biases bit-identical; gamma a 0-d tensor, usually
-    below 1. If all new rows are zero there is nothing to scale, and gamma is 1, not infinite; if all old
-    rows are zero, gamma is 0, as the formula says.
+    params: {"weight": (K, D), "bias": (K,)}, without rows of unseen classes: cut a classifier of full width with `head`
+    first. num_new: the number of rows of the newest phase, 0 < num_new < K.
+    Returns (params, gamma): a new tree, in which old rows and all biases are bit-identical, and a 0-d tensor, which is
+    usually below 1. If all new rows are zero, gamma is 1. If all old rows are zero, gamma is 0, as the formula says.
     Works under torch.func.grad, vmap and compile. Raises ValueError if num_new leaves no old or no new row.
     Source: Zhao et al. 2020 (arXiv:1911.07053), weight aligning, section 4.
     """
@@ -108,8 +108,8 @@ def align(params: Params, num_new: int) -> tuple[Params, torch.Tensor]:
     num_old = num_classes - num_new
     row_norms = norms(params)
     old_norm, new_norm = row_norms[:num_old].mean(), row_norms[num_old:].mean()
-    # The denominator is made safe as well as the result: `where` alone would still divide by 0, and the
-    # gradient of the branch not taken would be 0 * inf = NaN.
+    # The denominator is replaced too: otherwise the branch that `where` doesn't take would still divide by 0, and its
+    # gradient would be 0 * inf = NaN.
     empty = new_norm == 0
     gamma = torch.where(empty, 1.0, old_norm / torch.where(empty, 1.0, new_norm))
     weight = params["weight"]
@@ -118,11 +118,11 @@ def align(params: Params, num_new: int) -> tuple[Params, torch.Tensor]:
 
 
 def pad(params: Params, num_classes: int) -> Params:
-    """The same classifier at full width: zero rows and zero biases behind the known ones.
+    """Returns a new classifier of num_classes rows: the given K rows, bit-identical, then zero rows and zero biases.
 
-    A compiled step must not see shapes change, so training works on a classifier that has a row for every
-    class there will ever be, and on a mask of those seen (`losses.cross_entropy(..., mask=...)`).
-    Returns a new tree of num_classes rows; the first K bit-identical. Raises ValueError if num_classes < K.
+    A compiled step needs shapes that don't change. So training uses a classifier with a row for every class of the
+    whole run, and a mask of the classes seen (`losses.cross_entropy(..., mask=...)`). Raises ValueError if num_classes
+    < K.
     """
     known, _ = _shape("pad", params)
     if num_classes < known:
@@ -134,10 +134,10 @@ def pad(params: Params, num_classes: int) -> Params:
 
 
 def head(params: Params, num_classes: int) -> Params:
-    """The first num_classes rows: what is left of a full-width classifier when unseen classes are cut off.
+    """Returns the first num_classes rows of a classifier. It undoes `pad`.
 
-    `head(pad(params, wide), K)` is params again. The tensors are *views* of params: whoever edits one in
-    place edits the other. Raises ValueError unless 0 < num_classes <= K.
+    The tensors are views of params: a change in place of one changes the other. Raises ValueError unless
+    0 < num_classes <= K.
     """
     known, _ = _shape("head", params)
     if not 0 < num_classes <= known:
@@ -146,7 +146,7 @@ def head(params: Params, num_classes: int) -> Params:
 
 
 def _shape(function: str, params: Params) -> tuple[int, int]:
-    """(K, D); raises ValueError where weight and bias are not (K, D) and (K,)."""
+    """Returns (K, D). Raises ValueError, which names `function`, if weight and bias are not (K, D) and (K,)."""
     weight, bias = params["weight"], params["bias"]
     if weight.ndim != 2 or bias.ndim != 1 or weight.shape[0] != bias.shape[0]:
         raise ValueError(

@@ -2,21 +2,21 @@
 
     L = (1 - lambda) cross_entropy(new and old images, labels) + lambda distillation(old logits)
 
-Both take an optional `mask` (C,) bool of the classes that take part. It is a tensor, so its value changes
-from phase to phase while shapes, and the compiled step, stay: a classifier of full width with the mask of
-the classes seen has the loss and the gradients of a narrow one cut to those classes. `rows` (B,) bool does
-the same for images: a last, smaller batch may be padded to the size of the others.
+The losses take an optional `mask`, (C,) bool, of the classes that take part. With it, a classifier of full width has
+the loss and the gradients of one that is cut to these classes. The mask is a tensor: its values change from phase to
+phase, while shapes stay the same and nothing is compiled again. `rows`, (B,) bool, does the same for images, so that a
+last, smaller batch can be padded to the size of the others.
 
-Nothing that depends on data is checked, for these run inside a compiled step, which cannot branch on it:
-that targets lie in [0, C), that their class is in the mask, and that the mask holds a class is up to the
-caller. Half-precision logits are worked on, and answered, in float32; float32 and float64 stay as they are.
+Values of tensors are not checked, since a compiled step can't branch on them. The caller must see to it that targets
+are in [0, C), that their classes are in the mask, and that the mask has a class. float16 and bfloat16 logits are
+converted, and the loss is float32 then; float32 and float64 logits keep their dtype.
 """
 
 import torch
 import torch.nn.functional as F
 
-# What a masked logit is replaced by. exp(-1e9 - anything sensible) is 0 exactly in float32 and float64, so a
-# masked class has probability 0; being finite, it gives 0 * -1e9 = 0 where -inf would give NaN.
+# Replaces masked logits. exp(-1e9 - x) is exactly 0 in float32 and float64 for every usual x, so a masked class has
+# probability 0. It is finite, so that 0 * -1e9 = 0; with -inf it would be NaN.
 _MASKED = -1e9
 
 
@@ -28,19 +28,18 @@ def cross_entropy(
     mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean over the batch of -sum_c q_c log softmax(logits)_c, where q is the label, smoothed.
+    """Returns the mean over the batch of -sum_c q_c log softmax(logits)_c, where q is the smoothed label.
 
         q_c = (1 - label_smoothing) [c = target] + label_smoothing / (number of classes that take part)
 
-    logits: (B, C); targets: (B,) integers in [0, C) (outside: undefined when compiled, an index error
-    else); mask: (C,) bool, None for all classes; rows: (B,) bool, None for all images. With both, value and
-    gradients are those of `logits[rows][:, mask]`; the other logits get a gradient of exactly 0, whatever
-    they hold. The targets of the other rows must be in [0, C) too. label_smoothing: a number, or a 0-d tensor to be
-    mapped over or differentiated, whose range is not checked.
-    Returns a 0-d tensor in nats. Works under torch.func.grad, vmap and torch.compile(fullgraph=True).
-    Raises ValueError for shapes that don't fit, targets that are not integers, an empty batch, a number
-    label_smoothing outside [0, 1), and a tensor that is not 0-d.
-    Source: Szegedy et al. 2016 (arXiv:1512.00567), section 7; equals torch.nn.functional.cross_entropy.
+    logits: (B, C); targets: (B,) integers in [0, C); other values are an index error, or undefined in a compiled step.
+    mask: (C,) bool, None for all classes; rows: (B,) bool, None for all images. With both, value and gradients are
+    those of `logits[rows][:, mask]`, and the gradients of all other logits are exactly 0, whatever their values.
+    Targets of rows that don't take part must be in [0, C) too. label_smoothing: a number, or a 0-d tensor, whose range
+    is not checked, for torch.func. Returns a 0-d tensor in nats. Works under torch.func.grad, vmap and
+    torch.compile(fullgraph=True). Raises ValueError for shapes that don't fit, targets that are not integers, an empty
+    batch, a label_smoothing that is a number outside [0, 1) or a tensor that is not 0-d. Source: Szegedy et al. 2016
+    (arXiv:1512.00567), section 7; equals torch.nn.functional.cross_entropy.
     """
     _check("cross_entropy", "logits", logits, mask)
     if targets.ndim != 1 or targets.shape[0] != logits.shape[0]:
@@ -60,7 +59,7 @@ def cross_entropy(
     if mask is None:
         spread = _mean(log_probs.mean(dim=1), rows)
     else:
-        # masked columns are left out of the sum: there log_probs is -1e9 and not 0
+        # masked columns are left out of the sum, since their log_probs are -1e9 and not 0
         spread = _mean(torch.where(mask, log_probs, 0.0).sum(dim=1) / mask.sum(), rows)
     return (1 - label_smoothing) * loss - label_smoothing * spread
 
@@ -73,21 +72,21 @@ def distillation(
     mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Soft cross-entropy of the student against the teacher: what the old model knew is kept.
+    """Returns the soft cross-entropy of the student's predictions against the teacher's, which keeps old knowledge:
 
         mean over the batch of  -sum_c softmax(teacher / T)_c log softmax(student / T)_c
 
-    student_logits, teacher_logits: (B, C), over the *old* classes alone (cut, or by `mask` (C,) bool).
-    T above 1 softens both, so that the teacher's opinion on the wrong classes counts as well.
-    There is no factor T^2, and no teacher entropy is subtracted (that is KL, which has the same gradient
-    with respect to the student); published recipes differ there, so the weight is the method's business.
-    The gradient is not stopped at the teacher: differentiate with respect to the student.
-    Returns a 0-d tensor in nats, never 0 unless the teacher is certain. Works under torch.func.grad, vmap
-    and torch.compile(fullgraph=True). With mask and rows, value and gradients are those of `[rows][:, mask]`.
-    temperature: a number, or a 0-d tensor to be mapped over or differentiated, whose range is not checked.
-    Raises ValueError for unequal shapes, an empty batch, a number temperature that is not above 0 and finite, and a
-    tensor that is not 0-d.
-    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq. 2.
+    student_logits, teacher_logits: (B, C), of the *old* classes only: cut to them, or use the mask. temperature: T, a
+    number, or a 0-d tensor, whose range is not checked, for torch.func. T above 1 softens both predictions, so that
+    what the teacher says about the wrong classes counts more. mask, rows: see `cross_entropy`.
+
+    There is no factor T^2, since published recipes differ there: the method chooses the weight. The teacher's entropy
+    is not subtracted; KL divergence subtracts it and has the same gradient with respect to the student. The gradient is
+    not stopped at the teacher: differentiate with respect to the student only. Returns a 0-d tensor in nats, which is
+    above 0 unless the teacher is certain. Works under torch.func.grad, vmap and torch.compile(fullgraph=True). Raises
+    ValueError for unequal shapes, an empty batch, a temperature that is a number not above 0 or not finite, or a tensor
+    that is not 0-d. Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq.
+    2.
     """
     _check("distillation", "student_logits", student_logits, mask)
     if student_logits.shape != teacher_logits.shape:
@@ -99,7 +98,7 @@ def distillation(
     softened = _is_tensor("distillation", "temperature", temperature)
     if not softened and not 0 < temperature < float("inf"):
         raise ValueError(f"distillation: temperature={temperature}; it must be above 0 and finite")
-    # hidden after the division: a large temperature would bring the constant back among the logits
+    # masked after the division, since a large temperature would make the constant as small as a logit
     log_student = F.log_softmax(_hide(_widen(student_logits) / temperature, mask), dim=1)
     teacher = F.softmax(_hide(_widen(teacher_logits) / temperature, mask), dim=1)
     return -_mean((teacher * log_student).sum(dim=1), rows)
@@ -138,7 +137,7 @@ def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Te
 
 
 def _is_tensor(function: str, name: str, value: float | torch.Tensor) -> bool:
-    """Whether `value` is a tensor and not a number; raises ValueError unless such a tensor is 0-d."""
+    """Returns whether `value` is a tensor and not a number. Raises ValueError for a tensor that is not 0-d."""
     if not isinstance(value, torch.Tensor):
         return False
     if value.ndim:
@@ -147,19 +146,19 @@ def _is_tensor(function: str, name: str, value: float | torch.Tensor) -> bool:
 
 
 def _mean(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The mean of values (B,) over the rows that count; 0 where none does, so that an empty share adds nothing."""
+    """Returns the mean of values (B,) over the rows that count, 0 if none does. rows: (B,) bool, None for all."""
     if rows is None:
         return values.mean()
     return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)
 
 
 def _widen(logits: torch.Tensor) -> torch.Tensor:
-    """float16 and bfloat16 as float32: neither can hold -1e9 beside a logit, nor a sum over many classes."""
+    """Returns float16 and bfloat16 logits as float32: -1e9 and sums over many classes need more precision."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _hide(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Logits in which the classes outside the mask have no probability and no gradient."""
+    """Returns logits in which the classes outside the mask have probability 0 and gradient 0."""
     return logits if mask is None else torch.where(mask, logits, _MASKED)
 
 

@@ -1,10 +1,9 @@
-"""Exemplar memory: the few old images that may be kept, as bookkeeping over row numbers.
+"""Exemplar memory: which few old images are kept, as row numbers.
 
-A memory is a dict {label: (M,) int64 tensor of rows of the training set}, each in order of rank: the
-first is the one to keep longest. Images stay where they are; only their numbers move. After each phase the
-quota of a class shrinks (`quota`), old classes keep the start of their list (`trim`), which is why the
-order of selection must be kept, and the new classes get theirs (`choose`, `update`). Memories are values:
-nothing here changes its arguments.
+A memory is a dict {label: (M,) int64 tensor of rows of the training set}. The rows of a class are in order of rank: the
+first is kept longest. After each phase the quota of a class shrinks (`quota`), old classes keep the beginning of their
+rows (`trim`), and rows of the new classes are added (`choose`, `update`). Images are not moved. Nothing here changes
+its arguments.
 """
 
 from typing import Literal, NamedTuple
@@ -32,11 +31,12 @@ class Budget(NamedTuple):
 
 
 def quota(classes_seen: int, *, size: int, fixed_per_class: int = 0) -> int:
-    """Exemplars that each class may keep: size // classes_seen, or fixed_per_class if that is above 0.
+    """Returns how many exemplars each class may keep: size // classes_seen, or fixed_per_class if that is above 0.
 
-    With `size` the whole memory never holds more than that (and 0 a class once classes outnumber it);
-    with `fixed_per_class` it grows with the classes. Raises ValueError for classes_seen below 1 or
-    negative sizes. Source: iCaRL (arXiv:1611.07725), section 3.3; fixed: Hou et al. 2019 (LUCIR).
+    size: the most exemplars of all classes together. If there are more classes than that, the quota is 0.
+    fixed_per_class: of each class, so that the memory grows with the classes.
+    Raises ValueError for classes_seen below 1 or negative sizes.
+    Source: iCaRL (arXiv:1611.07725), section 3.3; fixed: Hou et al. 2019 (LUCIR).
     """
     if classes_seen < 1 or size < 0 or fixed_per_class < 0:
         raise ValueError(
@@ -47,12 +47,12 @@ def quota(classes_seen: int, *, size: int, fixed_per_class: int = 0) -> int:
 
 
 def choose(features: torch.Tensor, count: int, *, selection: str, key: int) -> torch.Tensor:
-    """Picks exemplars among the N images of one class, by their features, in order of rank.
+    """Chooses exemplars among the N images of one class by their features.
 
-    features: (N, D), of images that were *not* augmented, by a model in eval mode: all ranks must agree.
-    selection: "herding" (`herding.herd`: their mean follows the class mean), "closest" (nearest to the
-    mean of the L2-normalised rows, nearest first, ties to the lowest row), "random" (by `key`, which the
-    others ignore). Returns (min(count, N),) int64 on the CPU, distinct: a class with fewer images gives all.
+    features: (N, D), of images that were *not* augmented, by a model in eval mode, so that all processes choose the
+    same. selection: "herding", see `herding.herd`; "closest": those nearest to the mean of the L2-normalised rows,
+    nearest first, of equally near ones the lowest row; "random": by `key`, which the other two ignore.
+    Returns distinct row numbers in order of rank, (min(count, N),) int64 on the CPU.
     Raises ValueError for another selection, features not 2-D or not finite, or count below 0.
     """
     if selection not in SELECTIONS:
@@ -71,17 +71,20 @@ def choose(features: torch.Tensor, count: int, *, selection: str, key: int) -> t
 
 
 def trim(memory: Memory, quota: int) -> Memory:
-    """Each class keeps its first `quota` rows, or all it has. Raises ValueError for quota below 0."""
+    """Returns a memory with the first `quota` rows of each class, or all if it has fewer.
+
+    Raises ValueError for a quota below 0.
+    """
     if quota < 0:
         raise ValueError(f"trim: quota={quota}; give 0 or more")
     return {label: kept[:quota] for label, kept in memory.items()}
 
 
 def update(memory: Memory, chosen: Memory, quota: int) -> Memory:
-    """The memory of the next phase: old classes trimmed to the quota, the chosen rows of new ones added.
+    """Returns the memory of the next phase: the memory with the rows of new classes, all classes trimmed to the quota.
 
-    chosen: {label: (M,) int64 rows of the training set, by rank}, cut to the quota too, so that the result
-    holds at most quota rows a class. Raises ValueError for a label that is in the memory already.
+    chosen: {label: (M,) int64 rows of the training set, in order of rank}, of the new classes. Raises ValueError for a
+    label that is in the memory already.
     """
     known = sorted(memory.keys() & chosen.keys())
     if known:
@@ -90,12 +93,12 @@ def update(memory: Memory, chosen: Memory, quota: int) -> Memory:
 
 
 def rows(memory: Memory) -> torch.Tensor:
-    """All rows as one (size(memory),) int64 tensor: by ascending label, within a class by rank."""
+    """Returns all rows of a memory, (size(memory),) int64: in ascending order of label, within a class by rank."""
     if not memory:
         return torch.empty(0, dtype=torch.int64)
     return torch.cat([memory[label] for label in sorted(memory)])
 
 
 def size(memory: Memory) -> int:
-    """How many exemplars the memory holds."""
+    """Returns how many exemplars the memory has."""
     return sum(len(kept) for kept in memory.values())

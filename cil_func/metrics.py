@@ -1,7 +1,7 @@
-"""What is measured after a phase, and what sums up a run. Accuracies are percent; all of it runs eagerly.
+"""Measures of a phase and of a whole run. Accuracies are in percent. Nothing here is compiled.
 
-After phase i the model is tested on the images of every class seen so far. `accuracy_matrix[i][j]` is the
-accuracy on the classes of phase j after phase i, j <= i: a triangle. Its rows show what is forgotten.
+After phase i the model is tested on the images of all classes seen so far. `accuracy_matrix[i][j]` is the accuracy on
+the classes of phase j after phase i, for j <= i. A column shows how the classes of one phase are forgotten.
 """
 
 import math
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 
 def average_incremental_accuracy(top1_per_phase: Sequence[float]) -> float:
-    """Mean over phases of the accuracy on all classes seen by then: the field's headline number.
+    """Returns the mean over phases of the accuracy on all classes seen by then, the field's most quoted number.
 
-    top1_per_phase: one number a phase, the first phase included. Returns it in the same unit (percent).
+    top1_per_phase: one number for each phase, the first one included. The mean is in the same unit (percent).
     Raises ValueError for an empty list or a number that is not finite.
     Source: Rebuffi et al. 2017 (iCaRL, arXiv:1611.07725), section 4.1.
     """
@@ -26,13 +26,13 @@ def average_incremental_accuracy(top1_per_phase: Sequence[float]) -> float:
 
 
 def forgetting(accuracy_matrix: Sequence[Sequence[float]]) -> float | None:
-    """How far the accuracy on old phases has fallen from its best, in the unit of the matrix (percent).
+    """Returns how far the accuracy on the classes of old phases has fallen from its best.
 
         F = mean over j < T-1 of ( max over j <= i < T-1 of a[i][j]  -  a[T-1][j] ),   T phases
 
-    The best is sought in *earlier* phases only, so an old phase that ends better than ever makes its term
-    negative. accuracy_matrix: row i has the i + 1 accuracies after phase i. None for a single phase.
-    Raises ValueError if a row i hasn't i + 1 entries, for no row, or a number that is not finite.
+    accuracy_matrix: row i has the i + 1 accuracies after phase i. Returns a number in the same unit (percent), None for
+    a single phase. The best is taken from *earlier* phases only, so the term of an old phase that ends better than ever
+    is negative. Raises ValueError if there is no row, a row i without i + 1 entries, or a number that is not finite.
     Source: Chaudhry et al. 2018 (arXiv:1801.10112), eq. 3.
     """
     matrix = [[float(value) for value in row] for row in accuracy_matrix]
@@ -50,10 +50,10 @@ def forgetting(accuracy_matrix: Sequence[Sequence[float]]) -> float | None:
 
 
 def correct(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> torch.Tensor:
-    """Whether the target is among the k classes with the highest scores: (N, K), (N,) -> (N,) bool.
+    """Returns whether the target is among the k classes with the highest scores: (N, K), (N,) -> (N,) bool.
 
-    With k >= K all are. Of equal scores the lower class comes first, so k = 1 is argmax and a model that
-    answers all zeros is not right everywhere. Scores may be -inf (a class ruled out).
+    With k >= K all are correct. Of equal scores the lower class comes first, as in argmax; so a model whose scores are
+    all 0 is not correct everywhere. Scores may be -inf, for classes that are excluded.
     Raises ValueError for shapes that don't fit, no image, k below 1, NaN, or a target outside [0, K).
     """
     if scores.ndim != 2 or targets.shape != scores.shape[:1] or 0 in scores.shape:
@@ -74,15 +74,15 @@ def correct(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> torch
 
 
 def accuracy(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> float:
-    """Top-min(k, K) accuracy in percent; scores (N, K), targets (N,). Raises ValueError as `correct` does."""
+    """Returns the top-min(k, K) accuracy in percent. scores: (N, K); targets: (N,). Raises ValueError as `correct`."""
     return _percent(correct(scores, targets, k=k))
 
 
 def balanced_accuracy(correct: torch.Tensor, targets: torch.Tensor) -> float:
-    """Mean of the classes' accuracies in percent: a class counts the same however many images test it.
+    """Returns the mean of the classes' accuracies in percent: all classes count the same, whatever their image counts.
 
-    correct: (N,) bool; targets: (N,) class indices, 0 or more. A class without a test image doesn't count.
-    Raises ValueError for shapes that differ, no image, or a negative target.
+    correct: (N,) bool, see `correct`; targets: (N,) class indices, 0 or more. A class without a test image doesn't
+    count. Raises ValueError for shapes that differ, no image, or a negative target.
     """
     if correct.ndim != 1 or correct.shape != targets.shape or not len(correct):
         raise ValueError(
@@ -99,9 +99,9 @@ def balanced_accuracy(correct: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases: int) -> list[float]:
-    """Percent correct on the classes of each phase: a row of the accuracy matrix.
+    """Returns the accuracy in percent on the classes of each phase, which is a row of the accuracy matrix.
 
-    correct: (N,) bool; phase_of: (N,) integers, the phase that brought the class of each test image.
+    correct: (N,) bool; phase_of: (N,) integers, the phase in which the class of each test image came.
     Raises ValueError for shapes that differ, a phase outside [0, num_phases), or one without test images.
     """
     if correct.ndim != 1 or correct.shape != phase_of.shape:
@@ -120,10 +120,11 @@ def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases
 
 
 def new_share(predictions: torch.Tensor, num_old: int) -> float:
-    """Fraction, 0 to 1, of predictions that name a class of the newest phase, one with index >= num_old.
+    """Returns the fraction, 0 to 1, of predictions that name a class of the newest phase.
 
-    predictions: (N,) class indices in order of arrival. A model that is always right has the newest classes'
-    share of the test images; one trained on few exemplars is far above it before aligning.
+    predictions: (N,) class indices in order of arrival. num_old: how many of them are old, so the newest classes are
+    num_old and above. For a model without errors it is the newest classes' share of the test images. Before aligning, a
+    model that was trained on few exemplars is far above that.
     Raises ValueError for no prediction, or num_old below 0.
     """
     if predictions.ndim != 1 or not len(predictions) or num_old < 0:
@@ -135,10 +136,10 @@ def new_share(predictions: torch.Tensor, num_old: int) -> float:
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """The prototype of each class: rows L2-normalised, their mean, L2-normalised again.
+    """Returns the mean of each class's L2-normalised features, L2-normalised again.
 
-    features: (M, D), of the exemplars; labels: (M,) in [0, num_classes). Returns (num_classes, D) float64, on the
-    device of the features. Zero rows, and means that are zero, stay zero.
+    features: (M, D), of the exemplars; labels: (M,) in [0, num_classes). The means are (num_classes, D) float64, on the
+    device of the features. Zero rows and zero means stay zero.
     Raises ValueError for shapes that don't fit, labels out of range, or classes without a row, by number.
     Source: iCaRL (arXiv:1611.07725), algorithm 1 and section 2.1.
     """
@@ -154,38 +155,37 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) 
     if missing:
         raise ValueError(f"class_means: no row for classes {missing}; each class needs at least 1 exemplar")
     units = _unit(features)
-    # a product with the one-hot matrix, and not index_add, whose order of summation varies on CUDA
+    # a product with the one-hot matrix, since index_add sums in a varying order on CUDA
     sums = F.one_hot(labels, num_classes).to(units.dtype).T @ units  # (K, M) @ (M, D)
     return _unit(sums / counts[:, None])
 
 
 def nme_scores(features: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """Nearest-mean-of-exemplars scores, the higher the nearer: - || f / ||f|| - mean_c ||^2.
+    """Returns the scores of the prediction by the nearest mean of exemplars (NME): - || f / ||f|| - mean_c ||^2.
 
-    features: (N, D), normalised here; means: (K, D) from `class_means`. Returns (N, K) float64: the prediction
-    is the argmax, as for logits. It doesn't use the classifier's rows, so their bias can't spoil it.
-    Float64, because means of similar classes may differ by less than float32 resolves.
-    Works under torch.func.vmap. Raises ValueError for shapes that don't fit.
-    Source: iCaRL (arXiv:1611.07725), algorithm 1.
+    features: (N, D), which are normalised here; means: (K, D) from `class_means`. The scores are (N, K) float64, and
+    the prediction is their argmax, as for logits. The classifier is not used, so its bias doesn't matter. They are
+    float64, since the means of similar classes may differ by less than float32 can represent. Works under
+    torch.func.vmap. Raises ValueError for shapes that don't fit. Source: iCaRL (arXiv:1611.07725), algorithm 1.
     """
     if features.ndim != 2 or means.ndim != 2 or features.shape[1] != means.shape[1]:
         raise ValueError(
             f"nme_scores: features {tuple(features.shape)} and means {tuple(means.shape)}; "
             "give (N, D) and (K, D)"
         )
-    # Distances don't change when everything is moved by one vector; close to the origin the squares cancel less.
+    # Moving everything by one vector doesn't change distances. Near the origin fewer digits cancel in the squares.
     centre = means.double().mean(dim=0)  # (D,)
     units, means = _unit(features) - centre, means.double() - centre
     return 2 * units @ means.T - means.square().sum(dim=1) - units.square().sum(dim=1, keepdim=True)
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
-    """Rows divided by their L2 norms, in float64; zero rows stay zero."""
+    """Returns rows divided by their L2 norms, float64. Zero rows stay zero."""
     return F.normalize(rows.double(), dim=1)
 
 
 def _percent(correct: torch.Tensor) -> float:
-    """Share of true entries in percent, exact: the count is an integer until the last division."""
+    """Returns the share of true entries in percent. Only the last operation, a division, rounds."""
     return 100 * correct.sum().item() / len(correct)
 
 

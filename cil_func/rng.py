@@ -1,8 +1,8 @@
-"""Keys: every random draw in this package starts here.
+"""Keys, from which every random draw in this package is made.
 
-A key is an `int`. A new key is derived from an old one and from what the draw is for, so there is no
-random state to carry or to save: `fold_in(seed, "order", phase, epoch)` is the same number on every
-machine, in every process, however often the run was stopped in between.
+A key is an `int`. A new key is derived from an old one and from what the draw is for. So there is no random state to
+pass on or to save: `fold_in(seed, "order", phase, epoch)` is the same number on every machine and in every process,
+however often the run was stopped before.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ _BITS = 63  # torch.Generator.manual_seed takes a signed 64-bit number
 
 
 def fold_in(key: int, *data: int | str) -> int:
-    """Derives a key from `key` and from ints or strings that say what the draw is for.
+    """Returns a key, an int in [0, 2**63), that is derived from `key` and from what the draw is for.
 
-    Returns an int in [0, 2**63). Equal arguments give equal keys everywhere; any other argument, order
-    or grouping gives an unrelated key (BLAKE2b, so `fold_in(k, 1, 2)` is not `fold_in(k, 12)`).
+    data: ints and strings. The same arguments give the same key everywhere. Any other argument, order or grouping gives
+    an unrelated key: `fold_in(k, 1, 2)` is not `fold_in(k, 12)`. The keys are hashes by BLAKE2b.
     Raises TypeError for data that is neither an int nor a str.
     Source: the name and the idea are `jax.random.fold_in`.
     """
@@ -30,20 +30,21 @@ def fold_in(key: int, *data: int | str) -> int:
 
 
 def generator(key: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A `torch.Generator` on `device` whose draws depend on nothing but `key`.
+    """Returns a `torch.Generator` on `device` whose draws depend on nothing but `key`.
 
-    On the CPU torch seeds it with the low 32 bits alone (2.15): keys that differ only above them draw the
-    same, which two of 80,000 folded keys do with a chance of one half, and which harms nothing. The same
-    key on another kind of device draws other numbers.
+    The same key draws other numbers on another kind of device. On the CPU torch (2.15) seeds with the low 32 bits only,
+    so two keys that differ in higher bits draw the same. Among 80,000 keys of `fold_in` there are two such keys with a
+    probability of one half, which does no harm.
     """
     return torch.Generator(device=device).manual_seed(operator.index(key) & ((1 << _BITS) - 1))
 
 
 @contextmanager
 def seeded(key: int | None, device: str | torch.device = "cpu") -> Iterator[None]:
-    """Makes torch's global generator of `device` draw from `key` inside; afterwards it goes on as if nothing was drawn.
+    """Returns a context manager in which torch's global generator of `device` draws from `key`.
 
-    For code that isn't ours and takes no generator. key: None changes nothing.
+    Afterwards the generator goes on as if nothing had been drawn. For code of other packages that takes no generator.
+    key: None changes nothing.
     """
     if key is None:
         yield
@@ -58,7 +59,7 @@ def seeded(key: int | None, device: str | torch.device = "cpu") -> Iterator[None
 
 
 def _encode(item: int | str) -> bytes:
-    """One item as bytes that no other item, nor a sequence of others, can have."""
+    """Returns one item as bytes that no other item and no sequence of other items has."""
     if isinstance(item, str):
         kind, raw = b"s", item.encode()
     elif isinstance(item, bool) or not hasattr(item, "__index__"):

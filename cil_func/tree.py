@@ -1,8 +1,7 @@
-"""Algebra of pytrees: the only file that touches torch's pytree module.
+"""Functions of pytrees. No other file uses torch's pytree module.
 
-A tree is a dict, list, tuple or NamedTuple of trees, whose leaves are tensors. A leaf's path is the
-keys that lead to it, joined by dots: `classifier.weight`. None is a tree without leaves, which torch's module
-takes for a leaf.
+A tree is a dict, list, tuple or NamedTuple of trees; its leaves are tensors. A leaf's path is the keys that lead to it,
+joined by dots: `classifier.weight`. None is a tree without leaves here, while torch's module takes it for a leaf.
 """
 
 from collections import defaultdict
@@ -16,36 +15,37 @@ Tree = Any
 
 
 def map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
-    """Applies `function` leaf by leaf to trees of one structure.
+    """Applies `function` to the corresponding leaves of trees of one structure. Returns a tree of the results.
 
-    Raises ValueError where a later tree lacks a node or a key of the first. Dicts are matched by key,
-    whatever their order; where the first has a leaf and another a subtree, `function` gets the subtree.
+    Dicts are matched by key, whatever their order. If the first tree has a leaf where another one has a subtree,
+    `function` gets the subtree. Raises ValueError if a later tree lacks a node or a key of the first.
     """
     return pytree.tree_map(lambda leaf, *others: None if leaf is None else function(leaf, *others), tree, *rest)
 
 
 def leaves(tree: Tree) -> list[torch.Tensor]:
-    """The leaves, in the order of `map`."""
+    """Returns the leaves of a tree in the order in which `map` visits them."""
     return [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None]
 
 
 def unflatten(leaves: list[torch.Tensor], tree: Tree) -> Tree:
-    """The inverse of `leaves`: a tree of the structure of `tree`, which has no None.
+    """Returns a tree with these leaves and the structure of `tree`; it undoes `tree.leaves`.
 
-    Raises ValueError for another number of leaves.
+    `tree` must have no None. Raises ValueError for another number of leaves.
     """
     return pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
 
 
 def to_vector(tree: Tree) -> torch.Tensor:
-    """All numbers of the floating-point leaves, which have one dtype, in one vector (V,): a flat buffer."""
+    """Returns all numbers of the floating-point leaves as one vector (V,). These leaves must have one dtype."""
     return torch.cat([leaf.reshape(-1) for leaf in leaves(tree) if leaf.is_floating_point()])
 
 
 def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
-    """The inverse of `to_vector`: a tree of the structure and shapes of `tree`, which keeps its integer leaves.
+    """Returns a tree with the numbers of a vector (V,) and the structure and shapes of `tree`; it undoes `to_vector`.
 
-    Its leaves are views of the vector. Raises RuntimeError for a vector of another length.
+    Integer leaves are those of `tree`. The other leaves are views of the vector. Raises RuntimeError for a vector of
+    another length.
     """
     like = leaves(tree)
     shapes = [leaf.shape for leaf in like if leaf.is_floating_point()]
@@ -54,10 +54,10 @@ def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
 
 
 def write(tree: Tree, into: Tree) -> None:
-    """Copies each leaf into the leaf at its place in `into`, which changes; no other function here works in place.
+    """Copies each leaf of a tree into the corresponding leaf of `into`, in place. No other function changes a tree.
 
-    Type by type: leaves of several types in one call torch copies one by one, on a GPU by hundreds of kernels. Raises
-    ValueError for another number of leaves, RuntimeError for another shape.
+    Raises ValueError for another number of leaves, RuntimeError for another shape. The leaves are copied type by type,
+    since torch copies leaves of several types in one call one after the other, on a GPU by hundreds of kernels.
     """
     by_type = defaultdict(list)
     for source, target in zip(leaves(tree), leaves(into), strict=True):
@@ -68,17 +68,20 @@ def write(tree: Tree, into: Tree) -> None:
 
 
 def size(tree: Tree) -> int:
-    """How many numbers the tree holds."""
+    """Returns how many numbers all leaves have together."""
     return sum(leaf.numel() for leaf in leaves(tree))
 
 
 def cast(tree: Tree, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tree:
-    """The same tree in another floating-point dtype or on another device; integer leaves keep their dtype."""
+    """Returns the tree in another floating-point dtype or on another device; None leaves it as it is.
+
+    Integer leaves keep their dtype.
+    """
     return map(lambda leaf: leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None), tree)
 
 
 def to_paths(tree: Tree) -> dict[str, torch.Tensor]:
-    """A tree of nested dicts as one flat dict {path: leaf}. Raises ValueError for a key that holds a dot."""
+    """Returns a tree of nested dicts as one flat dict {path: leaf}. Raises ValueError for a key with a dot."""
     flat = {}
     for key, value in tree.items():
         if "." in key:
@@ -89,9 +92,9 @@ def to_paths(tree: Tree) -> dict[str, torch.Tensor]:
 
 
 def from_paths(flat: dict[str, torch.Tensor]) -> Tree:
-    """The inverse of `to_paths` (empty dicts, which have no path, do not come back).
+    """Returns the tree of nested dicts that `to_paths` has made flat, without its empty dicts.
 
-    Raises ValueError where one path is the start of another: a leaf cannot hold leaves.
+    Raises ValueError if one path is the beginning of another.
     """
     tree: dict = {}
     for path, leaf in flat.items():
@@ -110,8 +113,8 @@ def from_paths(flat: dict[str, torch.Tensor]) -> Tree:
 def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
     """Splits a tree of nested dicts in two by the paths of its leaves.
 
-    Returns (the leaves where `chosen(path)` is true, the others), each a tree that lacks the other's
-    leaves. Freezing is this: differentiate with respect to the first part, `merge` inside the loss.
+    Returns two trees: one with the leaves for which `chosen(path)` is true, and one with the others. To freeze
+    parameters, differentiate with respect to the first tree, and `merge` both inside the loss.
     """
     flat = to_paths(tree)
     return (
@@ -121,9 +124,9 @@ def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
 
 
 def merge(first: Tree, second: Tree) -> Tree:
-    """Joins two trees of nested dicts that share no leaf: the inverse of `partition`.
+    """Returns the leaves of two trees of nested dicts as one tree; it undoes `partition`.
 
-    Raises ValueError where both hold the same leaf.
+    Raises ValueError if both have the same leaf.
     """
     merged = dict(first)
     for key, value in second.items():

@@ -1,10 +1,10 @@
 """Convolution followed by batch norm, with explicit parameters and state.
 
-Activations have the dtype of the images; parameters and statistics keep their own (float32, or float64
-in equality tests). So images in bfloat16 give bfloat16 convolutions with float32 master weights.
+Activations have the dtype of the images. Parameters and statistics keep their own dtype: float32, or float64 in
+equality tests. So images in bfloat16 give convolutions in bfloat16 with float32 master weights.
 
-Written with torch's own views, not einops: every einops call in a compiled step is traced by Dynamo op by
-op, which took 23 s of a ResNet-32 step's warm compilation where views take 7 s.
+Written with torch's own views instead of einops: Dynamo traces einops operation by operation, which took 23 s of the
+warm compilation of a ResNet-32 step, and views take 7 s.
 """
 
 import math
@@ -19,14 +19,17 @@ NORM_EPSILON = 1e-5
 
 
 def conv_init(key: int, in_channels: int, out_channels: int, size: int) -> dict:
-    """Weights (out, in, size, size) drawn from N(0, 2 / fan_in). Source: He et al. 2015 (arXiv:1502.01852)."""
+    """Draws the weights of a convolution, {"weight": (out, in, size, size)}, from N(0, 2 / fan_in).
+
+    Source: He et al. 2015 (arXiv:1502.01852).
+    """
     std = math.sqrt(2.0 / (in_channels * size * size))
     shape = (out_channels, in_channels, size, size)
     return {"weight": torch.randn(shape, generator=rng.generator(key)) * std}
 
 
 def norm_init(channels: int) -> tuple[dict, dict]:
-    """Batch norm's (params, state): scale 1, shift 0; running mean 0, running variance 1, each (C,)."""
+    """Returns (params, state) of a new batch norm: scale 1 and shift 0; running mean 0 and variance 1; each (C,)."""
     params = {"weight": torch.ones(channels), "bias": torch.zeros(channels)}
     return params, {"mean": torch.zeros(channels), "var": torch.ones(channels)}
 
@@ -42,10 +45,12 @@ def conv_norm(
     norm_batch: int = 0,
     valid: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict]:
-    """Convolution without bias, then batch norm: (B, C, H, W) -> ((B, C', H', W'), the norm's new state).
+    """Applies a convolution without bias, then batch norm. Returns ((B, C', H', W'), the norm's new state).
 
-    Padded so that stride 1 keeps the size. train: see `batch_norm`. Otherwise the running statistics are
-    folded into the convolution, one pass over memory fewer: the forward pass measured 12 % faster.
+    conv, norm, state: parameters and state, from `conv_init` and `norm_init`; x: (B, C, H, W). The input is padded so
+    that stride 1 keeps its size. train: whether to normalise by the statistics of the batch; norm_batch, valid: see
+    `batch_norm`. Otherwise the running statistics are used and the state doesn't change. They are folded into the
+    convolution, which saves a pass over the memory: the forward pass was measured to be 12 % faster.
     """
     weight, padding = conv["weight"], conv["weight"].shape[-1] // 2
     if train:
@@ -60,30 +65,30 @@ def conv_norm(
 def batch_norm(
     params: dict, state: dict, x: torch.Tensor, *, norm_batch: int = 0, valid: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict]:
-    """Normalises (B, C, H, W) by the statistics of the batch; returns (normalised, moved running statistics).
+    """Normalises x by the statistics of the batch. Returns (normalised x, new running statistics).
 
-    norm_batch: how many images share statistics (0: all). Groups are cut in order and the running
-    statistics move by 0.1 towards the mean over groups weighted by size: one process with 4 groups of 128
-    computes what 4 processes with 128 images each compute. B must be a multiple of norm_batch, or smaller.
-    valid: (B,), 1 for an image, 0 for padding, which no statistic sees; None: all are images. A group
-    without an image counts nothing.
-    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); unbiased running variance as in torch.nn.BatchNorm2d.
+    params, state: from `norm_init`; x: (B, C, H, W). norm_batch: how many images share statistics, 0 for all. Groups of
+    that many images are taken in order; B must be a multiple of norm_batch, or smaller. The running statistics move by
+    0.1 towards the mean over groups, weighted by their sizes. So one process with 4 groups of 128 images computes what
+    4 processes with 128 images each compute. valid: (B,), 1 for images and 0 for padding, which doesn't count in any
+    statistic; None if all are images. Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); unbiased running variance as
+    in torch.nn.BatchNorm2d.
     """
     size = min(norm_batch or x.shape[0], x.shape[0])
     wide = x.to(params["weight"].dtype)
-    # Mean and variance of each image first: images are what threads share out, and padding and groups are then a
-    # matter of (B, C). A view of the activations would make inductor lay their gradients out as NCHW.
+    # Mean and variance of each image first: threads work on different images, and padding and groups then concern
+    # tensors of (B, C) only. A view of the activations would make inductor lay out their gradients as NCHW.
     var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)                     # (B, C)
     weight = torch.ones_like(mean[:, 0]) if valid is None else valid               # (B,)
     mean, var, share = _of_groups(mean, var, weight, size)                         # (G, 1, C), (G, 1, 1)
     scale = torch.rsqrt(var + NORM_EPSILON) * params["weight"]                     # (G, 1, C)
     shift = params["bias"] - mean * scale
-    # One product and one sum a pixel. Padding goes to 0 here, in (B, C), and not pixel by pixel: unmasked, a group of
-    # padding alone, its variance 0, would grow 300-fold a layer up to infinity.
+    # One product and one sum for each pixel. Padding is set to 0 here, in (B, C), which is cheaper than pixel by pixel:
+    # without that, a group that is all padding, of variance 0, would grow 300-fold in each layer, up to infinity.
     scale, shift = (leaf.expand(-1, size, -1).flatten(0, 1) * weight[:, None] for leaf in (scale, shift))
     y = wide * scale[:, :, None, None] + shift[:, :, None, None]
     pixels = share * weight.sum() * (x.shape[2] * x.shape[3])                      # (G, 1, 1), of a group
-    unbiased = var * (pixels / (pixels - 1).clamp(min=1))  # one pixel has no variance: 0, not 0/0
+    unbiased = var * (pixels / (pixels - 1).clamp(min=1))  # the variance of one pixel is 0 and not 0/0
     moved = {}
     for name, of_groups in (("mean", mean), ("var", unbiased)):
         moved[name] = torch.lerp(state[name], (of_groups * share).sum((0, 1)).detach(), NORM_MOMENTUM)
@@ -93,10 +98,11 @@ def batch_norm(
 def _of_groups(
     mean: torch.Tensor, var: torch.Tensor, weight: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean and variance of groups of `size` images from those of the images, (B, C), weighted by `weight` (B,).
+    """Computes the mean and variance of groups of `size` images from those of the images.
 
-    The variance of a group is the mean variance within its images plus the variance of their means. Returns
-    them as (G, 1, C), and each group's share of the images as (G, 1, 1).
+    mean, var: (B, C), of each image; weight: (B,), 1 for images and 0 for padding. The variance of a group is the mean
+    variance within its images plus the variance of their means. Returns (means, variances), (G, 1, C) each, and each
+    group's share of all images, (G, 1, 1).
     """
     mean, var, weight = (leaf.unflatten(0, (-1, size)) for leaf in (mean, var, weight[:, None]))  # (G, N, C)
     images = weight.sum(1, keepdim=True)                                           # (G, 1, 1)

@@ -1,7 +1,8 @@
-"""timm modules without weights: a call borrows one, and `torch.func.functional_call` puts the call's tensors into it.
+"""timm modules without weights, which `torch.func.functional_call` fills with the tensors of a call.
 
-A skeleton is on the meta device. It is made in a thread of its own, because a transform (`torch.func.grad`, `vmap`), a
-mode (`torch.device`, `torch.export`'s) and a trace of torch.compile all belong to the thread of the caller.
+Such a module is called a skeleton. It is on the meta device, where tensors have no data. It is made in a thread of its
+own, so that transforms (`torch.func.grad`, `vmap`), modes (`torch.device`, that of `torch.export`) and traces of
+torch.compile, which are active in the caller's thread, don't affect it.
 """
 
 import difflib
@@ -22,10 +23,11 @@ Size = tuple[int, int]  # (H, W)
 
 
 class Drop(NamedTuple):
-    """How often a timm model in train mode drops something, 0 to below 1.
+    """The rates at which a timm model in train mode drops something, 0 to below 1.
 
-    rate: features (dropout); path_rate: a whole block, for an image (stochastic depth), less in the first blocks.
-    Where both are 0, every layer that draws is switched off: attention dropout, DropBlock and patch dropout too.
+    rate: of dropout. path_rate: of stochastic depth, which leaves out a whole block for an image; less in the first
+    blocks. If both are 0, all layers that draw random numbers are switched off: attention dropout, DropBlock and patch
+    dropout too.
     """
 
     rate: float = 0.0
@@ -36,9 +38,10 @@ OFF = Drop()
 
 
 class Facts(NamedTuple):
-    """feature_dim: the width D of the pooled features; batch_norm: whether images of a batch share statistics.
+    """Facts about a timm model.
 
-    drops: whether it has, in timm, rates of its own that aren't 0, which `create` sets to 0.
+    feature_dim: the width D of the pooled features. batch_norm: whether it has batch norm, by which images of a batch
+    share statistics. drops: whether timm's own rates of dropping are not all 0, which `create` sets to 0.
     """
 
     feature_dim: int
@@ -48,9 +51,11 @@ class Facts(NamedTuple):
 
 @contextmanager
 def borrow(name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF) -> Iterator[torch.nn.Module]:
-    """Yields a skeleton in train or eval mode that no other call uses meanwhile: functional_call writes into it.
+    """Returns a context manager that yields a skeleton which no other call uses meanwhile.
 
-    image_size: of the images, where `takes_size(name)`, else None. Raises ConfigError as `create` does.
+    The skeleton is reused afterwards. functional_call writes into it, so two calls must not share one.
+    name: of the timm model. image_size: of the images if `takes_size(name)`, else None. train: whether the skeleton is
+    in train mode. Raises ConfigError as `create` does.
     """
     key = (name, image_size, train, drop)
     try:
@@ -64,19 +69,22 @@ def borrow(name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF)
 
 
 def new(name: str, image_size: Size | None, train: bool, drop: Drop = OFF) -> torch.nn.Module:
-    """A skeleton of the caller's own, see `borrow`."""
+    """Returns a skeleton that is never used by another call. The arguments are those of `borrow`."""
     return _elsewhere(_copy, name, image_size, train, drop)
 
 
 def takes_size(name: str) -> bool:
-    """Whether the shapes of the model's parameters follow from the images' size; ConfigError for an unknown name."""
+    """Returns whether the shapes of the model's parameters depend on the size of the images.
+
+    Raises ConfigError for an unknown name.
+    """
     if name not in _takes_size:
         _takes_size[name] = _elsewhere(_try_size, name)
     return _takes_size[name]
 
 
 def facts(name: str) -> Facts:
-    """What a run has to know of a model before it is trained. Raises ConfigError for an unknown name."""
+    """Returns what a run has to know about a model before training. Raises ConfigError for an unknown name."""
     module = _elsewhere(_prototype, name, None, OFF)
     return Facts(
         getattr(module, "head_hidden_size", None) or module.num_features,
@@ -86,20 +94,21 @@ def facts(name: str) -> Facts:
 
 
 def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
-    """Whether the model draws random numbers in train mode. Runs it on the meta device, which takes no arithmetic.
+    """Returns whether the model draws random numbers in train mode.
 
-    Raises ValueError, which says why, if it can't take images of this size; ConfigError as `create` does,
-    and for a rate that changes nothing.
+    Runs it on the meta device, where nothing is computed. Raises ValueError, with the reason, if the model can't take
+    images of this size. Raises ConfigError as `create` does, and for a rate that changes nothing.
     """
     return _elsewhere(_draws, name, image_size, drop)
 
 
 def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch.nn.Module:
-    """timm's model without its classifier, in train mode. image_size: None for the model's own.
+    """Returns timm's model without its classifier, in train mode.
 
-    Raises ConfigError if timm has no such model, or if it has no layer of a rate that isn't 0.
+    image_size: None for the model's own. Raises ConfigError if timm has no such model, or if the model doesn't take a
+    rate that isn't 0.
     """
-    import timm  # late: it costs seconds, and the CIFAR ResNets don't need it
+    import timm  # imported late: it takes seconds, and the CIFAR ResNets don't need it
 
     if not timm.is_model(name):
         near = ", ".join(_nearest(name, timm.list_models()))
@@ -121,12 +130,12 @@ def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch
 
 
 def _side(image_size: Size) -> int | Size:
-    """An image size as timm takes it: some models know square images only, and take one number."""
+    """Returns an image size as timm takes it: one number for square images, since some models take only these."""
     return image_size[0] if image_size[0] == image_size[1] else image_size
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:
-    """The three names most like `name`; of equally near ones the first by the alphabet."""
+    """Returns the three names that are most like `name`; of equally similar ones the first in the alphabet."""
     matcher = difflib.SequenceMatcher(b=name.lower(), autojunk=False)
     ratios = {}
     for candidate in known:
@@ -136,7 +145,10 @@ def _nearest(name: str, known: list[str]) -> list[str]:
 
 
 def _switch_off(module: torch.nn.Module) -> torch.nn.Module:
-    """Sets the rate of each layer that draws to 0, in place; if any was another, the module gets `switched_off`."""
+    """Sets the rates of all layers that draw random numbers to 0, in place, and returns the module.
+
+    If one of them was not 0, the module gets the attribute `switched_off`.
+    """
     for part in list(module.modules()):
         layer = "drop" in type(part).__name__.lower()  # Dropout, DropPath, PatchDropout, DropBlock2d, ResidualDrop, ...
         for attribute, value in list(vars(part).items()):
@@ -153,7 +165,7 @@ _takes_size: dict[str, bool] = {}
 
 
 def _elsewhere(function: Callable, *arguments: Any) -> Any:
-    """function(*arguments), run by a new thread."""
+    """Returns function(*arguments), computed by a new thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="timm") as pool:
         return pool.submit(function, *arguments).result()
 
@@ -174,7 +186,7 @@ def _try_size(name: str) -> bool:
 
 
 def _prototype(name: str, image_size: Size | None, drop: Drop) -> torch.nn.Module:
-    """The skeleton that the others are copies of: a copy takes a tenth of the time."""
+    """Returns the skeleton from which others are copied, since a copy takes a tenth of the time."""
     key = (name, image_size, drop)
     if key not in _prototypes:
         with torch.device("meta"):
@@ -210,14 +222,14 @@ def _draws(name: str, image_size: Size, drop: Drop) -> bool:
 
 
 def _refuse_cut_patches(module: torch.nn.Module, image_size: Size) -> None:
-    """Raises ValueError where timm would leave out, without a word, the pixels that fill no whole patch."""
+    """Raises ValueError if the images are no whole number of patches: timm would ignore the pixels that are left."""
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
     if isinstance(patch, tuple) and any(side % part for side, part in zip(image_size, patch, strict=True)):
         raise ValueError(f"its patches have {patch[0]}x{patch[1]} pixels, of which an image has no whole number")
 
 
 class _Watch(TorchDispatchMode):
-    """Sees whether an operation draws random numbers."""
+    """A mode in which `drew` becomes true if an operation draws random numbers."""
 
     drew = False
 

@@ -1,7 +1,8 @@
-"""The skeleton of a timm backbone for a call that torch.compile traces. Imported then alone: it imports torch._dynamo.
+"""Finds the skeleton of a timm backbone for a call that torch.compile traces.
 
-torch.compile can't trace what makes a module. It calls a function marked as constant instead of tracing it, and such a
-function may return a string, but no module.
+Imported only in such a call, since it imports torch._dynamo. torch.compile can't trace code that makes a module. It
+calls a function that is marked as constant, without tracing it; but such a function may return a string and no module.
+So the function below makes the module an attribute of a class, and returns the attribute's name.
 """
 
 import torch
@@ -11,17 +12,18 @@ from cil_func.networks.timm_skeleton import Drop
 
 
 def skeleton(name: str, images: torch.Tensor, *, train: bool, drop: Drop) -> torch.nn.Module:
-    """The skeleton for images (B, 3, H, W), shared by all traces of its model.
+    """Returns the skeleton for images (B, 3, H, W). All traces of a model with images of this size share it.
 
-    Compiled code empties and refills the skeleton's tables of parameters at each call. Its answers come from its inputs
-    alone; two threads that call one compiled function at once may make it compile again.
+    name, train, drop: see `timm_skeleton.borrow`. Compiled code removes and sets the skeleton's parameters in each
+    call, and its results depend on its inputs alone. Two threads that call one compiled function at the same time may
+    make it compile again.
     """
     height, width = images.shape[2:] if _takes_size(name) else (0, 0)
     return getattr(_Skeletons, _attribute(name, height, width, train, *drop))
 
 
 class _Skeletons:
-    """Has an attribute for each skeleton: torch.compile guards an attribute alone, but a dict as a whole."""
+    """Has an attribute for each skeleton. For a dict, torch.compile would check all of its entries in each call."""
 
 
 @torch.compiler.assume_constant_result
@@ -31,7 +33,7 @@ def _takes_size(name: str) -> bool:
 
 @torch.compiler.assume_constant_result
 def _attribute(name: str, height: int, width: int, train: bool, rate: float, path_rate: float) -> str:
-    """The name of an attribute of `_Skeletons`, which is there from then on."""
+    """Returns the name of the attribute of `_Skeletons` that has the skeleton; makes it if it isn't there yet."""
     attribute = repr((name, height, width, train, rate, path_rate)).replace(".", "_")  # torch.compile takes no dots
     if not hasattr(_Skeletons, attribute):
         image_size = (height, width) if height else None
