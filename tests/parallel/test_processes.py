@@ -160,6 +160,7 @@ def test_a_world_of_three():
     for found in every:
         assert found.pop("differ").startswith("weights of rank 2 differ from those of rank 0 after phase 1")
         assert found == {
+            "summed": {"weights": [6.0, 30.0], "more": {"bias": 6.0}},  # 1 + 2 + 3, 10 each, 0 + 2 + 4
             "gathered": True, "parts": [(0, 6), (6, 10), (10, 10)], "broadcast": [7], "bytes": [b"", b"\0\0\0"],
             "added": [6.0, 30.0, 5.0], "signals_at_step": [0, 5], "consulted": 3, "collectives": (1, 3),
         }  # fmt: skip
@@ -171,7 +172,8 @@ def test_alone_everything_is_the_identity():
     assert processes.signals_at_step(3) == 3 and processes.signals_now(4) == 4
     assert processes.broadcast_bytes(b"x") == b"x"
     assert processes.split_rows(10, 3) == [slice(0, 10)] and processes.gather_rows(vector, [slice(0, 3)]) is vector
-    assert processes.collectives == 0
+    part = {"weights": vector}
+    assert processes.sum(part) is part and processes.collectives == 0
 
 
 def test_reading_the_data_is_announced_as_work_that_may_last():

@@ -6,6 +6,7 @@ import launching
 import torch
 import torch.multiprocessing as multiprocessing
 
+from cil_func import tree
 from cil_func.errors import CilError
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch
@@ -42,7 +43,9 @@ def talk(processes: Processes) -> dict:
     signals_at_step = [processes.signals_at_step(5 if processes.rank == 1 else 0)]
     added = processes.reduce(vector.clone()).tolist()
     signals_at_step.append(processes.signals_at_step(5 if processes.rank == 1 else 0))
+    part = {"weights": torch.tensor([processes.rank + 1.0, 10.0]), "more": {"bias": torch.tensor(processes.rank * 2.0)}}
     found = {
+        "summed": tree.map(torch.Tensor.tolist, processes.sum(part)),
         "gathered": torch.equal(processes.gather_rows(rows[parts[processes.rank]].clone(), parts), rows),
         "parts": [(part.start, part.stop) for part in parts],
         "broadcast": processes.broadcast(torch.tensor([processes.rank + 7])).tolist(),
