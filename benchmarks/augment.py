@@ -1,7 +1,7 @@
 """Augmentation on a CPU: `python -m benchmarks.augment [--images N] [--repeats R] [--json PATH]`.
 
-timm's RandAugment on Pillow images against ours on a batch, the same policy, each on one core in the same process
-and in turn. Pillow gets its images ready as objects and gives back arrays; ours gets and gives tensors.
+Compares timm's RandAugment on Pillow images with this package's on a batch: the same policy, one core, in one process,
+in turn. Pillow's side gets Pillow images and returns arrays; this package's side gets and returns tensors.
 """
 
 import statistics
@@ -49,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def figures(images: Tensor, *, repeats: int) -> dict[str, float]:
-    """images: uint8 (N, 32, 32, 3). Speedups are medians of paired ratios; rates are images a second by the median."""
+    """Returns the measured figures. Speedups are medians of paired ratios, rates are images a second by the median.
+
+    images: uint8 (N, 32, 32, 3). repeats: how often each contender is called.
+    """
     count = len(images)
     found: dict[str, float] = {}
     for name, settings in (("", {}), ("_pipeline", {"crop_padding": 4, "flip": True})):
@@ -71,7 +74,7 @@ def figures(images: Tensor, *, repeats: int) -> dict[str, float]:
 
 
 def photographs(count: int) -> Tensor:
-    """Random images with the smoothness of photographs: uint8 (N, 32, 32, 3). No time here depends on more."""
+    """Returns random images as smooth as photographs, uint8 (N, 32, 32, 3). The times depend on nothing else."""
     random = np.random.default_rng(0)
     images = []
     for _ in range(count):
@@ -81,7 +84,10 @@ def photographs(count: int) -> Tensor:
 
 
 def _timms(images: Tensor, *, crop_padding: int = 0, flip: bool = False) -> Callable[[], list]:
-    """The usual chain of torchvision and timm; cut and mirrored by torchvision where asked for."""
+    """Returns a function that applies the usual transforms of torchvision and timm to each image.
+
+    crop_padding, flip: whether and how torchvision crops and mirrors the image before.
+    """
     from timm.data.auto_augment import rand_augment_transform
     from torchvision import transforms
 
@@ -94,7 +100,7 @@ def _timms(images: Tensor, *, crop_padding: int = 0, flip: bool = False) -> Call
 
 
 def _ours(images: Tensor, *, batch: int = 0, **settings) -> Callable[[], list]:
-    """apply on all images at once, or on batches."""
+    """Returns a function that applies this package's augmentation in batches; batch 0 means all images at once."""
     ours = augment.device(auto_augment=POLICY, mean=[level / 255 for level in _FILL], **settings)
     draws = ours.draw(0, len(images))
     size = batch or len(images)
@@ -103,7 +109,10 @@ def _ours(images: Tensor, *, batch: int = 0, **settings) -> Callable[[], list]:
 
 
 def _family(images: Tensor, members: tuple[str, ...]) -> Callable[[], list]:
-    """One layer of one family's operations for every image, in the batches that a whole policy would give it."""
+    """Returns a function that applies one of the operations `members` to each image.
+
+    It works in batches as large as those that a whole policy gives these operations.
+    """
     names = [name for name in operations.OPERATIONS if name in members]
     count, size = len(images), 128 * len(names)
     codes = torch.tensor([operations.OPERATIONS.index(name) for name in names], dtype=torch.uint8)

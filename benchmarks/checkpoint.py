@@ -1,19 +1,19 @@
 """What does saving cost? `python -m benchmarks.checkpoint [--folder FOLDER]`: milliseconds, by part.
 
-Checkpoints in the middle of a phase with a teacher: parameters, statistics, momentum, and the last phase's finished
-model; of ResNet-32 and of a ViT-B (figures that end in _vit). Nothing is trained. FOLDER: where, for disks differ, and
-one in memory syncs for nothing.
+Saves checkpoints as in the middle of a phase with a teacher: parameters, statistics, momentum, and the finished model
+of the phase before; of ResNet-32 and of a ViT-B (figures that end in _vit). Nothing is trained. FOLDER: where to save,
+since disks differ, and one in memory has nothing to sync.
 
-    loop        what the training waits for: whether all is finite, what is copied to the CPU (from a GPU, all of it),
-                and handing it over
-    background  from there on until it is on disk, by a thread
-    processor   processor time of both; the training has the less
+    loop        what the training waits for: the check that all numbers are finite, the copy to the CPU (from a GPU,
+                all tensors are copied), and handing it to the thread
+    background  from then on until the thread has written the checkpoint to the disk
+    processor   the processor time of both, which the training lacks
     first       background of a phase's first two saves, which write the finished model too
-    load        reading the newest one
+    load        reading the newest checkpoint
 
-percent_of_interval: loop_seconds in percent of the default of [checkpoint] every_seconds, in which one is saved.
-percent_of_processors: processor_seconds in percent of what all cores have in that time. memory_megabytes: by how much
-saving made the process larger at most; a run has the state of before its last steps on top, as long as it is written.
+percent_of_interval: loop_seconds in percent of the default of [checkpoint] every_seconds, in which one checkpoint is
+saved. percent_of_processors: processor_seconds in percent of the time of all cores in that interval. memory_megabytes:
+by how much saving made the process larger at most. A run also keeps the older state until it is written.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags; the backbones are for tests."""
+    """Returns the flags. Those of the backbones are for tests."""
     parser = measure.parser(__doc__)
     parser.add_argument("--folder", type=Path, help="on the disk that is measured; default: for temporary files")
     parser.add_argument("--repeats", type=int, default=10)
@@ -80,7 +80,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def states(backbone: str, device: torch.device) -> Iterator[Progress]:
-    """A run at one step after another: each time all tensors of the training are new, as a step returns them."""
+    """Yields the progress of a run at one step after another, each with new tensors, as a step returns them."""
     params, state = tree.cast(model.init(0, backbone, CLASSES), device=device)
     learned = Model(*tree.map(torch.clone, (params, state)))
     momentum = optim.sgd(momentum=0.9).init(params)
@@ -99,7 +99,7 @@ def states(backbone: str, device: torch.device) -> Iterator[Progress]:
 def measured(
     backbone: str, device: torch.device, folder: Path, *, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """(seconds of each part in each repeat, figures of sizes in megabytes)."""
+    """Returns ({part: seconds of each repeat}, {name: megabytes})."""
     seconds: dict[str, list[float]] = {name: [] for name in PARTS}
     grown, runs = 0.0, states(backbone, device)
     with CheckpointSaver(folder, Processes(), Signals(), every_seconds=0.0) as saver:
@@ -127,14 +127,17 @@ def measured(
 
 
 def timed(call: Callable) -> tuple[float, object]:
-    """(seconds, what it returned)"""
+    """Calls a function. Returns (seconds, its result)."""
     clock = time.perf_counter()
     result = call()
     return time.perf_counter() - clock, result
 
 
 def _memory(*, anew: bool = False) -> float:
-    """The most memory that the process has had since it was asked anew, in megabytes of 10^6 bytes; Linux tells it."""
+    """Returns the most memory that the process has had, in megabytes of 10^6 bytes; 0 on other systems than Linux.
+
+    anew: whether to forget the past before.
+    """
     try:
         if anew:
             Path("/proc/self/clear_refs").write_text("5")
@@ -145,7 +148,7 @@ def _memory(*, anew: bool = False) -> float:
 
 
 def file_system(folder: Path) -> str:
-    """Its type, as `stat` calls it; "unknown" where there is no such command."""
+    """Returns the type of the folder's file system as `stat` calls it; "unknown" if there is no such command."""
     command = ["stat", "--file-system", "--format=%T", str(folder)]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

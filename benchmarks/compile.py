@@ -1,9 +1,9 @@
 """How long until the first step is compiled, and how many graphs does a run need? `python -m benchmarks.compile`.
 
-The cifar setup on few generated images, three phases of one epoch, twice, in fresh processes: with an empty
-inductor cache (cold) and with the one just filled (warm). Seconds, from asking to having: the first step of phase 0,
-the first step of phase 1 (with a teacher, its forward pass included), and the features for phase 0's selection;
-cold_seconds and warm_seconds are their sums. graphs: those that dynamo made in the whole run.
+Runs the cifar preset on a few generated images, three phases of one epoch, twice, in new processes: with an empty
+inductor cache (cold) and with the cache of the first process (warm). Measures the seconds of the first step of phase 0,
+of the first step of phase 1 (with a teacher and its forward pass), and of the features for phase 0's selection;
+cold_seconds and warm_seconds are their sums. graphs: how many graphs dynamo made in the whole run.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks import measure
 from cil_func import config as configuration
 
 SIZES = (50, 10, 10)  # classes of the three phases
-IMAGES = {"cpu": 10, "cuda": 50}  # a class: phase 0 has to fill a batch of the forward graph, larger on a GPU
+IMAGES = {"cpu": 10, "cuda": 50}  # of each class: phase 0 has to fill a batch of the forward pass, larger on a GPU
 PARTS = ("step", "step_with_teacher", "forward")
 
 
@@ -66,7 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def load(images: Path, options: argparse.Namespace) -> configuration.Config:
-    """The cifar preset on the generated images, in three phases."""
+    """Returns the configuration: the cifar preset on the generated images, in three phases."""
     overrides = [
         "data.name=image_folder",
         f"data.path={json.dumps(str(images))}",
@@ -83,7 +83,7 @@ def load(images: Path, options: argparse.Namespace) -> configuration.Config:
 
 
 def spawn(config: configuration.Config, folder: Path, options: argparse.Namespace) -> dict | None:
-    """What a fresh process measured with the inductor cache in `folder`; None if it failed."""
+    """Returns what a new process measures with the inductor cache in `folder`; None if it fails."""
     (folder / "config.toml").write_text(configuration.to_toml(config), encoding="utf-8")
     result = folder / "result.json"
     result.unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def spawn(config: configuration.Config, folder: Path, options: argparse.Namespac
 
 
 def child(options: argparse.Namespace) -> int:
-    """Learns the three phases and leaves {"seconds", "graphs", "precision"} in the folder."""
+    """Trains the three phases, writes {"seconds", "graphs", "precision"} into the folder, returns the exit status."""
     import torch
     from torch._dynamo.utils import counters
 
@@ -114,7 +114,7 @@ def child(options: argparse.Namespace) -> int:
     def emit(event: dict) -> None:
         if event["event"] == "phase_start":
             started[event["phase"]] = time.perf_counter()
-        elif "phase" in event:  # the first step's, or whatever comes first
+        elif "phase" in event:  # the first event after the start, which comes after the first step
             first.setdefault(event["phase"], time.perf_counter() - started[event["phase"]])
 
     _, results = experiment.run(ready.experiment, emit=emit, save=lambda results: None)

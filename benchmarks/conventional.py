@@ -1,8 +1,9 @@
-"""The opponent: WA as the field's toolboxes write it, modules, autograd and DataLoader, at our recipe.
+"""A conventional trainer to compare with: WA as the field's toolboxes write it, with modules, autograd and DataLoader.
 
-`python -m benchmarks.run` holds a whole run of it against ours. It is written to be fair: uint8 images in
-memory instead of a file an image, workers that outlive an epoch, one loader and one pass where toolboxes make
-several, no host sync inside an epoch. Network, loss and step are in conventional_step.py.
+`python -m benchmarks.run` compares a whole run of it with this package's, by the same recipe. It is written to be fair:
+uint8 images in memory instead of one file for each image, workers that live longer than an epoch, one loader and one
+pass where toolboxes have several, no synchronisation with the GPU inside an epoch. conventional_step.py has the
+network, the loss and the step.
 """
 
 import copy
@@ -35,12 +36,12 @@ def run(
     autocast: bool = False,
     channels_last: bool = False,
 ) -> dict:
-    """All phases of WA: {"phases": [{phase, top1, nme_top1, gamma, memory_size, seconds}, ...], ...}.
+    """Trains all phases of WA. Returns {"phases": [{phase, top1, nme_top1, gamma, memory_size, seconds}, ...], ...}.
 
-    Accuracies in percent on all test images of the classes seen; seconds: {train, select, evaluate}. emit
-    takes each phase's row as it ends; workers: processes that load images; autocast, channels_last: as in
-    `make_step`. In float32 otherwise, whatever run.precision says. Raises ValueError for a recipe that isn't
-    written here, and for a loss that isn't finite.
+    Accuracies are in percent, on all test images of the classes seen. "seconds" is {train, select, evaluate}.
+    emit: called with each phase's row at its end. workers: processes that load images. autocast, channels_last: see
+    `make_step`; without autocast it is float32, whatever run.precision says.
+    Raises ValueError for a recipe that isn't implemented here, and for a loss that isn't finite.
     """
     check(config)
     learner = Learner(config, data, workers=workers, autocast=autocast, channels_last=channels_last)
@@ -58,7 +59,7 @@ def run(
 
 
 class Images(Dataset):
-    """uint8 images (N, H, W, 3) and labels (N,) in memory, a transform for each image as it is read."""
+    """Images uint8 (N, H, W, 3) and labels (N,) in memory. transform: applied to each image when it is read."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable):
         self.images, self.labels, self.transform = images, labels, transform
@@ -71,7 +72,7 @@ class Images(Dataset):
 
 
 class Learner:
-    """The network, the memory, and what a phase does to them; each part returns what it measured."""
+    """The network and the memory. `train`, `select` and `evaluate` are the parts of a phase and return measures."""
 
     def __init__(
         self, config: Config, data: sources.Dataset, *, workers: int, autocast: bool, channels_last: bool
@@ -87,7 +88,7 @@ class Learner:
         self.net = Net(int(config.model.backbone.removeprefix("resnet")), self.sizes[0]).to(self.device)
 
     def train(self, phase: int) -> dict:
-        """The net learns a phase's classes beside the exemplars of the old ones, and is aligned."""
+        """Trains the net on a phase's classes and the exemplars of the old ones, and aligns it."""
         teacher = None
         if phase:
             teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
@@ -98,7 +99,7 @@ class Learner:
         return {"gamma": align(self.net.head, self.sizes[phase]) if aligned else None}
 
     def fit(self, phase: int, teacher: Net | None, images: Images) -> None:
-        """Trains the net for the epochs of a phase; the loss is looked at once an epoch."""
+        """Trains the net for the epochs of a phase. The loss is read once an epoch."""
         optim, method = self.config.optim_of_phase(phase), self.config.method
         optimiser = torch.optim.SGD(
             self.net.parameters(), lr=optim.learning_rate, momentum=optim.momentum, weight_decay=optim.weight_decay
@@ -122,7 +123,7 @@ class Learner:
             scheduler.step()
 
     def select(self, phase: int) -> dict:
-        """Old classes keep their first exemplars, each new one gets its own by herding."""
+        """Keeps the first exemplars of old classes, and chooses those of new classes by herding."""
         memory, seen = self.config.memory, sum(self.sizes[: phase + 1])
         quota, rows = memory.fixed_per_class or memory.size // seen, self.new_rows(phase)
         _, features = self.outputs(Images(self.data.train_images[rows], self.train_labels[rows], self.plain))
@@ -133,7 +134,7 @@ class Learner:
         return {"memory_size": sum(map(len, self.exemplars.values()))}
 
     def evaluate(self, phase: int) -> dict:
-        """Top-1 in percent on the classes seen, by logits and by the nearest mean of the exemplars."""
+        """Returns top-1 in percent on the classes seen, by logits and by the nearest mean of the exemplars."""
         kept, seen = np.concatenate(list(self.exemplars.values())), sum(self.sizes[: phase + 1])
         labels = self.train_labels[kept]
         _, features = self.outputs(Images(self.data.train_images[kept], labels, self.plain))
@@ -148,7 +149,7 @@ class Learner:
 
     @torch.no_grad()
     def outputs(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (N, K) and L2-normalised features (N, D) in eval mode."""
+        """Returns logits (N, K) and L2-normalised features (N, D), in eval mode."""
         self.net.eval()
         parts = []
         for pixels, _ in self.loader(images, EVAL_BATCH):
@@ -162,7 +163,7 @@ class Learner:
         return logits, features
 
     def loader(self, images: Images, batch_size: int, *, shuffle: bool = False) -> DataLoader:
-        """Batches by worker processes (torch gives each one thread); the last, smaller one is used."""
+        """Returns a loader with worker processes of one thread each. The last, smaller batch is used."""
         return DataLoader(
             images,
             batch_size=batch_size,
@@ -173,13 +174,13 @@ class Learner:
         )
 
     def new_rows(self, phase: int) -> np.ndarray:
-        """The rows of the training images of a phase's classes."""
+        """Returns the rows of the training images of a phase's classes."""
         seen = sum(self.sizes[: phase + 1])
         return np.flatnonzero((self.train_labels < seen) & (self.train_labels >= seen - self.sizes[phase]))
 
 
 def check(config: Config) -> None:
-    """Raises ValueError where the configuration asks for more than is written here."""
+    """Raises ValueError if the configuration asks for something that isn't implemented here."""
     for phase in (0, 1):
         optim = config.optim_of_phase(phase)
         unfit = {
@@ -194,11 +195,14 @@ def check(config: Config) -> None:
             "optim.warmup_epochs": optim.warmup_epochs > 0,
         }
         for key in filter(unfit.get, unfit):
-            raise ValueError(f"conventional: {key} has a value that is not written here")
+            raise ValueError(f"conventional: {key} has a value that is not implemented here")
 
 
 def split(config: Config, data: sources.Dataset) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Labels of training and test images in order of arrival, and the number of new classes of each phase."""
+    """Returns (labels of training images, labels of test images, number of new classes of each phase).
+
+    Labels count the classes in order of arrival.
+    """
     settings, num_classes = config.data, len(data.class_names)
     order = scenario.class_order(
         settings.class_order, num_classes=num_classes, class_names=data.class_names, order_seed=settings.order_seed
@@ -211,7 +215,7 @@ def split(config: Config, data: sources.Dataset) -> tuple[np.ndarray, np.ndarray
 
 
 def make_transforms(config: Config, size: int) -> tuple[Callable, Callable]:
-    """(of training images, of all others): PIL image of size x size -> normalised float (3, H, W)."""
+    """Returns the transforms (of training images, of all others): PIL image of size x size -> float (3, H, W)."""
     settings, mean, std = config.augment, config.data.mean, config.data.std
     to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
     augmented = []
@@ -229,14 +233,14 @@ def make_transforms(config: Config, size: int) -> tuple[Callable, Callable]:
 
 
 def make_scheduler(optimiser: torch.optim.Optimizer, optim: Optim) -> torch.optim.lr_scheduler.LRScheduler:
-    """The rate of each epoch; stepped once an epoch."""
+    """Returns the schedule of the learning rate; step it once an epoch."""
     if optim.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=optim.epochs)
     return torch.optim.lr_scheduler.MultiStepLR(optimiser, list(optim.milestones), gamma=optim.milestone_factor)
 
 
 def herd(features: np.ndarray, count: int) -> list[int]:
-    """Rows of (N, D), one after the other, that bring the mean of the chosen nearest to the mean of all."""
+    """Chooses rows of (N, D), each so that the mean of the chosen ones is nearest to the mean of all. Returns them."""
     mean, chosen_sum, chosen = features.mean(axis=0), np.zeros_like(features[0]), []
     for number in range(1, count + 1):
         distances = np.linalg.norm(mean - (features + chosen_sum) / number, axis=1)  # (N,)

@@ -1,6 +1,6 @@
-"""The opponent's network, loss and step: torch.nn modules and autograd, as one writes them conventionally.
+"""The network, loss and step of the conventional trainer: torch.nn modules and autograd.
 
-`benchmarks.conventional` makes a whole trainer of them, `benchmarks.step` holds the step against ours.
+`benchmarks.conventional` makes a whole trainer of them. `benchmarks.step` compares the step with this package's.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """CIFAR's ResNet of depth 6n + 2 with a linear head that grows: images -> (logits, features)."""
+    """CIFAR's ResNet of depth 6n + 2 with a linear head that grows. Called with images, returns (logits, features)."""
 
     def __init__(self, depth: int, num_classes: int):
         super().__init__()
@@ -51,7 +51,7 @@ class Net(nn.Module):
         return self.head(features), features
 
     def grow(self, num_new: int) -> None:
-        """Gives the head num_new rows more; the old ones stay."""
+        """Adds num_new rows to the head and keeps the old ones."""
         old = self.head
         self.head = nn.Linear(old.in_features, old.out_features + num_new).to(old.weight.device)
         with torch.no_grad():
@@ -71,9 +71,10 @@ def make_step(
     kd_combination: str = "sum",
     label_smoothing: float = 0.0,
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A training step: (images (B, 3, H, W) float, labels (B,)) -> loss, a 0-d tensor; net is trained in place.
+    """Returns a training step: (images (B, 3, H, W) float, labels (B,)) -> loss, a 0-d tensor. It trains net in place.
 
-    The toolboxes' own: float32, NCHW. At its best: channels_last, and autocast to bfloat16.
+    teacher: None in phase 0. autocast: whether to compute in bfloat16; channels_last: the layout of images. Toolboxes
+    use neither, and both make it faster. The others are the settings of [method].
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for module in (net, teacher):
@@ -102,12 +103,12 @@ def make_step(
 
 
 def distillation(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Soft cross-entropy of the student's old logits against the teacher's."""
+    """Returns the soft cross-entropy of the student's logits of old classes against the teacher's."""
     return F.cross_entropy(logits / temperature, F.softmax(taught / temperature, dim=1))
 
 
 def align(head: nn.Linear, num_new: int) -> float:
-    """Weight aligning, in place; returns gamma."""
+    """Aligns the weights in place. Returns gamma."""
     with torch.no_grad():
         norms = head.weight.norm(dim=1)
         gamma = norms[:-num_new].mean() / norms[-num_new:].mean()

@@ -1,21 +1,21 @@
 """What does a GPU show? `python -m benchmarks.gpu [--data FOLDER]`, in under 9 minutes; smaller on a CPU, for tests.
 
-The results file is written after each section and each phase: a killed run has lost nothing. What the time
-(--minutes) has no room for is left out or cut short, and said so. {size} is a batch size: 128 by the recipe of
-cifar-survey.toml, 512 in norm groups of 128 by that of cifar.toml. Sections, with their figures:
+The results file is written after each section and each phase, so that a killed run loses nothing. What doesn't fit into
+the time (--minutes) is left out or cut short, with a line that says so. {size} is a batch size: 128 with the recipe of
+cifar-survey.toml, 512 in norm groups of 128 with that of cifar.toml. Sections, with their figures:
 
-steps_{size}    microseconds_{eager,compiled,captured}_{size}: one training step, the teacher's part aside; captured as
-                one CUDA graph, as a run does. seconds_first_*: the first call, with compilation and capture.
-                microseconds_{teacher,augment,draw}_{size}: what comes with each batch, done in the run's large chunks
-                (draw is on the host, beside the GPU). images_per_second_{size}: of the best step, teacher and augment
-                together. floor_fraction_{size}: time that the step's convolutions take at the rate of a matrix
-                product, over the time of the best step.
+steps_{size}    microseconds_{eager,compiled,captured}_{size}: one training step without the teacher's part; captured
+                means as one CUDA graph, as in a run. seconds_first_*: the first call, with compilation and capture.
+                microseconds_{teacher,augment,draw}_{size}: what each batch needs besides, computed in the large chunks
+                of a run (draw is on the host, while the GPU works). images_per_second_{size}: of the best step, teacher
+                and augment together. floor_fraction_{size}: the time that the step's convolutions would take at the
+                rate of a matrix product, over the time of the best step.
                 speedup_compiled_{size}: eager over compiled. speedup_captured_{size}: compiled over captured
 kernels_{size}  kernels_{eager,compiled,captured}_{size}: kernels a step. share_{convolution,fused,other}_{size}: of the
-                kernels' time in the best step; fused: what inductor generates, that is batch norm with the ReLU,
+                kernels' time in the best step; fused: kernels that inductor generates, for batch norm with the ReLU,
                 shortcut and casts around it, the loss and the update
 convolutions    speedup_grouped_{models}_stage{stage}: the 3x3 convolutions of several models, forward and backward, one
-                after the other over one grouped convolution (which vmap over weights becomes), and microseconds of each
+                after the other over one grouped convolution (as vmap over weights does it), and microseconds of each
 branches_{size} speedup_branches_{models}_{size}: steps of several models as graphs one after the other over the same as
                 parallel branches of one graph, and microseconds of each
 run_{name}      a whole run of a preset on the images of FOLDER, or on generated ones: seconds by section, accuracies,
@@ -47,12 +47,12 @@ from cil_func.runs.environment import resolve
 from cil_func.training import runners
 
 _TRACED = 3  # steps in a trace
-_RESERVE = 20.0  # seconds kept for what can't be cut short: imports, a selection, an evaluation
+_RESERVE = 20.0  # seconds for what can't be cut short: imports, a selection, an evaluation
 KINDS = ("convolution", "fused", "other")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the sections that the time allows; 1 if one of them failed, after the others."""
+    """Runs the sections for which there is time. Returns 1 if one of them failed, after all others."""
     options = parse(arguments)
     budget = Budget(60 * options.minutes - _RESERVE)
     settings = resolve(configuration.load("cifar", options.set)).run
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags; the sizes that are not listed are for tests."""
+    """Returns the flags. Those that are not listed in --help are sizes for tests."""
     parser, hidden = measure.parser(__doc__), argparse.SUPPRESS
 
     def words(text: str) -> list[str]:
@@ -102,7 +102,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def sections(
     options: argparse.Namespace, settings, folder: Path, budget: Budget, record: Record
 ) -> dict[str, Callable[[], None]]:
-    """The sections by name, in order."""
+    """Returns {name: function} of the sections, in order."""
     rig = cache(partial(make_rig, options=options, folder=folder))
     sizes, planned = options.batch_sizes, {}
     for name, section in (("steps", steps), ("kernels", kernels)):
@@ -121,7 +121,7 @@ def sections(
 
 
 def modes(rig: Rig) -> dict[str, Callable[[], None]]:
-    """A training step, eager, compiled, and where a GPU is captured: the best one last."""
+    """Returns {mode: function} of a training step: eager, compiled and, on a GPU, captured. The fastest is the last."""
     train_state, taught, batch, classes, rate = rig.given
     threaders = {"eager": (runners.EagerSteps, rig.eager), "compiled": (runners.EagerSteps, rig.fast)}
     if rig.fast.experiment.captured:
@@ -133,7 +133,7 @@ def modes(rig: Rig) -> dict[str, Callable[[], None]]:
 
 
 def steps(rig: Rig, options: argparse.Namespace, record: Record) -> None:
-    """Microseconds a step and a batch; see the module."""
+    """Measures the microseconds of a step and of what comes with a batch: see the module's docstring."""
     size, ready, called = rig.size, rig.fast, modes(rig)
     device = ready.experiment.device
     first = {name: _first(call, device) for name, call in called.items()}
@@ -144,7 +144,7 @@ def steps(rig: Rig, options: argparse.Namespace, record: Record) -> None:
     )
     micro = {name: 1e6 * statistics.median(seconds[name]) * size / images for name, (_, images) in contenders.items()}
     best = list(called)[-1]
-    # Of floor_seconds' four forward passes (twice more backward, once the teacher) three are the step's
+    # floor_seconds counts four forward passes: one, two for the backward pass, and the teacher's. The step has three.
     floor = 0.75e6 * step.floor_seconds(ready)
     speedups = {"compiled": measure.ratio(seconds["eager"], seconds["compiled"])}
     if "captured" in called:
@@ -159,7 +159,7 @@ def steps(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 
 
 def ahead(rig: Rig, options: argparse.Namespace) -> dict[str, tuple[Callable[[], object], int]]:
-    """What is done ahead of the steps, in chunks: name -> (function, images that it handles)."""
+    """Returns what is computed ahead of the steps, in chunks: {name: (function, number of its images)}."""
     made, (params, state, *_) = rig.fast.experiment, rig.given[0]
     few = made.forward.batch_size
     many = max(few, augment.CHUNK_PIXELS[made.device.type] // options.image_size**2)
@@ -173,7 +173,7 @@ def ahead(rig: Rig, options: argparse.Namespace) -> dict[str, tuple[Callable[[],
 
 
 def _first(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
+    """Returns the seconds of one call."""
     (seconds,) = step.interleaved({"": call}, repeats=1, device=device, warmup=0)[""]
     return seconds
 
@@ -182,7 +182,7 @@ def _first(call: Callable[[], object], device: torch.device) -> float:
 
 
 def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
-    """How many kernels a step is, and what kinds of them take its time."""
+    """Counts the kernels of a step, and measures which kinds take its time."""
     figures = {}
     for name, call in modes(rig).items():
         trace = traced(call, rig.fast.experiment.device)
@@ -191,7 +191,7 @@ def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 
 
 def traced(call: Callable[[], object], device: torch.device) -> profile:
-    """A trace of some calls after the warm-up. Raises RuntimeError if the profiler can't see the GPU."""
+    """Returns a trace of some calls after the warm-up. Raises RuntimeError if the profiler can't see the GPU."""
     cuda = device.type == "cuda"
     repeated(call, runners.WARM_UP)()
     if cuda:
@@ -206,7 +206,7 @@ def traced(call: Callable[[], object], device: torch.device) -> profile:
 
 
 def shares(trace: profile) -> dict[str, float]:
-    """The share of each kind in the kernels' time: the GPU's, or without one that of all operations on the CPU."""
+    """Returns each kind's share of the kernels' time; without a GPU, of the time of all operations on the CPU."""
     spent = Counter()
     on_gpu = _on_gpu(trace)
     for event in on_gpu or trace.events():
@@ -215,8 +215,8 @@ def shares(trace: profile) -> dict[str, float]:
 
 
 def kind(name: str) -> str:
-    """The kind of a kernel, from the name that cuDNN, cuBLAS, torch or inductor gave it."""
-    if re.search(r"^triton|cpp_fused", name):  # first: inductor names what it fused, "convolution_backward" too
+    """Returns the kind of a kernel, by the name that cuDNN, cuBLAS, torch or inductor gave it."""
+    if re.search(r"^triton|cpp_fused", name):  # asked first, since inductor's names contain "convolution_backward" too
         return "fused"
     return "convolution" if re.search(r"conv(?!ert)|cudnn|fprop|dgrad|wgrad|winograd", name.lower()) else "other"
 

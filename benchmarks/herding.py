@@ -1,10 +1,11 @@
 """Does herding cost O(count * rows), and less than the loop of the toolboxes? `python -m benchmarks.herding`.
 
-Seconds of `herding.herd` on features of 64 dimensions, against the number of rows at 20 exemplars and against the
-number of exemplars at 500 rows (CIFAR-100's images a class): the least of several calls, all sizes in turn, for a
-busy machine only ever adds to a time. The exponents are slopes of log seconds over log size at the three largest
-sizes. speedup_herding: the conventional greedy loop in numpy over ours, at 500 rows and 20 exemplars, in turn, both
-on float32 features; that they pick the same rows is checked first, in float64.
+Measures the seconds of `herding.herd` on features of 64 dimensions: for several numbers of rows at 20 exemplars, and
+for several numbers of exemplars at 500 rows (the images of a class of CIFAR-100). Each figure is the least of several
+calls, with all sizes in turn, since a busy machine can only add to a time. The exponents are the slopes of log seconds
+over log size at the three largest sizes. speedup_herding: the conventional greedy loop in numpy over this package's
+function, at 500 rows and 20 exemplars, in turn, both on float32 features. Before, both must choose the same rows in
+float64.
 """
 
 import statistics
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def seconds(sizes: Sequence[tuple[int, int]], repeats: int) -> dict[tuple[int, int], float]:
-    """Least seconds of a call for each (rows, count)."""
+    """Returns the least seconds of a call for each (rows, count)."""
     least = {}
     for repeat in range(-1, repeats):
         for rows, count in sizes:
@@ -58,7 +59,10 @@ def seconds(sizes: Sequence[tuple[int, int]], repeats: int) -> dict[tuple[int, i
 
 
 def against_conventional(*, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of the conventional loop and of ours, in turn; RuntimeError if they pick different rows."""
+    """Returns (seconds of the conventional loop, seconds of `herding.herd`), called in turn.
+
+    Raises RuntimeError if they choose different rows.
+    """
     features = torch.nn.functional.normalize(draw(ROWS))
     picks = conventional.herd(features.double().numpy(), COUNT)
     if herding.herd(features.double(), COUNT, normalize=False).tolist() != picks:
@@ -70,12 +74,15 @@ def against_conventional(*, repeats: int) -> tuple[list[float], list[float]]:
 
 
 def draw(rows: int) -> torch.Tensor:
-    """Features (rows, DIM) float32, positive as behind a ReLU."""
+    """Returns random features (rows, DIM) float32, positive as after a ReLU."""
     return torch.randn(rows, DIM, generator=rng.generator(rows)).abs()
 
 
 def exponent(sizes: Sequence[int], taken: Sequence[float]) -> float:
-    """Slope of log seconds over log size, at the three largest sizes: below, a call's own cost counts more."""
+    """Returns the slope of log seconds over log size at the three largest sizes.
+
+    At smaller sizes the constant cost of a call would count.
+    """
     slope, _ = np.polyfit(np.log(sizes[-3:]), np.log(taken[-3:]), 1)
     return float(slope)
 

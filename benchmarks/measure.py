@@ -1,6 +1,6 @@
-"""What the benchmarks share: conditions of a measurement, times in turn, the table, the results file, images.
+"""What all benchmarks share: the conditions of a measurement, times in turn, the table, the results file, images.
 
-A benchmark is `python -m benchmarks.NAME [--json PATH]`: it prints a table and writes
+`python -m benchmarks.NAME [--json PATH]` runs a benchmark, which prints a table and writes
 benchmarks/results/NAME-<cpu|cuda>.json. This module measures nothing by itself.
 """
 
@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The flags that every benchmark has; description: its docstring, of which the first line is shown."""
+    """Returns a parser with the flags of every benchmark. description: its docstring; the first line is shown."""
     made = argparse.ArgumentParser(description=description.splitlines()[0], allow_abbrev=False)
     made.add_argument("--json", type=Path, metavar="PATH", help="results file; default benchmarks/results/")
     made.add_argument("--commit", default="", metavar="HASH", help="what is measured, where git can't tell")
@@ -30,11 +30,11 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def conditions(device: str, *, commit: str = "") -> dict:
-    """What a measurement depends on besides the code; take it at the start, for it holds the load average.
+    """Returns what a measurement depends on besides the code. Call it at the start, since it has the load average.
 
-    device: "cpu" or "cuda", also the end of the file's name.
+    device: "cpu" or "cuda", which also ends the name of the results file. commit: "" for the one that is checked out.
     """
-    import torch  # late: `run` times a child's imports, and its parent needs none
+    import torch  # imported late: `run` times the imports of a child, and its parent needs none
 
     processor = _processor()
     return {
@@ -52,7 +52,7 @@ def conditions(device: str, *, commit: str = "") -> dict:
 
 
 def head() -> str:
-    """The commit that is checked out, marked where files differ from it; "unknown" in a copy without git."""
+    """Returns the commit that is checked out, marked if files differ from it; "unknown" in a copy without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=True, cwd=RESULTS.parent)
@@ -62,7 +62,7 @@ def head() -> str:
 
 
 def write(name: str, figures: Mapping[str, Real], conditions: Mapping, json_path: Path | None = None) -> Path:
-    """Writes {"name", "figures", "conditions"} to json_path, or to results/NAME-<device>.json; returns the path.
+    """Writes {"name", "figures", "conditions"} to json_path, or to results/NAME-<device>.json. Returns the path.
 
     Raises TypeError for a figure that is no number, ValueError for one that is not finite.
     """
@@ -78,9 +78,10 @@ def write(name: str, figures: Mapping[str, Real], conditions: Mapping, json_path
 def paired(
     first: Callable[[], object], second: Callable[[], object], *, repeats: int, warmup: int = 1
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each call of two functions, called in turn: whatever slows the machine slows both.
+    """Returns the seconds of each call of two functions, which are called in turn: a slow machine slows down both.
 
-    Who goes first alternates. What runs on an accelerator has to wait for it before it returns.
+    The order alternates. A function that uses a GPU has to wait for it before it returns. warmup: calls before the
+    first that counts.
     """
     seconds = ([], [])
     for repeat in range(-warmup, repeats):
@@ -93,12 +94,12 @@ def paired(
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> float:
-    """Median of the paired ratios first / second: with (conventional, ours) in seconds, a speedup."""
+    """Returns the median of the paired ratios first / second. Of the seconds (conventional, ours) it is a speedup."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def table(rows: Sequence[Sequence]) -> None:
-    """Prints rows (the first is the heading) in aligned columns, names to the left and numbers to the right."""
+    """Prints rows in aligned columns, names to the left and numbers to the right. The first row is the heading."""
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     for row in texts:
@@ -107,10 +108,10 @@ def table(rows: Sequence[Sequence]) -> None:
 
 
 def write_images(folder: Path, *, classes: int, train: int, test: int, size: int, seed: int = 0) -> None:
-    """Random images that can be learned, as folder/train/<class>/*.png and folder/test/<class>/*.png.
+    """Writes random images that can be learned, as folder/train/<class>/*.png and folder/test/<class>/*.png.
 
-    Each class has a pattern of 4 x 4 colours; its images are the pattern, shifted, under noise. train and test:
-    images a class; size: pixels a side, a multiple of 4.
+    Each class has a pattern of 4 x 4 colours, and its images are the pattern, shifted and with noise. train, test: how
+    many images a class has. size: pixels of a side, a multiple of 4.
     """
     import numpy as np
     from PIL import Image
@@ -137,7 +138,7 @@ def _text(cell: object) -> str:
 
 
 def _processor() -> str:
-    """The processor's model as Linux names it; elsewhere what Python knows."""
+    """Returns the processor's model as Linux names it; on other systems as Python does."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

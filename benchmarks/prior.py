@@ -1,9 +1,9 @@
 """Why a run prefers its newest classes: `python -m benchmarks.prior RUN_DIR NAME [--data FOLDER] [--json PATH]`.
 
-In the last phase a new class has many more training images than an old one has exemplars. A classifier that
-learned little else predicts by that prior. If it does, lowering the logits of the newest classes by the log of the
-ratio of images a class mends the accuracy; if the features are spoiled as well, it doesn't. Prints both, beside
-where the newest rows point: their mean cosine with the mean feature, which aligning lengths cannot change.
+In the last phase a new class has many more training images than an old class has exemplars. A classifier that has
+learned little else predicts by this prior. Then the accuracy rises if the logits of the newest classes are lowered by
+the log of the ratio of images per class. It doesn't rise if the features are bad as well. Prints both accuracies, and
+the mean cosine of the newest rows with the mean feature, which aligning the lengths of rows can't change.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the directory of a finished run")
     parser.add_argument("name")
-    parser.add_argument("--data", default="", help="data.path, where it isn't the run's own")
+    parser.add_argument("--data", default="", help="data.path, if it isn't the run's own")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     ready = setup.build(config.load(str(options.run / "config.toml"), ["run.compile=false", *_path(options.data)]))
@@ -40,7 +40,10 @@ def main() -> int:
 
 
 def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
-    """Accuracies in percent on all test images, by the saved model and with the newest logits lowered."""
+    """Returns accuracies in percent on all test images, of the saved model as it is and with the newest logits lowered.
+
+    ready: the run. run: its directory. last: the results of its last phase.
+    """
     made, (params, state, *_) = ready.experiment, checkpoints.load_model(run)
     newest, labels = made.scenario.phases[-1], made.scenario.test_labels
     rows, model = torch.arange(len(made.test_images)), Model(*tree.cast((params, state), device=made.device))

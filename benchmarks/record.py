@@ -1,7 +1,7 @@
-"""Keeps a finished run's figures in the repository: `python -m benchmarks.record RUN_DIR NAME [--commit HASH]`.
+"""Stores a finished run's figures in the repository: `python -m benchmarks.record RUN_DIR NAME [--commit HASH]`.
 
-Prints the phase table and writes benchmarks/results/NAME-<device>.json (or --json PATH): every figure that the
-README may quote, with the configuration, the versions and the commit that produced it.
+Prints the phase table and writes benchmarks/results/NAME-<device>.json, or --json PATH: all figures that the README may
+quote, with the configuration, the versions and the commit that they come from.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def figures(results: dict) -> dict:
-    """Flat {name: number or null}: the summary, the seconds, and columns of the table by phase."""
+    """Returns {name: number or None} of the summary, the seconds, and some columns of the table for each phase."""
     found = {key: results[key] for key in SUMMARY}
     found["seconds"] = sum(sum(row["seconds"].values()) for row in results["phases"])
     for row in results["phases"]:

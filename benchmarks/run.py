@@ -1,13 +1,14 @@
 """How long does a whole run take, ours and a conventional one? `python -m benchmarks.run --epochs N [--data FOLDER]`.
 
-CIFAR-100 B50 inc 10 from spawning a process to its end: reading images, augmentation, training, alignment,
-herding, evaluation, and what ours takes to compile. Three processes, one after the other, with one recipe and the
-same images: the conventional trainer (`benchmarks.conventional`), ours with an empty inductor cache (cold), and
-ours again with the cache that was filled (warm). FOLDER: an image folder; without it, generated images.
+CIFAR-100, 50 classes and then 10 a phase, from the start of a process to its end: reading images, augmentation,
+training, alignment, herding, evaluation and, on this package's side, compilation. Three processes run one after the
+other with the same recipe and images: the conventional trainer (`benchmarks.conventional`), this package with an empty
+inductor cache (cold), and this package with the cache that the run before has filled (warm). FOLDER: a folder of
+images; without it, images are generated.
 
-    --parts conventional,warm     leaves out what isn't named ("tuned": the conventional one with channels_last and
+    --parts conventional,warm     leaves out the others ("tuned": the conventional trainer with channels_last and
                                   bfloat16 autocast); warm without cold fills its cache by a run of one epoch first
-    --cache FOLDER                keeps the inductor cache; warm finds it filled the next time
+    --cache FOLDER                keeps the inductor cache there, so that warm finds it filled the next time
 """
 
 import argparse
@@ -30,7 +31,7 @@ SECTIONS = ("start", "data", "train", "select", "evaluate")
 
 
 class ChildError(RuntimeError):
-    """A side ended with an error; its own message was shown."""
+    """A side has ended with an error, and has printed its own message."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags; those of a child and of small tests are not listed."""
+    """Returns the flags. Those of child processes and of small tests are not listed in --help."""
     parser = measure.parser(__doc__)
     hidden = argparse.SUPPRESS
     parser.add_argument("--epochs", type=int, default=1, help="of every phase")
@@ -86,7 +87,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def load(options: argparse.Namespace, folder: Path, *, epochs: int) -> configuration.Config:
-    """The recipe on the images that were named, or on new ones made in `folder`."""
+    """Returns the configuration, on the images of --data, or on images that it generates in `folder`."""
     images = options.data
     if images is None:
         images = folder / "images"
@@ -101,7 +102,7 @@ def load(options: argparse.Namespace, folder: Path, *, epochs: int) -> configura
 
 
 def sides(options: argparse.Namespace, recipe: configuration.Config, folder: Path) -> dict[str, dict]:
-    """Runs each part in a process of its own: {part: what it measured, with its wall time}."""
+    """Runs each part in a process of its own. Returns {part: what it measured, with its wall time}."""
     cache = options.cache or folder / "inductor"
     cache.mkdir(parents=True, exist_ok=True)
     if "warm" in options.parts and "cold" not in options.parts and not any(cache.iterdir()):
@@ -111,7 +112,7 @@ def sides(options: argparse.Namespace, recipe: configuration.Config, folder: Pat
 
 
 def spawn(part: str, recipe: configuration.Config, options: argparse.Namespace, folder: Path, cache: Path) -> dict:
-    """What one side measured in a fresh process; raises ChildError if that fails."""
+    """Returns what one side measures in a new process. Raises ChildError if it fails."""
     config, result = folder / "config.toml", folder / f"{part}.json"
     config.write_text(configuration.to_toml(recipe), encoding="utf-8")
     threads = str(_threads(recipe))
@@ -132,7 +133,7 @@ def spawn(part: str, recipe: configuration.Config, options: argparse.Namespace, 
 
 
 def child(options: argparse.Namespace) -> int:
-    """One side, in its own process: learns all phases and leaves what it measured in --result."""
+    """Runs one side in this process: trains all phases and writes what it measures to --result."""
     side = conventional_side if options.side in ("conventional", "tuned") else our_side
 
     def emit(row: dict) -> None:
@@ -153,7 +154,7 @@ def child(options: argparse.Namespace) -> int:
 
 
 def conventional_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
-    """The conventional trainer; "tuned" with channels_last and autocast."""
+    """Runs the conventional trainer, for "tuned" with channels_last and autocast. Returns what it measures."""
     import torch
 
     from benchmarks import conventional
@@ -170,7 +171,7 @@ def conventional_side(config: configuration.Config, options: argparse.Namespace,
 
 
 def our_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
-    """Ours, by its own highest-level calls."""
+    """Runs this package by its own highest-level calls. Returns what it measures."""
     from cil_func import experiment
     from cil_func.runs import setup
 
@@ -182,7 +183,7 @@ def our_side(config: configuration.Config, options: argparse.Namespace, emit) ->
         emit=lambda event: emit(event) if event["event"] == "phase_end" else None,
         save=lambda results: None,
     )
-    with contextlib.suppress(ImportError, AttributeError):  # not torch's public interface; no loss if it moves
+    with contextlib.suppress(ImportError, AttributeError):  # not public; the figure is missing if it moves
         from torch._dynamo.utils import calculate_time_spent
 
         seconds["compile"] = calculate_time_spent().get("total_wall_time", 0.0)
@@ -190,7 +191,7 @@ def our_side(config: configuration.Config, options: argparse.Namespace, emit) ->
 
 
 def summary(results: dict, seconds: dict[str, float]) -> dict:
-    """What either side reports: accuracies a phase, their average and last, seconds by section."""
+    """Returns what both sides report: accuracies of each phase, average and last accuracy, seconds by section."""
     rows = results["phases"]
     for section in ("train", "select", "evaluate"):
         seconds[section] = sum(row["seconds"][section] for row in rows)
@@ -204,7 +205,7 @@ def summary(results: dict, seconds: dict[str, float]) -> dict:
 
 
 def figures(found: dict[str, dict]) -> dict[str, float]:
-    """speedup_* and, of each part, seconds (whole and by section), accuracies, and peak memory."""
+    """Returns the figures: speedup_*, and of each part its seconds (in all, by section), accuracies and memory."""
     flat = {}
     for ours in ("warm", "cold"):
         for theirs, suffix in (("conventional", ""), ("tuned", "_over_tuned")):
@@ -221,7 +222,7 @@ def figures(found: dict[str, dict]) -> dict[str, float]:
 
 
 def show(found: dict[str, dict]) -> None:
-    """The table: a column a part."""
+    """Prints the table, with a column for each part."""
     rows = [["", *found], ["seconds, spawn to exit", *(result["wall"] for result in found.values())]]
     for section in (*SECTIONS, "compile"):
         seconds = [result["seconds"].get(section) for result in found.values()]

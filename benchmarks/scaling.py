@@ -1,13 +1,14 @@
 """What do more processes cost and bring? `python -m benchmarks.scaling [--rounds R] [--steps N] [--json PATH]`.
 
-Training steps of WA with a teacher, ResNet-32, 128 images of 32x32 in two norm groups: one process with all threads
-against two processes that share the same threads, each in fresh processes and in turn. scaling_2: images/s of two over
-those of one, the median of paired ratios. collectives_a_step and bytes_a_step are counted where they are sent.
+Measures training steps of WA with a teacher, ResNet-32, 128 images of 32x32 in two norm groups: by one process with all
+threads, and by two processes that share the same threads, in turn and each time in new processes. scaling_2: images/s
+of two processes over those of one, the median of paired ratios. collectives_a_step and bytes_a_step are counted where
+they are sent.
 
-The model of n GPUs: a step computes its norm groups of 128 images, as many as the busiest GPU holds, then adds up in
-a ring,  2 (n - 1) (latency + bytes / (n bandwidth))  seconds, nothing overlapped. Its assumptions are in the results
-file; the time of 128 images on one GPU is what --gpu-seconds says, else an estimate. model_strong_N: a batch of 512 on
-N GPUs over one GPU; model_weak_N: 128 images a GPU, in images/s over one GPU.
+A model estimates n GPUs. A step takes the time of the norm groups of 128 images that the busiest GPU has, and then
+2 (n - 1) (latency + bytes / (n bandwidth)) seconds for the sum in a ring, without overlap. The results file has its
+assumptions. The time of 128 images on one GPU is that of --gpu-seconds, else an estimate. model_strong_N: the speedup
+of a batch of 512 by N GPUs over one. model_weak_N: images/s with 128 images for each of N GPUs, over one GPU.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def load(images: Path, options: argparse.Namespace) -> configuration.Config:
 
 
 def spawn(count: int, folder: Path, options: argparse.Namespace) -> dict:
-    """What `count` fresh processes measured; RuntimeError if they failed."""
+    """Returns what `count` new processes measure. Raises RuntimeError if they fail."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"]
     words = ["benchmarks.scaling", "--child", str(folder), "--steps", str(options.steps)]
     threads = str(max(1, options.threads // count))
@@ -90,7 +91,7 @@ def spawn(count: int, folder: Path, options: argparse.Namespace) -> dict:
 
 
 def child(options: argparse.Namespace) -> int:
-    """One process: builds the setup as a run would, takes the steps, and the first one writes what it measured."""
+    """Builds the setup as a run would and takes the steps, in this process. Rank 0 writes what it measures."""
     import torch
 
     from benchmarks import step
@@ -128,7 +129,7 @@ def child(options: argparse.Namespace) -> int:
 
 
 def waited(processes) -> None:
-    """All processes and their GPUs have done what they were told."""
+    """Waits until all processes and their GPUs have finished their work."""
     import torch
 
     if processes.device.type == "cuda":
@@ -137,7 +138,7 @@ def waited(processes) -> None:
 
 
 def summary(found: dict[int, list[dict]]) -> dict[str, float]:
-    """The measured figures, from {processes: rounds}."""
+    """Returns the measured figures. found: {number of processes: results of its rounds}."""
     rates = {count: [entry["images_per_second"] for entry in rounds] for count, rounds in found.items()}
     return {
         "scaling_2": measure.ratio(rates[2], rates[1]),
@@ -149,7 +150,7 @@ def summary(found: dict[int, list[dict]]) -> dict[str, float]:
 
 
 def model(size: float, seconds_128: float) -> dict[str, float]:
-    """Speedups over one GPU, strong and weak: an all-reduce of `size` bytes, 128 images in seconds_128."""
+    """Returns the speedups over one GPU by the model. size: bytes of an all-reduce; seconds_128: for 128 images."""
 
     def reduce(gpus: int) -> float:
         latency, bandwidth = ASSUMED["latency_seconds"], ASSUMED["bandwidth_bytes_per_second"]

@@ -1,13 +1,14 @@
 """How long does a training step with a teacher take, ours and the conventional one? `python -m benchmarks.step`.
 
-WA on 60 of 100 classes, 50 of them old, ResNet-32, 128 images of 32x32 on the device. Contenders, in turn:
+WA on 60 of 100 classes, 50 of them old, with ResNet-32 and 128 images of 32x32 on the device. Contenders, in turn:
 
     conventional   torch.nn, autograd, torch.optim.SGD in float32 NCHW, as the toolboxes train
-    tuned          the same with channels_last, and bfloat16 autocast where ours chooses bfloat16
-    float32, auto  ours: the teacher's forward graph and the compiled step, at that precision, from uint8 pixels
+    tuned          the same with channels_last, and with bfloat16 autocast if `auto` is bfloat16
+    float32, auto  this package at that precision: the teacher's compiled forward pass and the compiled step, from uint8
+                   pixels
 
-The floor is the time that the step's convolutions would take at the rate of this machine's matrix product
-(2048 x 2048) in `auto`'s precision. growth_last_phase: ours in the last phase (100 classes) over ours in this one.
+The floor is the time that the step's convolutions would take at the rate of this machine's matrix product (2048 x 2048)
+in the precision of `auto`. growth_last_phase: the time of `auto` in the last phase (100 classes) over that in this one.
 """
 
 import random
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None):
-    """The flags; the sizes are for tests."""
+    """Returns the flags. The sizes are for tests."""
     parser = measure.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=40, help="calls of each contender")
     parser.add_argument("--image-size", type=int, default=32)
@@ -88,7 +89,7 @@ def parse(arguments: list[str] | None):
 
 
 def build(images: Path, precision: str, options) -> setup.Setup:
-    """Our side, as a run would build it."""
+    """Returns the setup of this package's side, as a run would build it. precision: of `run.precision`."""
     settings = [
         "data.name=image_folder", f'data.path="{images}"', f"data.image_size={options.image_size}",
         f"model.backbone={options.backbone}", f"optim.batch_size={options.batch_size}", "optim.norm_batch=0",
@@ -98,7 +99,10 @@ def build(images: Path, precision: str, options) -> setup.Setup:
 
 
 def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
-    """One step of a phase with a teacher: what the last model says of the batch, then the step."""
+    """Returns a function that takes one step of a phase with a teacher: the teacher's outputs, then the step.
+
+    old, seen: how many classes are old, and how many are seen.
+    """
     made, recipe = ready.experiment, ready.experiment.recipe(1, "")
     rows = recipe.padded_to or recipe.batch_size  # of this process
     images, labels = batch(rows, made.train_images.shape[0], seen, made.device)
@@ -113,12 +117,12 @@ def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
 
 
 def drawn(made: Experiment, key: int) -> Model:
-    """A new model of all classes, on the device."""
+    """Draws a new model of all classes, on the device."""
     return Model(*tree.cast(tuple(made.network.init(key, made.num_classes)), dtype=made.dtype, device=made.device))
 
 
 def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callable[[], object]:
-    """One step of the conventional trainer on pixels that are floats already."""
+    """Returns a function that takes one step of the conventional trainer, on pixels that are floats already."""
     depth = int(options.backbone.removeprefix("resnet"))
     device = ready.experiment.device
     net, teacher = (conventional_step.Net(depth, classes).to(device) for classes in (SEEN, OLD))
@@ -130,7 +134,7 @@ def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callabl
     pixels = ready.experiment.preprocess(images, torch.float32).contiguous(memory_format=layout)
 
     def run() -> torch.Tensor:
-        # Ours, in this process, has cuDNN take the same algorithm each time; that is not the opponent's to pay for.
+        # This package makes cuDNN use the same algorithm each time; the conventional trainer must not pay for that.
         with torch.backends.cudnn.flags(enabled=True, benchmark=tuned, deterministic=False):
             return train(pixels, labels)
 
@@ -138,7 +142,7 @@ def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callabl
 
 
 def batch(size: int, side: int, seen: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(images uint8 (B, H, W, 3), labels (B,)) at random."""
+    """Draws (images uint8 (B, H, W, 3), labels (B,))."""
     generator = rng.generator(0)
     images = torch.randint(0, 256, (size, side, side, 3), generator=generator, dtype=torch.uint8)
     return images.to(device), torch.randint(0, seen, (size,), generator=generator).to(device)
@@ -147,7 +151,7 @@ def batch(size: int, side: int, seen: int, device: torch.device) -> tuple[torch.
 def interleaved(
     contenders: dict[str, Callable], *, repeats: int, device: torch.device, warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each call, all contenders in turn and each round in another order."""
+    """Returns {contender: seconds of each call}. All contenders are called in turn, in another order in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     shuffle = random.Random(0)
     for repeat in range(-warmup, repeats):
@@ -162,14 +166,14 @@ def interleaved(
 
 
 def compute_dtype(ready: setup.Setup) -> torch.dtype:
-    """Of the convolutions."""
+    """Returns the dtype of the convolutions."""
     return DTYPES[ready.config.run.precision][1]
 
 
 def floor_seconds(ready: setup.Setup) -> float:
-    """The step's multiply-adds at the best rate of a matrix product in the precision of the convolutions.
+    """Returns the seconds of a step's multiply-adds at the best rate of a matrix product, in the step's precision.
 
-    Forward once and backward twice for the student, forward once for the teacher.
+    The student's backward pass counts as two forward passes, and the teacher needs one.
     """
     device = ready.experiment.device
     a, b = (torch.randn(2048, 2048, device=device).to(compute_dtype(ready)) for _ in range(2))
@@ -180,7 +184,7 @@ def floor_seconds(ready: setup.Setup) -> float:
 
 
 def forward_flops(ready: setup.Setup) -> float:
-    """Floating-point operations of the forward pass of a batch, counted by torch on the meta device."""
+    """Returns the floating-point operations of the forward pass of a batch, counted by torch on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
     made = ready.experiment

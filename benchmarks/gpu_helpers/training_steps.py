@@ -1,5 +1,8 @@
-"""Training steps for `benchmarks.gpu`: what a batch size is measured on, and the steps of several models at once, as
-parallel branches of one CUDA graph, and their convolutions, as one grouped convolution."""
+"""Training steps for `benchmarks.gpu`: of one model, and of several models at once.
+
+The steps of several models are measured as parallel branches of one CUDA graph, and their convolutions as one grouped
+convolution.
+"""
 
 import argparse
 import statistics
@@ -22,7 +25,11 @@ from cil_func.training.preprocess import DTYPES
 
 
 class Rig(NamedTuple):
-    """A batch size's setups, uncompiled and compiled, and (train_state, taught, batch, classes, rate) for a step."""
+    """What a batch size is measured on.
+
+    size: the batch size. eager, fast: setups without and with compilation. given: the arguments of a training step,
+    (train_state, taught, batch, classes, rate).
+    """
 
     size: int
     eager: setup.Setup
@@ -31,9 +38,10 @@ class Rig(NamedTuple):
 
 
 def make_rig(size: int, *, options: argparse.Namespace, folder: Path) -> Rig:
-    """The recipe of cifar.toml where the batch has norm groups, else that of `benchmarks.step`, cifar-survey.toml's.
+    """Returns the rig of a batch size.
 
-    So the graphs are those of the whole runs, which then find them in inductor's cache.
+    The recipe is that of cifar.toml if the batch has several norm groups, else that of cifar-survey.toml. So the graphs
+    are those of the whole runs, which then find them in inductor's cache. folder: for generated images.
     """
     images = folder / "few"
     if not images.is_dir():
@@ -50,7 +58,7 @@ def make_rig(size: int, *, options: argparse.Namespace, folder: Path) -> Rig:
 
 
 def inputs(eager: setup.Setup) -> tuple:
-    """What `benchmarks.step.ours` gives to a training step: (train_state, taught, batch, classes, rate)."""
+    """Returns the arguments that `benchmarks.step.ours` passes to a training step."""
     given, recipe = [], eager.experiment.recipe(1, "")
     noted = replace(recipe, step=lambda *arguments: given.append(arguments) or recipe.step(*arguments))
     experiment = replace(eager.experiment, recipe=lambda phase, name: noted)
@@ -59,7 +67,7 @@ def inputs(eager: setup.Setup) -> tuple:
 
 
 def repeated(function: Callable[[], object], times: int) -> Callable[[], None]:
-    """One call that calls `times` times: what is waited for once is shared out."""
+    """Returns a function that calls another one `times` times, so that the GPU is waited for only once."""
 
     def call() -> None:
         for _ in range(times):
@@ -72,27 +80,28 @@ def repeated(function: Callable[[], object], times: int) -> Callable[[], None]:
 
 
 class Branches:
-    """Functions that work in place on tensors of their own, as parallel branches of one CUDA graph: call it to replay.
+    """A CUDA graph with several functions as parallel branches. Call it to replay the graph.
 
-    It holds the functions, for the graph has but the addresses of their tensors.
+    functions: each works in place on tensors of its own. They are kept, since the graph only has the addresses of their
+    tensors.
     """
 
     def __init__(self, functions: Sequence[Callable[[], object]]):
         self._functions, self._graph = functions, torch.cuda.CUDAGraph()
         streams = [torch.cuda.Stream() for _ in functions]
-        # Each on the stream that its branch will have: so cuBLAS has a workspace for each, and none is shared
+        # Each on the stream that its branch will have, so that cuBLAS has a workspace of its own for each
         self._spread(streams, times=runners.WARM_UP)
         with torch.cuda.graph(self._graph):
             self._spread(streams, times=1)
 
     def _spread(self, streams: Sequence, *, times: int) -> None:
-        """Calls each function on its stream; all start from the current stream, and it goes on when all are done."""
+        """Calls each function on its stream, after the work of the current stream, which then waits for all of them."""
         current = torch.cuda.current_stream()
         for stream, function in zip(streams, self._functions, strict=True):
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 repeated(function, times)()
-        for stream in streams:  # a branch that is not joined makes the capture fail
+        for stream in streams:  # the capture fails if a branch is not joined
             current.wait_stream(stream)
 
     def __call__(self) -> None:
@@ -100,7 +109,7 @@ class Branches:
 
 
 def in_place(function: Callable, given: tuple) -> Callable[[], None]:
-    """A training step that moves a train state in place: a copy of its own, as of all else that it reads."""
+    """Returns a function that takes a training step and changes a train state in place, on copies of all arguments."""
     train_state, *rest = tree.map(torch.clone, given)
 
     def call() -> None:
@@ -111,7 +120,7 @@ def in_place(function: Callable, given: tuple) -> Callable[[], None]:
 
 
 def branches(rig: Rig, options: argparse.Namespace, record: Record) -> None:
-    """Steps of several models, in one graph side by side and in graphs one after the other."""
+    """Measures steps of several models, as branches of one graph and as graphs one after the other."""
     function, figures = rig.fast.experiment.recipe(1, "").step, {}
     for models in options.models:
         separate = [Branches([in_place(function, rig.given)]) for _ in range(models)]
@@ -124,7 +133,7 @@ def branches(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 
 
 def convolutions(options: argparse.Namespace, settings, record: Record) -> None:
-    """The convolutions of several models, separate and grouped, at the sizes of the network's stages."""
+    """Measures the convolutions of several models, separate and grouped, at the sizes of the network's stages."""
     device, figures = torch.device(settings.device), {}
     dtype = DTYPES[settings.precision][1]
     for models in options.models:
@@ -132,7 +141,7 @@ def convolutions(options: argparse.Namespace, settings, record: Record) -> None:
             side = options.image_size >> stage
             shape = (options.batch_sizes[0], channels, side, side)
             calls = dict(zip(("separate", "grouped"), convolution_pair(models, shape, dtype, device), strict=True))
-            if device.type == "cuda":  # else it would be the host's time that is measured
+            if device.type == "cuda":  # else the time of the host would be measured
                 calls = {name: Branches([call]) for name, call in calls.items()}
             figures |= compared("grouped", f"{models}_stage{stage}", calls, device, options)
     record.keep(figures)
@@ -141,7 +150,7 @@ def convolutions(options: argparse.Namespace, settings, record: Record) -> None:
 def compared(
     what: str, where: str, contenders: dict[str, Callable], device: torch.device, options: argparse.Namespace
 ) -> dict[str, float]:
-    """speedup_{what}_{where} of the second contender over the first, and microseconds_{which}_{where} of each."""
+    """Returns speedup_{what}_{where} of the second contender over the first, and microseconds_{which}_{where}."""
     calls = {which: repeated(call, options.calls) for which, call in contenders.items()}
     seconds = step.interleaved(calls, repeats=options.repeats, device=device)
     times = {which: 1e6 * statistics.median(values) / options.calls for which, values in seconds.items()}
@@ -154,9 +163,10 @@ def compared(
 def convolution_pair(
     models: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Callable[[], list], Callable[[], list]]:
-    """Forward and backward of a 3x3 convolution (B, C, H, W) -> (B, C, H, W) of each model, one by one and grouped.
+    """Returns two functions that compute a 3x3 convolution of each model, forward and backward: separate and grouped.
 
-    Both return [(output, gradient of the images, gradient of the weights), ...], grouped with one entry.
+    shape: of the images of one model, (B, C, H, W); the outputs have the same shape. Both functions return [(output,
+    gradient of the images, gradient of the weights), ...]; the grouped one has a single entry for all models.
     """
     batch, channels, *sides = shape
 

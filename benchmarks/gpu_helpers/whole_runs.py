@@ -1,4 +1,4 @@
-"""What every section of `benchmarks.gpu` runs under (the time, the results file, failures), and its whole runs."""
+"""The time budget, the results file and the failures of `benchmarks.gpu`'s sections, and its whole runs."""
 
 import argparse
 import json
@@ -17,38 +17,42 @@ from cil_func.runs import planning, setup
 
 
 class Budget:
-    """How many seconds are left of `seconds` from now on."""
+    """Counts down `seconds` from now on. clock: returns seconds."""
 
     def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic):
         self._end, self._clock = clock() + seconds, clock
 
     def left(self) -> float:
+        """Returns the seconds that are left; negative if they are over."""
         return self._end - self._clock()
 
 
 class Record:
-    """Figures and conditions, in the results file as soon as they are known. path: None until something is."""
+    """Figures and conditions, which are written to the results file as soon as they are known.
+
+    json_path: of the file, None for the usual one. path: of the file once it is written, None before.
+    """
 
     def __init__(self, conditions: dict, json_path: Path | None):
         self.figures, self.conditions, self.path = {}, conditions | {"sections": {}, "left_out": {}}, None
         self._json_path = json_path
 
     def keep(self, figures: dict[str, float], *, show: bool = True) -> None:
-        """Adds figures, prints them as a table, writes the file."""
+        """Adds figures and writes the file. show: whether to print the figures as a table."""
         self.figures |= figures
         if show and figures:
             measure.table([["figure", "value"], *figures.items()])
         self.path = measure.write("gpu", self.figures, self.conditions, self._json_path)
 
     def leave_out(self, what: str, why: str) -> None:
-        """Says what is missing or incomplete, and why, on one line and in the file."""
+        """Prints and records what is missing or incomplete, and why."""
         print(f"{what}: {why}", flush=True)
         self.conditions["left_out"][what] = why
         self.keep({})
 
 
 def conditions_of(options: argparse.Namespace, settings) -> dict:
-    """What the figures depend on; settings: the resolved [run]."""
+    """Returns what the figures depend on. settings: the resolved table [run]."""
     named = ("image_size", "backbone", "batch_sizes", "norm_batch", "models", "repeats", "calls", "minutes", "set")
     return {
         **measure.conditions(settings.device, commit=options.commit),
@@ -59,7 +63,7 @@ def conditions_of(options: argparse.Namespace, settings) -> dict:
 
 
 def attempt(name: str, section: Callable[[], None], budget: Budget, record: Record) -> bool:
-    """Runs a section if time is left; whether it went well. What one of them meets must not cost the later ones."""
+    """Runs a section if there is time. Returns False if it failed. A failure doesn't stop the later sections."""
     if budget.left() <= 0:
         record.leave_out(name, "left out, no time is left")
         return True
@@ -71,7 +75,7 @@ def attempt(name: str, section: Callable[[], None], budget: Budget, record: Reco
         well = False
         traceback.print_exc()
         record.leave_out(name, f"failed, {type(error).__name__}")
-        if record.conditions["device"] == "cuda":  # a capture that failed leaves its own stream behind
+        if record.conditions["device"] == "cuda":  # after a failed capture its stream would stay current
             torch.cuda.set_stream(torch.cuda.default_stream())
     record.conditions["sections"][name] = round(time.perf_counter() - clock, 1)
     record.keep({})
@@ -82,16 +86,16 @@ def attempt(name: str, section: Callable[[], None], budget: Budget, record: Reco
 
 
 class OutOfTime(Exception):
-    """The budget is spent in the middle of a run."""
+    """There is no time left in the middle of a run."""
 
 
 def learn(name: str, options: argparse.Namespace, folder: Path, budget: Budget, record: Record) -> None:
-    """A whole run by a preset; it isn't begun without time for its first phase, and is cut short when time is over."""
+    """Runs a preset. It is left out if there is no time for its first phase, and is cut short if the time is over."""
     config, clock = load(name, options, folder), time.perf_counter()
     ready = setup.build(config)
     loaded = time.perf_counter() - clock
     record.conditions[f"config_{name}"] = configuration.to_dict(ready.config)
-    record.conditions[f"config_{name}"]["data"]["path"] = ""  # not this machine's
+    record.conditions[f"config_{name}"]["data"]["path"] = ""  # a path of this machine tells nothing
     results, epochs = {"phases": []}, []
 
     def keep(*, show: bool = False) -> None:
@@ -112,7 +116,10 @@ def learn(name: str, options: argparse.Namespace, folder: Path, budget: Budget, 
 def trained(
     name: str, ready: setup.Setup, results: dict, epochs: list[dict], keep: Callable[[], None], budget: Budget
 ) -> bool:
-    """Learns all phases, or until the budget is spent: whether all. Fills results and epochs, keeps them by phase."""
+    """Trains all phases, or as many as there is time for. Returns whether all are trained.
+
+    results, epochs: filled with the results so far and the epoch events. keep: called after each phase.
+    """
 
     def save(found: dict) -> None:
         results.update(found)
@@ -137,7 +144,7 @@ def trained(
 
 
 def load(name: str, options: argparse.Namespace, folder: Path) -> configuration.Config:
-    """A preset on the images that were named, or on new ones made in `folder`."""
+    """Returns the configuration of a preset, on the images of --data, or on images that it generates in `folder`."""
     images = options.data or folder / "images"
     if not images.is_dir():
         print("generating images", flush=True)
@@ -153,7 +160,7 @@ def load(name: str, options: argparse.Namespace, folder: Path) -> configuration.
 
 
 def first_phase_seconds(ready: setup.Setup, figures: dict[str, float]) -> float:
-    """What phase 0 will take by the figures of its batch size, a compilation included; 0 if there are none."""
+    """Returns how many seconds phase 0 will take, with compilation, by the figures of its batch size; 0 if unknown."""
     recipe = ready.experiment.recipe(0, "")
     rate = figures.get(f"images_per_second_{recipe.batch_size}")
     if rate is None:
@@ -165,7 +172,7 @@ def first_phase_seconds(ready: setup.Setup, figures: dict[str, float]) -> float:
 def figures_of(
     name: str, ready: setup.Setup, results: dict, epochs: list[dict], seconds: dict[str, float]
 ) -> dict[str, float]:
-    """The figures of a run so far: those of `benchmarks.run`, and how far it is."""
+    """Returns the figures of a run so far: those of `benchmarks.run`, and how many phases and epochs are done."""
     phases, done = ready.experiment.scenario.phases, len(results["phases"])
     found = {
         "phases_done": done,
