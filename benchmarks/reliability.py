@@ -114,8 +114,8 @@ def _saved(runs: RealRuns) -> Path:
 
     folder = runs.new_directory()
     for number in (1, 2):
-        held = example(number)
-        checkpoints.save(folder, held.tree, held.record, number=number)
+        made = example(number)
+        checkpoints.save(folder, made.tree, made.record, number=number)
     return folder
 
 

@@ -62,8 +62,8 @@ def kill_of_two(runs: RealRuns, count: int) -> Tally:
     def one(rank: int, at: int) -> str:
         directory = runs.new_directory()
         runs.run_to_end(directory, 2, fault={"what": "SIGKILL", "rank": rank, "at": at})
-        told = status(directory)
-        problem = "" if f"rank {rank} (" in told["message"] else f"status.json says {told}"
+        record = status(directory)
+        problem = "" if f"rank {rank} (" in record["message"] else f"status.json says {record}"
         problem = problem or runs.resume_and_compare(directory, 2)
         return problem and f"rank {rank} at border {at}: {problem}"
 
@@ -135,14 +135,14 @@ def _not_stopped(directory: Path, clock: float) -> str:
     clock: when the signal came, in UNIX seconds. It is wrong if the run didn't stop, or if a step that was trained is
     not saved.
     """
-    told = status(directory)
-    if told["state"] == "none":
+    record = status(directory)
+    if record["state"] == "none":
         return ""  # the signal came before the run had its directory
-    if told["state"] == "finished" and told["updated"] < clock + 1:
+    if record["state"] == "finished" and record["updated"] < clock + 1:
         return ""  # the signal came after the last step
-    if (told["state"], told["exit_code"]) != ("stopped", 143):
-        return f"status.json says {told}"
-    if any(words in told["message"] for words in ("before the training", "before anything", "newest checkpoint")):
+    if (record["state"], record["exit_code"]) != ("stopped", 143):
+        return f"status.json says {record}"
+    if any(words in record["message"] for words in ("before the training", "before anything", "newest checkpoint")):
         return ""
     from cil_func.runs import checkpoints
 
@@ -150,7 +150,7 @@ def _not_stopped(directory: Path, clock: float) -> str:
     place, at = f"(phase {found.record['phase']}", found.record["training"]
     place += f", epoch {at['epoch']}, step {at['step']}" if at else ""
     place += ")" if found.record["select_seconds"] is None else ", exemplars selected)"
-    return "" if place in told["message"] else f"{place} is saved, and status.json says {told['message']!r}"
+    return "" if place in record["message"] else f"{place} is saved, and status.json says {record['message']!r}"
 
 
 def non_finite(runs: RealRuns, count: int) -> Tally:
@@ -167,10 +167,10 @@ def non_finite(runs: RealRuns, count: int) -> Tally:
     def one(value: str, where: str, at: int, rank: int) -> str:
         directory = runs.new_directory()
         done = runs.run_to_end(directory, 2, fault={"what": f"{value} in the {where}", "at": at, "rank": rank})
-        told = status(directory)
+        record = status(directory)
         phase, step = divmod(at - 1, 9)
         named = f"phase {phase}, epoch 0, step {step}: "
-        problem = "" if told["exit_code"] == 4 and named in told["message"] else f"{told['message']!r}"
+        problem = "" if record["exit_code"] == 4 and named in record["message"] else f"{record['message']!r}"
         problem = problem or ("" if done.returncode else "it ended well") or runs.resume_and_compare(directory, 2)
         return problem and f"{value} in the {where}, rank {rank}, {named}{problem}"
 

@@ -225,7 +225,7 @@ def _refuse_cut_patches(module: torch.nn.Module, image_size: Size) -> None:
     """Raises ValueError if the images are no whole number of patches: timm would ignore the pixels that are left."""
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
     if isinstance(patch, tuple) and any(side % part for side, part in zip(image_size, patch, strict=True)):
-        raise ValueError(f"its patches have {patch[0]}x{patch[1]} pixels, of which an image has no whole number")
+        raise ValueError(f"its patches have {patch[0]}x{patch[1]} pixels, and an image has no whole number of them")
 
 
 class _Watch(TorchDispatchMode):

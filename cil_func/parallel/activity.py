@@ -140,7 +140,7 @@ def find_hanging(still: Mapping[int, tuple[ActivityRecord, float]], timeout: flo
         rank = min(behind, key=lambda rank: stuck[rank][:2])
         record, seconds = still[rank]
         what = f" while {record.work}" if record.work else ""
-        return rank, f"hangs: it lives, has not moved for {seconds:.0f} s{what}, and the others wait for it"
+        return rank, f"hangs: it is alive, has not moved for {seconds:.0f} s{what}, and the others wait for it"
     if still and len(waiting) == len(still):
         return None, f"all processes wait for each other for {timeout:.0f} s: the connection between them hangs"
     return None

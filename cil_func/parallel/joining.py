@@ -37,7 +37,7 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], No
         store = dist.PrefixStore(prefix, _store(launch, timeout))
         _find_all(launch, store, timeout)
     except RuntimeError as error:
-        raise PeerError(f"rank {launch.rank} found no other ({str(error).splitlines()[0]})") from error
+        raise PeerError(f"rank {launch.rank} found no other process ({str(error).splitlines()[0]})") from error
     watch = FailureWatch(launch.rank, launch.size, prefix=prefix, timeout=timeout_seconds, on_loss=on_loss)
     try:
         with watch:

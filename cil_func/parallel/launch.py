@@ -39,7 +39,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
         launch = Launch(**{key: int(environment[name]) for key, name in names.items() if name in environment})
     except ValueError:
         given = ", ".join(f"{name}={environment.get(name)}" for name in names.values())
-        raise ConfigError(f"the launcher's variables are no numbers: {given}; start with torchrun") from None
+        raise ConfigError(f"the launcher's variables are not numbers: {given}; start with torchrun") from None
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if launch.size > 1 and missing:
         raise ConfigError(f"WORLD_SIZE={launch.size}, and {missing[0]} is not set; start with torchrun")

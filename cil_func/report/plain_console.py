@@ -10,7 +10,7 @@ from cil_func.report.time_left import duration
 
 _LINES_A_PHASE = 10
 _SHORTEST_SILENCE = 10.0  # seconds between two epoch lines of a fast run
-_LONGEST_SILENCE = 300.0  # seconds after which a slow run shows that it lives
+_LONGEST_SILENCE = 300.0  # seconds after which a slow run prints a line to show that it goes on
 
 
 class PlainConsole(Console):

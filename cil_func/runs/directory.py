@@ -73,8 +73,8 @@ def _refuse_unlocked(directory: Path) -> None:
     record = status.read(directory)
     if record.get("state") == "running" and record.get("pid") != os.getpid() and status.lives(record):
         raise InUseError(
-            f"{directory} is in use: {status.describe(record)}, and that process lives; wait for it, or choose another "
-            "--out"
+            f"{directory} is in use: {status.describe(record)}, and that process is alive; wait for it, or choose "
+            "another --out"
         )
 
 
@@ -141,7 +141,8 @@ def refuse_another_run(config: Config, directory: Path) -> Config | None:
         marks = [name for name in MARKS if (directory / name).exists()]
         if marks:
             raise ConfigError(
-                f"{directory} holds {marks[0]} and no config.toml, so nobody knows of which run; choose another --out"
+                f"{directory} holds {marks[0]} and no config.toml, so it is unknown which run that is; choose another "
+                "--out"
             )
         return None
     stored = configuration.load(str(directory / "config.toml"))

@@ -79,7 +79,7 @@ def unpack_checkpoint(manifest: bytes, data: Iterable[bytes]) -> Loaded:
         try:
             tree |= tree_from_bytes(piece)
         except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"its data are whole, and are no checkpoint's ({error})") from error
+            raise CheckpointError(f"its data are undamaged, but not those of a checkpoint ({error})") from error
     return Loaded(tree, fields["record"], fields["number"])
 
 

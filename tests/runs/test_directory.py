@@ -23,7 +23,7 @@ def test_a_live_process_is_found_though_its_lock_was_deleted(tmp_path):
         with directory.claim_directory(tmp_path, Processes()):
             pass
     write(tmp_path, "running", pid=other, ticks=ticks)
-    message = f"in use: .*process {other} on .* days ago, and that process lives; wait"
+    message = f"in use: .*process {other} on .* days ago, and that process is alive; wait"
     with pytest.raises(InUseError, match=message), directory.claim_directory(tmp_path, Processes()):
         raise AssertionError("two at once")
     with lock.lock_directory(tmp_path):  # and the lock was given back

@@ -164,6 +164,6 @@ def test_nothing_is_unpickled(tmp_path, form):
         data = (tmp_path / "data").read_bytes()
     else:
         data = pickle.dumps(Trap(tmp_path / "trap"))
-    with pytest.raises(CheckpointError, match="no checkpoint's"):
+    with pytest.raises(CheckpointError, match="not those of a checkpoint"):
         packing.unpack_checkpoint(by_hand(data, {}), [data])
     assert not (tmp_path / "trap").exists()
