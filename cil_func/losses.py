@@ -42,13 +42,7 @@ def cross_entropy(
     (arXiv:1512.00567), section 7; equals torch.nn.functional.cross_entropy.
     """
     _check("cross_entropy", "logits", logits, mask)
-    if targets.ndim != 1 or targets.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"cross_entropy: targets {tuple(targets.shape)} for logits {tuple(logits.shape)}; "
-            f"targets must be ({logits.shape[0]},)"
-        )
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise ValueError(f"cross_entropy: targets are {targets.dtype}; give class indices as integers")
+    _check_targets("cross_entropy", logits, targets)
     smoothed = _is_tensor("cross_entropy", "label_smoothing", label_smoothing)
     if not smoothed and not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; it must be in [0, 1)")
@@ -112,11 +106,13 @@ def nca(
         -(z_y - m) + log(1 + sum over c != y of exp(z_c - m)),   m = max over c of z_c
 
     logits z: (B, C); targets y: (B,) integers; mask, rows: see `cross_entropy`. m leaves masked classes out too.
-    Raises ValueError as `cross_entropy` does for shapes. Works under torch.func and torch.compile(fullgraph=True).
+    Raises ValueError as `cross_entropy` does for logits, targets and mask. Works under torch.func and
+    torch.compile(fullgraph=True).
     Source: Douillard et al. 2020 (arXiv:2004.13513), equation 7, as the authors' code computes it: its margin cancels,
     and it has no hinge.
     """
     _check("nca", "logits", logits, mask)
+    _check_targets("nca", logits, targets)
     shifted = _hide(_widen(logits), mask)
     shifted = shifted - shifted.max(dim=1, keepdim=True).values                     # (B, C)
     own = F.one_hot(targets.long(), logits.shape[1]).bool()
@@ -125,14 +121,22 @@ def nca(
 
 
 def distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns the mean over the batch of the L2 distance of rows (B, D). Where two rows are equal the gradient is 0."""
+    """Returns the mean over the batch of the L2 distance of rows (B, D). Where two rows are equal the gradient is 0.
+
+    Raises ValueError for unequal shapes.
+    """
+    _check_pair("distance", first, second)
     squares = (first - second).square().sum(1)                                     # (B,)
     equal = squares == 0
     return _mean(torch.where(equal, 0.0, torch.where(equal, 1.0, squares).sqrt()), rows)
 
 
 def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns the mean over the batch of 1 - cos of the angle between rows (B, D). The cosine of a zero row is 0."""
+    """Returns the mean over the batch of 1 - cos of the angle between rows (B, D). The cosine of a zero row is 0.
+
+    Raises ValueError for unequal shapes.
+    """
+    _check_pair("cosine_distance", first, second)
     return _mean(1 - F.cosine_similarity(first, second), rows)
 
 
@@ -173,3 +177,20 @@ def _check(function: str, name: str, logits: torch.Tensor, mask: torch.Tensor | 
             f"{function}: mask {tuple(mask.shape)} {mask.dtype} for {name} {tuple(logits.shape)}; "
             f"it must be ({logits.shape[1]},) torch.bool"
         )
+
+
+def _check_targets(function: str, logits: torch.Tensor, targets: torch.Tensor) -> None:
+    """Raises ValueError unless targets are (B,) integers."""
+    if targets.ndim != 1 or targets.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"{function}: targets {tuple(targets.shape)} for logits {tuple(logits.shape)}; "
+            f"targets must be ({logits.shape[0]},)"
+        )
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(f"{function}: targets are {targets.dtype}; give class indices as integers")
+
+
+def _check_pair(function: str, first: torch.Tensor, second: torch.Tensor) -> None:
+    """Raises ValueError unless both are (B, D): other shapes would be broadcast."""
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(f"{function}: {tuple(first.shape)} and {tuple(second.shape)} are not (B, D) both")

@@ -12,6 +12,7 @@ from cil_func import losses
 F64 = torch.float64
 MASK = torch.tensor([True, False, True, True, False, True])
 KEPT = MASK.nonzero()[:, 0]
+ROWS = torch.tensor([True, False, True, True])
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
 
@@ -97,6 +98,85 @@ def test_distillation_is_least_at_the_teacher():
     torch.testing.assert_close(slope, torch.zeros_like(slope))
 
 
+# PODNet's: nca, distance, cosine_distance
+
+
+def nca_by_loops(logits, targets):
+    total = 0.0
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        top = max(row)
+        others = sum(math.exp(value - top) for place, value in enumerate(row) if place != target)
+        total += -(row[target] - top) + math.log(1 + others)
+    return total / len(logits)
+
+
+def test_nca_by_hand():
+    # target the best: log(1 + 1/3), where cross-entropy has the same; target the other: ln 3 + log(1 + 1)
+    logits = torch.tensor([[LN3, 0.0], [LN3, 0.0]], dtype=F64)
+    found = losses.nca(logits, torch.tensor([0, 1]))
+    assert found.item() == pytest.approx((math.log(4 / 3) + LN3 + LN2) / 2, rel=1e-12)
+
+
+def test_nca_is_the_formula_and_its_gradient_the_slope_of_it():
+    logits, targets = draw(5, 6), torch.tensor([0, 5, 2, 2, 3])
+    assert losses.nca(logits, targets).item() == pytest.approx(nca_by_loops(logits, targets), rel=1e-12)
+    slope, step = grad(lambda logits: losses.nca(logits, targets))(logits), 1e-6
+    for place in [(row, column) for row in range(5) for column in range(6)]:
+        moved = [logits.clone(), logits.clone()]
+        moved[0][place] += step
+        moved[1][place] -= step
+        expected = (nca_by_loops(moved[0], targets) - nca_by_loops(moved[1], targets)) / (2 * step)
+        assert slope[place].item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_a_margin_that_leaves_all_columns_changes_nothing_in_nca():
+    logits, targets, scale = draw(5, 6), torch.tensor([0, 5, 2, 2, 3]), torch.tensor(1.7, dtype=F64)
+    with_margin = grad(lambda scale: losses.nca(scale * (logits - 0.6), targets))(scale)
+    torch.testing.assert_close(grad(lambda scale: losses.nca(scale * logits, targets))(scale), with_margin)
+
+
+@pytest.mark.parametrize("junk", [0.0, 1e4, -1e4, math.inf, math.nan])
+def test_nca_of_masked_columns_and_rows_is_that_of_the_slice(junk):
+    """The best of a row is the best of the columns that count."""
+    logits, targets = draw(4, 6, seed=4), torch.tensor([0, 3, 5, 2])
+    logits[:, ~MASK] = junk
+    found = grad(lambda x: losses.nca(x, targets, mask=MASK, rows=ROWS))(logits)
+    narrow = torch.tensor([KEPT.tolist().index(target) for target in targets[ROWS].tolist()])
+    inner = logits[ROWS][:, MASK]
+    torch.testing.assert_close(losses.nca(logits, targets, mask=MASK, rows=ROWS), losses.nca(inner, narrow))
+    torch.testing.assert_close(found[ROWS][:, MASK], grad(lambda x: losses.nca(x, narrow))(inner))
+    assert not found[~ROWS].any() and not found[:, ~MASK].any()
+    assert losses.nca(logits, targets, mask=MASK, rows=ROWS & False) == 0
+
+
+def test_distance_is_the_mean_length_of_the_differences():
+    # 3-4-5 and 5-12-13
+    first = torch.tensor([[3.0, 4.0], [5.0, 12.0]], dtype=F64)
+    assert losses.distance(first, torch.zeros_like(first)).item() == 9
+    assert losses.distance(first, torch.zeros_like(first), rows=torch.tensor([False, True])).item() == 13
+    slope = grad(losses.distance)(first, torch.zeros_like(first))
+    torch.testing.assert_close(slope, first / torch.tensor([[5.0], [13.0]]) / 2)
+
+
+def test_where_two_rows_are_equal_the_gradient_of_their_distance_is_zero():
+    first, second = draw(3, 4), draw(3, 4, seed=1)
+    second[1] = first[1]
+    slope = grad(losses.distance)(first, second)
+    assert slope.isfinite().all() and not slope[1].any() and slope[[0, 2]].all()
+
+
+def test_cosine_distance_is_one_minus_the_cosine():
+    # angles of 0, 90 and 180 degrees whatever the lengths, and a zero row
+    first = torch.tensor([[2.0, 0.0], [3.0, 0.0], [1.0, 1.0], [0.0, 0.0]], dtype=F64)
+    second = torch.tensor([[5.0, 0.0], [0.0, 0.1], [-2.0, -2.0], [1.0, 0.0]], dtype=F64)
+    assert losses.cosine_distance(first, second).item() == pytest.approx((0 + 1 + 2 + 1) / 4, rel=1e-12)
+    found = losses.cosine_distance(first, second, rows=torch.tensor([True, False, True, False]))
+    assert found.item() == pytest.approx(1, rel=1e-12)
+    slope = grad(losses.cosine_distance)(first, second)
+    assert slope.isfinite().all()
+    torch.testing.assert_close(slope[1], torch.tensor([0.0, -1 / 3 / 4], dtype=F64))  # only turning changes it
+
+
 # masks: a full-width classifier must train as a narrow one
 
 
@@ -154,9 +234,6 @@ def test_masked_columns_may_hold_anything(junk):
     slope = grad(loss)(spoilt, spoilt)
     assert torch.equal(slope, grad(loss)(logits, logits))
     assert (slope[:, ~MASK] == 0).all()
-
-
-ROWS = torch.tensor([True, False, True, True])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -251,12 +328,19 @@ LOGITS, TARGETS = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: losses.distillation(LOGITS, LOGITS, temperature=math.inf), r"temperature=inf"),
         (lambda: losses.distillation(LOGITS, LOGITS, temperature=math.nan), r"temperature=nan"),
         (lambda: losses.distillation(LOGITS, LOGITS, temperature=1.0, mask=MASK), r"mask \(6,\)"),
+        (lambda: losses.nca(LOGITS[0], TARGETS), r"logits \(3,\)"),
+        (lambda: losses.nca(LOGITS, TARGETS[:1]), r"targets \(1,\) for logits \(2, 3\)"),
+        (lambda: losses.nca(LOGITS, TARGETS.float()), r"float32"),
+        (lambda: losses.nca(LOGITS, TARGETS, mask=MASK), r"mask \(6,\)"),
+        (lambda: losses.distance(LOGITS, LOGITS[:1]), r"\(2, 3\) and \(1, 3\)"),
+        (lambda: losses.cosine_distance(LOGITS[0], LOGITS[0]), r"\(3,\) and \(3,\)"),
     ],
 )
 def test_what_cannot_be_right_is_refused(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
-    assert str(caught.value).startswith(("cross_entropy: ", "distillation: "))
+    functions = ("cross_entropy", "distillation", "nca", "distance", "cosine_distance")
+    assert str(caught.value).partition(": ")[0] in functions
 
 
 # numbers that are tensors
