@@ -23,7 +23,7 @@ def make(options: Options, *, auxiliary: float = 1.0) -> Method:
         other = losses.cross_entropy(
             student.aux["new"], auxiliary_labels(targets.labels, classes), mask=known(classes), rows=targets.rows
         )
-        return base.loss(student, None, targets, classes) + auxiliary * classes.old.any() * other
+        return base.loss(student, None, targets, classes) + auxiliary * classes.old.any().to(other.dtype) * other
 
     head = Head(shared=shared, renew=renew, apply=apply)
     method = replace(base, name="der", loss=loss, head=head, grow="backbone")

@@ -25,9 +25,10 @@ def make(options: Options, *, proxies: int = 10, pod: float = 3.0, flat: float =
     """
 
     def loss(student, teacher, targets, classes):
-        factor = (classes.seen.sum() / classes.new.sum()).sqrt() * classes.old.any()
         maps = [losses.distance(student.aux[name], teacher.aux[name], rows=targets.rows) for name in MAPS]
         cosine = losses.cosine_distance(student.features, teacher.features, rows=targets.rows)
+        num_seen, num_new = (known.sum(dtype=cosine.dtype) for known in (classes.seen, classes.new))
+        factor = (num_seen / num_new).sqrt() * classes.old.any()
         return _nca(student, targets, classes) + factor * (pod * torch.stack(maps).mean() + flat * cosine)
 
     balance = Stage(
