@@ -63,7 +63,7 @@ def run(
             exemplars = select(experiment, phase, learned, progress.exemplars, key)
             progress = replace(progress, exemplars=exemplars, select_seconds=time.perf_counter() - clock)
             hook.at_border(lambda progress=progress: progress, True)
-        extra = remember(experiment, phase, learned, progress.extra)
+        extra = remember(experiment, phase, learned, progress.extra, key)
         clock = time.perf_counter()
         row = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
         row |= measure(learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
@@ -95,7 +95,7 @@ def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int
     return Model({**model.params, "classifier": imprinted}, model.state)
 
 
-def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree) -> tree.Tree:
+def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tree.Tree:
     """Returns what the method remembers after a phase: its importances, say, measured on the phase's images."""
     method, network = experiment.method, experiment.network
     if method.extra is None:
@@ -110,6 +110,7 @@ def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.T
         rows=phase.train_rows,
         preprocess=experiment.preprocess,
         batch_size=experiment.recipe(phase.index, "").batch_size,
+        key=rng.fold_in(key, "remember"),
         processes=experiment.processes,
     )
     return method.extra.after(extra, params, passes, passes.classes)

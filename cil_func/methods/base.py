@@ -144,7 +144,8 @@ class Passes(Protocol):
     def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
         """The mean of `measure` over all images.
 
-        by: "image": of one image at a time; "batch": of batches of the training's size, weighted by their images.
+        by: "image": of one image at a time; "batch": of batches of the training's size, in random order and weighted by
+        their images.
         """
         ...
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from cil_func import tree
+from cil_func import rng, tree
 from cil_func.data.augmentation.operations import upload
 from cil_func.data.images import Images
 from cil_func.methods.base import Measure
@@ -24,7 +24,7 @@ class ModelPasses:
     """Measures a model on some images; see `methods.base.Passes`.
 
     model: its classifier padded to the run's classes. rows: (M,), of images and labels (N,). batch_size: of batches.
-    processes: those that share the images, in whole batches.
+    key: from which the order of rows in batches is drawn. processes: those that share the images, in whole batches.
     """
 
     network: Network
@@ -35,13 +35,17 @@ class ModelPasses:
     rows: torch.Tensor
     preprocess: Preprocess
     batch_size: int
+    key: int
     processes: Processes
 
     def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
         """Returns the mean of `measure` over all images; see `methods.base.Passes.mean`."""
-        size = _AT_ONCE if by == "image" else self.batch_size
+        size, rows = _AT_ONCE, self.rows
+        if by == "batch":  # as in training: rows may be sorted by class, and gradients of one class add up otherwise
+            order = torch.randperm(len(rows), generator=rng.generator(self.key))
+            size, rows = self.batch_size, rows[order]
         total = None
-        for images, labels in self._batches(size):
+        for images, labels in self._batches(rows, size):
             self.processes.activity.count_progress()
             part = self._of_each(measure, images, labels) if by == "image" else self._of_all(measure, images, labels)
             total = part if total is None else tree.map(torch.add, total, part)
@@ -67,9 +71,9 @@ class ModelPasses:
         features, aux, _ = self.network.run(params["backbone"], self.model.state, images, train=False)
         return self.network.outputs(params, features, self.classes, aux).logits
 
-    def _batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _batches(self, rows: torch.Tensor, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of this process, prepared."""
-        own = self.rows[self.processes.split_rows(len(self.rows), size)[self.processes.rank]]
+        own = rows[self.processes.split_rows(len(rows), size)[self.processes.rank]]
         return (self._load(rows) for rows in own.split(size) if len(rows))
 
     def _load(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
