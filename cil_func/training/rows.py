@@ -38,8 +38,8 @@ def held_out(method: Method, scenario: Scenario, phase: Phase, exemplars: Memory
     """
     if not (method.hold_out and exemplars):
         return torch.empty(0, dtype=torch.int64)
-    old = {
-        label: kept[len(kept) - min(len(kept) - 1, math.ceil(method.hold_out * len(kept))) :]
+    old = {  # rounded: 0.28 * 25 is 7.000000000000001
+        label: kept[len(kept) - min(len(kept) - 1, math.ceil(round(method.hold_out * len(kept), 9))) :]
         for label, kept in exemplars.items()
         if len(kept) > 1
     }

@@ -1,4 +1,4 @@
-"""Images for whole runs of a second or two: ten classes, 18 training and 2 test images each, of 8 x 8 pixels."""
+"""Images for whole runs of a second or two, 8 x 8 pixels: ten classes of 18 training images, if not said otherwise."""
 
 import tempfile
 from functools import cache
@@ -11,16 +11,17 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="tiny-images-")  # deleted when the
 
 
 @cache
-def images() -> Path:
-    """Writes the image folder at the first call; returns its path."""
-    folder = Path(_FOLDER.name) / "images"
-    measure.write_images(folder, classes=10, train=18, test=2, size=8)
+def images(classes: int = 10, train: int = 18) -> Path:
+    """Writes an image folder at the first call, with two test images a class; returns its path."""
+    folder = Path(_FOLDER.name) / f"images-{classes}-{train}"
+    measure.write_images(folder, classes=classes, train=train, test=2, size=8)
     return folder
 
 
-def settings(*more: str) -> tuple[str, ...]:
-    """Returns the settings of a run on these images, and those given."""
-    return ("data.name=image_folder", f"data.path={images()}", "data.image_size=8", "run.threads=1", *more)
+def settings(*more: str, folder: Path | None = None) -> tuple[str, ...]:
+    """Returns the settings of a run on the images of a folder, None: of ten classes, and those given."""
+    path = folder or images()
+    return ("data.name=image_folder", f"data.path={path}", "data.image_size=8", "run.threads=1", *more)
 
 
 def flags(*more: str) -> list[str]:
