@@ -53,6 +53,7 @@ def centres(rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int) 
     scaled to the mean length of the old proxies. A class with fewer different images than proxies repeats its centres.
     """
     from sklearn.cluster import KMeans  # late: it costs a second
+    from threadpoolctl import threadpool_limits
 
     weight, new = rows["weight"].clone(), sorted(set(labels.tolist()))
     length = weight[: new[0]].norm(dim=2).mean()
@@ -60,7 +61,8 @@ def centres(rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int) 
         points = F.normalize(features[labels == label], dim=1).double().cpu().numpy()
         count = min(weight.shape[1], len(np.unique(points, axis=0)))
         seed = rng.fold_in(key, "centres", label) % 2**32
-        found = KMeans(count, n_init=10, random_state=seed).fit(points).cluster_centers_
+        with threadpool_limits(1):  # threads would add up in any order, and processes differ in the last bits
+            found = KMeans(count, n_init=10, random_state=seed).fit(points).cluster_centers_
         repeated = torch.from_numpy(found[np.arange(weight.shape[1]) % count]).to(weight)
         weight[label] = repeated * length
     return {"weight": weight}
