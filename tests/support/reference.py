@@ -17,11 +17,12 @@ class Block(nn.Module):
         self.stride = stride
 
     def forward(self, x):
+        """The block's output before its last ReLU."""
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         if self.stride != 1:  # option A
             x = x[:, :, ::2, ::2]
             x = torch.cat([x, torch.zeros_like(x)], dim=1)
-        return F.relu(x + y)
+        return x + y
 
 
 class ResNet(nn.Module):
@@ -39,12 +40,17 @@ class ResNet(nn.Module):
             setattr(self, f"stage{stage}", blocks)
         self.classifier = nn.Linear(64, num_classes)
 
-    def forward(self, images):
-        x = F.relu(self.stem["norm"](self.stem["conv"](images)))
+    def maps(self, images):
+        """The outputs of all blocks, before their last ReLU: (B, C, H, W) each."""
+        x, found = self.stem["norm"](self.stem["conv"](images)), []
         for stage in (self.stage0, self.stage1, self.stage2):
             for block in stage.values():
-                x = block(x)
-        features = F.adaptive_avg_pool2d(x, 1).flatten(1)
+                x = block(F.relu(x))
+                found.append(x)
+        return found
+
+    def forward(self, images):
+        features = F.adaptive_avg_pool2d(F.relu(self.maps(images)[-1]), 1).flatten(1)
         return self.classifier(features), features
 
 
