@@ -9,6 +9,7 @@ import torch
 
 import train
 
+pytestmark = pytest.mark.usefixtures("shallow")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
 CODE = """
 import numpy as np
@@ -69,9 +70,8 @@ def test_the_example_is_short():
     assert len(METHOD.read_text().splitlines()) < 40
 
 
-def test_a_method_by_its_path_with_an_option(tmp_path, monkeypatch):
+def test_a_method_by_its_path_with_an_option(tmp_path):
     """With tau = 0 it is replay, to the bit; with 1 it is not. Its name is in the results."""
-    tiny.shallow(monkeypatch)
     assert run(tmp_path / "replay", "method.name=replay") == 0
     for tau in (0.0, 1.0):
         assert run(tmp_path / str(tau), f"method.name={METHOD}:make", f"method.options.tau={tau}") == 0

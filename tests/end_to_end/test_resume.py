@@ -238,7 +238,8 @@ def test_what_is_not_finite_is_named_and_the_last_checkpoint_is_good(
 
 
 def test_what_is_not_finite_is_exit_4_of_a_real_process(tmp_path):
-    words = launching.command(0, *FLAGS, "--out", str(tmp_path / "run"), script="benchmarks/train_with_fault.py")
+    script = "benchmarks/reliability_helpers/train_with_fault.py"
+    words = launching.command(0, *FLAGS, "--out", str(tmp_path / "run"), script=script)
     done = launching.run(words, by=launching.fork, env={"FAULT": NAN_IN_PHASE_1.format("loss")})
     assert done.returncode == 4
     check_named(done.stderr)

@@ -14,6 +14,7 @@ from cil_func import model
 from cil_func.data import sources
 from cil_func.runs import checkpoints
 
+pytestmark = pytest.mark.usefixtures("shallow")
 METHODS = ["wa", "icarl", "replay", "lwf", "finetune", "joint"]
 
 

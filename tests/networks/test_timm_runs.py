@@ -1,6 +1,7 @@
 """Runs with a timm backbone, from the plan to the saved model."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -189,7 +190,8 @@ def learn(ready: setup.Setup, stop: tuple[int, int] | None = None, begun: Progre
     phase = made.scenario.phases[0]
     try:
         return experiment.train(
-            made, phase, begun or Progress(), lambda: experiment.expand(made, phase, None, 7), 7,
+            made, phase, begun or Progress(), partial(experiment.expand, made, phase, None, 7),
+            partial(experiment.teacher, made, phase, None), 7,
             emit=lambda event: None, hook=hook, evaluate=lambda *_, **__: {},
         )  # fmt: skip
     except Stop:
@@ -272,7 +274,7 @@ def shared(backbone: str, *, draws: bool = False) -> recipe.Recipe:
     half, two = torch.full((3,), 0.5), Processes(Launch(1, 2, 1, 2))
     network = Network(backbone, num_classes=10, num_phases=2)
     maker = recipe.RecipeMaker(network, Preprocess(half, half), torch.float32, two, draws=draws)
-    return maker.make(methods.make("wa", methods.Options()).main, config.optim)
+    return maker.make(methods.make("wa", methods.Options()).main, config.optim, optim.sgd(momentum=0.9))
 
 
 def test_which_timm_models_two_processes_share():
