@@ -80,7 +80,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def states(backbone: str, device: torch.device) -> Iterator[Progress]:
-    """Yields the progress of a run at one step after another, each with new tensors, as a step returns them."""
+    """Yields the progress of a run at one step after another, each with new tensors, as a step returns them.
+
+    backbone, device: of the model.
+    """
     params, state = tree.cast(model.init(0, backbone, CLASSES), device=device)
     learned = Model(*tree.map(torch.clone, (params, state)))
     momentum = optim.sgd(momentum=0.9).init(params)
@@ -99,7 +102,7 @@ def states(backbone: str, device: torch.device) -> Iterator[Progress]:
 def measured(
     backbone: str, device: torch.device, folder: Path, *, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Returns ({part: seconds of each repeat}, {name: megabytes})."""
+    """Saves and loads `repeats` checkpoints in a folder. Returns ({part: seconds of each}, {name: megabytes})."""
     seconds: dict[str, list[float]] = {name: [] for name in PARTS}
     grown, runs = 0.0, states(backbone, device)
     with CheckpointSaver(folder, Processes(), Signals(), every_seconds=0.0) as saver:

@@ -38,9 +38,9 @@ def run(
 ) -> dict:
     """Trains all phases of WA. Returns {"phases": [{phase, top1, nme_top1, gamma, memory_size, seconds}, ...], ...}.
 
-    Accuracies are in percent, on all test images of the classes seen. "seconds" is {train, select, evaluate}.
-    emit: called with each phase's row at its end. workers: processes that load images. autocast, channels_last: see
-    `make_step`; without autocast it is float32, whatever run.precision says.
+    config, data: the recipe and the images. Accuracies are in percent, on all test images of the classes seen.
+    "seconds" is {train, select, evaluate}. emit: called with each phase's row at its end. workers: processes that load
+    images. autocast, channels_last: see `make_step`; without autocast it is float32, whatever run.precision says.
     Raises ValueError for a recipe that isn't implemented here, and for a loss that isn't finite.
     """
     check(config)
@@ -72,7 +72,10 @@ class Images(Dataset):
 
 
 class Learner:
-    """The network and the memory. `train`, `select` and `evaluate` are the parts of a phase and return measures."""
+    """The network and the memory. `train`, `select` and `evaluate` are the parts of a phase and return measures.
+
+    The arguments are those of `run`.
+    """
 
     def __init__(
         self, config: Config, data: sources.Dataset, *, workers: int, autocast: bool, channels_last: bool
@@ -99,7 +102,7 @@ class Learner:
         return {"gamma": align(self.net.head, self.sizes[phase]) if aligned else None}
 
     def fit(self, phase: int, teacher: Net | None, images: Images) -> None:
-        """Trains the net for the epochs of a phase. The loss is read once an epoch."""
+        """Trains the net for the epochs of a phase. The loss is read once an epoch. teacher: None in phase 0."""
         optim, method = self.config.optim_of_phase(phase), self.config.method
         optimiser = torch.optim.SGD(
             self.net.parameters(), lr=optim.learning_rate, momentum=optim.momentum, weight_decay=optim.weight_decay

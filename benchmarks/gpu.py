@@ -102,7 +102,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def sections(
     options: argparse.Namespace, settings, folder: Path, budget: Budget, record: Record
 ) -> dict[str, Callable[[], None]]:
-    """Returns {name: function} of the sections, in order."""
+    """Returns {name: function} of the sections, in order.
+
+    settings: the resolved table [run]. folder: for generated images. budget: of the time. record: of the figures.
+    """
     rig = cache(partial(make_rig, options=options, folder=folder))
     sizes, planned = options.batch_sizes, {}
     for name, section in (("steps", steps), ("kernels", kernels)):
@@ -191,7 +194,10 @@ def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 
 
 def traced(call: Callable[[], object], device: torch.device) -> profile:
-    """Returns a trace of some calls after the warm-up. Raises RuntimeError if the profiler can't see the GPU."""
+    """Returns a profiler's trace of some calls of a function, after its warm-up calls.
+
+    Raises RuntimeError if the profiler can't see the GPU.
+    """
     cuda = device.type == "cuda"
     repeated(call, runners.WARM_UP)()
     if cuda:

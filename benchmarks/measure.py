@@ -80,8 +80,8 @@ def paired(
 ) -> tuple[list[float], list[float]]:
     """Returns the seconds of each call of two functions, which are called in turn: a slow machine slows down both.
 
-    The order alternates. A function that uses a GPU has to wait for it before it returns. warmup: calls before the
-    first that counts.
+    repeats: how many calls of each count; warmup: how many come before them. The order alternates. A function that
+    uses a GPU has to wait for it before it returns.
     """
     seconds = ([], [])
     for repeat in range(-warmup, repeats):
@@ -110,8 +110,8 @@ def table(rows: Sequence[Sequence]) -> None:
 def write_images(folder: Path, *, classes: int, train: int, test: int, size: int, seed: int = 0) -> None:
     """Writes random images that can be learned, as folder/train/<class>/*.png and folder/test/<class>/*.png.
 
-    Each class has a pattern of 4 x 4 colours, and its images are the pattern, shifted and with noise. train, test: how
-    many images a class has. size: pixels of a side, a multiple of 4.
+    classes: how many. Each class has a pattern of 4 x 4 colours, and its images are the pattern, shifted and with
+    noise. train, test: how many images a class has. size: pixels of a side, a multiple of 4.
     """
     import numpy as np
     from PIL import Image

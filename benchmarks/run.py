@@ -112,7 +112,10 @@ def sides(options: argparse.Namespace, recipe: configuration.Config, folder: Pat
 
 
 def spawn(part: str, recipe: configuration.Config, options: argparse.Namespace, folder: Path, cache: Path) -> dict:
-    """Returns what one side measures in a new process. Raises ChildError if it fails."""
+    """Returns what one side measures in a new process. Raises ChildError if it fails.
+
+    part: of PARTS. recipe: the configuration. folder: for files that are exchanged. cache: inductor's.
+    """
     config, result = folder / "config.toml", folder / f"{part}.json"
     config.write_text(configuration.to_toml(recipe), encoding="utf-8")
     threads = str(_threads(recipe))
@@ -154,7 +157,10 @@ def child(options: argparse.Namespace) -> int:
 
 
 def conventional_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
-    """Runs the conventional trainer, for "tuned" with channels_last and autocast. Returns what it measures."""
+    """Runs the conventional trainer, for "tuned" with channels_last and autocast. Returns what it measures.
+
+    emit: called with the results of each phase.
+    """
     import torch
 
     from benchmarks import conventional
@@ -191,7 +197,11 @@ def our_side(config: configuration.Config, options: argparse.Namespace, emit) ->
 
 
 def summary(results: dict, seconds: dict[str, float]) -> dict:
-    """Returns what both sides report: accuracies of each phase, average and last accuracy, seconds by section."""
+    """Returns what both sides report: accuracies of each phase, average and last accuracy, seconds by section.
+
+    results: of all phases, as results.json has them. seconds: of the sections before the phases; those of the phases
+    are added to it.
+    """
     rows = results["phases"]
     for section in ("train", "select", "evaluate"):
         seconds[section] = sum(row["seconds"][section] for row in rows)
@@ -205,7 +215,10 @@ def summary(results: dict, seconds: dict[str, float]) -> dict:
 
 
 def figures(found: dict[str, dict]) -> dict[str, float]:
-    """Returns the figures: speedup_*, and of each part its seconds (in all, by section), accuracies and memory."""
+    """Returns the figures: speedup_*, and of each part its seconds (in all, by section), accuracies and memory.
+
+    found: {part: what it measured}.
+    """
     flat = {}
     for ours in ("warm", "cold"):
         for theirs, suffix in (("conventional", ""), ("tuned", "_over_tuned")):
@@ -222,7 +235,7 @@ def figures(found: dict[str, dict]) -> dict[str, float]:
 
 
 def show(found: dict[str, dict]) -> None:
-    """Prints the table, with a column for each part."""
+    """Prints the table, with a column for each part. found: {part: what it measured}."""
     rows = [["", *found], ["seconds, spawn to exit", *(result["wall"] for result in found.values())]]
     for section in (*SECTIONS, "compile"):
         seconds = [result["seconds"].get(section) for result in found.values()]

@@ -101,7 +101,7 @@ def build(images: Path, precision: str, options) -> setup.Setup:
 def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
     """Returns a function that takes one step of a phase with a teacher: the teacher's outputs, then the step.
 
-    old, seen: how many classes are old, and how many are seen.
+    ready: the setup. old, seen: how many classes are old, and how many are seen.
     """
     made, recipe = ready.experiment, ready.experiment.recipe(1, "")
     rows = recipe.padded_to or recipe.batch_size  # of this process
@@ -117,7 +117,7 @@ def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
 
 
 def drawn(made: Experiment, key: int) -> Model:
-    """Draws a new model of all classes, on the device."""
+    """Draws a new model of all classes of an experiment by a key, on the device."""
     return Model(*tree.cast(tuple(made.network.init(key, made.num_classes)), dtype=made.dtype, device=made.device))
 
 
@@ -142,7 +142,7 @@ def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callabl
 
 
 def batch(size: int, side: int, seen: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws (images uint8 (B, H, W, 3), labels (B,))."""
+    """Draws (images uint8 (size, side, side, 3), labels (size,) of the classes 0 to seen - 1)."""
     generator = rng.generator(0)
     images = torch.randint(0, 256, (size, side, side, 3), generator=generator, dtype=torch.uint8)
     return images.to(device), torch.randint(0, seen, (size,), generator=generator).to(device)
@@ -151,7 +151,10 @@ def batch(size: int, side: int, seen: int, device: torch.device) -> tuple[torch.
 def interleaved(
     contenders: dict[str, Callable], *, repeats: int, device: torch.device, warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Returns {contender: seconds of each call}. All contenders are called in turn, in another order in each round."""
+    """Returns {contender: seconds of each call}. All contenders are called in turn, in another order in each round.
+
+    repeats: how many calls count; warmup: how many come before them. device: a GPU is waited for after each call.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     shuffle = random.Random(0)
     for repeat in range(-warmup, repeats):

@@ -52,8 +52,9 @@ def forgetting(accuracy_matrix: Sequence[Sequence[float]]) -> float | None:
 def correct(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> torch.Tensor:
     """Returns whether the target is among the k classes with the highest scores: (N, K), (N,) -> (N,) bool.
 
-    With k >= K all are correct. Of equal scores the lower class comes first, as in argmax; so a model whose scores are
-    all 0 is not correct everywhere. Scores may be -inf, for classes that are excluded.
+    scores: (N, K); targets: (N,) class indices. With k >= K all are correct. Of equal scores the lower class comes
+    first, as in argmax; so a model whose scores are all 0 is not correct everywhere. Scores may be -inf, for classes
+    that are excluded.
     Raises ValueError for shapes that don't fit, no image, k below 1, NaN, or a target outside [0, K).
     """
     if scores.ndim != 2 or targets.shape != scores.shape[:1] or 0 in scores.shape:

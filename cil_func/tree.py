@@ -73,9 +73,9 @@ def size(tree: Tree) -> int:
 
 
 def cast(tree: Tree, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tree:
-    """Returns the tree in another floating-point dtype or on another device; None leaves it as it is.
+    """Returns the tree in another floating-point dtype or on another device. Integer leaves keep their dtype.
 
-    Integer leaves keep their dtype.
+    dtype, device: None keeps the present one.
     """
     return map(lambda leaf: leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None), tree)
 

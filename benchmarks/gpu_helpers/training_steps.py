@@ -109,7 +109,10 @@ class Branches:
 
 
 def in_place(function: Callable, given: tuple) -> Callable[[], None]:
-    """Returns a function that takes a training step and changes a train state in place, on copies of all arguments."""
+    """Returns a function that takes a training step and changes a train state in place.
+
+    function: the step. given: its arguments, which are copied.
+    """
     train_state, *rest = tree.map(torch.clone, given)
 
     def call() -> None:
@@ -150,7 +153,10 @@ def convolutions(options: argparse.Namespace, settings, record: Record) -> None:
 def compared(
     what: str, where: str, contenders: dict[str, Callable], device: torch.device, options: argparse.Namespace
 ) -> dict[str, float]:
-    """Returns speedup_{what}_{where} of the second contender over the first, and microseconds_{which}_{where}."""
+    """Measures two contenders in turn, as {which: function}.
+
+    Returns speedup_{what}_{where} of the second over the first, and microseconds_{which}_{where} of each.
+    """
     calls = {which: repeated(call, options.calls) for which, call in contenders.items()}
     seconds = step.interleaved(calls, repeats=options.repeats, device=device)
     times = {which: 1e6 * statistics.median(values) / options.calls for which, values in seconds.items()}

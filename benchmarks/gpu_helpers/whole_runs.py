@@ -63,7 +63,10 @@ def conditions_of(options: argparse.Namespace, settings) -> dict:
 
 
 def attempt(name: str, section: Callable[[], None], budget: Budget, record: Record) -> bool:
-    """Runs a section if there is time. Returns False if it failed. A failure doesn't stop the later sections."""
+    """Runs a section if there is time. Returns False if it failed. A failure doesn't stop the later sections.
+
+    name, section: its name and function. record: gets the section's seconds, or why it is missing.
+    """
     if budget.left() <= 0:
         record.leave_out(name, "left out, no time is left")
         return True
@@ -90,7 +93,10 @@ class OutOfTime(Exception):
 
 
 def learn(name: str, options: argparse.Namespace, folder: Path, budget: Budget, record: Record) -> None:
-    """Runs a preset. It is left out if there is no time for its first phase, and is cut short if the time is over."""
+    """Runs a preset. It is left out if there is no time for its first phase, and is cut short if the time is over.
+
+    name: of the preset. folder: for generated images. record: gets the figures after each phase.
+    """
     config, clock = load(name, options, folder), time.perf_counter()
     ready = setup.build(config)
     loaded = time.perf_counter() - clock
@@ -118,7 +124,8 @@ def trained(
 ) -> bool:
     """Trains all phases, or as many as there is time for. Returns whether all are trained.
 
-    results, epochs: filled with the results so far and the epoch events. keep: called after each phase.
+    name: of the run, for printing. ready: the run. results, epochs: filled with the results so far and the epoch
+    events. keep: called after each phase.
     """
 
     def save(found: dict) -> None:
@@ -172,7 +179,11 @@ def first_phase_seconds(ready: setup.Setup, figures: dict[str, float]) -> float:
 def figures_of(
     name: str, ready: setup.Setup, results: dict, epochs: list[dict], seconds: dict[str, float]
 ) -> dict[str, float]:
-    """Returns the figures of a run so far: those of `benchmarks.run`, and how many phases and epochs are done."""
+    """Returns the figures of a run so far: those of `benchmarks.run`, and how many phases and epochs are done.
+
+    name: of the run, at the end of each figure's name. ready: the run. results, epochs: what is done. seconds: {"data":
+    of the setup, "wall": since the start}.
+    """
     phases, done = ready.experiment.scenario.phases, len(results["phases"])
     found = {
         "phases_done": done,

@@ -86,7 +86,7 @@ def fault(status: int, stderr: str, *, expected: int, says: Sequence[str]) -> st
 
 
 def wrong(hint: Any) -> Iterator[tuple[str, str]]:
-    """Yields (kind of mistake, TOML value) for all values that are wrong by an annotation."""
+    """Yields (kind of mistake, TOML value) for all values that are wrong for a key. hint: the key's annotation."""
     taken = takes(hint)
     for kind, values in TOML.items():
         if kind not in taken:

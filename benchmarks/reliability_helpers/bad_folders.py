@@ -51,7 +51,10 @@ def folders(count: int = 100, seed: int = 0) -> list[BadFolder]:
 
 
 def good(root: Path, *, classes: tuple[str, ...] = ("ant", "cat"), size: int = 8) -> str:
-    """Makes a correct folder, with three training and two test images of each class. Returns its path as text."""
+    """Makes a correct folder, with three training and two test images of each class. Returns its path as text.
+
+    root: where. size: pixels of an image's side.
+    """
     for split, count in (("train", 3), ("test", 2)):
         for name in classes:
             own = root / split / name

@@ -4,7 +4,8 @@ For `benchmarks.reliability` and, with small counts, for the tests. Damage has t
 the damaged one has to be loaded.
 
 The functions share these parameters. folder: with checkpoints; it isn't changed. scratch: a folder for the copies,
-which doesn't exist yet. load: `checkpoints.newest`, or what is tested in its place.
+which doesn't exist yet. count: of cases. seed: of the random choices. load: `checkpoints.newest`, or what is tested in
+its place.
 """
 
 import os

@@ -113,7 +113,7 @@ class Disk:
         return descriptor
 
     def push(self, descriptor: int, data: bytes) -> None:
-        """Writes bytes to an open file, as many as fit, and counts them. Raises OSError if not all fit."""
+        """Writes bytes to an open file, as many as fit on the disk, and counts them. Raises OSError if not all fit."""
         if self._capacity is not None:
             room = max(0, self._capacity - sum(path.stat().st_size for path in _files(self.folder)))
             if room < len(data):

@@ -49,7 +49,8 @@ class RealRuns:
     def start(self, directory: Path, count: int, *, fault: dict | None = None, flags: tuple = ()) -> subprocess.Popen:
         """Starts the run's command. Returns its process.
 
-        fault: what `train_with_fault` is to do, None for nothing. flags: further ones for torchrun.
+        count: of processes, see the class. fault: what `train_with_fault` is to do, None for nothing. flags: further
+        ones for torchrun.
         """
         directory.parent.mkdir(exist_ok=True)
         settings = [word for setting in SETTINGS for word in ("--set", setting)]

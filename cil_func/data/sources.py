@@ -103,7 +103,7 @@ def load(
 
 
 def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> Rules:
-    """Returns how the image files of a data set are decoded: see `load` for the arguments."""
+    """Returns how the image files of a data set are decoded. The arguments are those of `load`."""
     upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith("imagenet"))
     return Rules(upright, tuple(background) or None)
 

@@ -19,7 +19,7 @@ NORM_EPSILON = 1e-5
 
 
 def conv_init(key: int, in_channels: int, out_channels: int, size: int) -> dict:
-    """Draws the weights of a convolution, {"weight": (out, in, size, size)}, from N(0, 2 / fan_in).
+    """Draws the weights of a convolution, {"weight": (out, in, size, size)}, from N(0, 2 / fan_in) by a key.
 
     Source: He et al. 2015 (arXiv:1502.01852).
     """

@@ -55,7 +55,7 @@ def borrow(name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF)
 
     The skeleton is reused afterwards. functional_call writes into it, so two calls must not share one.
     name: of the timm model. image_size: of the images if `takes_size(name)`, else None. train: whether the skeleton is
-    in train mode. Raises ConfigError as `create` does.
+    in train mode. drop: its rates of dropping. Raises ConfigError as `create` does.
     """
     key = (name, image_size, train, drop)
     try:
@@ -94,7 +94,7 @@ def facts(name: str) -> Facts:
 
 
 def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
-    """Returns whether the model draws random numbers in train mode.
+    """Returns whether a model draws random numbers in train mode, for images of this size and these rates of dropping.
 
     Runs it on the meta device, where nothing is computed. Raises ValueError, with the reason, if the model can't take
     images of this size. Raises ConfigError as `create` does, and for a rate that changes nothing.
@@ -105,8 +105,8 @@ def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
 def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch.nn.Module:
     """Returns timm's model without its classifier, in train mode.
 
-    image_size: None for the model's own. Raises ConfigError if timm has no such model, or if the model doesn't take a
-    rate that isn't 0.
+    name: timm's. image_size: None for the model's own. drop: the rates of dropping. Raises ConfigError if timm has no
+    such model, or if the model doesn't take a rate that isn't 0.
     """
     import timm  # imported late: it takes seconds, and the CIFAR ResNets don't need it
 

@@ -19,7 +19,8 @@ def slice_of_rank(rank: int, size: int, *, batch_size: int, norm_batch: int) -> 
 def rows_per_process(size: int, *, batch_size: int, norm_batch: int) -> int:
     """Returns how many rows each of `size` processes computes in a step, padding included.
 
-    It is the same number for all, so that all have the same compiled graph. With one process it is batch_size.
+    batch_size, norm_batch: as in `slice_of_rank`. It is the same number for all, so that all have the same compiled
+    graph. With one process it is batch_size.
     """
     if size == 1:
         return batch_size
@@ -45,9 +46,9 @@ def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
 def refuse_single_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
     """Raises ConfigError if several processes would have to share a batch that is a single group of batch norm.
 
-    size: the number of processes. norm_batch: 1 for a backbone without batch norm, where each image is a group of its
-    own. pads: whether the backbone can compute padded batches; a timm model with batch norm can't.
-    table: of the configuration, for the message: "optim" or "optim.first_phase".
+    size: the number of processes. batch_size: of the global batch. norm_batch: 1 for a backbone without batch norm,
+    where each image is a group of its own. pads: whether the backbone can compute padded batches; a timm model with
+    batch norm can't. table: of the configuration, for the message: "optim" or "optim.first_phase".
     """
     if size == 1 or (0 < norm_batch < batch_size and pads):
         return

@@ -23,8 +23,8 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], No
     """Returns a context manager that yields the `Processes` of a run, with a process group if there are several.
 
     The process group is destroyed at the end of the block, whatever ends it.
-    timeout_seconds: how long to wait for the others at the start, and the timeout of `FailureWatch`. on_loss: see
-    `FailureWatch`; called before a process whose main thread hangs is ended.
+    launch: which of the processes this is. timeout_seconds: how long to wait for the others at the start, and the
+    timeout of `FailureWatch`. on_loss: see `FailureWatch`; called before a process whose main thread hangs is ended.
     The device is the CPU until `Processes.set_device` is called. Raises PeerError if the others don't come.
     """
     if launch.size == 1:

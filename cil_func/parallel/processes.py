@@ -104,7 +104,10 @@ class Processes:
         return int(self._signal_sum.item()) if self._steps % _READ_SIGNALS_EVERY[self.device.type] == 0 else 0
 
     def signals_now(self, signal: int) -> int:
-        """Returns the sum of all processes' signals, by a collective. All processes call it, between trainings."""
+        """Returns the sum of all processes' signals, by a collective. All processes call it, between trainings.
+
+        signal: what this process has received, 0 for none.
+        """
         if self.size == 1:
             return signal
         found = torch.tensor(float(signal), device=self.device)
@@ -112,7 +115,7 @@ class Processes:
         return int(found.item())
 
     def split_rows(self, count: int, unit: int) -> list[slice]:
-        """Returns one slice of `count` rows for each process, in order of rank.
+        """Splits `count` rows among the processes. Returns one slice of the rows for each process, by rank.
 
         Each slice has whole units of `unit` rows. Only the last unit may be smaller, and the last slices may be empty.
         """

@@ -23,7 +23,7 @@ _DPI = 150
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Returns an empty figure of that many inches."""
+    """Returns an empty figure of width x height inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -44,7 +44,7 @@ def set_ticks(axes: "Axes", values: Sequence[int]) -> None:
 
 
 def name_phases(axes: "Axes", middles: Sequence[float], names: Sequence[int]) -> None:
-    """Writes phase numbers above the plot, as many as fit. middles: the x of each number."""
+    """Writes phase numbers above the plot, as many as fit. names: the numbers; middles: the x of each."""
     top = axes.secondary_xaxis("top")
     stride = -(-len(names) // MOST_TICKS)
     top.set_xticks(list(middles)[::stride], [str(name) for name in names][::stride])

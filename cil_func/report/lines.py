@@ -15,7 +15,7 @@ _LONGEST_NAME = 24  # characters of a class name that a line shows
 def header_lines(event: Event) -> list[str]:
     """Returns two lines about a run: method, data, classes and device; epochs, images and the directory.
 
-    event: "run_start" or "resume".
+    event: a "run_start" or "resume" event.
     """
     phases, epochs = event.get("phases") or [], event.get("epochs") or []
     planned = sum(a * b for a, b in zip(event.get("train_images") or [], epochs, strict=False))
@@ -29,7 +29,7 @@ def header_lines(event: Event) -> list[str]:
 
 
 def resume_line(event: Event) -> str:
-    """Returns a line that says where a run goes on, with the numbers of metrics.jsonl."""
+    """Returns a line that says where a run goes on. event: a "resume" event."""
     at = f"phase {event.get('phase', '-')}"
     if event.get("epoch", -1) >= 0:
         at += f", epoch {event['epoch']}, step {event.get('step', '-')}"
@@ -39,7 +39,7 @@ def resume_line(event: Event) -> str:
 
 
 def compiling_text(event: Event) -> str:
-    """Returns what is compiled and how long that takes: "compiling the training step, about a minute, once"."""
+    """Returns what a "compiling" event is about: "compiling the training step, about a minute, once"."""
     what = event.get("what", "-")
     return f"compiling the {what}, {'about' if what == 'training step' else 'up to'} a minute, once"
 
@@ -51,7 +51,7 @@ def fold_counts(counts: Sequence[int]) -> str:
 
 
 def phase_text(event: Event) -> str:
-    """Returns what a phase brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs"."""
+    """Returns what a "phase_start" event brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs"."""
     new, epochs, images = (event.get(key) or 0 for key in ("num_new", "epochs", "train_images"))
     seen, names = event.get("classes_seen", "-"), names_text(event.get("class_names") or [])
     brought = count_text(new, "new class", "es") + (f" ({names})" if names else "")
@@ -83,7 +83,7 @@ def measures_text(latest: Event, doing: str) -> str:
 
 
 def time_line(event: Event) -> str:
-    """Returns a line with the run's time, aligned with `tables.summary_lines`. event: "run_end"."""
+    """Returns a line with the run's time, aligned with `tables.summary_lines`. event: a "run_end" event."""
     return f"{'time':<28}  {duration(event.get('seconds'))}"
 
 

@@ -14,7 +14,7 @@ _LONGEST_SILENCE = 300.0  # seconds after which a slow run prints a line to show
 
 
 class PlainConsole(Console):
-    """Prints lines and flushes each: about the run, each phase and some of its epochs, and the end."""
+    """Prints lines to a stream and flushes each: about the run, each phase and some of its epochs, and the end."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         super().__init__(clock)

@@ -20,7 +20,8 @@ Results = Mapping[str, Any]
 class Column(NamedTuple):
     """One column of the table.
 
-    cell: returns the text of a row, which has at most `width` characters for the values that occur.
+    title: its heading. cell: called with a row, returns the text in this column, which has at most `width` characters
+    for the values that occur.
     """
 
     title: str
@@ -29,7 +30,7 @@ class Column(NamedTuple):
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """Returns `value` with that many decimals, or "-" for None."""
+    """Returns `value` with `digits` decimals, or "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 

@@ -24,6 +24,7 @@ class TerminalConsole(Console):
     The thread that brings the events draws. A drawing thread of its own could have rich's lock while a process is
     forked, and a child that prints a warning would then wait for that lock for ever. Only during a compilation, when no
     process is forked, a thread redraws the clock.
+    width: columns of the terminal; None asks the terminal.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], *, width: int | None = None) -> None:

@@ -41,7 +41,10 @@ def part_name(part: Part) -> str:
 
 
 def read_manifest(directory: Path, number: int) -> tuple[bytes, dict[str, Any]]:
-    """Reads and checks a manifest. Returns (its bytes, its fields). Raises CheckpointError."""
+    """Reads the manifest of checkpoint `number`. Returns (its bytes, its fields).
+
+    Raises CheckpointError if it is missing, damaged or that of another checkpoint.
+    """
     missing = "is missing, as when the process ended while it saved"
     manifest = read_bytes(directory / manifest_name(number), missing=missing)
     fields = packing.parse_manifest(manifest)
@@ -51,7 +54,7 @@ def read_manifest(directory: Path, number: int) -> tuple[bytes, dict[str, Any]]:
 
 
 def parts_of_checkpoint(directory: Path, number: int) -> list[Part]:
-    """Returns the parts that a checkpoint's manifest names; [] if the manifest is missing or damaged.
+    """Returns the parts that the manifest of checkpoint `number` names; [] if it is missing or damaged.
 
     Raises OSError if it can't be read for another reason, since then nobody knows which parts are in use.
     """
@@ -62,7 +65,7 @@ def parts_of_checkpoint(directory: Path, number: int) -> list[Part]:
 
 
 def is_valid(directory: Path, number: int, *, hashed: bool) -> bool:
-    """Returns whether a checkpoint's manifest is undamaged and all its parts have the size that was written.
+    """Returns whether the manifest of checkpoint `number` is undamaged and its parts have the size that was written.
 
     hashed: whether to compare the SHA-256 of each part too.
     """

@@ -36,8 +36,9 @@ class PartIdentity(NamedTuple):
 class Staged(NamedTuple):
     """One key of a tree, ready to be written.
 
-    tree: the key with what lies under it, on the CPU; None if an earlier checkpoint has written the same.
-    part: the part that the earlier checkpoint has written; None if the tree has to be written.
+    identity: of the key with what lies under it. tree: the key with what lies under it, on the CPU; None if an earlier
+    checkpoint has written the same. part: the part that the earlier checkpoint has written; None if the tree has to be
+    written.
     """
 
     identity: PartIdentity
@@ -51,7 +52,10 @@ class CheckpointWriter:
     Call `stage` in the training loop, and `write` there or in another thread.
 
     directory: the run's checkpoints/, made if it is missing. verified: the number of a checkpoint there that this
-    process has read and found valid; None if there is none. Checkpoints that this object writes need no check either.
+    process has read and found valid; None if there is none.
+
+    Before it deletes older checkpoints, it reads and checks the one that is to stay beside the new one. It doesn't read
+    `verified` again, nor a checkpoint that it has written itself.
     """
 
     def __init__(self, directory: Path, *, verified: int | None = None):

@@ -43,7 +43,7 @@ def save(directory: Path, tree: tree.Tree, record: dict[str, Any], *, number: in
 
 
 def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
-    """Loads the newest valid checkpoint of a folder.
+    """Loads the newest valid checkpoint of the folder `directory`.
 
     Returns (the checkpoint, warnings about newer ones that are damaged, one line each). The checkpoint is None if
     there is none, or if only the very first save was interrupted.
@@ -66,7 +66,9 @@ def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
 
 
 def read_pieces(directory: Path, number: int) -> Iterator[bytes]:
-    """Yields the bytes of a checkpoint's manifest, then those of each part; other processes get them as they are.
+    """Yields the bytes of the manifest of checkpoint `number`, then those of each of its parts.
+
+    They are sent to other processes as they are, which call `unpack`.
 
     Raises CheckpointError for a file that is missing and for a damaged manifest. `unpack` notices damaged parts.
     """

@@ -43,7 +43,7 @@ def disk_errors(path: str | Path) -> Iterator[None]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file atomically: after a crash, a power cut or a full disk `path` has the old content or the new.
+    """Writes bytes to a file atomically: after a crash, a power cut or a full disk it has the old content or the new.
 
     Raises DiskError if there is no folder, no space or no right to write. Then the old file is unchanged and the
     temporary file is deleted. A process that is killed leaves its temporary file; `remove_temporary_files` deletes it.

@@ -84,7 +84,7 @@ def unpack_checkpoint(manifest: bytes, data: Iterable[bytes]) -> Loaded:
 
 
 def verify(part: Part, size: int, digest: str) -> None:
-    """Raises CheckpointError unless bytes of this size and SHA-256 are those of the part."""
+    """Raises CheckpointError unless bytes of this size and SHA-256 (`digest`) are those of the part."""
     if size != part.size:
         raise CheckpointError(f"its data are {size} bytes, and {part.size} were written")
     if digest != part.sha256:
@@ -105,7 +105,7 @@ def parse_manifest(manifest: bytes) -> dict[str, Any]:
 
 
 def parts_of(fields: dict[str, Any]) -> list[Part]:
-    """Returns the parts that a parsed manifest names, in order."""
+    """Returns the parts that a manifest names, in order. fields: from `parse_manifest`."""
     return [Part(**part) for part in fields["parts"]]
 
 

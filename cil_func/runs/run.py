@@ -45,8 +45,8 @@ def run(config: Config, directory: Path, launch: Launch | None = None, *, warnin
 def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
     """Prints what a run would do, and returns the exit status. Builds everything; trains and writes nothing.
 
-    directory: the run directory, which must not hold another run. launch: as in `run`; all processes plan together,
-    so that the plan is refused if the run would be.
+    config, launch: as in `run`. directory: the run directory, which must not hold another run. All processes plan
+    together, so that the plan is refused if the run would be.
     """
 
     def work(processes: Processes, signals: Signals) -> None:
@@ -220,6 +220,6 @@ def _report(directory: Path, emit: Callable[[dict], None]) -> None:
 
 
 def data_warnings(ready: setup.Setup) -> list[str]:
-    """Returns what a person should know about the images, one line each."""
+    """Returns what a person should know about the images of a run, one line each. ready: the run."""
     skipped = [f"{len(ready.skipped)} images are skipped, the first one {ready.skipped[0]}"] if ready.skipped else []
     return [*skipped, *ready.data_warnings]

@@ -29,9 +29,10 @@ class CheckpointSaver(SaveHook):
     processes must leave together: a signal waits for the next border, where all learn of it. Only in the first step
     after a save a signal stops them at once too, since that step may compile for a minute and nothing is lost.
 
-    directory: for the checkpoints. every_seconds: between two saves inside a phase. number: of the first checkpoint to
-    write. begun: the progress of the checkpoint that the run goes on from, None for a new run. extra: returns what else
-    the checkpoint's record has, JSON-able. warn: called with one line about what doesn't stop the run.
+    directory: for the checkpoints. signals: those of this process. every_seconds: between two saves inside a phase.
+    number: of the first checkpoint to write. begun: the progress of the checkpoint that the run goes on from, None for
+    a new run. extra: returns what else the checkpoint's record has, JSON-able. warn: called with one line about what
+    doesn't stop the run.
     A context manager: its end waits until the last checkpoint is written.
     """
 
@@ -93,7 +94,10 @@ class CheckpointSaver(SaveHook):
             self.before_long_work(make)
 
     def before_long_work(self, make: Callable[[], Progress]) -> None:
-        """Lets signals raise StoppedError at once from now on. Raises it now if one has come already."""
+        """Lets signals raise StoppedError at once from now on. Raises it now if one has come already.
+
+        make: returns the progress, which doesn't change until `before_change`.
+        """
         self._make = make
         self._signals.release()
 

@@ -42,15 +42,15 @@ class Status:
         self._thread.start()
 
     def finished(self, message: str = "") -> None:
-        """Writes that the run is complete."""
+        """Writes that the run is complete, with a message for people."""
         self._end("finished", 0, message)
 
     def stopped(self, code: int, message: str) -> None:
-        """Writes that a person or a scheduler stopped the run by a signal. code: 130 or 143."""
+        """Writes that a person or a scheduler stopped the run by a signal. code: 130 or 143; message: for people."""
         self._end("stopped", code, message)
 
     def failed(self, code: int, message: str) -> None:
-        """Writes that the run ended with an error. message: the line that was printed."""
+        """Writes that the run ended with an error. code: the exit status; message: the line that was printed."""
         self._end("failed", code, message)
 
     def _renew(self) -> None:

@@ -49,7 +49,7 @@ class StatusReporter:
         self.owns, self.done = False, True
 
     def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
-        """Writes that a signal stopped the run."""
+        """Writes that a signal stopped the run. exit_code: 130 or 143."""
         self._write(exit_code, message)
 
     def failed(self, error: BaseException) -> int:

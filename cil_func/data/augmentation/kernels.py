@@ -85,7 +85,7 @@ def posterize_table(images: Tensor, bits: Tensor) -> Tensor:
 
 
 def solarize_table(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Returns the table that inverts values at or above the threshold."""
+    """Returns the table that inverts values at or above each image's threshold."""
     levels = _levels(images)
     return _same_for_channels(torch.where(levels < thresholds[:, None], levels, 255 - levels))
 

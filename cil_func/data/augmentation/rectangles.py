@@ -21,8 +21,8 @@ _ASPECT = (0.3, 1 / 0.3)  # height over width
 def draw(key: int, count: int, *, probability: float) -> Tensor:
     """Returns a seed for `resolve` for each image, int64 (count,), 0 or more; NOT_ERASED for the other images.
 
-    probability: with which an image has a rectangle. Seeds and not rectangles are drawn, since the draws of an epoch
-    stay in memory until it ends: these take eight bytes an image.
+    key: of the draws, see `rng`. probability: with which an image has a rectangle. Seeds and not rectangles are drawn,
+    since the draws of an epoch stay in memory until it ends: these take eight bytes an image.
     """
     seeds = torch.randint(2**63 - 1, (count,), generator=rng.generator(rng.fold_in(key, "seed")))
     uniform = torch.rand(count, generator=rng.generator(rng.fold_in(key, "erased")), dtype=torch.float64)

@@ -22,7 +22,7 @@ def visible_names(folder: str) -> list[str]:
 
 
 def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> Iterator[str]:
-    """Yields the image files in a folder and all below it, sorted by folder, then by name, as torchvision does.
+    """Yields the image files in the folder `top` and all below it, sorted by folder, then by name, as torchvision does.
 
     note: called with (path, reason) for a path that can't be used. others: a counter to which the files that are no
     images are added, by their extension. Links to folders are followed.
@@ -61,12 +61,12 @@ def _extension(name: str) -> str:
 
 
 def kind_outside_classes(name: str) -> str:
-    """Returns the kind under which to count a file that lies beside the class folders."""
+    """Returns the kind under which a file that lies beside the class folders is counted. name: of the file."""
     return "outside of the class folders" if image_file.is_image(name) else _extension(name)
 
 
 def count_beside_classes(folder: str) -> Counter:
-    """Counts the files that lie directly in a folder of class folders, by kind."""
+    """Counts the files that lie directly in a folder of class folders, by `kind_outside_classes`."""
     names = (name for name in visible_names(folder) if _is_meant(name))
     return Counter(kind_outside_classes(name) for name in names if not os.path.isdir(os.path.join(folder, name)))
 
