@@ -13,13 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
-from benchmarks.conventional_step import Net, align, distillation, make_step
-from cil_func.config.schema import Config, Optim
+from benchmarks.conventional_step import Net, align, distillation, make_scheduler, make_step, make_transforms
+from cil_func.config.schema import Config
 from cil_func.data import scenario, sources
 
 __all__ = ["Learner", "Net", "align", "distillation", "herd", "make_step", "run", "split"]
@@ -215,31 +213,6 @@ def split(config: Config, data: sources.Dataset) -> tuple[np.ndarray, np.ndarray
     while sum(sizes) < num_classes:
         sizes.append(min(settings.increment, num_classes - sum(sizes)))
     return label_of_class[data.train_targets], label_of_class[data.test_targets], sizes
-
-
-def make_transforms(config: Config, size: int) -> tuple[Callable, Callable]:
-    """Returns the transforms (of training images, of all others): PIL image of size x size -> float (3, H, W)."""
-    settings, mean, std = config.augment, config.data.mean, config.data.std
-    to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-    augmented = []
-    if settings.crop_padding:
-        augmented.append(transforms.RandomCrop(size, padding=settings.crop_padding))
-    if settings.flip:
-        augmented.append(transforms.RandomHorizontalFlip())
-    if settings.brightness:
-        augmented.append(transforms.ColorJitter(brightness=settings.brightness))
-    if settings.auto_augment:
-        fill = tuple(min(255, round(255 * value)) for value in mean)
-        hparams = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
-        augmented.append(rand_augment_transform(settings.auto_augment, hparams))
-    return transforms.Compose(augmented + to_tensor), transforms.Compose(to_tensor)
-
-
-def make_scheduler(optimiser: torch.optim.Optimizer, optim: Optim) -> torch.optim.lr_scheduler.LRScheduler:
-    """Returns the schedule of the learning rate; step it once an epoch."""
-    if optim.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=optim.epochs)
-    return torch.optim.lr_scheduler.MultiStepLR(optimiser, list(optim.milestones), gamma=optim.milestone_factor)
 
 
 def herd(features: np.ndarray, count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The network, loss and step of the conventional trainer: torch.nn modules and autograd.
+"""The network, loss, step, schedule and transforms of the conventional trainer: torch.nn, autograd and torchvision.
 
 `benchmarks.conventional` makes a whole trainer of them. `benchmarks.step` compares the step with this package's.
 """
@@ -6,8 +6,13 @@
 from collections.abc import Callable
 
 import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
 from torch import nn
 from torch.nn import functional as F
+from torchvision import transforms
+
+from cil_func.config.schema import Config, Optim
 
 
 class Block(nn.Module):
@@ -114,3 +119,28 @@ def align(head: nn.Linear, num_new: int) -> float:
         gamma = norms[:-num_new].mean() / norms[-num_new:].mean()
         head.weight[-num_new:] *= gamma
     return gamma.item()
+
+
+def make_transforms(config: Config, size: int) -> tuple[Callable, Callable]:
+    """Returns the transforms (of training images, of all others): PIL image of size x size -> float (3, H, W)."""
+    settings, mean, std = config.augment, config.data.mean, config.data.std
+    to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+    augmented = []
+    if settings.crop_padding:
+        augmented.append(transforms.RandomCrop(size, padding=settings.crop_padding))
+    if settings.flip:
+        augmented.append(transforms.RandomHorizontalFlip())
+    if settings.brightness:
+        augmented.append(transforms.ColorJitter(brightness=settings.brightness))
+    if settings.auto_augment:
+        fill = tuple(min(255, round(255 * value)) for value in mean)
+        hparams = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
+        augmented.append(rand_augment_transform(settings.auto_augment, hparams))
+    return transforms.Compose(augmented + to_tensor), transforms.Compose(to_tensor)
+
+
+def make_scheduler(optimiser: torch.optim.Optimizer, optim: Optim) -> torch.optim.lr_scheduler.LRScheduler:
+    """Returns the schedule of the learning rate; step it once an epoch."""
+    if optim.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=optim.epochs)
+    return torch.optim.lr_scheduler.MultiStepLR(optimiser, list(optim.milestones), gamma=optim.milestone_factor)
