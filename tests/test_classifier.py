@@ -175,7 +175,7 @@ def test_pad_and_head_are_inverse():
         (lambda p: classifier.norms({**p, "bias": p["bias"][1:]}), r"norms: weight \(5, 4\) and bias \(4,\)"),
     ],
 )
-def test_what_cannot_be_right_is_refused(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(random_params())
 

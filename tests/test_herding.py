@@ -12,7 +12,7 @@ from cil_func import herding
 
 
 def greedy(rows, count):
-    """The definition, in exact arithmetic: rows are lists of Fractions; the lowest row wins a tie."""
+    """Herds by the definition, in exact arithmetic. rows: lists of Fractions. Of equal rows the lowest is taken."""
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     chosen = []
     for step in range(1, count + 1):
@@ -96,7 +96,7 @@ def test_normalized_rows_are_exact_zero_rows_stay_zero(scaled, data):
     matrices(st.floats(-100, 100, width=32), max_rows=8, max_columns=5), st.booleans(), st.integers(-300, 250)
 )
 def test_every_pick_on_floats_is_a_best_one(rows, normalize, exponent):
-    """Ties aside, which floats leave open: each pick's distance is within rounding of the least."""
+    """Rounding may decide between nearly equal rows: each chosen row's distance is the least up to rounding."""
     features = np.array(rows) * 2.0**exponent
     assume(np.array_equal(features / 2.0**exponent, rows))  # nothing underflowed
     picks = herding.herd(torch.from_numpy(features), len(rows), normalize=normalize).tolist()
@@ -209,7 +209,7 @@ def test_nothing_is_chosen_from_nothing():
         (torch.tensor([[0.0], [-math.inf]]), 0, r"herd: 1 of 2 rows"),
     ],
 )
-def test_what_cannot_be_right_is_refused(features, count, message):
+def test_invalid_arguments_are_refused(features, count, message):
     with pytest.raises(ValueError, match=message):
         herding.herd(features, count)
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_right_is_refused(features, count, message):
 
 
 def with_replacement(units, count):
-    """iCaRL's rule that may pick a row again: the first `count` picks."""
+    """Returns the first `count` rows by iCaRL's rule, which may choose a row again."""
     mean, total, picks = units.mean(axis=0), np.zeros(units.shape[1]), []
     for step in range(1, count + 1):
         picks.append(int(np.linalg.norm(step * mean - total - units, axis=1).argmin()))

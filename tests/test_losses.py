@@ -137,7 +137,7 @@ def test_a_margin_that_leaves_all_columns_changes_nothing_in_nca():
 
 @pytest.mark.parametrize("junk", [0.0, 1e4, -1e4, math.inf, math.nan])
 def test_nca_of_masked_columns_and_rows_is_that_of_the_slice(junk):
-    """The best of a row is the best of the columns that count."""
+    """The best class of a row is the best of the columns that count."""
     logits, targets = draw(4, 6, seed=4), torch.tensor([0, 3, 5, 2])
     logits[:, ~MASK] = junk
     found = grad(lambda x: losses.nca(x, targets, mask=MASK, rows=ROWS))(logits)
@@ -181,7 +181,7 @@ def test_cosine_distance_is_one_minus_the_cosine():
 
 
 def narrow_targets(targets):
-    """Targets among the kept classes, numbered by their place in MASK."""
+    """Returns targets among the kept classes, numbered by their position among them."""
     return KEPT[targets]
 
 
@@ -220,7 +220,7 @@ def test_masked_distillation_is_that_of_the_slice(temperature, dtype):
 
 
 @pytest.mark.parametrize("junk", [1e30, -1e30, math.inf, -math.inf, math.nan])
-def test_masked_columns_may_hold_anything(junk):
+def test_masked_columns_may_have_any_values(junk):
     logits = draw(4, 6, dtype=torch.float32)
     spoilt = torch.where(MASK, logits, junk)
     targets = KEPT[torch.tensor([0, 1, 2, 3])]
@@ -336,7 +336,7 @@ LOGITS, TARGETS = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: losses.cosine_distance(LOGITS[0], LOGITS[0]), r"\(3,\) and \(3,\)"),
     ],
 )
-def test_what_cannot_be_right_is_refused(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     functions = ("cross_entropy", "distillation", "nca", "distance", "cosine_distance")
@@ -360,7 +360,7 @@ def test_a_temperature_and_a_smoothing_may_be_tensors_that_are_mapped_over(wrap)
 
 
 def test_a_temperature_and_a_smoothing_can_be_learned():
-    """Derivatives against central differences."""
+    """Compares derivatives with central differences."""
     student, teacher, targets = draw(4, 3), draw(4, 3, seed=1), torch.tensor([0, 2, 1, 1])
     of_temperature = lambda t: losses.distillation(student, teacher, temperature=t)  # noqa: E731
     of_smoothing = lambda s: losses.cross_entropy(student, targets, label_smoothing=s)  # noqa: E731

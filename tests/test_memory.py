@@ -85,7 +85,7 @@ def test_random_depends_on_the_key_alone_and_is_even():
 
 @pytest.mark.parametrize("selection", memory.SELECTIONS)
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 100])
-def test_a_class_gives_what_it_has_without_repetition_by_rank(selection, count):
+def test_a_small_class_gives_all_its_rows_by_rank_without_repetition(selection, count):
     chosen = memory.choose(LINE, count, selection=selection, key=3)
     assert chosen.dtype == torch.int64 and chosen.device.type == "cpu"
     assert len(set(chosen.tolist())) == len(chosen) == min(count, 4)

@@ -140,7 +140,7 @@ RIGHT = torch.tensor([True, False])
         (lambda: metrics.nme_scores(SCORES[0], SCORES), r"nme_scores: features \(3,\)"),
     ],
 )
-def test_what_cannot_be_right_is_refused(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

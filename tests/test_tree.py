@@ -15,7 +15,7 @@ TREES = st.recursive(
 
 
 def numbers(nested):
-    """The same tree with ints for leaves, which == compares."""
+    """Returns the tree with ints as leaves, so that == compares it."""
     return tree.map(int, nested)
 
 
@@ -103,7 +103,7 @@ def test_cast_changes_floating_leaves_and_no_others():
 
 
 class Copies(TorchDispatchMode):
-    """Notes the types of the leaves of each copy."""
+    """Notes the dtypes of the leaves of each copy."""
 
     def __init__(self):
         super().__init__()

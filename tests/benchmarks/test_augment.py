@@ -1,4 +1,4 @@
-"""The benchmark of augmentation at a tiny size: that it runs and writes what it promises; no time is judged."""
+"""The benchmark of augmentation with tiny sizes: it runs and writes its figures. Times are not judged."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The benchmark of saving: its figures, and that it saves what it says."""
+"""The benchmark of saving: its figures, and what it saves."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The compile benchmark, in small and by dynamo alone: its figures, and a child that fails."""
+"""The compile benchmark with small sizes and without inductor: its figures, and a child that fails."""
 
 import json
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def children_here(monkeypatch):
-    """Children run in this process, which has imported all they need, with one block a stage."""
+    """Lets child processes run in this process, which has all imports, with one block in each stage of the network."""
     tiny.shallow(monkeypatch)
 
     def run(command, **settings):
@@ -51,7 +51,7 @@ def test_figures(tmp_path, capsys, children_here):
     assert "graphs" in capsys.readouterr().out
 
 
-def test_a_child_that_fails_is_told(tmp_path, capfd):
+def test_a_child_that_fails_is_reported(tmp_path, capfd):
     path = tmp_path / "compile.json"
     assert compile.main([*SMALL, "--set", "memory.size=3", "--json", str(path)]) == 1
     captured = capfd.readouterr().err

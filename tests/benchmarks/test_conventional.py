@@ -1,4 +1,4 @@
-"""The conventional trainer and ours are each other's oracle, formula by formula."""
+"""The conventional trainer and this package are compared with each other, formula by formula."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def one_thread():
 
 
 def nets(num_classes=5):
-    """The same weights as the conventional network, as the tests' oracle, and as ours."""
+    """Returns the same weights as the conventional network, the tests' reference network, and this package's trees."""
     params, state = model.init(3, "resnet20", num_classes)
     oracle, net = reference.load(20, params, state), conventional.Net(20, num_classes)
     values = oracle.state_dict().values()  # both register layers in the order of the forward pass
@@ -55,7 +55,7 @@ def test_growing_keeps_the_old_rows():
 
 @pytest.mark.parametrize(("combination", "weight"), [("sum", 2.0), ("convex", "dynamic"), ("convex", 0.25)])
 def test_a_step_is_sgd_on_our_loss(combination, weight):
-    """One step from rest moves each parameter by -rate (gradient of our losses + decay * parameter)."""
+    """The first step moves each parameter by -rate (gradient of the package's losses + decay * parameter)."""
     (net, oracle, _), (teacher, taught, _) = nets(num_classes=5), nets(num_classes=3)
     pixels, labels = images()
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -85,7 +85,7 @@ def test_a_step_at_its_best_is_the_same_step_in_bfloat16():
     assert found[1] == pytest.approx(found[0], rel=0.02) and found[0] != found[1]
 
 
-def test_aligning_is_ours():
+def test_aligning_equals_classifier_align():
     head = classifier.init(1, 64, 7)
     linear = torch.nn.Linear(64, 7)
     linear.load_state_dict(head)
@@ -96,14 +96,14 @@ def test_aligning_is_ours():
 
 
 @pytest.mark.parametrize("count", [0, 1, 20, 60])
-def test_herding_picks_the_rows_that_ours_picks(count):
+def test_herding_picks_the_same_rows_as_herding_herd(count):
     features = torch.nn.functional.normalize(torch.randn(60, 16, generator=torch.Generator().manual_seed(2))).double()
     assert conventional.herd(features.numpy(), count) == herding.herd(features, count, normalize=False).tolist()
 
 
 @pytest.fixture(scope="module")
 def learnable(tmp_path_factory):
-    """(configuration, data): 7 classes in phases of 3, 2, 2."""
+    """Returns (configuration, data) of 7 classes in phases of 3, 2, 2."""
     path = tmp_path_factory.mktemp("data") / "images"
     measure.write_images(path, classes=7, train=40, test=10, size=8)
     overrides = (
@@ -141,7 +141,7 @@ def test_rates(schedule, expected):
     assert rates == pytest.approx(expected)
 
 
-def test_a_run_learns_and_tells_what_the_benchmark_needs(learnable):
+def test_a_run_learns_and_returns_what_the_benchmark_needs(learnable):
     told = []
     results = conventional.run(*learnable, emit=told.append, workers=0)
     assert told == results["phases"]

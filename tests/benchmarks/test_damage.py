@@ -1,4 +1,4 @@
-"""The experiments with damaged files notice a loader that trusts them."""
+"""The experiments with damaged files notice a loader that trusts the files."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def folder(tmp_path):
 
 
 def trusting(folder):
-    """What a loader does that takes the newest as it is: safetensors notices little."""
+    """A loader that takes the newest checkpoint as it is. safetensors notices only a few damages."""
     manifest = max(folder.glob("*.json"))
     fields = packing.json.loads(manifest.read_bytes())
     tree = {}
@@ -24,7 +24,7 @@ def trusting(folder):
 
 
 def quiet(folder):
-    """Falls back, and says nothing."""
+    """A loader that takes the checkpoint before a damaged one and reports nothing."""
     return checkpoints.newest(folder)[0], []
 
 
@@ -42,7 +42,7 @@ def test_a_loader_that_is_quiet_is_found_out(folder, tmp_path):
     assert any("not reported" in line for line in tally.failures)
 
 
-def test_a_loader_that_gives_up_too_early_or_loads_another_is_found_out(folder, tmp_path):
+def test_a_loader_that_loads_another_checkpoint_is_found_out(folder, tmp_path):
     def load(folder):
         found, problems = checkpoints.newest(folder)
         if problems:

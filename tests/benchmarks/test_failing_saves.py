@@ -1,4 +1,4 @@
-"""The experiments with failing saves notice every way to be careless."""
+"""The experiments with failing saves notice every careless way to save."""
 
 import errno
 import os
@@ -21,13 +21,13 @@ def folder(tmp_path):
 
 
 def missed(folder: Path, save) -> str:
-    """What the crashes find, in one text."""
+    """Returns all failures that crashes during a save show, as one text."""
     new = damage.example(3)
     return "\n".join(failing_saves.crash_at_every_call(folder, new, scratch=folder.parent / "s", save=save).failures)
 
 
 def parts(folder: Path, tree, record, number: int) -> list[tuple[Path, bytes]]:
-    """What a save has to write, in order."""
+    """Returns the files that a save has to write, in order, with their bytes."""
     branches = [{key: branch} for key, branch in tree.items()]
     parts = [packing.describe_part(branch, number=number) for branch in branches]
     data = [b"".join(map(bytes, packing.chunks(branch))) for branch in branches]
@@ -55,7 +55,7 @@ def test_a_save_that_syncs_no_folder_is_found_out(folder, monkeypatch):
 
 
 def test_a_save_over_the_only_checkpoint_is_found_out(folder):
-    """One file name for all numbers, written in place."""
+    """It uses one file name for all numbers and writes in place."""
 
     def save(folder, tree, record, *, number):
         for path in folder.iterdir():
@@ -90,7 +90,7 @@ def test_leftovers_that_stay_are_found_out(folder, monkeypatch):
     ],
     ids=["swallows", "passes on"],
 )
-def test_an_error_that_a_person_does_not_get_is_found_out(folder, careless, says):
+def test_a_save_that_raises_another_error_is_found_out(folder, careless, says):
     def save(folder, tree, record, *, number):
         try:
             checkpoints.save(folder, tree, record, number=number)
@@ -155,7 +155,7 @@ def test_the_disk_counts_every_call_and_keeps_what_was_flushed(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_disk_refuses_what_it_does_not_know(tmp_path):
+def test_the_disk_refuses_calls_that_it_does_not_simulate(tmp_path):
     with Disk(tmp_path).installed():
         with pytest.raises(NotImplementedError, match=r"os\.link"):
             os.link(tmp_path / "a", tmp_path / "b")

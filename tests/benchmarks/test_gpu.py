@@ -1,4 +1,4 @@
-"""The GPU benchmark in small on a CPU: its figures, its budget, what a failure leaves; its graphs by fake CUDA."""
+"""The GPU benchmark with small sizes on a CPU: its figures, time budget and failures, and its graphs by fake CUDA."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """main(*flags) with a results file: (exit status, what the file holds)."""
+    """Calls main(*flags) with a results file. Returns (exit status, the file's content)."""
 
     def start(*flags):
         path = tmp_path / "gpu.json"
@@ -142,7 +142,7 @@ def test_without_time_nothing_is_begun(started, capsys):
 
 
 def budget_of(times):
-    """Seconds left at each question, the last one for ever."""
+    """A budget that answers these seconds, one after the other, and the last one for ever."""
     return SimpleNamespace(left=lambda: times.pop(0) if len(times) > 1 else times[0])
 
 
@@ -153,7 +153,7 @@ def learned(tmp_path, budget, figures=()):
     return record, json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
 
 
-def test_a_run_that_is_cut_short_keeps_what_it_has(tmp_path, capsys):
+def test_a_run_that_is_cut_short_has_the_figures_of_its_finished_phases(tmp_path, capsys):
     """An epoch of phase 0 has 2 batches: phase_start, 2 x (2 progress and epoch), phase_end, phase_start, progress."""
     record, written = learned(tmp_path, budget_of([100] * 11 + [0]))
     figures = written["figures"]
@@ -165,7 +165,7 @@ def test_a_run_that_is_cut_short_keeps_what_it_has(tmp_path, capsys):
 
 
 def test_a_run_whose_last_phase_is_done_is_whole(tmp_path):
-    """Time is over when the last phase has been saved: nothing of it is missing."""
+    """The time is over after the last phase has been saved, so nothing is missing."""
     saved = []
     budget = SimpleNamespace(left=lambda: 0.0 if saved else 100.0)
 
@@ -209,7 +209,7 @@ def test_a_section_that_fails_costs_no_other(started, monkeypatch, capsys):
 
 
 def test_a_run_that_is_killed_has_lost_nothing(tmp_path, monkeypatch):
-    """The file after each section, and within a run after each phase."""
+    """The file is written after each section and, within a run, after each phase."""
     path, seen = tmp_path / "gpu.json", []
     original = whole_runs.experiment.run
 
@@ -285,7 +285,7 @@ def test_grouped_convolutions_compute_the_separate_ones_and_are_what_vmap_makes(
 
 
 class Streams:
-    """What torch.cuda's streams are told: who waits for whom, and on which stream each function is called."""
+    """Notes which of torch.cuda's streams waits for which, and on which stream each function is called."""
 
     def __init__(self, monkeypatch):
         self.log, self.current, made = [], "default", []
@@ -344,7 +344,7 @@ def test_branches_fork_from_the_capture_and_join_it(monkeypatch):
 
 
 def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
-    """Two models side by side under the fake graph move as each does alone, and nothing outside is moved."""
+    """Two models as branches of the fake graph change as each does alone, and nothing outside changes."""
     fake_cuda.install(monkeypatch)
     rig = training_steps.make_rig(4, options=gpu.parse(SMALL), folder=tmp_path)
     function, given = rig.eager.experiment.recipe(1, "").step, rig.given
@@ -368,7 +368,7 @@ def test_a_branch_is_the_step_of_its_own_model(tmp_path, monkeypatch):
 
 
 def test_the_figures_of_branches(tmp_path, monkeypatch):
-    """The section itself, of a step that only counts, its graphs being fake."""
+    """The section itself, with a step that only counts, and fake graphs."""
     fake_cuda.install(monkeypatch)
     options = gpu.parse([*SMALL, "--models", "2,3"])
     record = whole_runs.Record({"device": "cpu"}, tmp_path / "gpu.json")

@@ -1,4 +1,4 @@
-"""Each kind of event once or a few times, as real processes; the counts that are promised: `benchmarks.reliability`."""
+"""Each kind of event a few times, with real processes. `benchmarks.reliability` has the large counts."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from cil_func.runs import checkpoints
 
 
 def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
-    """In a tiny run: killed in a save, and at a moment. What other tests do as real processes is left to them."""
+    """A tiny run is killed in a save, and at a random moment. Other tests cover the other kinds with real processes."""
     settings = ("data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10")
     monkeypatch.setattr(real_runs, "SETTINGS", tiny.settings(*settings))
     popen = {"Popen": lambda words, *, env, **settings: launching.fork(words, env=env)}
@@ -33,7 +33,7 @@ def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
     assert len(table) == 2 + len(kinds) and all(line.endswith("| 2 | 0 |") for line in table[2:])
 
 
-def test_what_is_broken_is_told_and_is_exit_1(tmp_path, monkeypatch, capsys):
+def test_broken_promises_are_printed_and_are_exit_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(reliability.KINDS, "kill", lambda runs, count: Tally(count, ["after 3 s: other weights"]))
     assert reliability.main(["--only", "kill", "--json", str(tmp_path / "a.json")]) == 1
     assert "  after 3 s: other weights" in capsys.readouterr().out
@@ -58,7 +58,7 @@ def test_runs_that_differ_are_told_apart(tmp_path):
     assert real_runs.difference(a, b) == "other weights"
 
 
-def test_a_try_that_fails_by_itself_is_broken_and_the_others_go_on():
+def test_a_case_that_raises_is_a_failure_and_the_others_go_on():
     def fails():
         raise OSError("no room")
 
@@ -66,7 +66,7 @@ def test_a_try_that_fails_by_itself_is_broken_and_the_others_go_on():
     assert tally == Tally(3, ["OSError: no room", "other weights"])
 
 
-def test_a_run_that_ends_before_its_moment_gives_way_to_another(tmp_path, monkeypatch):
+def test_a_run_that_ends_too_early_is_replaced_by_another(tmp_path, monkeypatch):
     waits = iter([0, 60])
     started = []
 
@@ -92,7 +92,7 @@ def test_a_signal_at_100_s_may_come_after_the_last_step_but_not_be_ignored(tmp_p
     assert (disturbances._not_stopped(tmp_path, 100.0) == "") is sound
 
 
-def test_a_kind_that_there_is_not():
+def test_an_unknown_kind_is_refused():
     with pytest.raises(SystemExit):
         reliability.main(["--only", "earthquake"])
     assert set(reliability.KINDS) == set(reliability.COUNTS)

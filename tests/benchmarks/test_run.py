@@ -1,4 +1,4 @@
-"""The whole-run benchmark, in small and without compilation: its parts, figures and failures."""
+"""The benchmark of whole runs with small sizes and without compilation: its parts, figures and failures."""
 
 import json
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def of_part(part):
 
 @pytest.fixture
 def sides_here(monkeypatch):
-    """Each side runs in this process, which has imported all it needs."""
+    """Lets each side run in this process, which has all imports."""
 
     def start(command, **settings):
         assert command[1:3] == ["-m", "benchmarks.run"] and (settings["cwd"] / "benchmarks").is_dir()
@@ -68,7 +68,7 @@ def test_figures_of_both_sides(tmp_path, capfd, sides_here):
     assert told[:4] == ["conventional phase 0", "conventional phase 1", "cold phase 0", "cold phase 1"]
 
 
-def test_a_side_that_fails_is_told(tmp_path, capfd):
+def test_a_side_that_fails_is_reported(tmp_path, capfd):
     path = tmp_path / "run.json"
     arguments = [*SMALL, "--epochs", "1", "--set", "memory.size=3", "--parts", "cold", "--json", str(path)]
     assert run.main(arguments) == 1
@@ -78,7 +78,7 @@ def test_a_side_that_fails_is_told(tmp_path, capfd):
 
 
 def test_recipe_is_one_for_both(tmp_path):
-    """B50 inc 10 by the survey's loss at batch 128, and whatever is overridden."""
+    """50 classes and then 10 a phase, the survey's loss, batch size 128, and what --set overrides."""
     options = run.parse(["--epochs", "3", "--data", str(tmp_path), "--set", "optim.learning_rate=0.05"])
     settings = run.load(options, tmp_path, epochs=options.epochs)
     assert (settings.data.initial_increment, settings.data.increment, settings.data.path) == (50, 10, str(tmp_path))
@@ -89,7 +89,7 @@ def test_recipe_is_one_for_both(tmp_path):
 
 
 def spawned(monkeypatch, tmp_path, *arguments):
-    """(part, epochs, cache folder) of each process that a command starts."""
+    """Returns (part, epochs, cache folder) of each process that a command starts."""
     calls = []
 
     def spawn(part, recipe, options, folder, cache):

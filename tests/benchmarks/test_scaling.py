@@ -1,4 +1,4 @@
-"""The scaling benchmark, in small: what it counts, and the model by arithmetic."""
+"""The scaling benchmark with small sizes: what it counts, and the model by arithmetic."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The step benchmark, in small: its figures, and the conventional step it is held against."""
+"""The step benchmark with small sizes: its figures, and the conventional step that it compares with."""
 
 import json
 

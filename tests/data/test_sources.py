@@ -53,7 +53,7 @@ def test_digits_that_would_not_fit_are_refused_before_they_are_resized(monkeypat
         sources.load("digits", image_size=1024)
 
 
-def test_what_is_done_about_errors_is_a_word_of_two_and_nothing_to_digits():
+def test_on_error_is_stop_or_skip_and_digits_ignore_it():
     with pytest.raises(ConfigError, match=r"data\.on_error = 'ignore'; known are stop, skip"):
         sources.load("digits", on_error="ignore")
     assert sources.load("digits", on_error="skip").skipped == ()
@@ -73,7 +73,7 @@ def test_an_unknown_name_lists_what_there_is():
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Every download fails, as on a machine without a network, after half the archive."""
+    """Lets every download fail after half of the archive, as on a machine without a network."""
     import torchvision.datasets.cifar as module
 
     def fail(url, root, filename, md5):
@@ -97,7 +97,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, no_network):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_download_goes_to_the_default_folder_and_keeps_what_was_there(
+def test_a_failed_download_leaves_the_default_folder_as_it_was(
     tmp_path, no_network, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,7 @@ def test_a_path_that_cannot_hold_cifar_is_one_line(path, tmp_path, no_network, m
 
 
 def fake_cifar(root, monkeypatch):
-    """CIFAR-100's files with 4 and 2 images in them, and torchvision's checksums to match."""
+    """Makes CIFAR-100's files with 4 and 2 images, and sets torchvision's checksums accordingly."""
     base = root / "cifar-100-python"
     base.mkdir(parents=True)
     names = [f"class{index:03}" for index in range(100)]
@@ -196,7 +196,7 @@ def test_imagenet_with_another_number_of_classes_is_refused(tmp_path):
 
 
 def test_a_folder_of_images_is_not_filled_with_a_download(tmp_path, no_network):
-    """Whoever gives a path to cifar.toml and forgets data.name."""
+    """A person gives a path to cifar.toml and forgets data.name."""
     (tmp_path / "train" / "ant").mkdir(parents=True)
     with pytest.raises(DataError, match=r'holds train/ and no CIFAR-100; set data\.name = "image_folder"'):
         sources.load("cifar100", path=str(tmp_path))

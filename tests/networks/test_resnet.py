@@ -11,7 +11,7 @@ NUM_CLASSES = 7
 
 
 def draw(depth: int) -> tuple[dict, dict]:
-    """A model in float64 whose norms are not at their trivial start."""
+    """Returns a model in float64 whose batch norms don't have their trivial initial values."""
     params, state = tree.cast(model.init(1, f"resnet{depth}", NUM_CLASSES), dtype=torch.float64)
     generator = torch.Generator().manual_seed(2)
     jitter = lambda leaf: leaf + 0.1 * torch.rand(leaf.shape, generator=generator, dtype=leaf.dtype)  # noqa: E731
@@ -59,7 +59,7 @@ def test_any_image_size_pools_to_the_feature_width(size):
 
 @pytest.mark.parametrize(("count", "norm_batch"), [(8, 4), (6, 3), (10, 2), (4, 8)])
 def test_norm_groups_are_separate_batches(count, norm_batch):
-    """What each group computes alone is the oracle; running statistics are the mean over them."""
+    """Compared with what each group computes alone. Running statistics are the mean over groups."""
     params, state = draw(20)
     x = images(count)
     logits, _, new_state = model.apply(params, state, x, train=True, norm_batch=norm_batch)
@@ -128,7 +128,7 @@ def test_batch_norm_of_the_images_alone_is_torchs_and_padding_has_no_gradient():
 @pytest.mark.parametrize("valid", [None, [1.0, 1, 1, 0, 1, 1]])
 @pytest.mark.parametrize("norm_batch", [0, 3])
 def test_statistics_far_from_zero_lose_no_digits(norm_batch, valid):
-    """Mean 1000, deviation 1: the difference of two squares would leave nothing of the variance in float32."""
+    """Mean 1000, deviation 1: in float32 nothing of the variance would be left in a difference of two squares."""
     x = 1000 + torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     learned = layers.norm_init(4)
     valid = None if valid is None else torch.tensor(valid)

@@ -1,4 +1,4 @@
-"""How far the processes are, and who of them hangs."""
+"""What processes publish about their activity, and which of them hangs."""
 
 import math
 
@@ -35,7 +35,7 @@ COMPILES = ActivityRecord(host=6, work="compiling", at_most_seconds=3600.0)
         ([(WAITS, 11), (WAITS, 12)], None),  # the connection
     ],
 )
-def test_the_one_that_hangs_is_found(records, rank):
+def test_the_process_that_hangs_is_found(records, rank):
     found = activity.find_hanging(still(*records), TIMEOUT)
     assert found and found[0] == rank
     assert ("while compiling" in found[1]) is any(record is COMPILES for record, _ in records)
@@ -54,16 +54,16 @@ def test_the_one_that_hangs_is_found(records, rank):
         [],
     ],
 )
-def test_nobody_is_accused_who_may_be_at_work(records):
+def test_a_process_that_may_be_working_is_not_reported_as_hanging(records):
     assert activity.find_hanging(still(*records), TIMEOUT) is None
 
 
-def test_what_is_published_comes_back():
+def test_a_record_survives_the_way_through_text():
     for record in (ActivityRecord(), ActivityRecord(3, 4, 5, "data", math.inf)):
         assert activity.from_text(activity.to_text(record)) == record
 
 
-def test_a_collective_is_passed_in_two_places_and_one_that_raised_goes_on_waiting():
+def test_a_collective_counts_at_start_and_end_and_only_at_its_start_if_it_raises():
     own = Activity()
     with own.collective():
         assert own.record() == ActivityRecord(host=1) and own.record().waits
@@ -73,7 +73,7 @@ def test_a_collective_is_passed_in_two_places_and_one_that_raised_goes_on_waitin
     assert own.record() == ActivityRecord(host=3)
 
 
-def test_work_is_announced_while_it_lasts_whatever_its_end():
+def test_work_is_announced_while_it_lasts_even_if_it_raises():
     own = Activity()
     with pytest.raises(ZeroDivisionError), own.long_work("outer"):
         with own.long_work("inner", at_most_seconds=5.0):
@@ -84,7 +84,7 @@ def test_work_is_announced_while_it_lasts_whatever_its_end():
 
 
 def test_a_graph_counts_its_collectives_at_each_replay(monkeypatch):
-    """The host passes the collective once, when it is captured; nothing has run then."""
+    """The main thread passes the collective once, when it is captured and nothing has run."""
     fake_cuda.install(monkeypatch)
     own, seen, graph, vector = Activity(), torch.zeros((), dtype=torch.int64), torch.cuda.CUDAGraph(), torch.zeros(3)
     own.count_with(torch.zeros((), dtype=torch.int64), seen)

@@ -1,4 +1,4 @@
-"""Who of several processes failed: watches of one process each, in one store."""
+"""Which of several processes failed: several watches in this process, in one store."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from cil_func.parallel.failure_watch import FailureWatch
 
 @pytest.fixture
 def make(monkeypatch):
-    """make(rank, timeout=...) -> a watch that looks only when it is told to: its thread never wakes."""
+    """make(rank, timeout=...) returns a watch whose thread never wakes. The test calls its `_look`."""
     port = launching.free_port()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
@@ -85,7 +85,7 @@ def test_after_a_broken_collective_the_silent_one_is_found_in_seconds(make, cloc
     assert failure["rank"] == 2 and clock[0] < failure_watch._PATIENCE_SECONDS
 
 
-def test_where_nobody_is_silent_the_own_words_remain(make, clock):
+def test_without_a_silent_process_the_own_message_is_the_cause(make, clock):
     first, second = make(0, size=2), make(1, size=2)
     look = first.store.has
 
@@ -99,20 +99,20 @@ def test_where_nobody_is_silent_the_own_words_remain(make, clock):
 
 
 def come_to_a_collective(watch):
-    """The main thread of that process is in the collective from now on, and stays there."""
+    """Lets the main thread of that process enter a collective and stay there."""
     watch.activity.collective().__enter__()
 
 
 def look_until(clock, end, *watches):
-    """Each of them looks every two seconds."""
+    """Calls `_look` of each watch every two seconds until `end`."""
     while clock[0] < end:
         clock[0] += 2.0
         for watch in watches:
             watch._look()
 
 
-def test_one_that_lives_and_stays_behind_the_others_is_named_within_the_timeout(make, clock):
-    """Its thread beats, its main thread hangs, and no collective of the others raises."""
+def test_a_live_process_that_stays_behind_is_reported_within_the_timeout(make, clock):
+    """The thread of the process beats, its main thread hangs, and no collective of the others raises."""
     watches = [make(rank, timeout=10) for rank in range(3)]
     look_until(clock, 30, *watches)
     assert not any(watch.failure for watch in watches)  # nobody waits
@@ -127,7 +127,7 @@ def test_one_that_lives_and_stays_behind_the_others_is_named_within_the_timeout(
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_one_that_compiles_for_longer_than_the_timeout_is_waited_for(announced, make, clock):
+def test_announced_work_may_take_longer_than_the_timeout(announced, make, clock):
     first, second = (make(rank, size=2, timeout=120) for rank in range(2))
     if announced:
         second.activity.begin_work("compiling")
@@ -136,7 +136,7 @@ def test_one_that_compiles_for_longer_than_the_timeout_is_waited_for(announced, 
     assert (first.failure is None) is announced
 
 
-def test_one_that_goes_on_is_waited_for(make, clock):
+def test_a_process_that_makes_progress_is_waited_for(make, clock):
     first, second = (make(rank, size=2, timeout=10) for rank in range(2))
     come_to_a_collective(first)
     for end in range(8, 80, 8):
@@ -145,7 +145,7 @@ def test_one_that_goes_on_is_waited_for(make, clock):
     assert first.failure is None
 
 
-def test_one_that_has_left_is_not_blamed_and_a_wait_of_all_names_the_connection(make, clock):
+def test_a_process_that_left_is_not_the_cause_and_if_all_wait_the_connection_is(make, clock):
     watches = [make(rank, timeout=10) for rank in range(3)]
     watches[1].__exit__()
     for watch in (watches[0], watches[2]):
@@ -155,7 +155,7 @@ def test_one_that_has_left_is_not_blamed_and_a_wait_of_all_names_the_connection(
     assert "connection" in watches[0].failure["message"]
 
 
-def test_after_a_broken_collective_one_that_is_behind_is_named(make, clock):
+def test_after_a_failed_collective_the_process_that_is_behind_is_the_cause(make, clock):
     first, second = make(0, size=2), make(1, size=2)
     come_to_a_collective(first)
     for watch in (first, second, first):
@@ -170,7 +170,7 @@ def test_after_a_broken_collective_one_that_is_behind_is_named(make, clock):
     assert "rank 1 (" in first.find_cause("?")["message"] and "hangs" in first.failure["message"]
 
 
-def test_an_exchange_gives_all_what_each_said(make):
+def test_exchange_returns_the_values_of_all_processes(make):
     first, second = make(0, size=2), make(1, size=2)
     second.store.set("gpu/1", "b")
     second.store.add("wait_for_all/gpu", 1)
@@ -192,7 +192,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):
 
 @pytest.mark.parametrize(("exit_code", "left", "names"), [(143, False, 1), (143, True, 0), (3, False, 0)])
 def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_runs_end(exit_code, left, names, make):
-    """It comes within a tenth of a second, before the watch has missed a beat."""
+    """The signal comes within a tenth of a second, before the watch has missed a beat."""
     first = make(0, size=2)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -206,7 +206,7 @@ def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_run
     assert failure["exit_code"] == (1 if names else exit_code)
 
 
-def test_after_it_was_stopped_itself_a_process_accuses_nobody(make, clock, monkeypatch):
+def test_a_process_that_was_suspended_itself_reports_no_other(make, clock, monkeypatch):
     monkeypatch.setattr(failure_watch, "BEAT_SECONDS", 0.5)
     first = make(0, size=2, timeout=10)
     first.store.add("beat/1", 1)
@@ -216,7 +216,7 @@ def test_after_it_was_stopped_itself_a_process_accuses_nobody(make, clock, monke
     assert first.failure is None
 
 
-def test_without_the_store_the_own_failure_remains(make):
+def test_without_the_store_a_process_reports_its_own_failure(make):
     first = make(0, size=2)
 
     class Gone:
@@ -232,7 +232,7 @@ def test_without_the_store_the_own_failure_remains(make):
     assert first.find_cause("rank 0 lost the others")["message"] == "rank 0 lost the others"
 
 
-def test_meeting_and_waiting_end_when_one_fails(make, clock):
+def test_waiting_ends_when_a_process_fails(make, clock):
     first, second = make(0, size=2), make(1, size=2)
     second.announce("data/0")
     first.wait_for_announcement("data/0")
@@ -244,8 +244,8 @@ def test_meeting_and_waiting_end_when_one_fails(make, clock):
             wait()
 
 
-def test_no_thread_is_left(make):
-    """One that is inside torch when Python ends would abort the process."""
+def test_the_thread_has_ended_after_the_block(make):
+    """A thread that is inside torch when Python ends would abort the process."""
     watch = make(0)
 
     def busy():  # in a call that takes a moment when the process wants to leave
@@ -258,15 +258,15 @@ def test_no_thread_is_left(make):
     assert not watch._thread.is_alive()
 
 
-def test_a_restart_knows_nothing_of_the_attempt_before(make):
+def test_a_restart_sees_nothing_of_the_attempt_before(make):
     make(1).report_failure(1, "rank 1: killed")
     again = make(0, prefix="b")
     again._look()
     assert again.failure is None
 
 
-def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
-    """Its main thread is in a collective that waits for the lost one: the thread tells, and ends it, after a save."""
+def test_a_process_whose_main_thread_hangs_is_ended(make, monkeypatch):
+    """Its main thread waits in a collective for a lost process. The thread reports that and ends it, after a save."""
     ended, told, now = [], [], [0.0]
     monkeypatch.setattr(failure_watch.time, "monotonic", lambda: now[0])
     watch = make(0, size=2)
@@ -274,7 +274,7 @@ def test_a_process_that_does_not_come_back_is_ended(make, monkeypatch):
     make(1, size=2).report_failure(143, "stopped by SIGTERM")
 
     class Saving:
-        """A lock that somebody gives back after three seconds."""
+        """A lock that is released after three seconds."""
 
         def acquire(self, timeout):
             now[0] += 3.0

@@ -1,4 +1,4 @@
-"""Several processes: whose images are whose, what they add up to, and what a launcher may say."""
+"""Several processes: how batches are split, what is computed together, and what a launcher says."""
 
 import math
 import os
@@ -36,7 +36,7 @@ SHAPES = [(512, 128, 4), (512, 128, 3), (10, 2, 3), (12, 5, 2), (9, 4, 4), (6, 2
 
 
 @pytest.mark.parametrize(("batch_size", "norm_batch", "size"), SHAPES)
-def test_shares_are_whole_groups_in_order_and_together_the_batch(batch_size, norm_batch, size):
+def test_slices_are_whole_groups_in_order_and_together_the_batch(batch_size, norm_batch, size):
     sizes = {"batch_size": batch_size, "norm_batch": norm_batch}
     held = [batch_split.slice_of_rank(rank, size, **sizes) for rank in range(size)]
     places = [place for share in held for place in range(batch_size)[share]]
@@ -57,7 +57,7 @@ def test_five_groups_on_three_processes_and_one_with_none():
 @pytest.mark.parametrize("pixels", [1, 1 << 21])
 @pytest.mark.parametrize(("batch_size", "norm_batch", "size"), SHAPES)
 def test_every_step_has_the_rows_and_draws_of_one_process(batch_size, norm_batch, size, pixels, monkeypatch):
-    """A partial last batch included, whatever the chunks: 4 x 128 is 1 x 512 in groups of 128."""
+    """With a smaller last batch and any chunks: 4 processes with 128 images each are 1 with 512 in groups of 128."""
     monkeypatch.setitem(batches.CHUNK_PIXELS, "cpu", pixels)
     images = torch.randint(0, 256, (3 * batch_size - 1, 6, 4, 3), generator=torch.manual_seed(0), dtype=torch.uint8)
     settings = {
@@ -91,7 +91,7 @@ def test_every_step_has_the_rows_and_draws_of_one_process(batch_size, norm_batch
     (129, 128, 256), (200, 100, 200),  # 512, 300, 200: in whole groups
     (1, 0, 2), (1, 3, 2),
 ])  # fmt: skip
-def test_a_batch_is_halved_while_it_holds_the_phase(count, norm_batch, size):
+def test_the_batch_size_is_halved_while_one_batch_has_the_whole_phase(count, norm_batch, size):
     assert batch_split.fit_batch_size(count, batch_size=512, norm_batch=norm_batch) == size
 
 
@@ -99,7 +99,7 @@ def test_a_batch_is_halved_while_it_holds_the_phase(count, norm_batch, size):
 
 
 def make_step(norm_batch: int, dtype: torch.dtype):
-    """(parts of WA's step, a train state, classes) with 4 of 6 classes known before."""
+    """Returns (parts of WA's step, a train state, classes); 4 of 6 classes are old."""
     network = Network("resnet20", num_classes=6, num_phases=2)
     params, state = tree.cast(tuple(network.init(0, 6)), dtype=dtype)
     stage, optimiser = methods.make("wa", methods.Options()).main, optim.sgd(momentum=0.9, weight_decay=5e-4)
@@ -119,7 +119,7 @@ def draw_batch(size: int, dtype: torch.dtype):
 @pytest.mark.parametrize("images", [20, 13, 3])  # a full batch, a partial one, and one with less than a group
 @pytest.mark.parametrize(("size", "norm_batch"), [(2, 4), (3, 4), (4, 4), (2, 10), (2, 5), (4, 5)])
 def test_the_vectors_of_all_processes_add_up_to_that_of_one(size, norm_batch, images, dtype, tolerance):
-    """5, 4 and 2 groups on 2 to 4 processes: gradients, statistics and measures, divided by the images of all."""
+    """5, 4 and 2 groups on 2 to 4 processes. Gradients, statistics and measures are divided by all images' number."""
     sizes = {"batch_size": 20, "norm_batch": norm_batch}
     parts, train_state, classes = make_step(norm_batch, dtype)
     taught, batch = draw_batch(images, dtype)
@@ -135,7 +135,7 @@ def test_the_vectors_of_all_processes_add_up_to_that_of_one(size, norm_batch, im
 
 
 def test_two_groups_are_not_four():
-    """Or the tests above could not tell whose statistics an image is normalised by."""
+    """Otherwise the tests above couldn't tell by which statistics an image is normalised."""
     vectors = []
     for norm_batch in (10, 5):
         parts, train_state, classes = make_step(norm_batch, torch.float64)
@@ -144,7 +144,7 @@ def test_two_groups_are_not_four():
 
 
 def test_gradients_are_those_of_torchs_distributed_data_parallel():
-    """Ten steps of two processes around a plain torch.nn module, without torch.func."""
+    """Ten steps of two processes, compared with a plain torch.nn module without torch.func."""
     words = launching.command(2, script="tests/support/ddp_oracle.py")
     done = launching.run(words, by=launching.fork)
     assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
@@ -153,7 +153,7 @@ def test_gradients_are_those_of_torchs_distributed_data_parallel():
 # two real processes
 
 
-def test_a_world_of_three():
+def test_three_processes_communicate():
     every = several_processes.run(3, several_processes.talk)
     (place,) = {found.pop("place") for found in every}  # one count, by which the watch sees who is behind
     assert place[0] == 0 and place[1] > 0 and place[1] % 2 == 0
@@ -177,7 +177,7 @@ def test_alone_everything_is_the_identity():
 
 
 def test_reading_the_data_is_announced_as_work_that_may_last():
-    """Or the processes of a machine that is ready would take one that still reads for one that hangs."""
+    """Otherwise processes that are ready would take one that is still reading for one that hangs."""
     processes, seen = Processes(), []
     with processes.first_of_machine_first("data"):
         seen.append(processes.activity.record()[3:])
@@ -231,7 +231,7 @@ def test_one_norm_group_can_not_be_shared(norm_batch, pads):
     batch_split.refuse_single_group(2, **(settings | {"norm_batch": 31, "pads": True}))
 
 
-def test_threads_are_a_share_of_the_cores_unless_somebody_says_so(monkeypatch):
+def test_threads_are_an_equal_share_of_the_cores_unless_set_elsewhere(monkeypatch):
     given = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
@@ -267,8 +267,8 @@ def test_two_processes_on_one_gpu_are_refused(gpus, refused, monkeypatch):
         processes.refuse_shared_gpu()
 
 
-def test_torchs_own_guards_leave_a_process_the_time_to_compile(monkeypatch):
-    """NCCL counts from the first collective, and waits for the others in the store before it."""
+def test_torchs_own_timeouts_are_longer_than_a_compilation(monkeypatch):
+    """NCCL's timeout counts from the first collective; before it, NCCL waits in the store for the others."""
     port, made = launching.free_port(), {}
     agent = dist.TCPStore("127.0.0.1", port, is_master=True)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}.items():

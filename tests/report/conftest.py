@@ -1,4 +1,4 @@
-"""A small run as events and results, with numbers a test can see: phase p has top-1 of 90 - 10 p, or 5."""
+"""A small run as events and results, with simple numbers: phase p has a top-1 of 90 - 10 p, or 5."""
 
 import pytest
 

@@ -20,7 +20,7 @@ class Clock:
 
 
 def play(events, *, plain, step=0.0, stream=None, close=True):
-    """The text that a console prints for events; the clock moves `step` seconds before each epoch event."""
+    """Returns the text that a console prints for events. The clock moves by `step` seconds before each "epoch"."""
     clock, out = Clock(), stream or io.StringIO()
     show = console.make(out, plain, width=None if plain else 80, clock=clock)
     for event in events:
@@ -32,7 +32,7 @@ def play(events, *, plain, step=0.0, stream=None, close=True):
 
 
 def screen(text):
-    """Terminal output without its escape sequences."""
+    """Returns terminal output without its escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
@@ -184,7 +184,7 @@ COMPILING = {"event": "compiling", "what": "training step"}
 COMPILED = {"event": "compiled", "what": "training step", "seconds": 58.4}
 
 
-def test_plain_says_that_it_compiles_before_the_minute_and_how_long_it_took_after_it(make_run):
+def test_plain_lines_say_that_it_compiles_and_then_how_long_it_took(make_run):
     events = make_run(num_phases=1)[0][:2]
     before = play([*events, COMPILING], plain=True).splitlines()
     assert before[-1] == "  compiling the training step, about a minute, once"
@@ -194,7 +194,7 @@ def test_plain_says_that_it_compiles_before_the_minute_and_how_long_it_took_afte
 
 
 def test_a_terminal_has_a_clock_that_moves_while_it_compiles_and_no_longer(make_run):
-    """By a thread, since no event comes; what was there before comes back."""
+    """A thread draws the clock, since no event comes. Afterwards the bar is as before."""
     clock, out = Clock(), io.StringIO()
 
     def bar() -> str:

@@ -24,7 +24,7 @@ def test_accuracy_plots_percent_against_classes_seen(make_run):
 @pytest.mark.parametrize("first_gap", [0.0, 4.0, 8.0, 12.0, -4.0])
 @pytest.mark.parametrize("seen", [range(10, 90, 10), (4, 6, 8, 12, 60, 62, 64, 90)])
 def test_numbers_in_the_accuracy_figure_cover_no_marker_and_no_other_number(make_run, first_gap, seen):
-    """Both curves close together: gaps of first_gap, first_gap + 0.5, ... percent; measured on the drawn picture."""
+    """The curves are close together: gaps of first_gap, first_gap + 0.5, ... percent. Measured on the drawn picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     _, results = make_run(8)

@@ -13,7 +13,7 @@ from cil_func.runs import event_log, files, report_files
 
 
 def save(directory, log, results):
-    """The files of a run, as training leaves them."""
+    """Writes the files of a run, as training leaves them. Returns the directory."""
     directory.mkdir(exist_ok=True)
     with event_log.EventLog(directory / "metrics.jsonl") as record:
         for event in log:
@@ -49,7 +49,7 @@ def test_nulls_in_the_log_and_the_matrix_are_gaps(tmp_path, make_run):
     assert len(report_files.write_report(save(tmp_path / "run", log, results))) == 5
 
 
-def test_a_picture_that_no_longer_holds_is_removed_and_a_missing_log_is_no_error(tmp_path, make_run):
+def test_an_outdated_picture_is_deleted_and_a_missing_log_is_no_error(tmp_path, make_run):
     directory = save(tmp_path / "run", *make_run(1))
     (directory / "metrics.jsonl").unlink()
     (directory / "report").mkdir()
@@ -80,7 +80,7 @@ def test_a_folder_without_results_is_one_line_and_exit_2(tmp_path, capsys, text,
     assert not (tmp_path / "report").exists()
 
 
-def test_what_can_not_be_drawn_is_named_and_the_rest_is_made(tmp_path, make_run, monkeypatch, capsys):
+def test_files_that_cannot_be_drawn_are_named_and_the_others_are_written(tmp_path, make_run, monkeypatch, capsys):
     directory = save(tmp_path / "run", *make_run())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
     problems = []

@@ -58,7 +58,7 @@ def test_markdown_has_a_cell_for_each_column_and_the_recipe(make_run):
         assert part in text
 
 
-def test_markdown_names_classes_whatever_characters_are_in_them(make_run):
+def test_markdown_lists_class_names_with_any_characters(make_run):
     _, results = make_run(num_phases=1)
     text = tables.markdown(results | {"class_order": [1, 0], "class_names": ["a`b", "c\nd|e"]})
     assert "\n- classes of phase 0: 1 `` a`b ``, 0 `c\\nd|e`\n" in text

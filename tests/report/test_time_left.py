@@ -1,4 +1,4 @@
-"""The time left, against arithmetic on a clock that the test moves."""
+"""The time left, compared with arithmetic. The test moves the clock."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_one_slow_epoch_does_not_spoil_the_pace():
     assert left.seconds() == pytest.approx((3000 - 300) * 0.01)
 
 
-def test_what_a_phase_spends_outside_its_epochs_is_expected_of_the_phases_to_come():
+def test_time_outside_epochs_is_expected_of_the_later_phases_too():
     clock = Clock()
     left = TimeLeft(clock)
     left(START)
@@ -75,7 +75,7 @@ def test_what_a_phase_spends_outside_its_epochs_is_expected_of_the_phases_to_com
     assert left.seconds() == 0
 
 
-def test_a_run_that_goes_on_in_the_middle_counts_what_is_done_and_is_paced_by_what_was_left():
+def test_a_run_that_goes_on_inside_a_phase_counts_its_trained_images():
     left = TimeLeft(Clock())
     left(START | {"event": "resume", "phase": 1, "epoch": 4, "step": 3})  # and no phase_start
     left({"event": "progress", "epoch": 4, "images": 50})

@@ -1,4 +1,4 @@
-"""Checkpoints outlive what happens to processes, disks and files; a saved model is the model."""
+"""Checkpoints survive failures of processes, disks and files. A saved model is the model."""
 
 import contextlib
 import copy
@@ -39,7 +39,7 @@ def save(folder: Path, *numbers: int) -> None:
 
 
 def changed(number: int, learned: dict) -> tuple[dict, dict]:
-    """(tree, record) of a checkpoint in which "learned" is what it was."""
+    """Returns (tree, record) of a checkpoint in which "learned" has not changed."""
     loaded = damage.example(number)
     return {**loaded.tree, "learned": learned}, loaded.record
 
@@ -52,7 +52,7 @@ def by_one(saver: CheckpointWriter, learned: dict, *numbers: int) -> None:
 
 
 def going_on(saver: CheckpointWriter):
-    """A save in a copy of the saver's folder with what the saver remembers."""
+    """Saves into a copy of the writer's folder, with what the writer remembers."""
 
     def save(folder, tree, record, *, number):
         own = copy.deepcopy(saver)
@@ -63,7 +63,7 @@ def going_on(saver: CheckpointWriter):
 
 
 def files(folder: Path, number: int) -> list[Path]:
-    """The manifest, and the two parts that are named in it."""
+    """Returns the paths of the manifest and of the two parts that it names."""
     names = [checkpoint_files.part_name(part) for part in checkpoint_files.parts_of_checkpoint(folder, number)]
     return [folder / name for name in (f"{number:08d}.json", *names)]
 
@@ -77,7 +77,7 @@ def empty(path: Path) -> None:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Of the checkpoints in the folder, each of three files; there are no others."""
+    """Returns the numbers of the checkpoints in a folder that has nothing but their three files each."""
     found = sorted(int(path.name[:8]) for path in folder.iterdir())
     assert found[::3] == found[1::3] == found[2::3]
     return found[::3]
@@ -85,7 +85,7 @@ def numbers(folder: Path) -> list[int]:
 
 @pytest.fixture(params=[*FOLDERS, "shared parts", "parts shared no more"], ids=str)
 def folder_and_new(request, tmp_path):
-    """A folder with checkpoints, one that is to be saved there, and by what."""
+    """A folder with checkpoints, a checkpoint to save there, and the function that saves it."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     if request.param in FOLDERS:
@@ -178,7 +178,7 @@ def test_a_checkpoint_under_the_number_of_another_is_refused(tmp_path):
     assert found.number == 1 and problem.endswith("its manifest is that of checkpoint 1")
 
 
-def test_a_number_that_is_saved_again_leaves_nothing_of_what_it_was(tmp_path):
+def test_saving_a_number_again_replaces_the_checkpoint(tmp_path):
     save(tmp_path, 1, 2)
     new = damage.example(3)
     assert checkpoints.save(tmp_path, new.tree, new.record, number=2) == []
@@ -194,7 +194,7 @@ def test_two_valid_ones_are_kept_however_many_damaged_ones_there_are(tmp_path):
     assert numbers(tmp_path) == [3, 4]
 
 
-def test_a_delete_that_fails_is_told_stops_nothing_and_is_made_up_for(tmp_path, monkeypatch):
+def test_a_delete_that_fails_is_a_warning_and_is_tried_again_later(tmp_path, monkeypatch):
     save(tmp_path, 1, 2)
 
     def refuse(path, **_):
@@ -211,7 +211,7 @@ def test_a_delete_that_fails_is_told_stops_nothing_and_is_made_up_for(tmp_path, 
     assert numbers(tmp_path) == [3, 4]
 
 
-def test_what_cannot_be_read_is_reported(tmp_path):
+def test_a_checkpoint_that_cannot_be_read_is_reported(tmp_path):
     save(tmp_path, 1, 2)
     data = files(tmp_path, 2)[1]
     data.unlink()
@@ -222,7 +222,7 @@ def test_what_cannot_be_read_is_reported(tmp_path):
         checkpoints.newest(tmp_path / "00000001.json")
 
 
-def test_what_does_not_change_is_written_twice_and_the_two_newest_share_no_file(tmp_path):
+def test_unchanged_parts_are_written_twice_and_the_two_newest_share_no_file(tmp_path):
     saver, learned = CheckpointWriter(tmp_path), damage.example(0).tree["learned"]
     by_one(saver, learned, 0, 1, 2, 3, 4, 5)
     names = [[path.name[:8] for path in files(tmp_path, number)] for number in (4, 5)]
@@ -234,7 +234,7 @@ def test_what_does_not_change_is_written_twice_and_the_two_newest_share_no_file(
         files(tmp_path, number)[2].unlink()
 
 
-def test_what_changed_or_is_gone_is_written_again(tmp_path):
+def test_a_part_that_changed_or_whose_file_is_gone_is_written_again(tmp_path):
     saver, learned = CheckpointWriter(tmp_path), damage.example(0).tree["learned"]
     by_one(saver, learned, 0, 1, 2)
     learned["rows"].add_(1)  # in place
@@ -250,14 +250,14 @@ def test_what_changed_or_is_gone_is_written_again(tmp_path):
 
 
 def test_equal_tensors_that_are_others_are_not_taken_for_the_same(tmp_path):
-    """A tensor that is gone may leave its place in memory to another."""
+    """Another tensor may get the address of one that is gone."""
     saver = CheckpointWriter(tmp_path)
     for number in range(4):
         by_one(saver, damage.example(0).tree["learned"], number)
     assert files(tmp_path, 3)[2].name[:8] == "00000003"
 
 
-def test_a_checkpoint_that_is_known_to_be_whole_is_not_read_again(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_known_to_be_valid_is_not_read_again(tmp_path, monkeypatch):
     read, digest = [], hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(file.name) or digest(file, name))
     save(tmp_path, 1, 2)
@@ -268,7 +268,7 @@ def test_a_checkpoint_that_is_known_to_be_whole_is_not_read_again(tmp_path, monk
     assert read == [] and sorted(path.name for path in tmp_path.glob("*.json")) == ["00000004.json", "00000005.json"]
 
 
-def test_one_that_is_known_and_was_cut_since_is_not_counted_as_whole(tmp_path):
+def test_a_verified_checkpoint_that_was_cut_since_is_not_valid(tmp_path):
     saver, learned = CheckpointWriter(tmp_path), damage.example(0).tree["learned"]
     by_one(saver, learned, 1, 2)
     os.truncate(files(tmp_path, 2)[1], 5)
@@ -321,7 +321,7 @@ def test_a_crash_at_any_call_leaves_a_valid_checkpoint(folder_and_new, tmp_path)
      (KeyboardInterrupt(), False)],
     ids=repr,
 )  # fmt: skip
-def test_a_failure_of_any_call_is_told_and_leaves_the_folder_as_it_was(folder_and_new, tmp_path, error, lasting):
+def test_a_failure_of_any_call_is_raised_and_leaves_the_folder_as_it_was(folder_and_new, tmp_path, error, lasting):
     folder, new, save = folder_and_new
     scratch = tmp_path / "scratch"
     tally = failing_saves.fail_at_every_call(folder, new, error, lasting=lasting, scratch=scratch, save=save)
@@ -334,7 +334,7 @@ def test_a_full_disk_leaves_the_folder_as_it_was(folder_and_new, tmp_path):
 
 
 def mount(folder: Path, *options: str) -> None:
-    """Mounts a file system of 256 KiB in memory there."""
+    """Mounts a file system of 256 KiB in memory at a path."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", ",".join(("size=256k", *options)), "tmpfs", str(folder)]
     try:
@@ -372,7 +372,7 @@ def test_a_disk_that_is_really_read_only_has_its_checkpoints_and_exit_74(small_d
 
 @contextlib.contextmanager
 def largest_file(size: int):
-    """The system refuses files of more bytes within the block."""
+    """Returns a context manager in which the system refuses files of more bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -407,7 +407,7 @@ def test_damage_anywhere_is_reported_and_never_loaded(tmp_path, harm, shared):
     assert harm(tmp_path / "checkpoints", 200, seed=0, scratch=tmp_path / "scratch") == (200, [])
 
 
-def test_cleaning_removes_what_killed_processes_left_and_nothing_else(tmp_path):
+def test_cleaning_deletes_temporary_files_of_killed_processes_only(tmp_path):
     save(tmp_path / "checkpoints", 1)
     kept = [".lock", "metrics.jsonl", ".hidden.tmp", "notes.12.tmp", "report/.keep", "deeper/.x.json.1.tmp"]
     left = [".results.json.123.tmp", "checkpoints/.00000002.json.9.tmp", "report/.loss.png.77.tmp"]
@@ -437,8 +437,8 @@ def test_a_model_comes_back_bit_for_bit(tmp_path):
     assert torch.equal(logits, model.apply(loaded_params, loaded_state, images, train=False)[0])
 
 
-def test_views_are_saved_as_what_they_show(tmp_path):
-    """The classifier cut from its full width shares storage with it, which safetensors refuses as it is."""
+def test_views_are_saved_by_their_values(tmp_path):
+    """A classifier that is cut from its full width shares memory with it, which safetensors refuses."""
     params, state = model.init(0, "resnet20", 5)
     head = {name: leaf[:2] for name, leaf in params["classifier"].items()}
     checkpoints.save_model(tmp_path, SavedModel({**params, "classifier": head}, state, None, {}))
@@ -472,7 +472,7 @@ def test_a_flipped_bit_in_a_model_shows(tmp_path):
 
 
 def test_files_of_two_models_are_no_model(tmp_path):
-    """As when a process ends between the two."""
+    """That happens if a process ends between writing the two files."""
     saved_model(tmp_path / "old", 0)
     saved_model(tmp_path / "new", 1)
     shutil.copy(tmp_path / "new/model.safetensors", tmp_path / "old/model.safetensors")
@@ -491,7 +491,7 @@ def test_files_of_two_models_are_no_model(tmp_path):
         ("model.json", '{"format": 2, "sha256": ""}', "format is 2, and this version reads 4"),
     ],
 )
-def test_a_model_that_is_not_whole_says_so(tmp_path, name, text, says):
+def test_an_incomplete_or_damaged_model_is_refused(tmp_path, name, text, says):
     saved_model(tmp_path / "model", 0)
     if text is None:
         (tmp_path / "model" / name).unlink()

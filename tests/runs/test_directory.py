@@ -16,7 +16,7 @@ def write(folder, state: str, *, pid: int, ticks: int) -> None:
 
 
 def test_a_live_process_is_found_though_its_lock_was_deleted(tmp_path):
-    """And one that is gone, whose number another process has now, keeps nobody out."""
+    """A process that is gone doesn't count, even if another process has its number now."""
     other, ticks = os.getppid(), status._started(os.getppid())
     for state, known in (("running", ticks - 1), ("finished", ticks), ("failed", ticks)):
         write(tmp_path, state, pid=other, ticks=known)
@@ -30,7 +30,7 @@ def test_a_live_process_is_found_though_its_lock_was_deleted(tmp_path):
         pass
 
 
-def test_who_is_in_use_says_how_old_its_news_are(tmp_path):
+def test_a_directory_in_use_is_refused_with_the_age_of_its_status(tmp_path):
     write(tmp_path, "running", pid=12, ticks=3)
     message = r"in use by process .*\(status.json says .* days ago\)"
     with (

@@ -34,7 +34,7 @@ def test_log_writes_null_for_a_loss_that_is_not_finite(tmp_path):
 
 
 def test_a_log_on_a_full_disk_says_so(tmp_path):
-    """By the system's limit of the size of a file; what was written before stays."""
+    """Simulated by the system's limit of the size of files. What was written before stays."""
     path = tmp_path / "metrics.jsonl"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     log = event_log.EventLog(path)

@@ -55,14 +55,14 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, mon
         (errno.EIO, "look at the disk"),
     ],
 )
-def test_what_a_disk_refuses_is_told_with_what_to_do(code, says):
+def test_an_error_of_the_disk_becomes_one_line_with_advice(code, says):
     with pytest.raises(DiskError, match=says), files.disk_errors("a/b"):
         raise OSError(code, os.strerror(code))
     with pytest.raises(KeyError), files.disk_errors("a/b"):
         raise KeyError  # nothing else is touched
 
 
-def test_a_file_in_no_folder_is_told(tmp_path):
+def test_a_missing_folder_is_an_error_of_one_line(tmp_path):
     with pytest.raises(DiskError, match=r"no/x: No such file or directory; make its folder"):
         files.write_text(tmp_path / "no" / "x", "new")
 
@@ -77,7 +77,7 @@ def test_the_new_file_appears_only_by_a_rename_after_its_bytes_are_on_disk(tmp_p
 
 
 def opened_and_synced(monkeypatch) -> list[str]:
-    """The folders that are opened to be synced from here on, and "fsync" for each sync."""
+    """Returns a list to which each folder that is opened for a sync is added, and "fsync" for each sync."""
     calls, real_open, real_fsync = [], os.open, os.fsync
     monkeypatch.setattr(os, "open", lambda path, *rest: (calls.append(os.fspath(path)), real_open(path, *rest))[1])
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), real_fsync(descriptor)))
@@ -124,8 +124,8 @@ def test_a_written_file_has_the_rights_that_the_umask_gives(tmp_path):
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
 
 
-def test_cleaning_removes_only_what_a_killed_process_left_of_a_write(tmp_path, monkeypatch):
-    """The name that a killed process leaves is asked of `write_bytes` itself."""
+def test_only_temporary_files_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    """The name of a temporary file is taken from `write_bytes` itself."""
     seen = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda source, target: (seen.append(source), replace(source, target)))

@@ -1,4 +1,4 @@
-"""One directory, one process: the lock, and who gets it when."""
+"""The lock of a run directory: which process gets it, and when."""
 
 import errno
 import fcntl
@@ -32,7 +32,7 @@ with lock.lock_directory(sys.argv[1]):
 
 
 def holder(directory: Path, *, child: str = "") -> subprocess.Popen:
-    """A process that holds the lock until its stdin is closed, and so does the child that it made."""
+    """Starts a process that has the lock until its stdin is closed, and has a child that lives as long."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(directory), child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -41,7 +41,7 @@ def holder(directory: Path, *, child: str = "") -> subprocess.Popen:
     return process
 
 
-def test_a_live_process_keeps_others_out_and_is_named(tmp_path):
+def test_a_directory_in_use_is_refused_and_the_process_is_named(tmp_path):
     process = holder(tmp_path)
     says = f"{tmp_path} is in use by process {process.pid} on {socket.gethostname()}; wait for it, or choose another"
     for _ in range(2):  # an attempt changes nothing
@@ -65,7 +65,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once_and_its_name_replaced(tmp_
 
 
 @pytest.mark.parametrize("child", ["fork", "start"])
-def test_children_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path, child):
+def test_children_of_a_killed_process_do_not_keep_its_lock(tmp_path, child):
     process = holder(tmp_path, child=child)
     process.kill()
     process.wait(60)
@@ -92,7 +92,7 @@ def test_a_forked_child_does_not_free_the_lock_of_its_parent(tmp_path):
         raise
 
 
-def test_the_same_process_cannot_hold_it_twice_and_can_hold_it_again(tmp_path):
+def test_a_process_cannot_lock_twice_but_again_after_release(tmp_path):
     named = pytest.raises(InUseError, match=f"process {os.getpid()} ")
     with lock.lock_directory(tmp_path), named, lock.lock_directory(tmp_path):
         pytest.fail("two hold it")
@@ -112,7 +112,7 @@ def test_other_directories_are_free(tmp_path):
 
 @pytest.fixture
 def locked_file(tmp_path):
-    """The lock file, locked by somebody whose name isn't in it (yet)."""
+    """Returns a context manager in which the file is locked by a process whose name isn't in it."""
     with open(tmp_path / lock.NAME, "w+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
@@ -124,8 +124,8 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_a_holder_that_has_just_started_is_waited_for(locked_file, tmp_path, monkeypatch):
-    """The file still names the process before it, which is dead."""
+def test_a_lock_without_a_name_yet_is_waited_for(locked_file, tmp_path, monkeypatch):
+    """The file still names the process that had the lock before, which is dead."""
     locked_file.write(f"{dead_pid()} {socket.gethostname()}\n")
     locked_file.flush()
 
@@ -141,7 +141,7 @@ def test_a_holder_that_has_just_started_is_waited_for(locked_file, tmp_path, mon
 
 
 @pytest.mark.parametrize("text", ["", "x y\n", "12\n", "9" * 50 + f" {socket.gethostname()}\n"])
-def test_a_holder_without_a_name_is_another_process(locked_file, tmp_path, text, monkeypatch):
+def test_a_lock_without_a_readable_name_belongs_to_another_process(locked_file, tmp_path, text, monkeypatch):
     locked_file.write(text)
     locked_file.flush()
     monkeypatch.setattr(lock, "_PATIENCE", 0.01)
@@ -149,7 +149,7 @@ def test_a_holder_without_a_name_is_another_process(locked_file, tmp_path, text,
         pytest.fail("two hold it")
 
 
-def test_a_holder_on_another_machine_is_taken_to_be_alive(locked_file, tmp_path):
+def test_a_process_on_another_machine_counts_as_alive(locked_file, tmp_path):
     locked_file.write(f"{dead_pid()} elsewhere.example\n")
     locked_file.flush()
     with pytest.raises(InUseError, match=r"on elsewhere\.example"), lock.lock_directory(tmp_path):
@@ -171,7 +171,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch):
 
 
 def test_without_flock_the_module_can_be_imported_and_a_lock_is_refused_in_one_line(tmp_path):
-    """As on Windows, which has no fcntl and no fork."""
+    """Simulates Windows, which has no fcntl and no fork."""
     code = f"""
 import os, sys
 sys.modules["fcntl"] = None

@@ -1,4 +1,4 @@
-"""What a person is told when the machine lacks memory or a compiler."""
+"""The line that a person gets if the machine lacks memory or a compiler."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ GPU_FULL = (
 
 
 def raised(call) -> Exception:
-    """What the call really raises."""
+    """Returns the exception that a call raises."""
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         call()
     return caught.value
@@ -51,7 +51,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (lambda: BackendCompilerFailed(lambda: None, torch.OutOfMemoryError(GPU_FULL), None), "the GPU's memory"),
     ],
 )
-def test_too_little_memory_is_one_line_with_the_way_out(make, says):
+def test_too_little_memory_is_one_line_with_advice(make, says):
     told = machine.explain(make(), EAGER)
     assert isinstance(told, MachineError) and told.exit_status == 2 and says in str(told)
     assert f"optim.batch_size than {EAGER.optim.batch_size}" in str(told) and "run.precision=bfloat16" in str(told)
@@ -72,7 +72,7 @@ def test_too_little_memory_is_one_line_with_the_way_out(make, says):
         (lambda: subprocess.CalledProcessError(1, ["gcc", "stub.c"]), "gcc"),
     ],
 )
-def test_a_compiler_that_fails_is_one_line_with_the_way_out(make, says):
+def test_a_compiler_that_fails_is_one_line_with_advice(make, says):
     told = machine.explain(make(), COMPILED)
     assert isinstance(told, MachineError) and says in str(told) and "run.compile=false" in str(told)
     assert machine.explain(make(), EAGER) is None  # then it was something else
@@ -90,7 +90,7 @@ def test_anything_else_stays_as_it_is(error):
 
 @pytest.fixture
 def no_data(monkeypatch):
-    """A test that loads data fails."""
+    """Lets the test fail if data are loaded."""
     monkeypatch.setattr(sources, "load", lambda *arguments, **settings: pytest.fail("the data were loaded"))
 
 

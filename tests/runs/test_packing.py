@@ -1,4 +1,4 @@
-"""Bytes that give back what was packed, or nothing."""
+"""Packing: bytes give back exactly what was packed, or are refused."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from cil_func.runs import packing
 
 
 def packed(tree, record, *, number: int) -> tuple[bytes, list[bytes]]:
-    """(manifest, the bytes of each part), as a save writes them."""
+    """Returns (manifest, the bytes of each part), as a save writes them."""
     branches = [{key: branch} for key, branch in tree.items()]
     parts = [packing.describe_part(branch, number=number) for branch in branches]
     data = [b"".join(map(bytes, packing.chunks(branch))) for branch in branches]
@@ -33,7 +33,7 @@ def bits(leaf: torch.Tensor) -> list[int]:
 
 
 def by_hand(data: bytes, fields: dict) -> bytes:
-    """The manifest of `data`, made from the description at the top of `packing`."""
+    """Returns the manifest of `data`, made by hand from the description at the top of `packing`."""
     part = {"number": 7, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
     body = json.dumps({"format": 2, "number": 7, "record": {}, "parts": [part], **fields}).encode()[:-1]
     return body + b', "self": "' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
@@ -85,7 +85,7 @@ def test_a_leaf_that_is_no_tensor_is_refused():
 
 
 def test_the_bytes_are_those_of_the_library():
-    """Two numbers of each size would lie in another order: the library has one of its own among them."""
+    """Numbers of one size may have any order; the library has an order of its own."""
     leaves = {"wide": torch.arange(6.0, dtype=torch.float64).view(2, 3).t(), "half": torch.ones(3).bfloat16(),
               "flags": torch.tensor([True, False]), "é": {"n": torch.tensor(5, dtype=torch.int32)}}  # fmt: skip
     flat = {path: leaf.contiguous() for path, leaf in tree.to_paths(leaves).items()}
@@ -103,7 +103,7 @@ def test_every_type_that_is_named_comes_back():
 
 
 def test_the_bytes_are_the_described_format():
-    """Written by hand and read by us; written by us and read by hand."""
+    """Bytes made by hand are read by the package, and its bytes are read by hand."""
     data = safetensors.torch.save({"a.b": torch.ones(2)}, {"paths": '["a.b"]'})
     found = packing.unpack_checkpoint(by_hand(data, {"record": {"x": 0.1}}), [data])
     assert found.tree["a"]["b"].tolist() == [1, 1] and found[1:] == ({"x": 0.1}, 7)
@@ -139,14 +139,14 @@ def test_the_data_of_another_checkpoint_are_refused():
     [({"format": 1}, r"format is 1.* reads 2; use the version"),
      ({"parts": [{"number": 7, "sha256": "", "size": 3}]}, "and 3 were written")],
 )  # fmt: skip
-def test_a_whole_manifest_that_does_not_fit_says_why(fields, says):
+def test_an_undamaged_manifest_that_does_not_fit_is_refused_with_the_reason(fields, says):
     _, data = small()
     with pytest.raises(CheckpointError, match=says):
         packing.unpack_checkpoint(by_hand(data, fields), [data])
 
 
 class Trap:
-    """Told by pickle to make a folder when it is read."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)

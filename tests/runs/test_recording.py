@@ -1,4 +1,4 @@
-"""The screen ends no run, whatever happens to it."""
+"""A failing screen never ends a run."""
 
 import json
 
@@ -18,7 +18,7 @@ class Broken:
     remember = close = __call__
 
 
-def test_a_reader_that_is_gone_is_passed_over_and_a_fault_is_told_once():
+def test_a_closed_output_is_ignored_and_a_failing_console_is_reported_once():
     gone, faulty = Broken(BrokenPipeError()), Broken(UnicodeEncodeError("ascii", "\u2501", 0, 1, "no"))
     for console, told in ((gone, 0), (faulty, 1)):
         screen = recording._Screen(console)
@@ -26,7 +26,7 @@ def test_a_reader_that_is_gone_is_passed_over_and_a_fault_is_told_once():
     assert (gone.calls, faulty.calls) == (3, 1)
 
 
-def test_a_log_that_can_not_be_read_costs_the_time_left_alone(tmp_path):
+def test_a_log_that_cannot_be_read_only_spoils_the_time_left(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event": "a"}\nbroken\n{"event": "b"}\n')
     [problem] = recording._Screen(recording.console.make()).remember(path)

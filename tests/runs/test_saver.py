@@ -1,4 +1,4 @@
-"""When a run is saved, and when it stops."""
+"""When CheckpointSaver saves, and when it stops a run."""
 
 import concurrent.futures
 import os
@@ -23,7 +23,7 @@ from cil_func.training.step_state import Health, Measures, TrainState
 
 
 class Noted(Signals):
-    """A signal is what a test puts into `received`."""
+    """Signals whose `received` the test sets."""
 
 
 class Clock:
@@ -46,7 +46,7 @@ def at(phase: int, step: int):
 
 
 def saved(folder) -> list:
-    """(number, place) of the newest checkpoint."""
+    """Returns (number, place, more) of the newest checkpoint, None if there is none."""
     found, _ = checkpoints.newest(folder)
     if found is None:
         return None
@@ -102,7 +102,7 @@ def test_a_signal_saves_and_stops(number, status, boundary, tmp_path, clock):
 
 
 class Several(Processes):
-    """Rank 0 of two, of which the other never gets a signal."""
+    """Rank 0 of two processes. The other one never gets a signal."""
 
     def __init__(self):
         super().__init__(Launch(0, 2, 0, 2))
@@ -142,7 +142,7 @@ def test_a_signal_while_a_step_changes_things_waits_for_the_next_border(tmp_path
 
 
 def test_a_signal_in_the_first_step_saves_nothing_for_nothing_is_lost(tmp_path, clock):
-    """As when it compiles."""
+    """That happens while it compiles."""
     for begun, words in (
         (None, "before anything was trained; the same command begins anew"),
         (at(3, 7)(), r"and saved \(phase 3, epoch 0, step 7\); the same command goes on from there"),
@@ -172,7 +172,7 @@ def test_several_processes_leave_the_training_at_a_border_and_other_work_at_once
     assert saved(tmp_path) == (1, [0, 0, 2], None)
 
 
-def test_a_run_that_loses_the_others_saves_what_it_can(tmp_path, clock):
+def test_a_run_that_loses_a_process_saves_its_last_border(tmp_path, clock):
     saver = CheckpointSaver(tmp_path, Several(), Noted(), every_seconds=60)
     take_step(saver, 0)
     saver.before_long_work(at(0, 1))
@@ -193,13 +193,13 @@ def test_only_the_first_process_writes(tmp_path, clock):
     assert not any(tmp_path.iterdir())
 
 
-def test_sums_of_what_processes_say():
-    """However many say SIGINT, it is no SIGTERM; one SIGTERM among them counts."""
+def test_the_strongest_signal_is_read_from_the_sum_over_processes():
+    """Any number of SIGINTs is not a SIGTERM. A single SIGTERM counts."""
     assert [saver._strongest(total) for total in (0, 1, 1000)] == [0, signal.SIGINT, signal.SIGINT]
     assert [saver._strongest(total) for total in (1 << 16, (1 << 16) + 7, 3 << 16)] == [signal.SIGTERM] * 3
 
 
-def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):
+def test_a_file_that_cannot_be_deleted_is_only_a_warning(tmp_path, clock, monkeypatch):
     told = []
     monkeypatch.setattr(CheckpointWriter, "write", lambda *arguments, **settings: ["0.json can't be deleted"])
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=0, warn=told.append) as saver:
@@ -209,7 +209,7 @@ def test_what_cannot_be_deleted_is_only_told(tmp_path, clock, monkeypatch):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Writing waits for the event; which saves began."""
+    """Lets writing wait for an event, and notes which saves have begun."""
     go, begun, write = threading.Event(), [], CheckpointWriter.write
 
     def slowly(self, staged, record, *, number):
@@ -281,7 +281,7 @@ def refuse():
 
 
 def test_within_a_phase_the_learned_model_is_not_written_each_time(tmp_path):
-    """By what is on disk after five saves of 80 kB that change beside 40 kB that don't: two of each."""
+    """Five saves of 80 kB that change and 40 kB that don't. In the end there are two of each on disk."""
     learned = Model({"weight": torch.ones(10_000)}, {})
     with CheckpointSaver(tmp_path, Processes(), Noted(), every_seconds=0) as saver:
         for step in range(5):

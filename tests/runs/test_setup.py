@@ -1,4 +1,4 @@
-"""What a run is built from: the data, once on each machine."""
+"""What a run is built from: the data are read once on each machine."""
 
 import math
 from functools import partial
@@ -15,7 +15,7 @@ from cil_func.runs import setup
 
 
 class Store:
-    """What the processes of one machine say to each other, in one process: they come one after the other."""
+    """The shared store of the processes of a machine, for tests in one process, where they run one after the other."""
 
     def __init__(self):
         self.said = {}
@@ -28,7 +28,7 @@ class Store:
 
 
 class Process(Processes):
-    """One of several on a machine. The last one meets the others; the first one's `met` is called while it waits."""
+    """One of several processes of a machine. `met` is called while the first one waits for the others."""
 
     def __init__(self, rank, size, store, met=lambda: None):
         super().__init__(Launch(rank, size, rank, size))
@@ -43,7 +43,7 @@ class Process(Processes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images of each of two classes for training, two for testing; which files are opened."""
+    """A folder with two classes of three training and two test images each."""
     for split, count in (("train", 3), ("test", 2)):
         for index, name in enumerate("ab"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -72,7 +72,7 @@ def settings(folder):
 
 
 def built(folder, size: int) -> list[setup.Setup]:
-    """What each process of a machine builds: the others while the first one waits for them."""
+    """Returns what each process of a machine builds. The others build while the first one waits for them."""
     store, found = Store(), []
 
     def others():
@@ -95,7 +95,7 @@ def test_a_machine_decodes_its_images_once_for_all_its_processes(folder, opened)
         assert ready.fingerprint == alone.fingerprint and mine.class_names == other.class_names
 
 
-def test_where_nothing_can_be_shared_each_reads_its_own_and_all_are_counted(folder, opened, monkeypatch):
+def test_without_shared_memory_each_process_reads_and_all_are_counted(folder, opened, monkeypatch):
     monkeypatch.setattr(sharing, "is_supported", lambda: False)
     assert len(built(folder, 2)) == 2 and len(opened) == 2 * 11
     needed = 10 * 8 * 8 * 3
@@ -131,8 +131,8 @@ def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(
 
 
 @pytest.mark.skipif(not sharing.is_supported(), reason="memory without a name is Linux's")
-def test_a_process_that_reads_images_for_hours_is_known_to_work(folder, monkeypatch):
-    """Others that wait for it meanwhile would take it for one that hangs."""
+def test_reading_images_is_announced_as_long_work(folder, monkeypatch):
+    """Processes that wait for it would otherwise take it for one that hangs."""
     read, store, announced = image_file.read, Store(), []
     first, second = (Process(rank, 2, store, met) for rank, met in ((0, lambda: found(second)), (1, lambda: None)))
 
@@ -141,7 +141,7 @@ def test_a_process_that_reads_images_for_hours_is_known_to_work(folder, monkeypa
         return read(*arguments, **rules)
 
     def found(process):
-        """Builds in a process that can't map the images, and so reads them."""
+        """Builds in a process that can't map the images and has to read them itself."""
         monkeypatch.setattr(sharing, "attach", hidden)
         monkeypatch.setattr(image_file, "read", partial(noted, process))
         setup.build(settings(folder), process)

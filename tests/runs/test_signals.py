@@ -1,4 +1,4 @@
-"""A signal leaves a note; before the training it stops at once; and so does a second one."""
+"""Signals: the first one is noted or stops the run at once, and a second one ends the process."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def test_deferred_it_leaves_a_note_and_the_handlers_are_put_back():
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
-def test_released_it_stops_at_once_also_for_one_that_came_before():
+def test_release_raises_for_an_earlier_signal_and_lets_later_ones_raise():
     with Signals() as signals:
         signals.defer()
         signals.release()

@@ -1,4 +1,4 @@
-"""status.json: what a run does or how it ended, and how old that is."""
+"""status.json: what a run is doing or how it ended, and how old this information is."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from cil_func.runs import status
 from cil_func.runs.status import Status
 
 
-def test_it_keeps_its_start_and_tells_how_the_run_ended(tmp_path):
+def test_status_has_the_start_and_how_the_run_ended(tmp_path):
     times = iter([100.0, 101.0, 102.0, 103.0, 104.0])
     kept = Status(tmp_path, clock=lambda: next(times))
     kept.running()
@@ -32,7 +32,7 @@ def test_it_keeps_its_start_and_tells_how_the_run_ended(tmp_path):
 
 
 def test_while_a_run_goes_on_it_is_renewed_and_after_its_end_never_again(tmp_path, monkeypatch):
-    """Also where a person deletes the file, or the disk is full for a while."""
+    """Even if a person deletes the file, or the disk is full for a while."""
     written, write = threading.Semaphore(0), status.files.write_json
     refuse = []
 
@@ -57,7 +57,7 @@ def test_while_a_run_goes_on_it_is_renewed_and_after_its_end_never_again(tmp_pat
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '"running"'])
-def test_what_is_missing_or_damaged_says_nothing(tmp_path, text):
+def test_a_missing_or_damaged_status_is_empty(tmp_path, text):
     if text is not None:
         (tmp_path / "status.json").write_text(text)
     assert status.read(tmp_path) == {} and status.describe(status.read(tmp_path)) == ""

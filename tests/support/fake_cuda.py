@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Graph:
-    """Stands for torch.cuda.CUDAGraph; `replays` counts."""
+    """Replaces torch.cuda.CUDAGraph. replays: how often it was replayed."""
 
     def __init__(self):
         self.operations, self.replays = [], 0

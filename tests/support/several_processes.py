@@ -14,7 +14,7 @@ from cil_func.parallel.processes import Processes
 
 
 def run(size: int, task) -> list:
-    """What task(processes), a function of this module, returns in each of `size` processes."""
+    """Returns what task(processes), a function of this module, returns in each of `size` processes."""
     results = multiprocessing.Manager().dict()
     launching.ensure_forks()
     arguments = (size, launching.free_port(), task, results)

@@ -1,4 +1,4 @@
-"""Tests in which code might wait for a pipe for ever: they fail instead."""
+"""Lets tests fail in which code would wait for a pipe for ever."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def pipes_let_go(root: Path, *, seconds: float = 60.0) -> Iterator[None]:
-    """After so long, whoever waits for a pipe below root is let go; raises TimeoutError at the end then."""
+    """Returns a context manager that ends waits for pipes below `root` after a time, and raises TimeoutError then."""
     bitten = threading.Event()
 
     def bite() -> None:

@@ -1,4 +1,4 @@
-"""Augmentation, each step against an independent way to do it."""
+"""Augmentation: each change against an independent implementation."""
 
 import hashlib
 import random
@@ -102,7 +102,7 @@ def test_jitter_goes_from_brightness_by_contrast_to_saturation(images):
 
 
 def test_earlier_draws_and_bits_stay():
-    """Of crop, flip and brightness, as they were before other transforms and the device joined them."""
+    """The draws of crop, flip and brightness, as they were before other changes were added."""
     images = torch.arange(4 * 8 * 8 * 3, dtype=torch.int32).mul(7919).remainder(251).to(torch.uint8).view(4, 8, 8, 3)
     for backend in (augment.pil, augment.device):
         earlier = backend(crop_padding=2, flip=True, brightness=0.25)
@@ -138,7 +138,7 @@ def test_boxes_are_distributed_as_timms(size):
 
 
 def test_an_epochs_draws_of_erasing_take_eight_bytes_an_image():
-    """ImageNet's 1.28 million images: 10 MB, and not the 400 MB of all ten rectangles that each may get."""
+    """For ImageNet's 1.28 million images that is 10 MB, instead of 400 MB for the ten rectangles of each."""
     bare = augment.device(crop_padding=4, flip=True)
     erased = augment.device(crop_padding=4, flip=True, erasing=0.25)
     sizes = [sum(leaf.nbytes for leaf in make.draw(1, 1000).values()) for make in (bare, erased)]
@@ -255,7 +255,7 @@ def test_a_batch_may_be_cut_anywhere(images, backend, pixels, monkeypatch):
 
 
 def test_a_batch_as_large_as_many_chunks_is_its_chunks(monkeypatch):
-    """Enough images that vectors and their tails meet every operation."""
+    """Enough images that each operation computes whole vectors and the rest of one."""
     images = torch.from_numpy(np.random.RandomState(3).randint(0, 256, (1500, 9, 11, 3), dtype=np.uint8))
     everything = augment.device(**EVERYTHING)
     draws = everything.draw(2, 1500)
@@ -269,7 +269,7 @@ def test_a_batch_as_large_as_many_chunks_is_its_chunks(monkeypatch):
 
 
 class Counter(TorchDispatchMode):
-    """Counts what torch runs on a device but `cpu`; views and allocations among it."""
+    """Counts the operations of torch on other devices than the CPU, with views and allocations."""
 
     def __init__(self):
         super().__init__()
@@ -282,7 +282,7 @@ class Counter(TorchDispatchMode):
 
 
 def test_nothing_waits_for_the_device_and_operations_do_not_grow_with_the_batch(monkeypatch):
-    """On "meta", tensors have no values: whoever asks for one, or for how many are not zero, raises."""
+    """On the device "meta" tensors have no values: code that reads one, or counts those that are not zero, raises."""
     monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", 1 << 25)
     everything = augment.device(**EVERYTHING)
     counts = []
@@ -296,7 +296,7 @@ def test_nothing_waits_for_the_device_and_operations_do_not_grow_with_the_batch(
 
 
 class Reach(TorchDispatchMode):
-    """The farthest place that an int32 index must be able to name, of all lookups on a device but `cpu`."""
+    """Notes the largest index of all lookups on other devices than the CPU, which int32 has to represent."""
 
     def __init__(self):
         super().__init__()
@@ -311,7 +311,7 @@ class Reach(TorchDispatchMode):
 
 
 def chunk_of(device: str, height: int, width: int, padding: int, monkeypatch) -> int:
-    """Images in the largest chunk that such images are worked on in, on "cpu" or "cuda". On "meta", without work."""
+    """Returns the number of images of this size in the largest chunk, on "cpu" or "cuda". Computes on "meta"."""
     found = []
     with monkeypatch.context() as patch:
         patch.setitem(augment.CHUNK_PIXELS, "meta", augment.CHUNK_PIXELS[device])
@@ -335,8 +335,8 @@ def test_a_chunk_with_its_padding_fits_int32_for_every_configuration(device, mon
     ("height", "width", "padding"),
     [(8, 8, 15), (8, 8, 64), (32, 32, 58), (1, 1, 0), (3, 3, 0), (20, 70, 64), (1, 300, 8), (1024, 1024, 64)],
 )
-def test_no_operation_looks_beyond_what_int32_can_name(device, height, width, padding, monkeypatch):
-    """A whole chunk on "meta". Tables have 256 entries a channel, which is more than the pixels of a 3x3 image."""
+def test_no_operation_needs_an_index_beyond_int32(device, height, width, padding, monkeypatch):
+    """A whole chunk on "meta". A table has 256 entries a channel, which are more than the pixels of a 3x3 image."""
     count = chunk_of(device, height, width, padding, monkeypatch)
     monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", augment.CHUNK_PIXELS[device])
     monkeypatch.setattr(operations, "_rotation", lambda *_: (0.0,) * 6)  # image by image, and not looked at

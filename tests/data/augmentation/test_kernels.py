@@ -1,4 +1,4 @@
-"""Operations on batches against Pillow and timm, image by image, on photographs' statistics and on the extremes."""
+"""Operations on batches against Pillow and timm on single images: images like photographs, and extreme ones."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ FACTORS = np.linspace(0, 2.5, 40)  # of the blends
 
 
 def smooth_images(random, count, height, width):
-    """Like photographs: a few colours, blown up by Pillow, under a little noise."""
+    """Returns images like photographs: a few colours, enlarged by Pillow, with a little noise."""
     images = []
     for _ in range(count):
         seeds = Image.fromarray(random.randint(0, 256, (5, 4, 3), dtype=np.uint8))

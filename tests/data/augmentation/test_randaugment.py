@@ -42,7 +42,7 @@ def timms(policy):
 
 
 def timm_draws(policy, count):
-    """What timm would do to `count` images, an image a list of (operation, argument)."""
+    """Returns what timm would do to `count` images: for each a list of (operation, argument)."""
     transform = timms(policy)
     log = []
 
@@ -154,7 +154,7 @@ def test_same_key_same_draws():
     ["rand2-m9", "rand-m9.5", "rand-msd1", "rand-inc", "rand-mstdinf", "v0", "rand-m9-m8", "rand-", "",
      "rand-n16-tweights", "rand-n15-t3aw", "rand-m٣"],
 )  # fmt: skip
-def test_what_is_no_policy_is_refused(bad):
+def test_a_string_that_is_not_a_policy_is_refused(bad):
     with pytest.raises(ConfigError) as caught:
         randaugment.parse(bad)
     assert "augment.auto_augment" in str(caught.value) and repr(bad) in str(caught.value)

@@ -1,4 +1,4 @@
-"""Many files at once: their order, what is left out, what ends the work, what would not fit."""
+"""Reading many files: their order, files that are left out, errors that end the reading, too little memory."""
 
 import os
 
@@ -12,7 +12,7 @@ from cil_func.errors import DataError
 
 @pytest.fixture
 def files(tmp_path):
-    """Ten images of 8x8; the first pixel of number i is (i, 0, 0)."""
+    """Ten image files of 8x8. The first pixel of number i is (i, 0, 0)."""
     for index in range(10):
         Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
     return [str(tmp_path / f"{index}.png") for index in range(10)]
@@ -20,7 +20,7 @@ def files(tmp_path):
 
 @pytest.fixture(params=["one thread", "threads"])
 def chunks(request, monkeypatch):
-    """Chunks of two files, so that ten make several jobs."""
+    """Sets chunks of two files, so that ten files make several jobs."""
     monkeypatch.setattr(decoding, "_CHUNK", 2)
     monkeypatch.setattr(decoding, "_THREADED_PIXELS", 0 if request.param == "threads" else 10**9)
 
@@ -38,7 +38,7 @@ def test_rows_keep_the_files_order(files, chunks):
     assert decoding.read_all([files, files], 4, stop=True)[0][0].shape == (10, 4, 4, 3)
 
 
-def test_unreadable_rows_are_told_in_order(files, chunks):
+def test_unreadable_rows_are_reported_in_order(files, chunks):
     spoil(files, 0, 3, 4, 9)
     (array, unread), (_, other) = decoding.read_all([files, files[1:3]], 0, stop=False)
     assert list(unread) == [0, 3, 4, 9] and set(unread.values()) == {"the file is empty"} and other == {}
@@ -113,7 +113,7 @@ def test_the_copies_of_all_processes_are_counted(files, monkeypatch):
         decoding.read_all(splits, 0, stop=True, memory=decoding.OWN_MEMORY._replace(copies=5))
 
 
-def test_images_are_put_where_they_are_told_to_be(files):
+def test_images_are_stored_in_the_given_memory(files):
     made = []
 
     def empty(shape):
@@ -124,8 +124,8 @@ def test_images_are_put_where_they_are_told_to_be(files):
     assert train is made[0] and test is made[1]
 
 
-def test_a_containers_limit_leaves_what_its_processes_have_not_taken(tmp_path):
-    """1000 bytes, of which 700 are taken; 150 of those are files that give way."""
+def test_a_containers_limit_is_reduced_by_the_memory_in_use(tmp_path):
+    """The limit is 1000 bytes, 700 are used, and 150 of these are cached files, which count as free."""
     assert decoding._left_in_container(tmp_path) is None
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 500\nfile 200\nshmem 50\nactive_file 100\ninactive_file 50\n")

@@ -1,4 +1,4 @@
-"""Folders of image files: what is read, and each mistake with the line it gets."""
+"""Folders of image files: what is read, and the line that each mistake gets."""
 
 import os
 
@@ -27,7 +27,7 @@ def save(path, array):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes, three training images and one test image each, 8x8."""
+    """A folder with two classes of three training images and one test image each, 8x8."""
     for split, count in (("train", 3), ("test", 1)):
         for name in ("cat", "ant"):
             for index in range(count):
@@ -36,7 +36,7 @@ def root(tmp_path):
 
 
 def refused(root, **settings):
-    """The one line with which a folder is refused."""
+    """Returns the line with which a folder is refused."""
     with pytest.raises(DataError) as caught:
         sources.load("image_folder", path=str(root), **settings)
     assert str(caught.value).isprintable()
@@ -64,7 +64,7 @@ def test_val_stands_in_where_there_is_no_test_and_test_comes_first(root):
     assert len(sources.load("image_folder", path=str(root)).test_images) == 2
 
 
-def test_dot_names_and_what_systems_leave_are_ignored_and_extensions_have_no_case(root):
+def test_hidden_and_system_files_are_ignored_and_extensions_match_in_any_case(root):
     (root / "train" / ".cache").mkdir()
     (root / "train" / "ant" / "._0.png").write_bytes(b"resource fork")
     (root / "train" / "ant" / ".thumbs").mkdir()
@@ -95,7 +95,7 @@ def test_files_that_are_not_used_are_counted_in_one_warning(root):
     ])  # fmt: skip
 
 
-def test_a_class_of_other_files_alone_says_what_it_holds(root):
+def test_a_class_without_images_lists_its_other_files(root):
     for file in (root / "train" / "ant").iterdir():
         file.rename(file.with_suffix(".heic"))
     assert "train/ant holds no images" in refused(root) and "it holds 3 .heic" in refused(root)
@@ -182,7 +182,7 @@ def test_a_test_folder_of_bare_images_alone_is_refused_with_the_way_out(root):
     assert "put them in the classes' folders" in message
 
 
-def test_a_folder_that_is_one_too_high_says_which_one_is_meant(root):
+def test_a_path_one_folder_too_high_gets_the_right_one_proposed(root):
     (root / "inner").mkdir()
     (root / "train").rename(root / "inner" / "train")
     (root / "test").rename(root / "inner" / "test")
@@ -218,7 +218,7 @@ def test_one_name_in_two_unicode_forms_is_one_class(root):
     assert "two Unicode forms" in refused(root)
 
 
-def test_names_that_differ_by_what_the_eye_passes_over_are_named_both(root):
+def test_both_names_are_shown_if_they_differ_in_what_people_overlook(root):
     (root / "test" / "ant").rename(root / "test" / "Ant ")
     assert "class 'ant' is in" in refused(root) and "it is 'Ant ' there" in refused(root)
 
@@ -270,7 +270,7 @@ def test_many_mistakes_are_counted(root):
     assert refused(root).endswith("; and 5 more")
 
 
-def test_what_the_class_names_show_is_refused_before_an_image_is_read(root, monkeypatch):
+def test_mistakes_in_class_names_are_found_before_an_image_is_read(root, monkeypatch):
     def check(names):
         raise DataError(f"{len(names)} classes are too few")
 
@@ -379,7 +379,7 @@ def test_bad_folders_are_refused_with_one_line_that_names_the_fault(number, tmp_
 
 
 def answer(case, root):
-    """What is wrong with what loading a bad folder says; the configuration's values are passed by hand."""
+    """Returns what is wrong with the error that a bad folder raises. The configuration's values are passed by hand."""
     path = case.make(root)
     given = dict(override.removeprefix("data.").split("=") for override in case.overrides)
     given["image_size"] = int(given.get("image_size", 0))
@@ -390,7 +390,7 @@ def answer(case, root):
     return "taken"
 
 
-def test_the_hundred_hold_every_damage_place_and_mistake():
+def test_the_hundred_folders_cover_every_damage_name_and_mistake():
     assert len(BAD) == 100
     said = [case.what.split(", ") for case in BAD]
     for names in (bad_images.DAMAGES, bad_folders.PLACES):
@@ -400,13 +400,13 @@ def test_the_hundred_hold_every_damage_place_and_mistake():
     assert [case.what for case in BAD] != [case.what for case in bad_folders.folders(100, seed=1)]
 
 
-def test_what_they_are_made_of_is_good(tmp_path):
-    """Else each might be refused for another reason."""
+def test_the_folder_that_they_are_made_of_is_correct(tmp_path):
+    """Otherwise each bad folder might be refused for another reason."""
     assert len(sources.load("image_folder", path=bad_folders.good(tmp_path / "x")).train_images) == 6
 
 
 def test_a_folder_that_may_not_be_listed(root, monkeypatch):
-    """The tests may run as root, who may list everything."""
+    """Simulated, since the tests may run as root, who may list every folder."""
     real_listdir, real_scandir = os.listdir, os.scandir
 
     def forbidding(real, name):

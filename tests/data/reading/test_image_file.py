@@ -1,4 +1,4 @@
-"""One image file: what is converted and to which pixels, what is refused and for which reason."""
+"""One image file: to which pixels it is converted, or for which reason it is refused."""
 
 import os
 import random
@@ -30,7 +30,7 @@ def read(file, image_size=0, **settings):
 
 
 def refused(file, image_size=0):
-    """The reason why a file can't be used."""
+    """Returns the reason why a file can't be used."""
     with pytest.raises(UnreadableError) as caught:
         read(file, image_size)
     return str(caught.value)
@@ -82,7 +82,7 @@ def test_transparent_pixels_show_the_background(name, tmp_path):
 
 
 def test_a_drawing_in_the_alpha_channel_is_seen(tmp_path):
-    """Black all over, and only the alpha channel differs: without a background it is a black square."""
+    """A black image with shapes in its alpha channel only. Without a background it would be a black square."""
     drawn = np.zeros((8, 8, 4), dtype=np.uint8)
     drawn[2:4, 1:7, 3] = 255
     Image.fromarray(drawn).save(tmp_path / "d.png")
@@ -117,7 +117,7 @@ def test_one_transparent_colour_of_a_file_without_a_palette(tmp_path):
     assert np.array_equal(read(tmp_path / "c.png", rules=AS_STORED), RGB)
 
 
-def test_what_is_remarkable_is_reported_and_nothing_else(tmp_path):
+def test_orientation_transparency_and_dark_pixels_are_reported_and_nothing_else(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.fromarray(RGB).save(tmp_path / "turned.tiff", exif=exif)
@@ -144,7 +144,7 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 
 def png16(values):
-    """A PNG of 16-bit samples (H, W, 1, 2, 3 or 4), which Pillow can read, but not write with colours."""
+    """Returns a PNG of 16-bit samples (H, W, 1, 2, 3 or 4). Pillow can read it, but can't write one with colours."""
     height, width, samples = values.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[samples]  # PNG's colour types
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -174,7 +174,7 @@ def test_sixteen_bit_colours_are_scaled(tmp_path):
         assert abs(read(tmp_path / "c.png", rules=AS_STORED) - expected / 257).max() <= 1, samples
 
 
-def test_what_a_file_is_counts_not_what_it_is_called(tmp_path):
+def test_the_content_of_a_file_decides_not_its_name(tmp_path):
     content = bad_images.encoded("BMP")
     for name in ("a.png", "a.jpeg", "a.bmp"):
         (tmp_path / name).write_bytes(content)
@@ -232,7 +232,7 @@ def test_an_orientation_that_means_nothing_and_damaged_metadata_change_nothing(t
         assert np.array_equal(read(tmp_path / "o.png"), RGB)
 
 
-def test_what_counts_as_an_image_is_what_pillow_reads_by_itself():
+def test_extensions_are_those_that_pillow_reads_without_other_programs():
     assert set(image_file.EXTENSIONS) > {*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".apng", ".tga", ".pbm"}
     assert (".avif" in image_file.EXTENSIONS) == bool("AVIF" in Image.OPEN and features.check("avif"))
     assert not {".eps", ".ps", ".pdf", ".wmf", ".h5", ".ico", ".pfm"} & set(image_file.EXTENSIONS)
@@ -270,7 +270,7 @@ def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path):
 
 
 def test_every_damage_has_its_reason_without_the_name_or_a_warning(tmp_path, capfd, recwarn):
-    """The pipe among them: a watchdog lets go of it, should it be waited for."""
+    """One of them is a pipe. If it is waited for, a watchdog ends that."""
     with watchdog.pipes_let_go(tmp_path):
         for name, (damage, says) in bad_images.DAMAGES.items():
             file = tmp_path / f"{name}.png"
@@ -295,7 +295,7 @@ def test_pillows_guard_is_the_limit(tmp_path, monkeypatch, recwarn):
     assert not recwarn.list
 
 
-def test_what_is_gone_or_forbidden(tmp_path, monkeypatch):
+def test_a_missing_and_a_forbidden_file_are_refused_with_the_reason(tmp_path, monkeypatch):
     assert refused(tmp_path / "gone.png") == "the file has disappeared"
     (tmp_path / "x.png").write_bytes(bad_images.encoded("PNG"))
 

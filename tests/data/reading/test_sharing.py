@@ -29,7 +29,7 @@ def equal(first: Dataset, second: Dataset) -> bool:
     )
 
 
-def test_what_comes_back_is_equal_and_the_images_are_the_same_memory():
+def test_an_attached_value_is_equal_and_shares_the_images_memory():
     shared = sharing.SharedArrays()
     made = dataset(shared)
     found = sharing.attach(shared.publish(made))
@@ -51,7 +51,7 @@ sys.stdin.readline()
 """
 
 
-def test_another_process_maps_it_and_nothing_is_left_of_one_that_is_killed():
+def test_another_process_maps_the_memory_and_a_killed_one_leaves_nothing():
     def names() -> set[str]:
         return {*os.listdir("/dev/shm"), *os.listdir("/tmp")} if os.path.isdir("/dev/shm") else set()
 
@@ -89,7 +89,7 @@ def test_an_array_that_is_gone_leaves_its_place_to_no_other():
 
 
 def test_the_memory_of_another_process_is_not_taken_for_it(monkeypatch):
-    """As where processes are counted otherwise: the same numbers mean another file."""
+    """In another container the same process number may mean another file."""
     shared, other = sharing.SharedArrays(), sharing.SharedArrays()
     text, wrong = shared.publish([1]), other.publish([2])
     token = sharing.json.loads(wrong)["token"]
@@ -105,7 +105,7 @@ def test_the_memory_of_another_process_is_not_taken_for_it(monkeypatch):
 
 
 def test_a_size_that_the_system_refuses_is_a_lack_of_memory(monkeypatch):
-    """As by `ulimit -f`: such memory counts as a file."""
+    """A limit like that of `ulimit -f`, since such memory counts as a file."""
 
     def refuse(file, size):
         raise OSError(errno.EFBIG, "File too large")
