@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cil_func.report import lines
 from cil_func.report.time_left import TimeLeft
 
 Event = Mapping[str, Any]
 
 _SHOWN = frozenset({
-    "run_start", "resume", "warning", "phase_start", "compiling", "compiled", "progress", "epoch", "evaluation",
-    "phase_end", "run_end",
+    "run_start", "resume", "warning", "phase_start", "stage_start", "compiling", "compiled", "progress", "epoch",
+    "evaluation", "phase_end", "run_end",
 })  # fmt: skip
 
 
@@ -45,6 +46,10 @@ class Console:
             self.phase = event
         elif kind == "phase_end":
             self.rows.append(event)
+
+    def stage_start(self, event: Event) -> None:
+        """Prints one line about a later training of a phase."""
+        self._print(f"  stage {event.get('stage', '-')}: {lines.images_text(event)}")
 
     def warning(self, event: Event) -> None:
         """Prints one line about something that doesn't stop the run."""

@@ -52,10 +52,15 @@ def fold_counts(counts: Sequence[int]) -> str:
 
 def phase_text(event: Event) -> str:
     """Returns what a "phase_start" event brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs"."""
-    new, epochs, images = (event.get(key) or 0 for key in ("num_new", "epochs", "train_images"))
-    seen, names = event.get("classes_seen", "-"), names_text(event.get("class_names") or [])
+    new, seen = event.get("num_new") or 0, event.get("classes_seen", "-")
+    names = names_text(event.get("class_names") or [])
     brought = count_text(new, "new class", "es") + (f" ({names})" if names else "")
-    return f"{brought}, {seen} seen, {images:,} images, {count_text(epochs, 'epoch')}"
+    return f"{brought}, {seen} seen, {images_text(event)}"
+
+
+def images_text(event: Event) -> str:
+    """Returns how much a phase or a stage of it trains: "387 images, 40 epochs"."""
+    return f"{event.get('train_images') or 0:,} images, {count_text(event.get('epochs') or 0, 'epoch')}"
 
 
 def names_text(names: Sequence[str]) -> str:

@@ -52,6 +52,12 @@ def test_plain_lines_tell_the_run_the_phases_and_the_end(make_run):
     assert "\x1b" not in text and text.isascii() and max(map(len, out)) <= 80
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_later_stage_of_a_phase_has_its_line(plain):
+    event = {"event": "stage_start", "phase": 1, "stage": "bias", "train_images": 1_200, "epochs": 20}
+    assert "  stage bias: 1,200 images, 20 epochs" in screen(play([event], plain=plain))
+
+
 @pytest.mark.parametrize(
     ("names", "text"),
     [
