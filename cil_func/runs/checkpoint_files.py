@@ -20,6 +20,7 @@ _NAME = re.compile(r"(\d{8,})(\.json|-[0-9a-f]{16}\.safetensors)")
 def list_names(directory: Path) -> dict[int, list[str]]:
     """Returns {checkpoint number: names of the files that begin with it}; {} if there is no such folder.
 
+    directory: a run's checkpoints/. Files with other names are left out.
     Raises OSError if the folder can't be listed.
     """
     names: dict[int, list[str]] = {}
@@ -36,14 +37,15 @@ def manifest_name(number: int) -> str:
 
 
 def part_name(part: Part) -> str:
-    """Returns the name of the file that holds a part."""
+    """Returns the name of the file that holds a part: its number and the first 16 digits of its SHA-256."""
     return f"{part.number:08d}-{part.sha256[:16]}.safetensors"
 
 
 def read_manifest(directory: Path, number: int) -> tuple[bytes, dict[str, Any]]:
-    """Reads the manifest of checkpoint `number`. Returns (its bytes, its fields).
+    """Reads the manifest of checkpoint `number`. Returns (its bytes, its fields, see `packing.parse_manifest`).
 
-    Raises CheckpointError if it is missing, damaged or that of another checkpoint.
+    directory: a run's checkpoints/.
+    Raises CheckpointError if it is missing, unreadable, damaged or that of another checkpoint.
     """
     missing = "is missing, as when the process ended while it saved"
     manifest = read_bytes(directory / manifest_name(number), missing=missing)
@@ -56,6 +58,7 @@ def read_manifest(directory: Path, number: int) -> tuple[bytes, dict[str, Any]]:
 def parts_of_checkpoint(directory: Path, number: int) -> list[Part]:
     """Returns the parts that the manifest of checkpoint `number` names; [] if it is missing or damaged.
 
+    directory: a run's checkpoints/.
     Raises OSError if it can't be read for another reason, since then nobody knows which parts are in use.
     """
     try:
@@ -67,7 +70,8 @@ def parts_of_checkpoint(directory: Path, number: int) -> list[Part]:
 def is_valid(directory: Path, number: int, *, hashed: bool) -> bool:
     """Returns whether the manifest of checkpoint `number` is undamaged and its parts have the size that was written.
 
-    hashed: whether to compare the SHA-256 of each part too.
+    directory: a run's checkpoints/. hashed: whether to read the parts and compare the SHA-256 of each too.
+    A file that can't be read counts as damaged; nothing is raised.
     """
     try:
         named = packing.parts_of(read_manifest(directory, number)[1])
@@ -77,7 +81,7 @@ def is_valid(directory: Path, number: int, *, hashed: bool) -> bool:
 
 
 def has_written_size(directory: Path, part: Part) -> bool:
-    """Returns whether the part's file exists and has the size that was written."""
+    """Returns whether the part's file exists in the folder and has the size that was written, without reading it."""
     try:
         return (directory / part_name(part)).stat().st_size == part.size
     except OSError:

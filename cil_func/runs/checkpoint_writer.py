@@ -22,10 +22,11 @@ from cil_func.runs.packing import Part
 
 
 class PartIdentity(NamedTuple):
-    """Tells whether a part is still the same: the same tensors at the same paths, and not changed in place.
+    """What shows later whether a part of a tree is still the same: the same tensors at the same paths, unchanged.
 
-    paths: of the leaves; leaves: weak references to the tensors, so that none is kept alive; versions: torch's counters
-    of the changes in place, one for each tensor.
+    paths: those of `packing.paths`: of all leaves and empty dicts, in order.
+    leaves: a weak reference to each tensor, so that none is kept in memory.
+    versions: of each tensor, the number of changes in place so far (`Tensor._version`).
     """
 
     paths: list[str]
@@ -34,10 +35,11 @@ class PartIdentity(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """One key of a tree, ready to be written.
+    """One key of a tree and what lies under it, ready to be written as a part.
 
-    identity: of the key with what lies under it. tree: the key with what lies under it, on the CPU; None if an earlier
-    checkpoint has written the same. part: the part that the earlier checkpoint has written; None if the tree has to be
+    identity: what shows later whether the part has changed.
+    tree: {key: what lies under it}, on the CPU; None if `part` is given.
+    part: the part of an earlier checkpoint that has the same content and is named again; None if `tree` has to be
     written.
     """
 
@@ -64,7 +66,7 @@ class CheckpointWriter:
         self._saved: list[list[tuple[PartIdentity, Part]]] = []  # the parts of the last two checkpoints
 
     def stage(self, tree: trees.Tree) -> list[Staged]:
-        """Copies to the CPU what has to be written of a tree, and returns one `Staged` for each of its keys.
+        """Copies to the CPU what has to be written of a tree. Returns one `Staged` for each of its keys, for `write`.
 
         tree: nested dicts of tensors on any devices. Tensors that are on the CPU already are not copied: they must not
         be changed in place before they are written.
@@ -107,7 +109,10 @@ class CheckpointWriter:
         return self._delete_old(number)
 
     def _written_before(self, identity: PartIdentity) -> Part | None:
-        """Returns the equal part of the checkpoint before the last one, if there is one and its file is there."""
+        """Returns the part with this identity that the checkpoint before the last one has written, or None.
+
+        None: the part has changed, its file isn't there with its size, or fewer than two checkpoints were written.
+        """
         for earlier, part in self._saved[0] if len(self._saved) == 2 else ():
             same = (earlier.paths, earlier.versions) == (identity.paths, identity.versions)
             if same and all(one() is other() for one, other in zip(earlier.leaves, identity.leaves, strict=True)):
@@ -115,9 +120,11 @@ class CheckpointWriter:
         return None
 
     def _delete_old(self, number: int) -> list[str]:
-        """Deletes all files but those of checkpoint `number` and of the newest valid one before it.
+        """Deletes the checkpoints older than the newest valid one before checkpoint `number`, which was just written.
 
-        Returns warnings, one line each.
+        Parts that a remaining manifest names are kept. So are damaged checkpoints between those two. Parts of
+        checkpoint `number` that its manifest doesn't name, from an interrupted save, are deleted.
+        Returns warnings about files that can't be deleted, one line each.
         """
         try:
             names = checkpoint_files.list_names(self._directory)
@@ -135,7 +142,7 @@ class CheckpointWriter:
         return problems + [problem for problem in map(self._delete, {*old} - needed - manifests) if problem]
 
     def _part_names(self, numbers: Iterable[int]) -> set[str]:
-        """Returns the names of all files that the manifests of these checkpoints name. Raises OSError."""
+        """Returns the names of the files of all parts that the manifests of these checkpoints name. Raises OSError."""
         parts = (checkpoint_files.parts_of_checkpoint(self._directory, number) for number in numbers)
         return {checkpoint_files.part_name(part) for of_one in parts for part in of_one}
 
@@ -158,7 +165,7 @@ def _identify(branch: trees.Tree) -> PartIdentity:
 
 
 def _refuse_changed(pieces: Iterable[Staged]) -> None:
-    """Raises RuntimeError if a tensor on the CPU was changed in place since it was staged."""
+    """Raises RuntimeError if a tensor that `stage` didn't have to copy was changed in place since then."""
     for identity, host, _ in pieces:
         kept = trees.to_paths(host)
         for (path, leaf), ref, version in zip(kept.items(), identity.leaves, identity.versions, strict=True):

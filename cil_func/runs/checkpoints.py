@@ -28,13 +28,13 @@ _FOLDERS = ("", "checkpoints", "report")  # the folders of a run directory in wh
 def save(directory: Path, tree: tree.Tree, record: dict[str, Any], *, number: int) -> list[str]:
     """Writes one checkpoint, then deletes all but it and the newest valid one before it.
 
-    directory: the run's checkpoints/, made if it is missing. tree: nested dicts of tensors on any devices. record:
-    JSON-able values; `newest` gives them back unchanged, floats exactly. number: 0 or more; the highest number is the
-    newest checkpoint, and a number that exists already is replaced.
+    directory: the run's checkpoints/, made if it is missing. tree: nested dicts of tensors on any devices.
+    record: JSON-able values; `newest` gives them back unchanged, floats exactly.
+    number: 0 or more; the highest number is the newest checkpoint, and a number that exists already is replaced.
     Returns warnings about old files that can't be deleted, one line each.
     Raises DiskError if it can't be written; then the earlier checkpoints are as they were. Raises ValueError for a
-    number below 0, and what `CheckpointWriter.write` raises. A run uses a `CheckpointWriter` itself, which doesn't
-    write unchanged parts again.
+    number below 0, and what `CheckpointWriter.write` raises.
+    A run uses a `CheckpointWriter` itself, which doesn't write unchanged parts again.
     """
     if number < 0:
         raise ValueError(f"save: number {number}; 0 or more fits")
@@ -43,10 +43,10 @@ def save(directory: Path, tree: tree.Tree, record: dict[str, Any], *, number: in
 
 
 def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
-    """Loads the newest valid checkpoint of the folder `directory`.
+    """Loads the newest valid checkpoint of the folder `directory`, a run's checkpoints/.
 
-    Returns (the checkpoint, warnings about newer ones that are damaged, one line each). The checkpoint is None if
-    there is none, or if only the very first save was interrupted.
+    Returns (the checkpoint, warnings about newer ones that are damaged, one line each). The checkpoint is None if there
+    is none, or if only the very first save was interrupted.
     Raises CheckpointError if there are checkpoints and none is valid. Raises DiskError if the folder can't be read.
     """
     with files.disk_errors(directory):
@@ -66,11 +66,12 @@ def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
 
 
 def read_pieces(directory: Path, number: int) -> Iterator[bytes]:
-    """Yields the bytes of the manifest of checkpoint `number`, then those of each of its parts.
+    """Yields the bytes of the manifest of checkpoint `number`, then the bytes of each of its parts, in order.
 
-    They are sent to other processes as they are, which call `unpack`.
-
-    Raises CheckpointError for a file that is missing and for a damaged manifest. `unpack` notices damaged parts.
+    directory: a run's checkpoints/. The pieces can be sent to other processes as they are; `unpack` makes a checkpoint
+    of them.
+    Raises CheckpointError for a file that is missing and for a damaged manifest. Damaged parts are noticed by `unpack`
+    only.
     """
     manifest, fields = checkpoint_files.read_manifest(directory, number)
     yield manifest
@@ -79,7 +80,7 @@ def read_pieces(directory: Path, number: int) -> Iterator[bytes]:
 
 
 def unpack(pieces: Iterable[bytes]) -> Loaded:
-    """Returns the checkpoint that `read_pieces` has read. Raises CheckpointError for damaged bytes."""
+    """Returns the checkpoint in the pieces that `read_pieces` yields. Raises CheckpointError for damaged bytes."""
     pieces = iter(pieces)
     return packing.unpack_checkpoint(next(pieces), pieces)
 
@@ -95,8 +96,9 @@ def clean(directory: Path) -> None:
 class SavedModel(NamedTuple):
     """A finished model and all that a prediction needs, with its tensors on the CPU.
 
-    params, state: as `model.apply` takes them. means: the class means (K, D) if the method predicts by the nearest
-    mean, None if it predicts by logits. description: the content of model.json, see `saved_model`.
+    params, state: nested dicts of tensors, as `model.apply` takes them: the weights, and batch norm's statistics.
+    means: the class means (K, D) if the method predicts by the nearest mean; None if it predicts by logits.
+    description: the content of model.json: class names, preprocessing and more, see `saved_model`.
     """
 
     params: tree.Tree
@@ -106,10 +108,10 @@ class SavedModel(NamedTuple):
 
 
 def save_model(directory: Path, saved: SavedModel) -> None:
-    """Writes model.safetensors and model.json into a run directory, each atomically. Raises DiskError.
+    """Writes model.safetensors and model.json into the run directory `directory`, each atomically. Raises DiskError.
 
-    Tensors are named by their paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`, `means`. The
-    description must be JSON-able.
+    saved: its tensors may be on any device; its description must be JSON-able.
+    Tensors are named by their paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`, `means`.
     """
     means = {} if saved.means is None else {"means": saved.means}
     model = tree.cast({"params": saved.params, "state": saved.state, **means}, device="cpu")
@@ -139,6 +141,9 @@ def load_model(directory: Path) -> SavedModel:
 
 
 def _numbers(names: dict[int, list[str]]) -> list[int]:
-    """Returns the numbers of all checkpoints with a manifest, and of saves after them that were interrupted."""
+    """Returns the numbers of all checkpoints with a manifest, and of saves after them that were interrupted.
+
+    names: from `checkpoint_files.list_names`.
+    """
     made = [number for number, found in names.items() if checkpoint_files.manifest_name(number) in found]
     return made + [number for number in names if number > max(made, default=-1)]

@@ -20,9 +20,9 @@ INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status; every failure that a person can repair is one line.
+    """Runs the command that trains. Returns its exit status; every failure that a person can repair is one line.
 
-    arguments: the flags; None: those of this process.
+    arguments: the flags, without the program's name; None: those of this process.
     """
     try:
         options = parse(arguments)
@@ -63,7 +63,10 @@ def _warn(message: str) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags; raises ConfigError for a wrong one."""
+    """Returns the values of the flags. Raises ConfigError for a wrong flag.
+
+    arguments: the flags, without the program's name; None: those of this process.
+    """
     parser = Parser(
         prog="train.py", description="Class-incremental learning with WA and its relatives.", allow_abbrev=False
     )
@@ -84,7 +87,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """A count of steps."""
+    """Returns the number of steps in the text behind --profile. Raises ValueError unless it is an integer of 1 or more.
+    """
     number = int(text)
     if number < 1:
         raise ValueError
@@ -92,7 +96,10 @@ def positive(text: str) -> int:
 
 
 def default_directory(options: argparse.Namespace, config: configuration.Config) -> Path:
-    """runs/<config name>, with a short hash of the configuration behind it when --set changed something."""
+    """Returns runs/<config name>, with a short hash of the configuration behind it when --set changed something.
+
+    options: the flags, from `parse`. config: the configuration with --set applied.
+    """
     name = configuration.name_of(options.config)
     try:
         changed = config != configuration.load(options.config)
@@ -102,7 +109,13 @@ def default_directory(options: argparse.Namespace, config: configuration.Config)
 
 
 def look(run, config: configuration.Config, directory: Path, options: argparse.Namespace, launch) -> int:
-    """--dry-run, by all processes, and --profile, by one."""
+    """Does what --dry-run or --profile asks for. Returns the exit status.
+
+    run: the module `runs.run`, passed since it is imported late. config: the configuration of the command. directory:
+    the run directory. options: the flags. launch: the place of this process among several.
+    All processes take part in --dry-run. --profile is for one process: with several, rank 0 raises ConfigError and the
+    others return 0.
+    """
     if options.dry_run:
         return run.plan(config, directory, launch)
     if launch.rank:
@@ -113,7 +126,11 @@ def look(run, config: configuration.Config, directory: Path, options: argparse.N
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process; one that a signal stopped doesn't wait for torch's compilers, which would take seconds."""
+    """Ends the process with an exit status.
+
+    After a stop by a signal (status above 128) it flushes the output and ends without Python's clean-up, which would
+    wait for torch's compilers for seconds.
+    """
     if status > 128:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it

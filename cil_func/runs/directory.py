@@ -1,4 +1,5 @@
-"""Claims a run directory for this run, and finds out what it holds: nothing, a finished run, or one to go on with."""
+"""Claims a run directory for this run, and finds out whether it is new, or holds a finished run or one to go on with.
+"""
 
 import errno
 import json
@@ -24,10 +25,13 @@ MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  #
 class FoundRun(NamedTuple):
     """What `read_directory` has found.
 
-    config: the resolved configuration of the run. finished: whether it is finished. checkpoint: the newest valid one,
-    None if there is none. problems: what was wrong with newer checkpoints or the last attempt, one line each.
-    moved_from: the data.path of the run in the directory, if the configuration asked for differs in that key and in no
-    other; else "".
+    config: the configuration of the run, with device and precision resolved; if the directory holds a run, the stored
+    one, with the data.path that the command gives.
+    finished: whether the run in the directory is finished; then no checkpoint is loaded.
+    checkpoint: the newest valid one, from which the run goes on; None if there is none, as in a new directory.
+    problems: what was wrong with newer checkpoints or the last attempt, one line each.
+    moved_from: the data.path of the run in the directory if the command gives another one; "" if it is the same, or if
+    the directory is new.
     """
 
     config: Config
@@ -39,10 +43,10 @@ class FoundRun(NamedTuple):
 
 @contextmanager
 def claim_directory(directory: Path, processes: Processes) -> Iterator[None]:
-    """Returns a context manager that has the run directory for this run alone during its block.
+    """Returns a context manager: only this run may write into the run directory during its block.
 
-    Rank 0 makes the directory if it is missing, locks it, and deletes temporary files of killed processes. Other
-    processes do nothing.
+    directory: made, with the folders above it, if it is missing. processes: those of this run. Rank 0 makes the
+    directory, locks it, and deletes temporary files of killed processes. Other processes do nothing.
     Raises InUseError if another process works in the directory. Raises ConfigError if it can't have this name.
     """
     if not processes.first:
@@ -66,7 +70,7 @@ def claim_directory(directory: Path, processes: Processes) -> Iterator[None]:
 
 
 def _refuse_unlocked(directory: Path) -> None:
-    """Raises InUseError if a process works in the directory although its lock is free.
+    """Raises InUseError if status.json names another process that is alive, although this process has got the lock.
 
     That happens if somebody has deleted the lock's file, and on file systems without locks.
     """
@@ -81,11 +85,13 @@ def _refuse_unlocked(directory: Path) -> None:
 def read_directory(config: Config, directory: Path, processes: Processes, *, on_owned: Callable[[], None]) -> FoundRun:
     """Finds out whether the run directory is new, holds a finished run, or one to go on with.
 
-    config: the configuration that the command asks for. directory: claimed by this run.
-    on_owned: called once it is known that this run may write into the directory: it is new, or holds this run, not
-    finished. It is not called if data.path differs, since only the images show whether it is the same run.
-    Returns FoundRun, the same in all processes. Only rank 0 reads, since other machines may not see its disk; it sends
-    the checkpoint to the others.
+    config: the configuration that the command asks for. directory: already claimed, see `claim_directory`.
+    processes: those of this run, all of which call this. Only rank 0 reads, since other machines may not see its disk;
+    it sends the checkpoint to the others.
+    on_owned: called, in each process, once it is known that this run may write into the directory: it is new, or holds
+    this run, not finished. It is not called if data.path differs, since only the images show whether it is the same
+    run.
+    Returns FoundRun, the same in all processes.
     Raises ConfigError if the directory holds a run of another configuration. Raises CheckpointError if there are
     checkpoints and none is valid.
     """
@@ -110,7 +116,7 @@ def read_directory(config: Config, directory: Path, processes: Processes, *, on_
 
 
 def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> FoundRun:
-    """Reads the directory: see `read_directory`."""
+    """Does the work of `read_directory` in the process that reads: same arguments, result and errors."""
     stored = refuse_another_run(config, directory)
     if stored is None:
         on_owned()
@@ -134,8 +140,9 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
 def refuse_another_run(config: Config, directory: Path) -> Config | None:
     """Returns the configuration of the run in a directory; None if there is no run.
 
-    Raises ConfigError if it differs from `config` in another key than data.path. Raises ConfigError if config.toml is
-    missing and other files of a run are there.
+    config: the configuration that the command asks for. directory: the run directory, which may be missing.
+    Raises ConfigError if the two differ in another key than data.path. An "auto" in `config` doesn't differ from what
+    it became in the run. Raises ConfigError if config.toml is missing and other files of a run are there.
     """
     if not (directory / "config.toml").exists():
         marks = [name for name in MARKS if (directory / name).exists()]
@@ -154,9 +161,10 @@ def refuse_another_run(config: Config, directory: Path) -> Config | None:
 
 
 def _differences(wanted: Config, stored: Config) -> dict[str, str]:
-    """Returns {dotted key: both values in words} of the keys that differ.
+    """Returns {dotted key: "KEY is VALUE there and VALUE here"} of the keys in which two configurations differ.
 
-    "auto" is not different from what it became in the stored configuration.
+    wanted: the command's, "here". stored: the run's, "there". An "auto" of `wanted` is not different from what it
+    became.
     """
     new, old = (dict(_flat(configuration.to_dict(config))) for config in (wanted, stored))
     resolved = {key for key in ("run.device", "run.precision", "data.increment") if new[key] == "auto"}
@@ -167,7 +175,7 @@ def _differences(wanted: Config, stored: Config) -> dict[str, str]:
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of nested tables."""
+    """Yields (dotted key, value) of all keys in nested tables. prefix: put before each key, like "optim."."""
     for key, value in tables.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What this machine has: what "auto" means on it, and the versions that results depend on."""
+"""Finds out what this machine has: what "auto" means on it, and the versions that results depend on."""
 
 import platform
 from importlib.metadata import version
@@ -11,7 +11,10 @@ from cil_func.training import runners
 
 
 def resolve(config: Config) -> Config:
-    """The configuration with "auto" replaced by what this machine has; ConfigError for what it lacks."""
+    """Returns the configuration with run.device and run.precision set to what "auto" means on this machine.
+
+    Values other than "auto" stay. Raises ConfigError for device "cuda" where torch finds no GPU.
+    """
     device, precision = config.run.device, config.run.precision
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError('run.device: "cuda", and torch finds no CUDA device here; "auto" or "cpu" fits')
@@ -25,7 +28,11 @@ def resolve(config: Config) -> Config:
 
 
 def environment(device: torch.device, precision: str, world_size: int) -> dict:
-    """What the results depend on besides the configuration: versions, device, precision, threads."""
+    """Returns what results depend on besides the configuration: {name: version, device, number of threads, ...}.
+
+    device: the training's. precision: the resolved run.precision. world_size: the number of processes.
+    The "environment" of results.json.
+    """
     cuda = device.type == "cuda"
     packages = ("torch", "torchvision", "timm", "continuum", "numpy", "pillow")
     return {
@@ -40,7 +47,10 @@ def environment(device: torch.device, precision: str, world_size: int) -> dict:
 
 
 def _has_bfloat16(device: str) -> bool:
-    """The fixed table of `precision = "auto"`: GPUs from compute capability 8.0, CPUs with AVX512-BF16 or AMX."""
+    """Returns whether `precision = "auto"` means bfloat16 on a device, "cpu" or "cuda".
+
+    It does on GPUs from compute capability 8.0 and on CPUs with AVX512-BF16 or AMX.
+    """
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -20,12 +20,12 @@ class EventLog:
     """Appends events to a file, one line of strict JSON each, and adds the key "time" in UNIX seconds.
 
     path: the file, made if it is missing. clock: returns the time of an event.
-    on_warning: called with a "warning" event if somebody else changed the file while the run went on: a deleted file
-    is written again with all its lines, a file that was replaced or cut is appended to. The warning is logged too.
+    on_warning: called with a "warning" event if somebody else changed the file while the run went on: a deleted file is
+    written again with all its lines, a file that was replaced or cut is appended to. The warning is logged too.
 
-    A line is on disk, as far as the system knows, when the call returns. "progress" events are not logged. A number
-    that is not finite is written as null, so that the loss that ends a run doesn't end its log. If a killed process
-    left an incomplete last line, opening the file cuts that line off.
+    A call with an event writes the line: it is in the file when the call returns. Events of the kinds in NOT_LOGGED are
+    not written. A number that is not finite is written as null, so that the loss that ends a run doesn't end its log.
+    If a killed process left an incomplete last line, opening the file cuts that line off.
     A context manager: it closes the file at the end.
     Raises DiskError if there is no folder or no space; then nothing of the event is left in the file.
     """
@@ -42,13 +42,16 @@ class EventLog:
             self._open()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Writes one event to the file."""
+        """Appends one event to the file; nothing if its kind is in NOT_LOGGED."""
         if event.get("event") not in NOT_LOGGED:
             self._restore()
             self._write(event)
 
     def size(self) -> int:
-        """Returns the size of the file in bytes; `os.truncate` to this size removes all later events."""
+        """Returns the size of the file in bytes; `os.truncate` to this size removes all later events.
+
+        Repairs the file first if somebody deleted, replaced or cut it, see the class.
+        """
         self._restore()
         return os.fstat(self._file.fileno()).st_size
 
@@ -82,7 +85,10 @@ class EventLog:
             self._size = os.fstat(self._file.fileno()).st_size
 
     def _restore(self) -> None:
-        """Opens the file again if somebody deleted, replaced or cut it, and reports that."""
+        """Opens the file again if somebody deleted, replaced or cut it, and reports that in a "warning" event.
+
+        A deleted file is written again with its old lines. Does nothing if the file is as it was.
+        """
         with files.disk_errors(self._path):
             change = self._outside_change()
             if not change:
@@ -117,7 +123,7 @@ class EventLog:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Returns the events of a file, in order. An incomplete last line, left by a killed process, is ignored.
+    """Returns the events of the log at `path`, in order. An incomplete last line, left by a killed process, is ignored.
 
     Raises OSError if there is no such file. Raises ValueError, which names the line, if another line is broken.
     """

@@ -1,4 +1,4 @@
-"""Writes files so that each is complete or absent, and turns what the disk refuses into one line.
+"""Writes files so that each is complete or absent, and turns errors of the disk into a DiskError of one line.
 
 JSON is strict here: Python's `NaN` and `Infinity` are not JSON, and other programs refuse the whole file.
 """
@@ -33,7 +33,8 @@ _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCE
 def disk_errors(path: str | Path) -> Iterator[None]:
     """Returns a context manager that turns an OSError of its block into a DiskError of one line.
 
-    path: the file or folder that the line names. The line also says what the system reported and what to do.
+    path: the file or folder that the line names, whatever the OSError names. The line also says what the system
+    reported and what to do.
     """
     try:
         yield
@@ -82,8 +83,10 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as strict, indented JSON with a newline at the end, atomically.
 
-    value: see `json_value`. Raises ValueError for a number that is not finite and names its key: a NaN in the results
-    is a fault to be found, not to be stored. Raises DiskError, as `write_bytes` does.
+    value: what `json_value` takes.
+    Raises ValueError, which names the key, for a number that is not finite: a NaN in the results is a fault to be
+    found, not to be stored. Raises TypeError for a value that has no form in JSON. Raises DiskError, as `write_bytes`
+    does.
     """
     plain = json_value(value, str(path), refuse=True)
     write_text(path, json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -92,8 +95,10 @@ def write_json(path: str | Path, value: Any) -> None:
 def json_value(value: Any, where: str, *, refuse: bool) -> Any:
     """Returns `value` in JSON's own types: arrays and tensors become lists and numbers, paths become text.
 
-    where: what an error message calls the value. refuse: whether a float that is not finite raises ValueError;
-    otherwise it becomes None. Raises TypeError for a value that has no form in JSON.
+    value: None, text, numbers, paths, arrays and tensors, and dicts, lists and tuples of these. where: what an error
+    message calls it.
+    refuse: what happens to a float that is not finite. True: it raises ValueError. False: it becomes None.
+    Raises TypeError for a value of any other type.
     """
     if value is None or isinstance(value, (str, bool, int)):
         return value
@@ -127,10 +132,10 @@ def make_directory(path: str | Path) -> None:
 
 
 def remove_temporary_files(*folders: str | Path) -> None:
-    """Deletes the temporary files that killed processes left in these folders.
+    """Deletes the temporary files that killed processes left in these folders, not in folders below them.
 
-    Call it only while you have the run directory's lock (`lock.lock_directory`), so that no other process is writing
-    there. A folder that is missing and a file that can't be deleted are ignored: neither does harm.
+    Call it only while this process has the run directory's lock (`lock.lock_directory`), so that no other process is
+    writing there. A folder that is missing and a file that can't be deleted are ignored: neither does harm.
     """
     for folder in map(Path, folders):
         with contextlib.suppress(OSError):
@@ -143,7 +148,7 @@ def remove_temporary_files(*folders: str | Path) -> None:
 def _sync_directory(directory: Path) -> None:
     """Makes a rename in the folder survive a power cut, where the file system can do that.
 
-    Raises OSError if the disk fails, but not if the file system only doesn't know how to sync a folder.
+    Raises OSError if the disk fails. Does nothing if the file system can't sync a folder, or doesn't let this user.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY)

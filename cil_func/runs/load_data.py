@@ -19,8 +19,10 @@ from cil_func.runs.method_of import method_of
 
 
 def load(config: Config, method: Method, processes: Processes) -> tuple[sources.Dataset, str]:
-    """Returns (the data set, its fingerprint), the same on all processes.
+    """Reads the data set of [data]. Returns (the data set, its fingerprint), the same on all processes.
 
+    method: whose demands on the phases and the memory are checked. processes: those of the run, all of which call this.
+    fingerprint: a SHA-256 in hexadecimal of all pixels, labels, class names and skipped files.
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
     data = _load_together(partial(_load, config, method), processes)
@@ -30,12 +32,18 @@ def load(config: Config, method: Method, processes: Processes) -> tuple[sources.
 
 
 def fingerprint_of(config: Config) -> str:
-    """Reads the images of a configuration and returns their fingerprint. Raises DataError."""
+    """Reads the images of a configuration, in this process alone, and returns their fingerprint, as `load` does.
+
+    Raises DataError as `load` does.
+    """
     return _fingerprint(_load(config, method_of(config)))
 
 
 def with_increments(config: Config, num_classes: int) -> Config:
-    """The configuration with data.increment = "auto" replaced by what it means for this number of classes."""
+    """Returns the configuration with data.increment = "auto" replaced by what it means for this number of classes.
+
+    With "auto", data.initial_increment may change too, see `scenario.automatic`. A number or a list stays.
+    """
     settings = config.data
     initial, increment = scenario.automatic(num_classes, settings.initial_increment, settings.increment)
     own = settings.model_copy(update={"initial_increment": initial, "increment": increment})
@@ -43,6 +51,11 @@ def with_increments(config: Config, num_classes: int) -> Config:
 
 
 def phases(config: Config, data: sources.Dataset) -> scenario.Scenario:
+    """Returns the phases of a run: which classes come in each, and which rows of the images are theirs.
+
+    config: its increments resolved by `with_increments`; they and data.class_order have to fit the classes of `data`.
+    Raises DataError if they don't.
+    """
     return scenario.build(
         data.train_targets,
         data.test_targets,
@@ -53,7 +66,10 @@ def phases(config: Config, data: sources.Dataset) -> scenario.Scenario:
 
 
 def _fingerprint(data: sources.Dataset) -> str:
-    """SHA-256 of every pixel, the labels and the class names: 0.2 s for the 150 MB of CIFAR-100."""
+    """Returns the SHA-256 of every pixel, the labels, the class names and the skipped files, as hexadecimal digits.
+
+    Takes 0.2 s for the 150 MB of CIFAR-100.
+    """
     found = hashlib.sha256(repr((data.class_names, data.skipped)).encode(errors="surrogateescape"))
     for images, targets in ((data.train_images, data.train_targets), (data.test_images, data.test_targets)):
         for part in (np.array(images.shape), targets, images):
@@ -62,10 +78,11 @@ def _fingerprint(data: sources.Dataset) -> str:
 
 
 def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -> sources.Dataset:
-    """The data set that load(memory=...) reads, decoded once on each machine: its processes map one copy.
+    """Returns the data set that load(memory=...) reads, decoded once on each machine: its processes map one copy.
 
-    Where the system can't share (no Linux), each reads its own, and the check of memory counts them all. So does a
-    process that can't map another's memory.
+    load: called with an `ImageMemory` into which it reads the images. Where the system can't share memory (no Linux),
+    each process calls it, and the check of free memory counts all of them. So does a process that can't map another's
+    memory.
     """
     count = processes.launch.local_size
     if count == 1 or not sharing.is_supported():
@@ -85,7 +102,7 @@ def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -
 
 
 def _load(config: Config, method: Method, memory: ImageMemory = OWN_MEMORY) -> sources.Dataset:
-    """Reads the images that the configuration names into `memory`.
+    """Reads the images that the configuration names into `memory`, in this process.
 
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
@@ -105,7 +122,11 @@ def _load(config: Config, method: Method, memory: ImageMemory = OWN_MEMORY) -> s
 
 
 def _own(config: Config, method: Method) -> sources.Dataset:
-    """The data set that the user's own function returns; it is given data.path and data.image_size if it takes them."""
+    """Returns the data set that the user's own function returns, checked.
+
+    The function is called with data.path and data.image_size, each if it has a parameter of that name. Raises DataError
+    if what it returns doesn't fit, or if its images are not of the size that data.image_size asks for.
+    """
     settings = config.data
     make = names.bind(
         settings.name, settings.options, key="data.name", built_in={}, given=("path", "image_size")
@@ -122,7 +143,10 @@ def _own(config: Config, method: Method) -> sources.Dataset:
 
 
 def _check_classes(config: Config, method: Method, class_names: tuple[str, ...]) -> None:
-    """Raises DataError for an order, increments and a memory that don't fit these classes."""
+    """Raises DataError, with all mistakes, for an order, increments or a memory that don't fit these classes.
+
+    class_names: by class index.
+    """
     mistakes = Mistakes()
     with mistakes.collected():
         _order(config, class_names)
@@ -147,7 +171,7 @@ def _order(config: Config, class_names: tuple[str, ...]) -> list[int]:
 
 
 def _check_memory(config: Config, method: Method, num_classes: int) -> None:
-    """A budget that leaves a class without an exemplar is a mistake; 0 for all of them may be meant."""
+    """Raises DataError for a memory.size that is above 0 and leaves a class without an exemplar; 0 may be meant."""
     settings = config.memory
     if method.uses_memory and not settings.fixed_per_class and 0 < settings.size < num_classes:
         raise DataError(

@@ -3,7 +3,7 @@
 It is a lock of flock on a file that also names the process which has it. The file stays when the lock is released: if
 it were deleted, two processes could each lock a file of that name.
 
-The package filelock (4.3) is not used: it doesn't tell which process has a lock, and it fails on file systems that
+The package filelock (4.3) is not used: it doesn't say which process has a lock, and it fails on file systems that
 answer ENOLCK or ENOTSUP. With code for both it would replace no more than the call of flock.
 """
 
@@ -33,14 +33,14 @@ _held: set[int] = set()  # the descriptors of the locks that this process has
 
 @contextlib.contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Returns a context manager that has the lock of an existing directory during its block.
+    """Returns a context manager: this process has the lock of an existing directory during its block.
 
-    A lock of flock belongs to the open file and lasts until the last process that shares this file is gone. So a
-    program that is started doesn't inherit the descriptor, and a forked child closes its copy at once. Only a child
-    that C code forks, without Python's hooks, would keep the lock of a parent that was killed.
     If the file system has no locks, it warns (RuntimeWarning) and the block runs without a lock.
     Raises InUseError if a live process has the lock, even if it is this one. Raises DiskError if the file can't be
     written, MachineError on a system without flock.
+    A lock of flock belongs to the open file and lasts until the last process that shares this file is gone. So a
+    program that is started doesn't inherit the descriptor, and a forked child closes its copy at once. Only a child
+    that C code forks, without Python's hooks, would keep the lock of a parent that was killed.
     """
     if fcntl is None:
         raise MachineError(f"{directory} can't be locked: this system has no flock; train on Linux, macOS or in WSL")
@@ -56,7 +56,11 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def _take(descriptor: int, directory: Path) -> None:
-    """Locks the open file and writes this process's name into it. Raises InUseError."""
+    """Locks the open lock file and writes this process's number and host into it.
+
+    descriptor: of the lock file. directory: the run directory, for messages.
+    Raises InUseError at once if a live process has the lock, or after a second if it isn't known which process has it.
+    """
     deadline = time.monotonic() + _PATIENCE
     with files.disk_errors(directory / NAME):
         while not _try_lock(descriptor, directory):
@@ -86,7 +90,10 @@ def _try_lock(descriptor: int, directory: Path) -> bool:
 
 
 def _lives(holder: str) -> bool:
-    """Returns whether "pid host" names a live process. One on another machine counts as live: nobody can tell here."""
+    """Returns whether the text "PID HOST" names a live process; False for a text of another form.
+
+    One on another machine counts as live: nobody can tell here.
+    """
     pid, _, host = holder.partition(" ")
     if not pid.isdecimal() or not host:
         return False

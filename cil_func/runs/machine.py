@@ -1,4 +1,4 @@
-"""Says in one line what this machine lacks for a run, memory or a compiler, and what to do about it."""
+"""Explains in one line what this machine lacks for a run, memory or a compiler, and what to do about it."""
 
 import errno
 import os
@@ -24,10 +24,12 @@ _WITHOUT = "run.compile=false runs without a compiler, and slower"
 
 
 def as_one_line(error: BaseException, config: Config, directory: Path) -> BaseException:
-    """Returns a DiskError or MachineError of one line if the disk or this machine is the cause, else the error itself.
+    """Returns a DiskError or MachineError of one line if the disk or this machine is the cause, else `error` itself.
 
-    config: of the run. directory: the run directory, which the line names if the error doesn't name a file. The new
-    error has the old one as its __cause__ if it is about the machine, so that its traceback can be stored.
+    error: what ended the run. config: of the run, for the advice. directory: the run directory, which the line names if
+    the error doesn't name a file.
+    For an error that `explain` explains, the new one has the old one as its __cause__, so that its traceback can be
+    stored.
     """
     if isinstance(error, OSError) and error.errno in _DISK:
         name = error.filename or directory
@@ -42,7 +44,9 @@ def as_one_line(error: BaseException, config: Config, directory: Path) -> BaseEx
 def explain(error: BaseException, config: Config) -> CilError | None:
     """Returns an error of one line if the cause is a lack of memory, or torch.compile and what it needs.
 
-    config: of the run, for the advice. Returns None for any other error, and for a CilError, which is one line already.
+    A MachineError; a DiskError if the disk has no room for torch.compile's files.
+    error: looked at together with all errors that it was raised from. config: of the run, for the advice.
+    Returns None for any other error, and for a CilError, which is one line already.
     """
     if isinstance(error, CilError) or not isinstance(error, Exception):
         return None
@@ -67,6 +71,7 @@ def check_compiler(device: str) -> None:
 
 
 def _fault_on_cpu() -> str:
+    """Returns what torch.compile lacks on a CPU and the way to get it; "" if nothing."""
     from torch._inductor import cpp_builder, exc  # imported late: few runs need it
 
     try:
@@ -78,6 +83,7 @@ def _fault_on_cpu() -> str:
 
 
 def _fault_on_cuda() -> str:
+    """Returns what torch.compile lacks on a GPU and the way to get it; "" if nothing."""
     from torch.utils._triton import has_triton_package  # imported late, as above
 
     if not has_triton_package():
@@ -112,7 +118,8 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _about_memory(error: BaseException, config: Config) -> str:
-    """Returns which memory is full, the amounts that the error names, and what to try."""
+    """Returns the message of a lack of memory: which memory is full, the amounts that the error names, and what to try.
+    """
     text = str(error)
     on_gpu = isinstance(error, torch.OutOfMemoryError) or bool(_ON_GPU.search(text))
     numbers = [f"{found[1]} more were needed" for found in [_NEEDED.search(text)] if found]
@@ -138,7 +145,11 @@ def _is_compiler(error: BaseException) -> bool:
 
 
 def _reason(chain: list[BaseException]) -> str:
-    """Returns the line that says most: what a compiler calls an error, else the start of the innermost message."""
+    """Returns the most telling line of the errors in a chain, with the innermost error's type before it.
+
+    chain: from the outermost error to the innermost. The line is the first with "error:", as a compiler writes it, else
+    the start of the innermost message; at most 300 characters.
+    """
     text = "\n".join(str(link) for link in chain)
     found = re.search(r"^.*\berror: .*$", text, re.MULTILINE)
     inner = next((link for link in reversed(chain) if str(link)), chain[-1])

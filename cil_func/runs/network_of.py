@@ -1,4 +1,4 @@
-"""The network that a configuration names, and whether its backbone can take the images."""
+"""Makes the network that a configuration names, and checks that its backbone can take the images."""
 
 from cil_func.config import Config, names
 from cil_func.data import sources
@@ -13,7 +13,11 @@ from cil_func.networks.timm_skeleton import Drop
 def network_of(
     config: Config, method: Method, *, num_classes: int, num_phases: int, image_size: tuple[int, int]
 ) -> Network:
-    """Returns the backbone of [model] with the method's head. Raises ConfigError where they don't fit."""
+    """Returns the network of a run: the backbone of [model] with the method's head.
+
+    num_classes, num_phases: of the whole run. image_size: (H, W) of the images.
+    Raises ConfigError if the method needs feature maps and the backbone has none, or for a backbone that isn't there.
+    """
     backbone = backbone_of(config)
     if method.taps and not backbone.has_maps:
         raise ConfigError(
@@ -35,7 +39,11 @@ def network_of(
 
 
 def backbone_of(config: Config) -> Backbone:
-    """Returns the backbone of [model]: a built-in one, or what the user's own function returns."""
+    """Returns the backbone of [model]: a built-in one, or what the user's own function returns.
+
+    Raises ConfigError for options of a built-in one, which takes none, and if the user's function can't be found, fails
+    or returns no Backbone.
+    """
     name, options = config.model.backbone, config.model.options
     if not names.is_own(name):
         if options:
@@ -49,26 +57,31 @@ def backbone_of(config: Config) -> Backbone:
 
 
 def key_of(name: str) -> str:
-    """Returns the key of a backbone in params: its name, or that of the user's own function."""
+    """Returns the key under which params and state have a backbone: its name, or that of the user's own function.
+
+    name: the value of model.backbone, like "resnet32" or "nets.py:make", whose key is "make".
+    """
     return name.rpartition(":")[2].replace(".", "_") if names.is_own(name) else name
 
 
 def drop_of(config: Config) -> Drop:
-    """Returns the rates of [model]."""
+    """Returns the rates of dropout and stochastic depth in [model]."""
     return Drop(config.model.drop_rate, config.model.drop_path_rate)
 
 
 def known_size(config: Config) -> tuple[int, int] | None:
-    """(H, W) of the images as the configuration alone shows it, None where the data will."""
+    """Returns (H, W) of the images if the configuration alone shows it; None if only the data do."""
     side = config.data.image_size or sources.OWN_SIZES.get(config.data.name)
     return None if side is None else (side, side)
 
 
 def check_backbone(config: Config, image_size: tuple[int, int] | None, *, of_data: bool = False) -> bool:
-    """Checks the backbone; returns whether it draws random numbers. image_size: None checks its name alone.
+    """Checks the backbone of [model]. Returns whether it draws random numbers while it is trained.
 
-    Raises ConfigError for an unknown model, a rate that it doesn't have, or images of a size that it can't take; for
-    the last one DataError if the size is that of the data.
+    image_size: (H, W) of the images; None: not known yet, then only the name is checked and False is returned. of_data:
+    whether image_size comes from the data and not from the configuration, which decides the kind of error.
+    Raises ConfigError for an unknown model or a rate that it doesn't have. Raises ConfigError, or DataError if
+    `of_data`, for a size that it can't take; the message names one that it can.
     """
     name, drop = config.model.backbone, drop_of(config)
     net = backbone_of(config)
@@ -87,7 +100,7 @@ def check_backbone(config: Config, image_size: tuple[int, int] | None, *, of_dat
 
 
 def _near(side: int) -> int:
-    """The multiple of 32 next to a side: what most networks divide by."""
+    """Returns the multiple of 32 nearest to a side, at least 32: most networks take it."""
     return max(32, 32 * round(side / 32))
 
 

@@ -31,7 +31,8 @@ _DTYPES = {  # the names of safetensors
 class Loaded(NamedTuple):
     """A checkpoint that was read.
 
-    tree: nested dicts of tensors on the CPU; record: JSON-able values; number: the newest checkpoint has the highest.
+    tree: nested dicts of tensors on the CPU. record: JSON-able values. Both are as they were when they were saved.
+    number: of the checkpoint; the newest one of a run has the highest.
     """
 
     tree: trees.Tree
@@ -40,9 +41,9 @@ class Loaded(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part as a manifest names it.
+    """A part of a checkpoint as a manifest names it: the file with one key of the tree and what lies under it.
 
-    number: of the checkpoint that wrote it first; sha256 (hexadecimal) and size (bytes): of its bytes.
+    number: of the checkpoint that wrote it first. sha256 (hexadecimal) and size (in bytes): of its bytes.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Part(NamedTuple):
 def pack_manifest(parts: Sequence[Part], record: dict[str, Any], *, number: int) -> bytes:
     """Returns the manifest of checkpoint `number` (0 or more). The same arguments give the same bytes.
 
+    parts: those of the checkpoint, in order. record: what is stored beside the tree.
     Raises ValueError for a record that JSON would not give back unchanged: with numbers that are not finite, keys that
     are not strings, tuples or arrays.
     """
@@ -69,9 +71,11 @@ def pack_manifest(parts: Sequence[Part], record: dict[str, Any], *, number: int)
 
 
 def unpack_checkpoint(manifest: bytes, data: Iterable[bytes]) -> Loaded:
-    """Returns the checkpoint that consists of a manifest and the bytes of its parts, in the manifest's order.
+    """Returns the checkpoint that consists of a manifest and its parts.
 
-    Raises CheckpointError for damaged bytes.
+    data: the bytes of each part, in the manifest's order; read one by one.
+    Raises CheckpointError for damaged bytes. Raises ValueError if there are more or fewer parts than the manifest
+    names.
     """
     fields, tree = parse_manifest(manifest), {}
     for part, piece in zip(parts_of(fields), data, strict=True):
@@ -92,7 +96,10 @@ def verify(part: Part, size: int, digest: str) -> None:
 
 
 def parse_manifest(manifest: bytes) -> dict[str, Any]:
-    """Returns the fields of a manifest. Raises CheckpointError if its bytes are not those that were written."""
+    """Returns the fields of a manifest, all but "self": {"format", "number", "record", "parts"}.
+
+    Raises CheckpointError if its bytes are not those that were written, or if it is of another format.
+    """
     size = len(_end(b""))
     body, end = manifest[:-size], manifest[-size:]
     if end != _end(body):
@@ -139,9 +146,9 @@ def chunks(tree: trees.Tree) -> Iterator[bytes | np.ndarray]:
 
 
 def describe_part(tree: trees.Tree, *, number: int) -> Part:
-    """Returns the name, SHA-256 and size of the part that checkpoint `number` would write for a tree.
+    """Returns the number, SHA-256 and size of the part that checkpoint `number` would write for a tree.
 
-    Computes the bytes of `chunks`, and writes nothing.
+    tree: as for `chunks`, which makes the bytes. Writes nothing. Raises what `chunks` raises.
     """
     found, size = hashlib.sha256(), 0
     for chunk in chunks(tree):
@@ -171,7 +178,7 @@ def sha256(data: bytes) -> str:
 
 
 def _end(body: bytes) -> bytes:
-    """Returns the last bytes of a manifest whose bytes before them are `body`."""
+    """Returns the last bytes of a manifest, with "self": the SHA-256 of `body`, all bytes before them."""
     return f', "self": "{sha256(body)}"}}\n'.encode("ascii")
 
 
