@@ -2,11 +2,12 @@
 
 sources.py       loads a data set by its name
 cifar100.py      reads or downloads CIFAR-100
+own.py           checks a data set that a user's own function returns
 reading/         image files and folders -> uint8 arrays
 images.py        the images of a data set by row number, wherever they are stored
 scenario.py      the order of the classes, and the row numbers of each phase
 batches.py       shuffled, augmented batches of an epoch, several at a time
 augmentation/    random changes of training images
 
-Images are uint8 (N, H, W, 3) in all of these modules; a row is an index into them.
+Images are uint8 (N, H, W, 3), but for the planes (N, 3, H, W) inside augmentation/. A row is the index of one image.
 """

@@ -23,15 +23,24 @@ _STATISTICS_PIXELS = 1 << 24  # pixels looked at at a time: bounds the working m
 
 
 class Batch(NamedTuple):
-    """images: uint8 (B, H, W, 3); labels: int64 (B,)."""
+    """The images and labels of one batch, or of several batches one after the other.
+
+    images: uint8 (B, H, W, 3). labels: int64 (B,), one for each image.
+    """
 
     images: Tensor
     labels: Tensor
 
 
 class Chunk(NamedTuple):
-    """batch: the images of some steps in turn, those of this process; sizes: how many a step; totals: how many on all
-    processes; done: the first steps that were taken before, when a training goes on in the middle."""
+    """Several consecutive batches, loaded and augmented together.
+
+    batch: the images and labels that this process trains on, one batch after the other.
+    sizes: how many of these images belong to each of the batches; 0 if this process has none of a batch.
+    totals: how many images each of the batches has in all processes together.
+    done: how many of the first batches the caller has to skip, since they were trained on before the run was resumed.
+    Their images are in `batch` all the same.
+    """
 
     batch: Batch
     sizes: tuple[int, ...]
@@ -52,17 +61,22 @@ def epoch_chunks(
     joins: bool = False,
     first_step: int = 0,
 ) -> Iterator[Chunk]:
-    """One epoch over `rows` in random order, in chunks on the device of as many whole batches as measured well.
+    """Returns an iterator over the chunks of one epoch: the images of `rows` in random order, augmented, on `device`.
 
-    images: N of them; labels: int64 (N,), both wherever they are; rows: int64 (M,), each comes once;
-    key: the epoch's, from which order and draws follow; augment: None for the images as they are; own: which places
-    of each batch of batch_size images are this process's, None: all; joins: see `cut`; first_step: the batch to start
-    with, in a chunk that begins where it would have begun from 0 on, so that nothing depends on where one starts.
-    Order and draws are made when this is called, on the host and for the whole epoch: what an image gets
-    doesn't depend on batches, chunks or processes, and nothing waits for a GPU.
-    Where Pillow augments, or the images are on the host and the device is a GPU, one background thread prepares
-    chunks while others are trained on, from this call on. It ends when the iterator is used up or closed, and its
-    exceptions reach the caller as themselves.
+    images: N images. labels: int64 (N,). Each may be on the CPU or on a GPU.
+    rows: int64 (M,), the images of this epoch; each comes once. batch_size: images of a batch in all processes
+    together. key: an int, the seed of this epoch's order and augmentation. augment: None leaves the images as they are.
+    device: where the images and labels of a chunk are put.
+    own: the positions in each batch that this process trains on; None: all. joins: see `cut`.
+    first_step: the number of the first batch that is needed. The first chunk is the one that this batch is in: it may
+    begin with earlier batches (`Chunk.done`), so chunks are the same wherever a training goes on.
+
+    A chunk has as many whole batches, one or more, as fit into the CHUNK_PIXELS of the device, or into PILLOW_PIXELS if
+    Pillow augments. All random numbers are drawn in this call, on the host: what an image gets doesn't depend on
+    batches, chunks or processes, and nothing waits for a GPU.
+    If Pillow augments, or if the images are on another kind of device than `device`, a background thread prepares
+    chunks while others are trained on. It starts in this call and ends when the iterator is exhausted or closed. What
+    it raises is raised by the iterator. Raises ValueError for a batch_size below 1.
     """
     if batch_size < 1:
         raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
@@ -86,7 +100,11 @@ def epoch_chunks(
         return Chunk(batch, tuple(map(len, places)), tuple(map(len, batches)), max(0, first_step - start)), drawn
 
     def finish(chunk: Chunk, drawn: dict[str, Tensor]) -> Chunk:
-        """The chunk on the device, augmented."""
+        """Returns the chunk with its images and labels on `device`, its images augmented.
+
+        drawn: what `Augment.draw` drew for the chunk's images; {} leaves them as they are: nothing augments, or Pillow
+        already has (`prepare`).
+        """
         chosen, here = (upload(leaf, device) for leaf in chunk.batch)
         return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if drawn else chosen, here))
 
@@ -97,9 +115,9 @@ def epoch_chunks(
 
 
 def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:
-    """The places of each batch in an epoch over `count` images.
+    """Returns the positions of each batch in an epoch over `count` images, as ranges. The last batch may be smaller.
 
-    joins: a last batch of a single image is joined to the one before it, which then has batch_size + 1 images.
+    joins: whether a last batch of a single image is joined to the one before it, which then has batch_size + 1 images.
     """
     starts = list(range(0, count, batch_size))
     if joins and len(starts) > 1 and count - starts[-1] == 1:
@@ -108,17 +126,21 @@ def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:
 
 
 def _chunk_steps(images: Images, rows: int, limits: dict[str, int], device: torch.device) -> int:
-    """Steps in a chunk, of `rows` images each, within the device's limit of pixels: at least one."""
+    """Returns how many steps a chunk has, at least one.
+
+    rows: how many images a step has in this process. limits: {device type: the most pixels of a chunk}.
+    """
     pixels = images.shape[0] * images.shape[1]
     return max(1, limits[device.type] // (pixels * max(1, rows)))
 
 
 def channel_statistics(images: Images, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of pixels / 255 over `rows`: ((3,), (3,)).
+    """Returns mean and standard deviation of each channel of pixels / 255 over `rows`, as two tuples of 3 floats.
 
-    From a histogram of the 256 values, so exact but for the last rounding, whatever the number of pixels.
-    A channel that hardly varies gets 1/255, one step of uint8, for people divide by it.
-    Raises ValueError for no rows.
+    rows: int64 (M,), on the CPU. Both are computed from a histogram of the 256 values, so they are exact but for the
+    last rounding, whatever the number of pixels. A standard deviation below 1/255, one step of uint8, is returned as
+    1/255, since callers divide by it.
+    Raises ValueError if there are no rows.
     """
     if len(rows) == 0:
         raise ValueError("channel_statistics: no rows; give at least one")
@@ -136,7 +158,10 @@ def channel_statistics(images: Images, rows: Tensor) -> tuple[tuple[float, ...],
 
 
 def _prefetched(prepare: Callable[[int], Any], starts: range) -> Iterator[Any]:
-    """prepare(start) for each start, in order, by a thread that is up to _PREFETCH of them ahead; it begins at once."""
+    """Returns an iterator over prepare(start) for each start, in order.
+
+    A thread prepares up to _PREFETCH results ahead. It starts in this call.
+    """
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     pending = deque(pool.submit(prepare, start) for start in starts[:_PREFETCH])
 

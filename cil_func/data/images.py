@@ -1,4 +1,4 @@
-"""What a set of images is to the rest of the package: pictures by row number, wherever they are kept."""
+"""Defines what a set of images is to the rest of the package: images by row number, wherever they are stored."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,9 +12,9 @@ _FREE_SHARE = 0.5  # of the GPU's free memory, that a set of images may take
 
 
 class Images(Protocol):
-    """N images of one size, uint8 (H, W, 3) each.
+    """N images of one size, uint8 RGB, that are got by row number; len() is N.
 
-    shape: (H, W). device: where `gather` puts them. nbytes: how much memory they take.
+    shape: (H, W) of each image. device: where `gather` returns images. nbytes: how many bytes of memory the set takes.
     """
 
     @property
@@ -29,13 +29,16 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The images (B, H, W, 3) at the places `rows` (B,), int64 on the CPU, in their order."""
+        """Returns the images with the numbers `rows`, in their order: uint8 (B, H, W, 3), on `device`.
+
+        rows: int64 (B,), 0 to N - 1, on the CPU.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Resident:
-    """Images that are all in memory, as one tensor uint8 (N, H, W, 3), on a CPU or a GPU."""
+    """Images that are all in memory, as one tensor. pixels: uint8 (N, H, W, 3), on a CPU or a GPU."""
 
     pixels: Tensor
 
@@ -56,12 +59,15 @@ class Resident:
         return len(self.pixels)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """See `Images`. The row numbers go to a GPU by a pinned upload, so that it is not waited for."""
+        """See `Images.gather`. For images on a GPU the row numbers are copied there without waiting for it."""
         return self.pixels[upload(rows, self.pixels.device)]
 
 
 def resident(pixels: Tensor, device: torch.device) -> Resident:
-    """Images uint8 (N, H, W, 3) on the device if half of its free memory holds them, else where they are."""
+    """Returns the images as a `Resident`: on `device`, or where they are if they take over half of a GPU's free memory.
+
+    pixels: uint8 (N, H, W, 3).
+    """
     if device.type == "cuda" and pixels.nbytes > _FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return Resident(pixels)
     return Resident(pixels.to(device))
@@ -69,7 +75,10 @@ def resident(pixels: Tensor, device: torch.device) -> Resident:
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The mirror images, left to right, of other images."""
+    """The mirror images, left to right, of the set `images`.
+
+    They are made when they are gathered and take no memory of their own: `nbytes` is that of `images`.
+    """
 
     images: Images
 
@@ -89,5 +98,5 @@ class Mirrored:
         return len(self.images)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """See `Images`."""
+        """See `Images.gather`."""
         return self.images.gather(rows).flip(2)

@@ -1,4 +1,4 @@
-"""A data set that a user's own function returns, checked."""
+"""Checks a data set that a user's own function returns."""
 
 from typing import Any
 
@@ -9,11 +9,13 @@ from cil_func.errors import DataError
 
 
 def checked(value: Any, *, name: str) -> Dataset:
-    """Returns what a user's own function returned as a `Dataset`.
+    """Returns what a user's own function returned as a `Dataset`, its targets as int64.
 
-    value: a Dataset, or (train images, train targets, test images, test targets, class names): images are arrays uint8
-    (N, H, W, 3) of one size, targets are class indices (N,), class_names[i] is the name of class i.
-    name: of the function, for messages. Raises DataError, one line, for anything else, and for a class without images.
+    value: a Dataset, or (train images, train targets, test images, test targets, class names). Images are arrays uint8
+    (N, H, W, 3) of one size. Targets are class indices (N,). class_names[i] is the name of class i.
+    name: of the user's function, for messages.
+    Raises DataError, one line, for anything else, for a name that two classes have, and for a class without images in
+    one of the splits.
     """
     try:
         arrays = Dataset(*value) if not isinstance(value, Dataset) else value
@@ -41,7 +43,11 @@ def checked(value: Any, *, name: str) -> Dataset:
 
 
 def _split(images: Any, targets: Any, num_classes: int, place: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images and the targets of a split as arrays. Raises DataError for other shapes and types."""
+    """Returns the images and targets of one split as arrays, uint8 (N, H, W, 3) and int64 (N,).
+
+    place: the beginning of messages, which says whose images these are.
+    Raises DataError for another shape or type, for a target without a class, and for a class without images.
+    """
     images, targets = np.asarray(images), np.asarray(targets)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise DataError(f"{place} images are {images.dtype} {images.shape}; give uint8 (N, H, W, 3)")

@@ -1,6 +1,6 @@
-"""Which classes arrive when: the class order, and the phases, as continuum's ClassIncremental cuts them.
+"""Decides which classes arrive when: the class order, and the phases, as continuum's ClassIncremental cuts them.
 
-The labels have to be contiguous and the order a full permutation; both are checked first.
+Classes have to be numbered 0..K-1, and the order must have each of them once. Both are checked first.
 """
 
 import unicodedata
@@ -26,7 +26,11 @@ _CANONICAL_SEED = 1993  # the field's order: iCaRL's and everyone's since
 
 @dataclass(frozen=True)
 class Phase:
-    """classes: original indices in order of arrival; rows: int64, ascending, of this phase's classes."""
+    """The classes that arrive in one phase, and their images.
+
+    index: the phase's number, from 0. classes: the original indices of its new classes, in order of arrival.
+    train_rows, test_rows: int64 (M,), ascending, the rows of these classes in the training and in the test images.
+    """
 
     index: int
     classes: tuple[int, ...]
@@ -36,7 +40,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Labels, int64 (N,), are positions in class_order: a class's label says how many came before."""
+    """The order of the classes, and the phases in which they arrive.
+
+    class_order: the original class indices, in order of arrival. phases: from phase 0 on.
+    train_labels, test_labels: int64 (N,), for each image the position of its class in class_order, which is how many
+    classes arrive before it.
+    """
 
     class_order: tuple[int, ...]
     phases: tuple[Phase, ...]
@@ -47,12 +56,13 @@ class Scenario:
 def class_order(
     kind: str | Sequence[int | str], *, num_classes: int, class_names: Sequence[str], order_seed: int = 0
 ) -> list[int]:
-    """Original class indices in order of arrival, a permutation of 0..num_classes-1.
+    """Returns the original class indices in order of arrival, a permutation of 0..num_classes-1.
 
-    kind: "canonical" (numpy.random.RandomState(1993).permutation(K), for any K), "shuffled" (drawn from
-    order_seed), "sorted" (0, 1, 2, ...), or a list of indices or names.
-    Raises DataError that names what is unknown, twice, missing, or both the index of one class and the name of
-    another; ConfigError for an unknown word.
+    kind: "canonical" (numpy.random.RandomState(1993).permutation(K), for any K), "shuffled" (drawn from order_seed),
+    "sorted" (0, 1, 2, ...), or a list that names each class once, by index or by name.
+    class_names: the name of each original index. order_seed: an int; only "shuffled" depends on it.
+    Raises DataError if an item of the list is unknown, comes twice, is missing, or is both the index of one class and
+    the name of another. Raises ConfigError for an unknown word.
     """
     if kind == "canonical":
         return np.random.RandomState(_CANONICAL_SEED).permutation(num_classes).tolist()
@@ -92,10 +102,11 @@ def build(
     initial_increment: int,
     increment: Increment,
 ) -> Scenario:
-    """Cuts the classes, in `order`, into phases.
+    """Returns the scenario that cuts the classes, in `order`, into phases.
 
-    targets: (N,) original class indices; initial_increment, increment: see `increments`.
-    Raises DataError for increments that don't fit and classes without images.
+    train_targets, test_targets: int (N,), original class indices. order: of the classes, from `class_order`.
+    initial_increment, increment: see `increments`.
+    Raises DataError for increments that don't fit, and for a class without training or test images.
     """
     sizes = increments(len(order), initial_increment=initial_increment, increment=increment)
     for split, targets in (("training", train_targets), ("test", test_targets)):
@@ -114,10 +125,11 @@ def build(
 
 
 def automatic(num_classes: int, initial_increment: int, increment: Increment) -> tuple[int, int | Sequence[int]]:
-    """Returns (initial_increment, increment) with "auto" replaced: about five phases, of two classes at least at first.
+    """Returns (initial_increment, increment) with increment = "auto" replaced; a number or a list comes back as it is.
 
-    A number or a list comes back as it is.
-    A phase 0 of a single class would teach nothing: there is nothing to tell it from.
+    "auto" becomes num_classes / 5, rounded up, which makes about five phases. If that is 1 and initial_increment is 0,
+    initial_increment becomes 2: a phase 0 of a single class would teach nothing, since there is nothing to tell it
+    from.
     """
     if increment != "auto":
         return initial_increment, increment
@@ -126,9 +138,9 @@ def automatic(num_classes: int, initial_increment: int, increment: Increment) ->
 
 
 def increments(num_classes: int, *, initial_increment: int, increment: Increment) -> list[int]:
-    """Returns the number of new classes in each phase.
+    """Returns the number of new classes in each phase, from phase 0 on.
 
-    initial_increment: classes in phase 0; 0: the first of `increment`.
+    initial_increment: classes in phase 0; 0: as many as the first of `increment`.
     increment: classes in each later phase. A number: the last phase has what is left, where continuum refuses a
     remainder. "auto": see `automatic`. A list: the later phases one by one; with initial_increment they add up to
     num_classes.
@@ -151,7 +163,10 @@ def increments(num_classes: int, *, initial_increment: int, increment: Increment
 
 
 def _listed_increments(num_classes: int, initial_increment: int, increment: list[int]) -> list[int]:
-    """The phases' sizes from a list of them; raises DataError if they don't add up."""
+    """Returns the sizes of all phases if `increment` is a list. Raises DataError if they don't add up to num_classes.
+
+    initial_increment: classes in phase 0; 0: the list begins with phase 0.
+    """
     sizes = [initial_increment, *increment] if initial_increment else increment
     if not sizes or min(sizes) < 1 or sum(sizes) != num_classes:
         shown = str(increment) if len(increment) <= _SHOWN_SIZES else f"a list of {len(increment)} sizes"
@@ -164,8 +179,9 @@ def _listed_increments(num_classes: int, initial_increment: int, increment: list
 
 
 def _split(targets: np.ndarray, order: Sequence[int], increments: list[int]) -> tuple[Tensor, list[Tensor]]:
-    """Returns the labels (N,) and each phase's rows: ascending, of the classes that arrive in that phase.
+    """Returns the labels (N,), and for each phase the rows of its classes, ascending; int64 tensors.
 
+    targets: (N,), original class indices. order: of the classes. increments: the number of classes in each phase.
     Tests compare it with continuum's ClassIncremental, whose import takes a process several seconds.
     """
     labels = np.argsort(order)[targets]  # the inverse permutation: at which place each class comes
@@ -175,7 +191,7 @@ def _split(targets: np.ndarray, order: Sequence[int], increments: list[int]) -> 
 
 
 def _class_index(item: int | str, num_classes: int, class_names: Sequence[str]) -> int:
-    """One entry of a class order as an index."""
+    """Returns one item of a class order, an index or a name, as an index. Raises DataError if it is no class."""
     if isinstance(item, str):
         item = unicodedata.normalize("NFC", item)  # the form of names that were read from folders
         if item in class_names:
@@ -190,7 +206,7 @@ def _class_index(item: int | str, num_classes: int, class_names: Sequence[str]) 
 
 
 def misleading_index(class_names: Sequence[str]) -> int | None:
-    """The first index of a class while another class has that number as its name; None if there is none.
+    """Returns the first class index that is also the name of another class; None if there is none.
 
     Folders 0 to 10 come in alphabetical order, so that index 2 is folder "10".
     """
@@ -198,12 +214,15 @@ def misleading_index(class_names: Sequence[str]) -> int | None:
 
 
 def _misleading(items: Sequence[int | str], class_names: Sequence[str]) -> int | None:
-    """The first of the items that is the index of one class and, leading zeros aside, the name of another; or None."""
+    """Returns the first int of `items` that is the index of one class and the name of another; None if there is none.
+
+    Leading zeros of a name don't count.
+    """
     numbers = {int(name): index for index, name in enumerate(class_names) if name.isdecimal()}
     return next((item for item in items if not isinstance(item, str) and numbers.get(item, item) != item), None)
 
 
 def listed(indices: Sequence[int], class_names: Sequence[str]) -> str:
-    """The first few classes by index and name, and how many more."""
+    """Returns the first three classes as text, and how many more there are: "0 (ant), 1 (bee), 2 (cat) and 7 more"."""
     shown = printable(", ".join(f"{index} ({class_names[index]})" for index in indices[:3]))
     return shown + (f" and {len(indices) - 3} more" if len(indices) > 3 else "")

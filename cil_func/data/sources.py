@@ -25,8 +25,9 @@ _TEST_NAMES = {"image_folder": ("test", "val"), "imagenet100": ("val",), "imagen
 class Dataset(NamedTuple):
     """A data set in memory.
 
-    Images are uint8 (N, H, W, 3). Targets are int64 (N,): original class indices 0..K-1, each with images in both
-    splits. class_names: the name of each index.
+    train_images, test_images: uint8 (N, H, W, 3), of one size.
+    train_targets, test_targets: int64 (N,), the original class indices 0..K-1, each with images in both splits.
+    class_names: the name of each index.
     skipped: the files that were left out, by `on_error = "skip"`, like "train/cat/3.png: the file is empty"; paths are
     relative to the data set's. warnings: what a person should know about the files, one line each.
     stamp: a text that differs if the files have changed, see `listing.stamp`; "" for a data set without image files.
@@ -43,7 +44,7 @@ class Dataset(NamedTuple):
 
 
 def stamp(name: str, path: str) -> str:
-    """Returns the stamp that `load` would return now, without opening an image.
+    """Returns the stamp that `load` would return now, without opening an image; "" for a data set without image files.
 
     name, path: as `load` takes them. Raises DataError for a folder that can't be used.
     """
@@ -63,17 +64,18 @@ def load(
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     memory: ImageMemory = decoding.OWN_MEMORY,
 ) -> Dataset:
-    """Loads a whole data set into memory.
+    """Loads a whole data set into memory and returns it as a Dataset.
 
-    name: one of NAMES. path: the folder of image files, or where cifar100 is stored. image_size: the side in pixels
-    that each image is brought to, see `image_file.resize`; 0 keeps the images' own size (224 for ImageNet).
-    check: called with the class names, before any image file is read; it may raise DataError. memory: where the images
-    are stored.
+    name: one of NAMES. path: the folder of image files; for cifar100 the folder where it is stored, "" for `.data`.
+    image_size: the side in pixels that each image is brought to, see `image_file.resize`; 0 keeps the images' own size
+    (224 for ImageNet).
+    check: called with the class names, before any image file is read; it may raise DataError.
+    memory: where the images are stored.
 
     Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
     file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
     "ignore", or "auto", which applies it for image_folder and ignores it for ImageNet, as published results do.
-    background: the colour behind transparent pixels; () drops the alpha channel.
+    background: the RGB colour behind transparent pixels; () drops the alpha channel.
 
     `imagenet100` is whichever 100 class folders are in path/train and path/val, since several subsets go by that name.
     Raises DataError, one line, for data that are missing or can't be used. Raises ConfigError for an unknown name and
@@ -103,7 +105,7 @@ def load(
 
 
 def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> Rules:
-    """Returns how the image files of a data set are decoded. The arguments are those of `load`."""
+    """Returns the rules by which a data set's image files are decoded. The arguments are those of `load`."""
     upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith("imagenet"))
     return Rules(upright, tuple(background) or None)
 
