@@ -20,7 +20,8 @@ from cil_func.tree import Tree
 class Targets(NamedTuple):
     """What a batch should be classified as.
 
-    labels: (B,) integers; rows: (B,) bool, False for padding, or None if all rows are images.
+    labels: (B,) int64, the classes; a row of padding has class 0.
+    rows: (B,) bool, False for padding, which must not count in a loss; None: all rows are images.
     """
 
     labels: torch.Tensor
@@ -30,8 +31,10 @@ class Targets(NamedTuple):
 class Loss(Protocol):
     """(student, teacher, targets, classes) -> 0-d tensor, the mean over the batch's images.
 
-    teacher: what the last phase's model says about the batch; None if the method uses none. In phase 0 there is no last
-    model, and all its tensors are 0. They must not count then: `classes.old` is empty.
+    student: what the network says about the batch; its logits are (B, C), for all C classes of the run.
+    teacher: what the last phase's finished model says about the same images; None if `Stage.uses_teacher` is false and
+    no backbone is frozen. Phase 0 has no last model: there all of the teacher's tensors are 0, `classes.old` is nowhere
+    true, and the loss must not depend on the teacher.
     """
 
     def __call__(
@@ -40,31 +43,38 @@ class Loss(Protocol):
 
 
 class Penalty(Protocol):
-    """(params, extra, classes) -> 0-d tensor. Its gradient is added to that of the loss at each step."""
+    """(params, extra, classes) -> 0-d tensor, whose gradient is added to the loss's. extra: see `Extra`."""
 
     def __call__(self, params: Tree, extra: Tree, classes: Classes, /) -> torch.Tensor: ...
 
 
 class Finish(Protocol):
-    """(params, num_new) -> (params, gamma or None), after the training of a phase that has old classes."""
+    """(params, num_new) -> (new params, gamma), after the last training of a phase that has old classes.
+
+    params: with a classifier of the K classes seen, the num_new newest last. gamma: the factor of their rows, 0-d, for
+    the results; None: nothing was aligned.
+    """
 
     def __call__(self, params: Tree, num_new: int, /) -> tuple[Tree, torch.Tensor | None]: ...
 
 
 class Project(Protocol):
-    """params -> params, after each update: back into the set of allowed weights."""
+    """params -> new params, called after each update: puts the weights back into the set of those that are allowed."""
 
     def __call__(self, params: Tree, /) -> Tree: ...
 
 
 class Trainable(Protocol):
-    """path -> whether the parameter at this path of the tree is differentiated and updated."""
+    """path -> whether the parameter at this path, such as "classifier.weight", is differentiated and updated."""
 
     def __call__(self, path: str, /) -> bool: ...
 
 
 class FaultOf(Protocol):
-    """sizes -> why phases that bring so many classes each can't be learned, and the way out; "" if they can be."""
+    """(sizes of the run's phases) -> why the method can't learn them, and the way out, as text; "" if it can.
+
+    sizes: how many classes phase 0, 1, ... brings.
+    """
 
     def __call__(self, sizes: Sequence[int], /) -> str: ...
 
@@ -87,7 +97,13 @@ def _everything(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Options:
-    """The numbers and choices of the [method] table. Which published recipe uses which: README."""
+    """The numbers and choices of the [method] table. A method ignores those that it has no use for.
+
+    temperature, kd_combination, kd_weight: of distillation, see `distillation.add`.
+    clip_weights: whether `wa` clips the classifier's weights to at least 0 after each update.
+    align: whether `wa` and `der` align the classifier's rows at the end of a phase.
+    label_smoothing: of the cross-entropy, from 0 to below 1. lwf_classes: see `lwf`.
+    """
 
     temperature: float = 2.0
     kd_combination: Literal["convex", "sum"] = "convex"
@@ -100,20 +116,20 @@ class Options:
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a phase: a loss, the rows it trains on, what it changes.
+    """One training of a phase: a loss, the images that it trains on, what it changes.
 
-    name: its numbers are those of [optim.NAME], or else `optim`, or else [optim]. "" is the training that each phase
-    begins with.
+    name: "" is the training that each phase begins with. A hyperparameter comes from the first of these that has it:
+    the user's table [optim.NAME]; this stage's `optim`, {key of [optim]: default}; for "" in phase 0
+    [optim.first_phase]; the table [optim].
     rows: "new": the phase's images and the exemplars, without those held out; "all": all images of all classes seen;
-    "balanced": the exemplars, and as many images of each new class, chosen as exemplars are; "held_out": what
-    `Method.hold_out` keeps from training.
-    trainable: which parameters move. rows_trained: "new": the classifier's rows of old classes don't move, not even by
-    weight decay.
+    "balanced": the exemplars, and of each new class as many images as the largest number kept of an old class, selected
+    by the rule for exemplars; "held_out": those that `Method.hold_out` keeps from training.
+    trainable(path): whether a parameter is trained. rows_trained: "new": of the classifier, only the new classes' rows
+    move; weight decay leaves the others alone too.
     norm: "eval": batch norm uses its running statistics, which stay as they are.
-    penalty: its gradient is added; it is not part of the reported loss.
-    project: applied after each update. uses_teacher: whether the loss is given the last phase's model.
-    clamp: largest absolute value of an entry of the loss's gradient; 0: no limit.
-    optim: defaults of this stage's [optim] keys.
+    clamp: the loss's gradient is cut, entry by entry, to at most this absolute value; 0: no limit.
+    penalty: its gradient is added after that; it is not part of the reported loss. None: nothing is added.
+    project: applied to the params after each update. uses_teacher: whether the loss needs a teacher, see `Loss`.
     """
 
     name: str
@@ -130,9 +146,9 @@ class Stage:
 
 
 class Measure(Protocol):
-    """(params, logits_of, labels) -> a tree of tensors, measured on a few images.
+    """(params, logits_of, labels) -> a tree of tensors, measured on one batch of B images; the mean over them.
 
-    logits_of(params) -> logits (B, C) of these images; labels: (B,).
+    logits_of(params) -> logits (B, C) of these images, which can be differentiated. labels: (B,) int64.
     """
 
     def __call__(self, params: Tree, logits_of: Callable[[Tree], torch.Tensor], labels: torch.Tensor, /) -> Tree: ...
@@ -142,10 +158,10 @@ class Passes(Protocol):
     """Passes over a phase's new images, un-augmented, with the phase's finished model in eval mode."""
 
     def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
-        """The mean of `measure` over all images.
+        """Returns the mean of `measure` over all images, a tree like what `measure` returns.
 
-        by: "image": of one image at a time; "batch": of batches of the training's size, in random order and weighted by
-        their images.
+        by: "image": measured on one image at a time; "batch": on batches of the training's size, in random order, each
+        result weighted by its number of images.
         """
         ...
 
@@ -154,8 +170,8 @@ class Passes(Protocol):
 class Extra:
     """What a method remembers beside weights and exemplars: a tree of tensors, kept in checkpoints, constant in a step.
 
-    start(params) -> tree, before phase 0. Here and below the classifier has the run's full width, 0 for unseen classes.
-    after(extra, params, passes, classes) -> tree, after each phase.
+    start(params) -> the tree before phase 0. after(extra, params, passes, classes) -> the tree after each phase. In
+    params the classifier has a row for each of the run's C classes, rows of unseen classes are zero.
     """
 
     start: Callable[[Tree], Tree]
@@ -163,9 +179,10 @@ class Extra:
 
 
 class Imprint(Protocol):
-    """(rows, features (N, D), labels (N,), key) -> rows: new rows from the features of the new classes' images.
+    """(rows, features (N, D), labels (N,), key) -> rows, those of the new classes set by their images' features.
 
-    Called once at the start of each later phase, with the features of the model that the phase begins with.
+    Called once at the start of each later phase. rows: of the K classes seen, the new ones drawn at random. features:
+    of the new classes' images, un-augmented, by the last phase's finished model. labels: int64. key: a seed.
     """
 
     def __call__(self, rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int, /) -> Tree: ...
@@ -176,16 +193,16 @@ class Method:
     """A method of class-incremental learning.
 
     loss, rows, trainable, rows_trained, penalty, project, uses_teacher, clamp: of a phase's training, as in `Stage`.
-    finish: after the training of a phase that has old classes, its stages included.
-    predict: by "logits" or by "nme", the nearest class mean.
-    restart: whether a phase starts from a fresh initialisation.
-    fault_of: says of the phases' sizes why they can't be learned.
-    uses_memory: whether exemplars are kept.
-    head, taps, final_relu: of the network. grow: "backbone": each phase trains a new backbone beside the earlier ones,
-    which are frozen.
+    finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
+    class mean.
+    restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
+    fault_of: why phases of some sizes can't be learned, see `FaultOf`.
+    head, taps, final_relu: of the network, see `networks.network.Network`. grow: "backbone": each phase trains a new
+    backbone beside the earlier ones, which are frozen; "rows": only the classifier grows.
     extra: what is remembered; None: nothing. imprint: sets the new rows; None: they stay as drawn.
     stages: more trainings, which follow in phases that have old classes.
-    hold_out: share of each old class's exemplars, and as many images of each new class, kept from training for stages.
+    hold_out: share of each old class's exemplars that is kept from training, for stages on "held_out" rows, and of each
+    new class as many images as that is of the largest old one; 0: none.
     """
 
     name: str
@@ -213,7 +230,7 @@ class Method:
 
     @property
     def main(self) -> Stage:
-        """The training that each phase begins with, as a stage."""
+        """The training that each phase begins with, as a stage; its name is ""."""
         return Stage(
             name="",
             loss=self.loss,
@@ -227,5 +244,5 @@ class Method:
         )
 
     def stages_of(self, phase: int) -> tuple[Stage, ...]:
-        """The trainings of phase `phase` (0, 1, ...), in order."""
+        """Returns the trainings of phase `phase` (0, 1, ...), in order: in phase 0 `main` alone."""
         return (self.main, *self.stages) if phase else (self.main,)

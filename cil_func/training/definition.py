@@ -19,7 +19,7 @@ from cil_func.training.recipe import Recipe
 
 
 class RecipeOf(Protocol):
-    """(phase, stage name) -> how that stage is trained in phase 0, 1, ...; "" is a phase's first stage."""
+    """(phase, stage name) -> the recipe of that stage in phase 0, 1, ...; "" is the name of a phase's first stage."""
 
     def __call__(self, phase: int, name: str, /) -> Recipe: ...
 
@@ -28,10 +28,15 @@ class RecipeOf(Protocol):
 class Experiment:
     """A method, a network and data, ready to run.
 
-    class_names: by original index. test_images, train_images: labels and rows of `scenario` mean their rows.
-    recipe: how each stage is trained. forward: runs the network.
-    budget: of the exemplars. seed: from which all draws follow. preprocess: of the images. captured, draws: see
-    `stage.train`. processes: those that share the work.
+    scenario: the phases, and the labels of all images. class_names: by original index.
+    train_images, test_images: row i has label i of the scenario's train_labels, or test_labels.
+    augment: of training images. preprocess: from pixels to what the network is given; its tensors' device and dtype are
+    the run's.
+    recipe(phase, stage name) -> how that stage is trained. forward: runs the network in eval mode.
+    budget: how many exemplars are kept and how they are chosen. seed: from which all random draws follow.
+    captured: whether steps are captured as a CUDA graph. draws: whether the backbone draws random numbers in train
+    mode.
+    processes: those that share the work.
     """
 
     method: Method
@@ -56,7 +61,7 @@ class Experiment:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters and statistics."""
+        """The dtype of parameters and statistics."""
         return self.preprocess.mean.dtype
 
     @property
@@ -64,9 +69,12 @@ class Experiment:
         return len(self.scenario.class_order)
 
     def sizes(self, phase: Phase) -> list[int]:
-        """num_new of each phase up to this one."""
+        """Returns how many classes each phase brings, from phase 0 up to this one, this one included."""
         return [len(earlier.classes) for earlier in self.scenario.phases[: phase.index + 1]]
 
     def classes(self, phase: Phase, device: torch.device | str = "cpu") -> Classes:
-        """Which of the run's classes are known in a phase."""
+        """Returns the masks of the run's C classes that are seen by the end of a phase, and of those old before it.
+
+        Of a `Classes`, all but `counts`, which is None. device: where its tensors are made.
+        """
         return classes_of(self.sizes(self.scenario.phases[-1]), phase.index, device=device)

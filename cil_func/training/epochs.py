@@ -15,14 +15,14 @@ from cil_func.training.step_state import NEVER, Health, Measures, pad
 
 
 class Position(NamedTuple):
-    """Where the training of a phase stands: `step` steps of epoch `epoch` are done."""
+    """Where the training of a stage stands: the first `step` steps of epoch `epoch` are done. Both count from 0."""
 
     epoch: int
     step: int
 
 
 class EpochNumbers(Protocol):
-    """The numbers of a recipe that the loop over epochs uses, see `recipe.Recipe`."""
+    """The fields of a `recipe.Recipe` that the loop over epochs uses; see there."""
 
     @property
     def epochs(self) -> int: ...
@@ -54,17 +54,20 @@ def fit(
     before_chunk: Callable[[Position], None] = lambda position: None,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
-    """Takes the steps of all epochs, from `start` on; the train state is in `steps`.
+    """Takes the steps of all epochs of a stage, from `start` on. The train state is in `steps`, which moves it on.
 
     numbers: a `recipe.Recipe`, of which the fields of `EpochNumbers` are used.
     chunks(epoch, first_step) -> what the epoch trains on from a step on, in chunks of whole batches on the device.
-    teach(images) -> what the teacher says about the images of a chunk.
+    teach(images) -> the teacher's outputs for the images of a chunk, uint8 (B, H, W, 3); None: no teacher.
     seed(position) -> the key of what a step draws from torch's global generator; None: a step draws nothing.
+    start: (epoch, step) of the first step that is taken.
     check(health): called once an epoch; raises NonFiniteError if a step was not finite.
+    emit(event): takes a "progress" event a step, with the number of images of that step on all processes, and an
+    "epoch" event an epoch.
     before_step(position): may stop the training by an exception. Everything that a later call needs is then in `steps`
     and the position.
     before_chunk(position): called before each wait for a chunk and its teacher, and once more after the last chunk.
-    Emits a "progress" event a step, with the images trained since the last one, and an "epoch" event an epoch.
+    after_epoch(epoch): called after the epoch's event.
     """
     start = Position(*start)
     upcoming = chunks(*start)
@@ -103,7 +106,7 @@ def fit(
 
 
 def _means(totals: Measures, images: int, steps: int) -> dict[str, float]:
-    """The means of an epoch's measures: of loss and accuracy over its images, of the norms over its steps."""
+    """Returns the means of an epoch's measures: of loss and accuracy over its images, of the norms over its steps."""
     return {
         "loss": totals.loss.item() / images,
         "train_top1": 100.0 * totals.correct.item() / images,
@@ -114,9 +117,11 @@ def _means(totals: Measures, images: int, steps: int) -> dict[str, float]:
 
 
 def refuse_failed(health: Health, *, phase: int, steps_per_epoch: int, name: Callable[[int], str]) -> None:
-    """Raises NonFiniteError that names phase, epoch, step and tensor, if a step was not finite. Waits for the device.
+    """Raises NonFiniteError, which names phase, epoch, step and tensor, if `health` says that a step was not finite.
 
-    name(entry): what an entry of the step's vector is, see `step_state.entry_name`.
+    Waits for the device. steps_per_epoch: turns the step, counted from the stage's start, into epoch and step.
+    name(entry): what the entry of that number was a sum of, in the vector of sums that a step makes, such as "the
+    gradient of PATH"; see `step_state.entry_name`.
     """
     failed, entry = torch.stack((health.failed_step, health.entry)).tolist()
     if failed != NEVER:
@@ -128,7 +133,11 @@ def refuse_failed(health: Health, *, phase: int, steps_per_epoch: int, name: Cal
 
 
 def _batches(taught: Outputs | None, chunk: Chunk) -> Iterator[tuple[Outputs | None, Batch, int]]:
-    """What is left to do of a chunk, step by step, with the step's images on all processes."""
+    """Yields (taught, batch, total) for each step of a chunk that is not done yet.
+
+    taught: the teacher's outputs for the whole chunk, or None; cut to the batch. total: the step's images on all
+    processes.
+    """
     start = 0
     for step, (size, total) in enumerate(zip(chunk.sizes, chunk.totals, strict=True)):
         here = slice(start, start + size)

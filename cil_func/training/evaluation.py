@@ -16,8 +16,9 @@ def scores(
 ) -> torch.Tensor:
     """Returns scores (N, K), of which the highest is a method's prediction.
 
-    logits (N, K) and features (N, D): of the network. predict: the method's rule, "logits", or "nme", the nearest of
-    the class means (K, D). Raises ValueError for "nme" without means.
+    logits (N, K) and features (N, D): of the network. predict: the method's rule: "logits" returns them as they are;
+    "nme" is the nearest of the class means. means: (K, D), see `metrics.class_means`; None: there are none.
+    Raises ValueError for "nme" without means.
     """
     if predict == "logits":
         return logits
@@ -36,13 +37,15 @@ def phase_row(
     means: torch.Tensor | None = None,
     predict: Literal["logits", "nme"] = "logits",
 ) -> dict:
-    """Returns the accuracies after a phase, in percent, on the test images of all classes seen.
+    """Returns the accuracies after a phase, in percent, on the test images of all classes seen, by results.json's keys.
 
-    logits (N, K), features (N, D) and labels (N,) of those images. sizes: num_new of each phase so far.
+    logits (N, K), features (N, D) and labels (N,) of those images. sizes: how many classes each phase so far brought.
     logits_before_align: those of the model before it was aligned; None where nothing was aligned. means (K, D): of the
     exemplars, for the nearest class mean (NME); None without a memory. predict: what top1, balanced_top1, top5, the
-    per-phase accuracies and new_share are judged by. Shares are fractions of all predictions; fair_share is the
-    new_share of a model that is always right.
+    per-phase accuracies and new_share are judged by.
+    new_share and new_share_before_align are fractions of all predictions; fair_share is the new_share of a model that
+    is always right. A value is None where it has no meaning: old_top1 in phase 0, nme_top1 without means, what is
+    before aligning where nothing was aligned.
     """
     num_old = sum(sizes) - sizes[-1]
     judged = scores(logits, features, means=means, predict=predict)                # (N, K)
@@ -70,7 +73,11 @@ def phase_row(
 
 
 def summary(rows: list[dict]) -> dict:
-    """What the phases so far add up to: the matrix, the average, the last accuracy and forgetting, in percent."""
+    """Returns the part of results.json that sums up the phases so far, in percent.
+
+    rows: what `phase_row` returned for each phase. Keys: accuracy_matrix, average_incremental_accuracy, last_accuracy
+    (the last top1), forgetting (None for one phase).
+    """
     matrix = [row["per_phase_top1"] for row in rows]
     top1 = [row["top1"] for row in rows]
     return {

@@ -22,14 +22,15 @@ Teach = Callable[[torch.Tensor], Outputs | None]  # images uint8 (B, H, W, 3) ->
 
 
 def batch_size(device: torch.device, image_size: tuple[int, int]) -> int:
-    """Returns how many images of (H, W) the forward function takes at a time on that device."""
+    """Returns how many images of (H, W) the forward function takes at a time on that device; at least 32."""
     height, width = image_size
     return max(32, FORWARD_PIXELS[device.type] // (height * width))
 
 
 def forward_of(network: Network, preprocess: Preprocess, *, dtype: torch.dtype) -> Callable:
-    """Returns the function (params of one backbone, its state, images (B, H, W, 3) uint8) -> (features (B, D), aux).
+    """Returns the function (params, state, images) -> (features (B, D), aux) of one backbone in eval mode.
 
+    params, state: of one backbone, as `Network.run` takes them. images: (B, H, W, 3) uint8. aux: see `Network.run`.
     dtype: of the convolutions. The head is left out: its shape grows with the classes, and each would be another graph.
     """
 
@@ -42,11 +43,11 @@ def forward_of(network: Network, preprocess: Preprocess, *, dtype: torch.dtype) 
 
 @dataclass(frozen=True)
 class Forward:
-    """Runs all backbones of a model over images, in batches.
+    """Runs all backbones of a model over images in eval mode, in batches.
 
-    function: what `forward_of` returns, maybe compiled. batch_size: how many images it is called with. fill: whether
-    the last batch is filled up with black images to that size, so that a function compiled for it serves all calls.
-    processes: those that share the work in `features`.
+    function: what `forward_of` returns, maybe compiled. batch_size: how many images it is called with at most. device:
+    where it runs. fill: whether the last batch is filled up with black images to that size, so that a function compiled
+    for it serves all calls. processes: those that share the work in `features`.
     """
 
     network: Network
@@ -57,7 +58,7 @@ class Forward:
     fill: bool = False
 
     def outputs(self, model: Model, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Returns (features (N, feature_dim), aux of the newest backbone) of images (N, H, W, 3), on the device."""
+        """Returns (features (N, feature_dim), aux of the newest backbone), on the device, of uint8 images (N, H, W, 3)."""
         features, aux = None, {}
         parts = backbone_parts(model)
         for at, params, state in parts:
@@ -66,9 +67,11 @@ class Forward:
         return features, aux
 
     def features(self, model: Model, images: Images, rows: torch.Tensor, *, when: str) -> torch.Tensor:
-        """Returns the features (N, feature_dim) of the images at `rows` (N,), on the CPU; each process computes a part.
+        """Returns the features (N, feature_dim) of the images at `rows` (N,), on the CPU. Each process computes a part.
 
-        when: for the message. Raises NonFiniteError if a feature is not finite.
+        All processes have to call this together, and get all rows. when: begins the message of the error, "phase 1"
+        say.
+        Raises NonFiniteError if a feature is not finite.
         """
         parts = self.processes.split_rows(len(rows), self.batch_size)
         own = rows[parts[self.processes.rank]]
@@ -81,7 +84,11 @@ class Forward:
         return features
 
     def teacher(self, model: Model, classes: Classes) -> Teach:
-        """Returns the function images -> Outputs of a model, its classifier padded to the run's classes."""
+        """Returns the function images, uint8 (B, H, W, 3) -> Outputs of a model, for all C classes of the run.
+
+        model: of the classes seen in its phase; its classifier is padded with zeros. classes: as they were in that
+        phase.
+        """
         params = self.network.pad(model.params)
 
         def teach(images: torch.Tensor) -> Outputs:
@@ -91,7 +98,7 @@ class Forward:
         return teach
 
     def no_teacher(self, model: Model, classes: Classes) -> Teach:
-        """Returns a function with outputs of the same shapes as `teacher`'s, all 0. model: any one of the network."""
+        """Returns a function whose outputs have the shapes of `teacher`'s and are all 0. model: any one of the network."""
         height, width = self.network.image_size or (32, 32)
         image = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.device)
         like = self.teacher(model, classes)(image)

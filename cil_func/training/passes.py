@@ -23,8 +23,10 @@ _AT_ONCE = 16  # images whose gradients are in memory at a time
 class ModelPasses:
     """Measures a model on some images; see `methods.base.Passes`.
 
-    model: its classifier padded to the run's classes. rows: (M,), of images and labels (N,). batch_size: of batches.
-    key: from which the order of rows in batches is drawn. processes: those that share the images, in whole batches.
+    model: its classifier padded to the run's C classes. classes: which are seen, on the device.
+    images, labels: N of them; labels: int64 (N,). rows: int64 (M,), those of both that are measured on.
+    batch_size: how many images `by="batch"` takes at a time. key: from which the order of rows in batches is drawn.
+    processes: those that share the images, in whole batches.
     """
 
     network: Network
@@ -39,7 +41,7 @@ class ModelPasses:
     processes: Processes
 
     def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
-        """Returns the mean of `measure` over all images; see `methods.base.Passes.mean`."""
+        """Returns the mean of `measure` over all images; see `methods.base.Passes.mean`. All processes must call it."""
         size, rows = _AT_ONCE, self.rows
         if by == "batch":  # as in training: rows may be sorted by class, and gradients of one class add up otherwise
             order = torch.randperm(len(rows), generator=rng.generator(self.key))
@@ -55,7 +57,7 @@ class ModelPasses:
         return tree.map(lambda leaf: leaf / len(self.rows), self.processes.sum(total))
 
     def _of_each(self, measure: Measure, images: torch.Tensor, labels: torch.Tensor) -> Tree:
-        """The sum over images of what is measured on each alone."""
+        """Returns the sum over images of what is measured on each alone."""
 
         def of_one(image: torch.Tensor, label: torch.Tensor) -> Tree:
             return measure(self.model.params, lambda params: self._logits(params, image[None]), label[None])
@@ -63,7 +65,7 @@ class ModelPasses:
         return tree.map(lambda leaf: leaf.sum(0), torch.func.vmap(of_one)(images, labels))
 
     def _of_all(self, measure: Measure, images: torch.Tensor, labels: torch.Tensor) -> Tree:
-        """What is measured on a batch, times its images."""
+        """Returns what is measured on a batch, times its number of images."""
         found = measure(self.model.params, lambda params: self._logits(params, images), labels)
         return tree.map(lambda leaf: leaf * len(labels), found)
 
@@ -72,7 +74,7 @@ class ModelPasses:
         return self.network.outputs(params, features, self.classes, aux).logits
 
     def _batches(self, rows: torch.Tensor, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of this process, prepared."""
+        """Returns an iterator over this process's batches of `size` rows: (images, labels), preprocessed, on the device."""
         own = rows[self.processes.split_rows(len(rows), size)[self.processes.rank]]
         return (self._load(rows) for rows in own.split(size) if len(rows))
 

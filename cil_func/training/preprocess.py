@@ -12,8 +12,10 @@ DTYPES = {  # precision -> (parameters, statistics, loss and update; convolution
 
 
 class Preprocess(NamedTuple):
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised; mean and std are (3,), of pixels scaled to 0..1.
+    """Normalises pixels: called with images (B, H, W, 3) uint8 and a dtype, it returns (B, 3, H, W) of that dtype.
 
+    mean, std: (3,), of pixels scaled to 0..1. It computes in their dtype and on their device, which the images must be
+    on.
     Raises ValueError for images of another type: floating-point pixels may be scaled to 0..1 already.
     """
 

@@ -25,10 +25,10 @@ _FLOAT32 = {  # device -> what `results.json` calls an operation -> torch's sett
 
 
 def compiled(function: Callable, *, full: Callable[..., int], name: str = "function") -> Callable:
-    """Compiles `function` for the calls where full(*args) is not 0; the others run eagerly.
+    """Returns `function`, compiled for the calls where full(*args) is not 0; the other calls run eagerly.
 
-    full: the number of rows of a call that is compiled. Calls with one number, and one structure, share a graph.
-    name: what is compiled, for the events of `reported`.
+    full(*args) -> the number of rows of a call that is to be compiled, else 0. Calls with one number of rows, and
+    arguments of one structure, share a graph. name: what is compiled, for the events of `reported`.
     An epoch's last, smaller batch is one of dozens: a second graph would take a minute to compile and save a fraction
     of a second.
     """
@@ -56,7 +56,10 @@ def compiled(function: Callable, *, full: Callable[..., int], name: str = "funct
 
 @contextmanager
 def reported(emit: Callable[[dict], None]) -> Iterator[None]:
-    """Inside this block, `emit` gets a "compiling" event before each compilation, and a "compiled" event after it."""
+    """Returns a context manager, inside which emit(event) gets the events of each compilation by `compiled`.
+
+    Which are {"event": "compiling", "what": name} before it, and "compiled" with "what" and "seconds" after it.
+    """
     token = _emit.set(emit)
     try:
         yield
@@ -65,7 +68,7 @@ def reported(emit: Callable[[dict], None]) -> Iterator[None]:
 
 
 def _says_more_than_no_gpu(record: logging.LogRecord) -> bool:
-    """False for torch's warning that a machine with CUDA's compiler has no GPU: a run on a CPU needs none."""
+    """Returns False for torch's warning that a machine with CUDA's compiler has no GPU: a run on a CPU needs none."""
     return not str(record.msg).startswith("No CUDA runtime is found")
 
 
@@ -112,15 +115,17 @@ def exact_float32() -> None:
 
 
 def float32_precision(device: str) -> dict[str, str]:
-    """How float32 numbers are multiplied on "cpu" or "cuda", as torch says: "ieee" is float32 itself."""
+    """Returns {operation: how torch multiplies its float32 numbers} on "cpu" or "cuda"; "ieee" is float32 itself."""
     return {name: operation.fp32_precision for name, operation in _FLOAT32[device].items()}
 
 
 class EagerSteps:
-    """Threads a train state through a step: call it with (taught, batch, rate[, seed]), then read.
+    """Threads a train state through a step: call it once for each batch with (taught, batch, rate[, seed]), then read.
 
-    seed: the key of what the step draws from torch's global generator, None where it draws nothing.
-    totals: the measures to go on from; they add up on the device until `measures` is called.
+    step: see `training.step.join`. classes: the phase's, on the device.
+    taught: the teacher's outputs for the batch, or None. rate: the learning rate, 0-d, on the device.
+    seed: the key of what the step draws from torch's global generator; None: it draws nothing.
+    totals: the measures to go on from; they add up on the device until `measures` is called. None: 0.
     changing: called each time just before what `snapshot` reads changes; until then an exception changes nothing.
     """
 
@@ -143,17 +148,20 @@ class EagerSteps:
         self._train_state, self._totals = train_state, totals
 
     def measures(self) -> Measures:
-        """The sums since the last call; they start anew."""
+        """Returns the sums of the measures since the last call; they start anew."""
         self._changing()
         totals, self._totals = self._totals, nothing_measured(self._train_state)
         return totals
 
     def health(self) -> Health | None:
-        """Whether every step so far was finite."""
+        """Returns which step so far, if any, was the first whose gradients, statistics or loss were not finite.
+
+        Its tensors are on the device. None: the train state has no health, as in tests.
+        """
         return self._train_state.health
 
     def snapshot(self) -> tuple[TrainState, Measures]:
-        """The train state after the last step, and the sums so far."""
+        """Returns the train state after the last step, and the sums so far."""
         return self._train_state, self._totals
 
     def close(self) -> None:
@@ -163,7 +171,7 @@ class EagerSteps:
 class CapturedSteps:
     """The same as `EagerSteps` by one CUDA graph, captured at the first call and replayed by all others.
 
-    Owns static copies of everything that the step reads and writes; nothing outside is an alias of them.
+    Owns static copies of everything that the step reads and writes. Only `health` returns some of them.
     A batch of another shape (a backbone that can't take padding has a smaller last one) runs uncaptured, and so does
     one of more than `most` images (its last one may have an image more than the others).
     """
@@ -218,20 +226,20 @@ class CapturedSteps:
         torch._foreach_add_(tree.leaves(self._totals), tree.leaves(measures))
 
     def measures(self) -> Measures:
-        """The sums since the last call; they start anew."""
+        """Returns the sums of the measures since the last call; they start anew."""
         self._changing()
         totals = tree.map(torch.clone, self._totals)
         torch._foreach_zero_(tree.leaves(self._totals))
         return totals
 
     def health(self) -> Health | None:
-        """Whether every step so far was finite."""
+        """As `EagerSteps.health`. The tensors are the static ones, which the next step overwrites."""
         return self._train_state.health
 
     def snapshot(self) -> tuple[TrainState, Measures]:
-        """Copies of the train state after the last step, and of the sums so far."""
+        """Returns copies of the train state after the last step, and of the sums so far."""
         return tree.map(torch.clone, (self._train_state, self._totals))
 
     def close(self) -> None:
-        """Gives the graph back, which has to go before the process group whose collectives it holds."""
+        """Drops the graph, which has to go before the process group whose collectives it holds. No call may follow."""
         self._graph = None

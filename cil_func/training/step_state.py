@@ -15,8 +15,11 @@ NEVER = -1  # Health.failed_step of a training that is well
 
 
 class Health(NamedTuple):
-    """0-d int64 tensors: steps taken; the step (0, 1, ...) whose sums were not finite, or NEVER; which entry of the
-    vector was the first of them (`entry_name`)."""
+    """Whether the steps of a stage were finite: three 0-d int64 tensors on the device.
+
+    steps: how many were taken. failed_step: the first step (0, 1, ...) whose vector of sums held a number that is not
+    finite, or NEVER. entry: the index of the first such number in that vector, see `entry_name`; or NEVER.
+    """
 
     steps: torch.Tensor
     failed_step: torch.Tensor
@@ -24,10 +27,15 @@ class Health(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes, and what it reads of earlier phases.
+    """Everything that a step changes (params, state, opt_state, health), and `extra`, which it only reads.
 
-    The classifier has its full width: rows of unseen classes are zero. health: None in tests that don't look at it.
-    extra: what the method remembers (`methods.base.Extra`), {} if it remembers nothing; a step leaves it as it is.
+    params: the weights, those that aren't trained included; the classifier has a row for each of the run's C classes,
+    rows of unseen classes are zero.
+    state: batch norm's statistics and other buffers.
+    opt_state: the optimiser's state, for the parameters that are trained.
+    health: whether all steps were finite; None in tests that don't look at it.
+    extra: what the method remembers of earlier phases (`methods.base.Extra`), {} if nothing. The teacher is not in it:
+    a step gets the teacher's outputs with the batch.
     """
 
     params: tree.Tree
@@ -40,8 +48,9 @@ class TrainState(NamedTuple):
 class Measures(NamedTuple):
     """What a step measures: 0-d tensors on the device, so that adding them up over steps needs no host sync.
 
-    loss, correct: sums over the images of all processes, correct as int64. gradient, weights, update: the L2 norms over
-    all trained parameters of the gradient, of the parameters before the update, and of the update.
+    loss, correct: sums over the images of all processes: of the loss, and of how many were classified rightly (int64).
+    gradient, weights, update: the L2 norms over all trained parameters of the gradient, of the parameters before the
+    update, and of the update.
     """
 
     loss: torch.Tensor
@@ -56,7 +65,8 @@ def start(
 ) -> TrainState:
     """Returns the train state that a stage begins with.
 
-    It holds copies of params and state, and the optimiser anew for the parameters that are trained.
+    params, state: of the model, its classifier padded to the run's C classes; copied. extra: what the method remembers,
+    which isn't copied; None: nothing. The optimiser starts anew, for the parameters that the stage trains.
     """
     params, state = tree.map(torch.clone, (params, state))
     chosen, _ = tree.partition(params, stage.trainable)
@@ -65,14 +75,17 @@ def start(
 
 
 def nothing_measured(train_state: TrainState) -> Measures:
-    """Returns the sums over no step."""
+    """Returns measures that are all 0, on the parameters' device and, but for `correct`, of their dtype."""
     some = tree.leaves(train_state.params)[0]
     zeros = [some.new_zeros(()) for _ in range(4)]
     return Measures(zeros[0], torch.zeros((), dtype=torch.int64, device=some.device), *zeros[1:])
 
 
 def pad(taught: Outputs | None, batch: Batch, count: int) -> tuple[Outputs | None, Batch]:
-    """Adds `count` rows of padding: black images labelled -1, of which the teacher says 0."""
+    """Returns (taught, batch) with `count` rows of padding added: black images labelled PADDING, teacher's outputs 0.
+
+    taught: the teacher's outputs for the batch's images; None, which stays None: there is no teacher.
+    """
     if count == 0:
         return taught, batch
 
@@ -84,7 +97,11 @@ def pad(taught: Outputs | None, batch: Batch, count: int) -> tuple[Outputs | Non
 
 
 def after_step(health: Health, vector: torch.Tensor) -> Health:
-    """Returns the health after one more step: whether its vector of sums is the first that is not finite, and where."""
+    """Returns the health after one more step.
+
+    vector: (V,), the step's sums over the images of all processes (`step.StepParts`). If it is the first one with a
+    number that is not finite, the result names this step, and the first such entry.
+    """
     size = len(vector)
     entry = torch.where(vector.isfinite(), size, torch.arange(size, device=vector.device)).amin()
     first = (entry < size) & (health.failed_step == NEVER)
@@ -96,7 +113,11 @@ def after_step(health: Health, vector: torch.Tensor) -> Health:
 
 
 def entry_name(train_state: TrainState, entry: int, stage: Stage) -> str:
-    """What an entry of the vector is a sum of: "the loss", "the gradient of PATH" or "the statistics PATH"."""
+    """Returns what the entry of that index in a step's vector is a sum of.
+
+    Which is "the gradient of PATH", "the statistics PATH" or "the loss". The vector has the gradients of the parameters
+    that `stage` trains, the floating-point statistics, the loss, and then counts, for which this says "the loss" too.
+    """
     chosen, _ = tree.partition(train_state.params, stage.trainable)
     for what, part in (("the gradient of ", chosen), ("the statistics ", train_state.state)):
         for path, leaf in tree.to_paths(part).items():
