@@ -58,7 +58,7 @@ class Forward:
     fill: bool = False
 
     def outputs(self, model: Model, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Returns (features (N, feature_dim), aux of the newest backbone), on the device, of uint8 images (N, H, W, 3)."""
+        """Returns (features (N, feature_dim), aux of the newest backbone) of uint8 images (N, H, W, 3), on the device."""
         features, aux = None, {}
         parts = backbone_parts(model)
         for at, params, state in parts:
@@ -98,7 +98,7 @@ class Forward:
         return teach
 
     def no_teacher(self, model: Model, classes: Classes) -> Teach:
-        """Returns a function whose outputs have the shapes of `teacher`'s and are all 0. model: any one of the network."""
+        """Returns a function whose outputs are all 0, in the shapes of `teacher`'s. model: any one of the network."""
         height, width = self.network.image_size or (32, 32)
         image = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.device)
         like = self.teacher(model, classes)(image)
