@@ -58,7 +58,10 @@ class Forward:
     fill: bool = False
 
     def outputs(self, model: Model, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Returns (features (N, feature_dim), aux of the newest backbone) of uint8 images (N, H, W, 3), on the device."""
+        """Returns (features (N, feature_dim), aux of the newest backbone), on the device.
+
+        images: (N, H, W, 3) uint8, wherever they are. aux: tensors by name, see `Network.run`.
+        """
         features, aux = None, {}
         parts = backbone_parts(model)
         for at, params, state in parts:

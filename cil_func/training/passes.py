@@ -74,7 +74,7 @@ class ModelPasses:
         return self.network.outputs(params, features, self.classes, aux).logits
 
     def _batches(self, rows: torch.Tensor, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Returns an iterator over this process's batches of `size` rows: (preprocessed images, labels), on the device."""
+        """Returns an iterator over (preprocessed images, labels) of this process's batches of `size` rows."""
         own = rows[self.processes.split_rows(len(rows), size)[self.processes.rank]]
         return (self._load(rows) for rows in own.split(size) if len(rows))
 

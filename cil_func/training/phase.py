@@ -18,10 +18,11 @@ from cil_func.training.stage import Borders, Emit, TrainingData
 
 
 def teacher(experiment: Experiment, phase: Phase, learned: Model | None, *, used: bool) -> Teach:
-    """Returns the function images -> what the last phase's model says about them, for a loss that uses it.
+    """Returns the function images, uint8 (B, H, W, 3) -> the outputs of the last phase's model for them, or None.
 
-    In phase 0 it says zeros of the same shapes, so that all phases share one graph. It says None where neither the loss
-    has a use for it, nor the network, whose frozen backbones run with the teacher.
+    learned: that model, finished; None in phase 0, where all outputs are 0, in the same shapes, so that all phases
+    share one graph. used: `Stage.uses_teacher`. The function returns None if neither the loss uses a teacher nor the
+    network grows: frozen backbones run together with the teacher.
     """
     if not (used or experiment.network.grows):
         return lambda images: None
@@ -47,8 +48,10 @@ def train(
 ) -> Progress:
     """Trains all stages of a phase, from where `progress` stands; returns the progress after the last one.
 
-    student() -> the model that the phase starts from. teach(used=...) -> see `teacher`.
-    evaluate(model, exemplars, by=...) -> a row of results, asked for between epochs.
+    student() -> the model that the phase starts from; called only if no stage was begun before. teach(used=...) -> see
+    `teacher`. key: the phase's. emit(event): takes the events. hook: may save and stop the run.
+    evaluate(model, exemplars, by=...) -> a row of results, asked for between epochs, see `experiment.evaluate`.
+    A later stage without an image to train on is left out.
     """
     learned, num_seen = progress.learned, sum(experiment.sizes(phase))
 
@@ -99,7 +102,11 @@ def train(
 def _begin(
     experiment: Experiment, phase: Phase, progress: Progress, number: int, student: Callable[[], Model], key: int
 ) -> Progress:
-    """The progress at the start of a stage: its train state, made of the model that the stage starts from."""
+    """Returns the progress at the start of a stage: its train state, made of the model that the stage starts from.
+
+    number: of the stage in its phase, 0, 1, ... student() -> the model that the phase starts from, called for stage 0
+    alone; a later stage starts from the params and state that the one before it ended with. key: the phase's.
+    """
     method, network = experiment.method, experiment.network
     each, before = method.stages_of(phase.index)[number], progress.training
     if before is None:
@@ -133,7 +140,10 @@ def _data(
 
 
 def _started(experiment: Experiment, phase: Phase, stage_name: str, count: int, epochs: int) -> dict:
-    """The event of a phase, or of a later stage of it, that begins to train on `count` images."""
+    """Returns the event that a phase begins to train, or, for a stage with a name, that this stage does.
+
+    count: how many images it trains on.
+    """
     if stage_name:
         return {
             "event": "stage_start", "phase": phase.index, "stage": stage_name, "train_images": count, "epochs": epochs
@@ -146,7 +156,11 @@ def _started(experiment: Experiment, phase: Phase, stage_name: str, count: int, 
 
 
 def whole(network: Network, train_state: step_state.TrainState, learned: Model | None, num_seen: int) -> Model:
-    """The model in a train state, cut to the classes seen, with the frozen backbones that the step doesn't see."""
+    """Returns the model in a train state, cut to the classes seen, with the frozen backbones that the step doesn't see.
+
+    learned: the last phase's finished model, which has the earlier frozen backbones, and whose own one is frozen in
+    this phase; None in phase 0. num_seen: the number of classes seen.
+    """
     model = Model(network.cut(train_state.params, num_seen), train_state.state)
     if not network.grows or learned is None:
         return model
@@ -156,7 +170,11 @@ def whole(network: Network, train_state: step_state.TrainState, learned: Model |
 
 
 def choose(experiment: Experiment, phase: Phase, learned: Model, quota: int, key: int) -> Memory:
-    """Returns {label: rows} of the exemplars of each new class, `quota` at most, in order of rank."""
+    """Returns {label: rows} of the exemplars of each new class, in order of rank.
+
+    rows: int64, of the training set; `quota` of them, or all if the class has fewer. learned: the model whose features,
+    of un-augmented images, decide. key: the phase's. The first process chooses, the others receive its choice.
+    """
     processes, labels = experiment.processes, experiment.scenario.train_labels[phase.train_rows]
     features = experiment.forward.features(
         learned, experiment.train_images, phase.train_rows, when=f"phase {phase.index}"

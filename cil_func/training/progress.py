@@ -15,10 +15,13 @@ from cil_func.training.step_state import Health, Measures, TrainState
 class StageProgress:
     """Where the training of a stage stands.
 
-    train_state: after the last step; None where it was released. totals: the running epoch's measures so far.
-    position: the epoch and the step that is next. seconds: that the phase's training took so far, earlier stages too.
-    number: of the stage in its phase, 0, 1, ... chosen: {label: rows} of the new classes for a stage on balanced rows,
-    which are selected by the model that the stage begins with.
+    train_state: after the last step; None where it was released.
+    totals: the sums of the measures of the epoch's steps so far; None where they were released.
+    position: the epoch and the step that is next.
+    seconds: how long the phase's training took so far, earlier stages included.
+    number: of the stage in its phase, 0, 1, ...
+    chosen: for a stage on "balanced" rows, {label: rows} of the new classes, selected by the model that the stage
+    begins with; else {}.
     """
 
     train_state: TrainState | None
@@ -29,7 +32,7 @@ class StageProgress:
     chosen: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def without_state(self) -> "StageProgress":
-        """Returns the same without its tensors."""
+        """Returns the same with None for train_state and totals."""
         return replace(self, train_state=None, totals=None)
 
 
@@ -38,9 +41,10 @@ class Progress:
     """Where a run stands: everything that it needs to go on.
 
     phase: the one that is next, or in training.
-    learned: the last phase's finished model.
-    exemplars: {label: rows of the training set}; those of this phase's classes are among them once they are selected.
-    rows: of results.json.
+    learned: the last phase's finished model; None in phase 0.
+    exemplars: {label: int64 rows of the training set, in order of rank}; those of this phase's classes are among them
+    once they are selected.
+    rows: the finished phases' rows of results.json.
     training: of the stage that is next or done; None between two phases.
     select_seconds: what the selection of this phase's exemplars took; None until it is done.
     extra: what the method remembers of the phases before (`methods.base.Extra`), {} if it remembers nothing.
@@ -63,7 +67,7 @@ class Progress:
 
     @property
     def selected(self) -> bool:
-        """Whether the phase's exemplars are selected: this distinguishes two progresses of one place."""
+        """Whether this phase's exemplars are selected: this distinguishes two progresses of one `place`."""
         return self.select_seconds is not None
 
     def __str__(self) -> str:
@@ -77,7 +81,8 @@ class Progress:
 class SaveHook:
     """What a training calls so that it can be saved and stopped, of which this one does neither.
 
-    `runs.saver.CheckpointSaver` does both. make() returns the progress at that moment.
+    `runs.saver.CheckpointSaver` does both. In each method make() returns the progress at the moment of the call: for a
+    whole run a Progress, for one stage a StageProgress, which `StageHook` turns into the run's.
     """
 
     def at_border(self, make: Callable[[], "Progress | StageProgress"], boundary: bool) -> None:
@@ -87,12 +92,15 @@ class SaveHook:
         """Called before work that may take long and changes nothing: make() is the progress before it and after it."""
 
     def before_change(self) -> None:
-        """Called just before a step changes what the last `make` read."""
+        """Called just before a step changes what the last `make` reads: from here on it must not be called any more."""
 
 
 @dataclass(frozen=True)
 class StageHook(SaveHook):
-    """Passes the progress of a stage on as the progress of the run that it is part of."""
+    """Passes the progress of a stage on as the progress of the run that it is part of.
+
+    hook: of the run. run: the run's progress, whose `training` is replaced by the stage's.
+    """
 
     hook: SaveHook
     run: Progress
@@ -108,7 +116,10 @@ class StageHook(SaveHook):
 
 
 def pack(progress: Progress) -> tuple[tree.Tree, dict]:
-    """Returns (tree of tensors, record that JSON can hold); the inverse of `unpack`."""
+    """Returns the progress as (tree of tensors, record that JSON can hold), of which a checkpoint is made.
+
+    The training's state must not have been released. `unpack` undoes it.
+    """
     parts: tree.Tree = {"exemplars": _named(progress.exemplars)}
     record = {"phase": progress.phase, "rows": list(progress.rows), "training": None}
     record["select_seconds"] = progress.select_seconds
@@ -129,7 +140,10 @@ def pack(progress: Progress) -> tuple[tree.Tree, dict]:
 
 
 def unpack(parts: tree.Tree, record: dict, *, device: torch.device) -> Progress:
-    """Returns the progress that `pack` took apart, its models on the device."""
+    """Returns the progress that `pack` took apart.
+
+    parts: the tree; record: the rest. device: where its models and train state are put; exemplars stay where they are.
+    """
     at, training = record["training"], dict(parts.get("training", {}))
     chosen = _numbered(training.pop("chosen", {}))
     models = tree.cast(

@@ -19,7 +19,7 @@ from cil_func.training.preprocess import Preprocess
 
 
 class Numbers(Protocol):
-    """The keys of [optim], as the configuration's schema has them."""
+    """The keys of [optim] that a recipe uses, as a stage of a phase has them; `config.schema` explains them."""
 
     epochs: int
     batch_size: int
@@ -37,13 +37,15 @@ class Numbers(Protocol):
 class Recipe:
     """How a stage of a phase is trained.
 
-    step: see `training.step.join`. rate: epoch -> learning rate.
-    batch_size: images of a batch, on all processes.
-    norm_batch: how many of them share batch norm's statistics; 0: all; 1: there is none.
+    step: (train_state, taught, batch, classes, rate) -> (train_state, measures), see `training.step.join`.
+    rate(epoch) -> the learning rate. batch_size: how many images a batch has on all processes together.
+    norm_batch: how many of them share batch norm's statistics; 0: all; 1: there is no batch norm.
     own: this process's places in a batch; None: all.
-    padded_to: rows that its part of a batch is filled up to, so that each batch has one shape; 0: it is not.
+    padded_to: how many rows this process's part of a batch is filled up to, so that each batch has one shape; 0: it
+    isn't.
     joins: whether a last batch of a single image, which can't be filled up, is joined to the one before it.
-    eval_every_epochs: 0: only at the end of a phase. dtype: of parameters and learning rate.
+    eval_every_epochs: how many epochs lie between two evaluations; 0: only at the end of a phase.
+    dtype: of parameters and learning rate.
     """
 
     stage: Stage
@@ -60,7 +62,7 @@ class Recipe:
     dtype: torch.dtype
 
     def batches(self, count: int) -> list[range]:
-        """The places of each batch of an epoch over `count` images, of all processes."""
+        """Returns the places, 0 to count - 1, of each batch of an epoch over `count` images, of all processes."""
         return batches.cut(count, self.batch_size, joins=self.joins)
 
 
@@ -68,7 +70,8 @@ class Recipe:
 class RecipeMaker:
     """Makes the recipes of a run. Recipes whose batches have one shape share a step, which takes a minute to compile.
 
-    dtype: of the convolutions. draws: whether the backbone draws random numbers in train mode.
+    dtype: of the convolutions. processes: those that share a batch. compiled: whether the step is compiled. draws:
+    whether the backbone draws random numbers in train mode.
     """
 
     network: Network
@@ -106,8 +109,9 @@ class RecipeMaker:
     ) -> Recipe:
         """Returns the recipe of a stage.
 
-        kind: equal for optimisers that differ in nothing but the numbers in their states, which can share a step.
-        table: where a person has set the numbers. Raises ConfigError for what several processes can't share.
+        numbers: the hyperparameters. kind: equal for optimisers that differ in nothing but the numbers in their states;
+        their recipes can share a step. table: where a person has set the numbers, for messages: "optim",
+        "optim.first_phase" or "optim.NAME". Raises ConfigError for what several processes can't share.
         """
         sizes = self._sizes(numbers)
         pads = self.network.backbone.pads()
@@ -141,7 +145,7 @@ class RecipeMaker:
     def _new_step(
         self, stage: "_Same", optimiser: "_Same", batch_size: int, norm_batch: int, accumulate: int
     ) -> Callable:
-        """The step for batches of one shape."""
+        """Returns the step for batches of one shape, see `Recipe.step`. stage, optimiser: with what identifies them."""
         parts = step.make(
             stage.value, self.network, optimiser.value, self.preprocess, dtype=self.dtype, norm_batch=norm_batch,
             padded=self._padded,
@@ -155,7 +159,7 @@ class RecipeMaker:
 
 @dataclass(frozen=True, eq=False)
 class _Same:
-    """A value as a key of a cache that compares something else instead of it."""
+    """A value as a key of a cache: two are equal if their `key` is, whatever their `value`."""
 
     value: Any
     key: Hashable
@@ -191,9 +195,9 @@ def _own(processes: Processes, *, batch_size: int, norm_batch: int) -> slice | N
 
 
 def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate: int) -> Callable:
-    """The step, compiled: one graph, or two with a collective or a sum between them.
+    """Returns the whole step, compiled: one graph, or two with a collective or a sum between them.
 
-    only: the number of rows of a batch that is compiled; 0: each number is, since all batches are filled up.
+    only: how many rows a batch has if it is compiled, others run eagerly; 0: each is compiled, since all are filled up.
     accumulate: see `step.join`.
     """
 

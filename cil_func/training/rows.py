@@ -14,10 +14,10 @@ def of_stage(
     stage: Stage, method: Method, scenario: Scenario, phase: Phase, exemplars: Memory, *, key: int,
     chosen: Memory | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Returns the rows (M,) of a stage, int64.
+    """Returns the rows (M,) of the training set that a stage trains on, int64.
 
-    exemplars: of the old classes; key: the phase's; chosen: {label: rows} of the new classes for a stage that is
-    "balanced", in order of rank.
+    method: of which `hold_out` is used. exemplars: of the old classes. key: the phase's. chosen: for a stage on
+    "balanced" rows, {label: rows, in order of rank} of the new classes; None: none.
     """
     if stage.rows == "all":
         return torch.cat([earlier.train_rows for earlier in scenario.phases[: phase.index + 1]])
@@ -31,10 +31,11 @@ def of_stage(
 
 
 def held_out(method: Method, scenario: Scenario, phase: Phase, exemplars: Memory, *, key: int) -> torch.Tensor:
-    """Returns the rows that are kept from training for a later stage; none in phase 0, or if no stage needs them.
+    """Returns the rows (M,), int64, that are kept from training for a later stage.
 
-    Of each old class the last ceil(share * kept) exemplars, but one of them stays in training. Of each new class as
-    many images as the largest of these numbers, drawn by `key`, but at most half of the class.
+    There are none in phase 0, or if `Method.hold_out` is 0. Of each old class the last ceil(hold_out * kept) of its
+    `kept` exemplars, but one of them stays in training. Of each new class as many images as the largest of these
+    numbers, drawn by `key`, the phase's, but at most half of the class.
     """
     if not (method.hold_out and exemplars):
         return torch.empty(0, dtype=torch.int64)

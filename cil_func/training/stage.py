@@ -29,7 +29,10 @@ class Emit(Protocol):
 
 
 class Evaluate(Protocol):
-    """Called after an epoch at whose end the recipe asks for an evaluation, with the train state and the epoch."""
+    """(train_state, epoch) -> None. Called after each epoch for whose end the recipe asks for an evaluation.
+
+    epoch: the one that has ended, from 0. It emits what it measures.
+    """
 
     def __call__(self, train_state: TrainState, epoch: int, /) -> None: ...
 
@@ -38,8 +41,8 @@ class Evaluate(Protocol):
 class TrainingData:
     """What a stage trains on.
 
-    images: N of them, labels: int64 (N,), rows: int64 (M,), those of both that are trained on. augment: None for the
-    images as they are. device: where batches go.
+    images: N of them. labels: int64 (N,). rows: int64 (M,), those of both that are trained on, each once an epoch.
+    augment: how images are augmented; None: not at all. device: where batches go.
     """
 
     images: Images
@@ -49,11 +52,14 @@ class TrainingData:
     device: torch.device
 
     def counts(self, num_classes: int) -> torch.Tensor:
-        """How many images of each of the run's C classes are trained on: (C,) int64, on the device."""
+        """Returns how many images of each of the run's C classes are trained on: (C,) int64, on the device."""
         return torch.bincount(self.labels[self.rows].cpu(), minlength=num_classes).to(self.device)
 
     def chunks(self, recipe: Recipe, key: int, epoch: int, first_step: int) -> Iterator[batches.Chunk]:
-        """Returns an iterator over an epoch's chunks of batches, from step `first_step` on; key: the stage's."""
+        """Returns an iterator over an epoch's chunks, each of several batches, from step `first_step` on.
+
+        recipe: says how the rows are cut into batches. key: the stage's, from which order and augmentation are drawn.
+        """
         return batches.epoch_chunks(
             self.images,
             self.labels,
@@ -73,7 +79,7 @@ class Borders:
     """What happens between the steps of a stage.
 
     emit: takes its events. hook: may save and stop the training. evaluate: measures the model between two epochs.
-    alone: whether one process trains: several leave a training only together, before a step.
+    alone: whether one process trains. If not, the training may be stopped only before a step, where all leave together.
     """
 
     emit: Emit
@@ -98,10 +104,10 @@ def train(
     """Trains from where `begin()` says to the end of the recipe's last epoch; returns where that ends.
 
     begin: called once; the state that it returns is not kept, for after a step there is another one.
-    classes: on the device. teach: the teacher's outputs for a chunk of images. key: of the stage, from which all of its
-    draws follow. phase: its index, for messages and events. captured: whether steps are captured as a CUDA graph.
-    draws: whether the backbone draws random numbers.
-    Raises NonFiniteError if a step is not finite.
+    classes: on the device. teach(images) -> the teacher's outputs for a chunk of images. key: of the stage, from which
+    all of its draws follow. phase: its index, for messages and events. captured: whether steps are captured as a CUDA
+    graph. draws: whether the backbone draws random numbers.
+    Raises NonFiniteError if a step, a weight or a number of the optimiser's is not finite.
     """
     clock, start = time.perf_counter(), begin()
     runner = partial(CapturedSteps, most=recipe.batch_size) if captured else EagerSteps
@@ -156,9 +162,10 @@ def train(
 
 
 def refuse_infinite(train_state: TrainState, phase: int, position: Position) -> None:
-    """Raises NonFiniteError if a weight or a number of the optimiser's is not finite.
+    """Raises NonFiniteError if a weight or a number in the optimiser's state is not finite. Waits for the device.
 
-    A step is judged by its gradients. Finite ones may still carry the weights away, and no checkpoint may hold that.
+    phase, position: for the message. A step is judged by its gradients. Finite ones may still carry the weights away,
+    and no checkpoint may hold that.
     """
     leaves = tree.to_paths({"weights": train_state.params, "optimiser": train_state.opt_state})
     leaves = {path: leaf for path, leaf in leaves.items() if leaf.numel()}

@@ -19,11 +19,14 @@ from cil_func.training.step_state import NEVER, PADDING, Measures, TrainState, a
 
 
 class StepParts(NamedTuple):
-    """gradient(train_state, taught or None, batch, classes) -> (vector, moved)
-    update(train_state, vector, moved, classes, rate) -> (train_state, measures)
+    """The two parts of a step, as functions.
 
-    vector: (V,), sums over the batch's images of the gradients, the new statistics, the loss and whether it was right;
-    then the number of images, and a 0 that `parallel.processes` signals by. moved: the new statistics themselves.
+    gradient(train_state, taught, batch, classes) -> (vector, moved); update(train_state, vector, moved, classes, rate)
+    -> (train_state, measures)
+    taught: the teacher's outputs for the batch, or None. rate: the learning rate, 0-d.
+    vector: (V,), sums over the batch's images: of the gradients, the new statistics, the loss, and whether the
+    prediction was right; then the number of images, and a 0 by which `parallel.processes` sends a signal.
+    moved: the new state, of which `update` takes what is no floating-point number, and the shapes.
     """
 
     gradient: Callable
@@ -33,9 +36,11 @@ class StepParts(NamedTuple):
 def join(
     parts: StepParts, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda vector: vector, *, accumulate: int = 1
 ) -> Callable:
-    """Returns the whole step: (train_state, taught or None, batch, classes, rate) -> (train_state, measures).
+    """Returns the whole step: (train_state, taught, batch, classes, rate) -> (train_state, measures).
 
-    reduce: the vector of this process -> the sum of all processes' vectors, maybe written into the same memory.
+    taught: the teacher's outputs for the batch, or None. rate: the learning rate, 0-d.
+    reduce: the vector of this process -> the sum of all processes' vectors, maybe written into the same memory. The
+    default is for one process.
     accumulate: into how many parts of whole norm groups the batch is cut. Their vectors are added up before the update,
     so that only one part's activations are in memory at a time.
     """
@@ -60,7 +65,8 @@ def join(
 def simple_step(network, loss, optimiser, preprocess):
     """Returns the step in its simplest form, to be read before `make`; both give the same weights.
 
-    It has no padding, frozen parameters, several processes, checks or measures.
+    It is (params, state, opt_state, taught, batch, classes, rate) -> (params, state, opt_state). It has no padding,
+    frozen parameters, several processes, checks or measures.
     """
 
     def step(params, state, opt_state, taught, batch, classes, rate):
@@ -90,7 +96,7 @@ def make(
 
     taught: the teacher's outputs for the batch. They don't change with the student, so they are computed ahead by the
     forward graph that evaluation uses: the step compiles in two thirds of the time, and one graph serves the phases
-    with a teacher and the one before them. rate: a 0-d tensor.
+    with a teacher and the one before them.
     dtype: of the convolutions; parameters, statistics, loss and update keep the parameters' own.
     norm_batch: how many images share batch norm's statistics, 0 for all; the last group may be short.
     padded: whether a batch may hold padding (`pad`), which then counts nowhere.
@@ -156,7 +162,10 @@ def make(
 def _constrained(
     stage: Stage, grads: tree.Tree, chosen: tree.Tree, frozen: tree.Tree, extra: tree.Tree, classes: Classes
 ) -> tree.Tree:
-    """The gradient of the loss, limited entry by entry if the stage says so, plus the gradient of its penalty."""
+    """Returns the gradient of the loss, limited entry by entry if the stage says so, plus the gradient of its penalty.
+
+    grads: of `chosen`, the parameters that are trained; frozen: the others.
+    """
     if stage.clamp:
         grads = tree.map(lambda leaf: leaf.clamp(-stage.clamp, stage.clamp), grads)
     if stage.penalty is None:
@@ -166,7 +175,7 @@ def _constrained(
 
 
 def _of_new_rows(updates: tree.Tree, classes: Classes) -> tree.Tree:
-    """The updates, 0 for the classifier's rows of old classes."""
+    """Returns the updates, with 0 for the classifier's rows of all classes but this phase's new ones."""
     if "classifier" not in updates:
         return updates
 
@@ -177,7 +186,7 @@ def _of_new_rows(updates: tree.Tree, classes: Classes) -> tree.Tree:
 
 
 def _norm(part: tree.Tree, like: torch.Tensor) -> torch.Tensor:
-    """The L2 norm of all numbers of a tree, 0 for an empty one, in the dtype of `like`."""
+    """Returns the L2 norm of all numbers of a tree, 0 for an empty one, which has the dtype and device of `like`."""
     norms = [torch.linalg.vector_norm(leaf) for leaf in tree.leaves(part)]
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros_like(like)
 
