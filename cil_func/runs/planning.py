@@ -17,7 +17,8 @@ from cil_func.training.recipe import Recipe
 
 
 def run_start(setup: Setup) -> dict:
-    """Returns the "run_start" event: what is run on what, and how many images each phase trains on, an epoch."""
+    """Returns the "run_start" event: the method, data, backbone, device, and each phase's classes, epochs and images.
+    """
     experiment = setup.experiment
     phases = experiment.scenario.phases
     return {
@@ -35,7 +36,7 @@ def run_start(setup: Setup) -> dict:
 
 
 def check(experiment: Experiment) -> None:
-    """Raises DataError where a phase has too few images for the backbone to be trained on them."""
+    """Raises DataError if a phase would train on a single image and the backbone has batch norm, which needs two."""
     if experiment.network.backbone.pads():
         return
     for phase, count in enumerate(train_images(experiment)):
@@ -47,12 +48,12 @@ def check(experiment: Experiment) -> None:
 
 
 def train_images(experiment: Experiment) -> list[int]:
-    """Returns how many images each phase trains on, an epoch of its first stage."""
+    """Returns for each phase how many images an epoch of its first stage has, exemplars included."""
     return [stage_images(experiment, experiment.method.main, phase.index) for phase in experiment.scenario.phases]
 
 
 def stage_images(experiment: Experiment, stage: Stage, index: int) -> int:
-    """Returns how many images a stage of phase `index` trains on, an epoch."""
+    """Returns how many images an epoch of `stage` has in phase `index`; 0: the stage is left out there."""
     new = [len(phase.train_rows) for phase in experiment.scenario.phases]
     if stage.rows == "all":
         return sum(new[: index + 1])
@@ -66,7 +67,7 @@ def stage_images(experiment: Experiment, stage: Stage, index: int) -> int:
 
 
 def _held_out(experiment: Experiment, index: int) -> int:
-    """Images that phase `index` keeps from training; see `training.rows.held_out`."""
+    """Returns how many images phase `index` keeps from training; see `training.rows.held_out`."""
     share, kept = experiment.method.hold_out, exemplars(experiment, index)
     if not (share and kept):
         return 0
@@ -77,7 +78,7 @@ def _held_out(experiment: Experiment, index: int) -> int:
 
 
 def exemplars(experiment: Experiment, index: int) -> list[int]:
-    """Returns how many exemplars of each old class phase `index` starts with; [] without any."""
+    """Returns for each old class how many exemplars phase `index` starts with; [] if there are no exemplars."""
     if index == 0 or not experiment.method.uses_memory:
         return []
     seen = sum(experiment.sizes(experiment.scenario.phases[index - 1]))
@@ -87,12 +88,12 @@ def exemplars(experiment: Experiment, index: int) -> list[int]:
 
 
 def _counts(experiment: Experiment) -> list[int]:
-    """Training images of each class, in order of arrival."""
+    """Returns the number of training images of each of the run's classes, in order of arrival."""
     return torch.bincount(experiment.scenario.train_labels, minlength=experiment.num_classes).tolist()
 
 
 def warnings(setup: Setup) -> list[str]:
-    """What a person should know before the run although it can be run: one line each, with the way out."""
+    """Returns what a person should know although the run can be trained: one line each, with what to do about it."""
     experiment, settings = setup.experiment, setup.config.method
     distils = experiment.method.uses_teacher
     sizes, found = [len(phase.classes) for phase in experiment.scenario.phases], []
@@ -134,7 +135,7 @@ def warnings(setup: Setup) -> list[str]:
 
 
 def describe(setup: Setup) -> str:
-    """Returns the plan as text, for `--dry-run`. Raises DataError as `check` does."""
+    """Returns the plan of a run as text, for `--dry-run`. Raises DataError as `check` does."""
     experiment = setup.experiment
     check(experiment)
     start = run_start(setup)
@@ -168,7 +169,7 @@ def describe(setup: Setup) -> str:
 
 
 def _shares(experiment: Experiment) -> list[str]:
-    """A line on what each of several processes computes; none for one process."""
+    """Returns a line on how many images of a batch each of several processes computes; [] for one process."""
     size, recipe = experiment.processes.size, experiment.recipe(1, "")
     if size == 1:
         return []
@@ -182,13 +183,13 @@ def _split(recipe: Recipe) -> dict[str, int]:
 
 
 def _parameters(experiment: Experiment, index: int) -> int:
-    """Parameters of the model after phase `index`."""
+    """Returns the number of parameters of the model after phase `index`, all backbones included."""
     params, _ = experiment.network.init(0, sum(experiment.sizes(experiment.scenario.phases[index])))
     return tree.size(params) + (index * tree.size(params["backbone"]) if experiment.network.grows else 0)
 
 
 def _sizes(setup: Setup) -> list[str]:
-    """Lines on parameters, graphs and memory, in MB of 10^6 bytes."""
+    """Returns the plan's lines on parameters, memory in MB of 10^6 bytes, and graphs to compile."""
     experiment = setup.experiment
     params, state = experiment.network.init(0, experiment.num_classes)
     number = 8 if experiment.dtype == torch.float64 else 4
@@ -212,9 +213,9 @@ def _sizes(setup: Setup) -> list[str]:
 
 
 def activation_bytes(setup: Setup) -> int:
-    """Bytes that the backward pass of one batch keeps, of this process's part of it, run eagerly.
+    """Returns how many bytes the backward pass of a batch keeps on this process, if the step runs eagerly.
 
-    They are counted on the meta device, without work.
+    Counts them on the meta device, where nothing is computed.
     """
     experiment, (dtype, compute_dtype) = setup.experiment, DTYPES[setup.config.run.precision]
     network = experiment.network

@@ -1,8 +1,8 @@
-"""`train.py --profile N`: a trace of N training steps, what took the time in them, and how many kernels a step is.
+"""`train.py --profile N`: traces N training steps, lists what took the time in them, and counts the kernels of a step.
 
-The steps are those of phase 1, after the warm-up (of phase 0 where no other is). The weights are drawn, not
-learned: no kernel's time depends on them. The teacher and the augmentation work on a chunk of batches at a time,
-so they are in the trace where a chunk begins.
+The steps are those of phase 1, or of phase 0 if there is no other, after a warm-up. The weights are random, not
+learned: no kernel's time depends on them. The teacher and the augmentation work on several batches at a time, so they
+are in the trace only where such a group of batches begins.
 """
 
 import os
@@ -37,13 +37,15 @@ _BOOKKEEPING = ("TorchDynamo", "AOTDispatcher", "Pregraph", "Torch-Compiled", "#
 
 
 class _Enough(Exception):
-    """The steps are done; what else the phase would train is not wanted."""
+    """Raised when the steps are traced, to leave the training of the phase."""
 
 
 def run(config: Config, directory: Path, steps: int) -> str:
-    """Writes directory/trace.json (for chrome://tracing or Perfetto) and returns the report as text.
+    """Traces training steps into directory/trace.json (for chrome://tracing or Perfetto). Returns a report as text.
 
-    Raises DataError where the phase has too few steps, ConfigError for a directory that can't be written.
+    steps: how many are traced. The report has a table of the slowest operations and the number of kernels a step.
+    directory: made if it is missing.
+    Raises DataError if the phase has too few steps, ConfigError for a directory that can't be written.
     """
     runners.name_kernels()
     ready = setup.build(config)
@@ -61,24 +63,31 @@ def run(config: Config, directory: Path, steps: int) -> str:
 
 
 def kernels(trace: profile) -> int:
-    """Kernels in a trace: those of the GPU, or without one the operations that leave their work to no other one."""
+    """Returns the number of kernels in a trace: those of the GPU.
+
+    In a trace without a GPU it is the number of operations that do their work themselves, without calling another one.
+    """
     events = trace.events()
     on_gpu = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
     return on_gpu or sum(_is_kernel(event) for event in events)
 
 
 def _is_kernel(event) -> bool:
-    """Whether an operation on a CPU does its work itself, and no other one for it."""
+    """Returns whether an operation of a CPU trace does its work itself, without calling another one that does it."""
     called = event.name not in _NO_KERNELS and not event.name.startswith(_BOOKKEEPING)
     return called and not any(_works(child) for child in event.cpu_children)
 
 
 def _works(event) -> bool:
+    """Returns whether an operation of a CPU trace, or one that it calls, is a kernel as `_is_kernel` says."""
     return _is_kernel(event) or any(_works(child) for child in event.cpu_children)
 
 
 def _trace(ready: setup.Setup, steps: int) -> profile:
-    """Trains phase 1 until the steps are done."""
+    """Trains until `steps` steps after the warm-up are done, and returns the trace of those steps.
+
+    Raises DataError if the phase has too few steps.
+    """
     made = ready.experiment
     cuda = made.device.type == "cuda"
     if not cuda:  # the profiler looks for a GPU anyway, and prints an ERROR and lines about itself
@@ -111,12 +120,13 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
 
 
 def _nothing(*_: object, **__: object) -> dict:
-    """In place of an evaluation between epochs."""
+    """Takes the place of the evaluation between epochs, and evaluates nothing."""
     return {"top1": None}
 
 
 def _drawn(made: Experiment, phase: Phase) -> Model | None:
-    """A model of the classes before `phase`, as if learned."""
+    """Returns a model with random weights for the classes before `phase`, in place of a learned one; None in phase 0.
+    """
     num_old = sum(made.sizes(phase)[:-1])
     if num_old == 0:
         return None

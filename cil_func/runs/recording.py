@@ -14,16 +14,19 @@ from cil_func.runs import checkpoints, environment, event_log, files, setup
 
 
 class Recorder:
-    """Records what a run does. This one, for other processes than rank 0, records nothing."""
+    """What a run calls so that it is recorded. This one, for other processes than rank 0, does nothing.
+
+    What its methods say is what rank 0's recorder does. `recorder` makes the right one.
+    """
 
     def emit(self, event: dict) -> None:
-        """Logs an event and shows it on the screen."""
+        """Logs an event, a dict with the key "event", in metrics.jsonl and shows it on the screen."""
 
     def save(self, results: dict) -> None:
-        """Writes results.json."""
+        """Writes results.json. results: what was measured; the run's configuration, data and environment are added."""
 
     def log_bytes(self) -> int:
-        """Returns the present size of metrics.jsonl, which a checkpoint stores."""
+        """Returns the present size of metrics.jsonl, which a checkpoint stores; 0 on other processes than rank 0."""
         return 0
 
 
@@ -33,10 +36,12 @@ def recorder(
 ) -> Iterator[Recorder]:
     """Returns a context manager that yields the `Recorder` of a run, and closes its files at the end.
 
-    directory: the run directory. ready: the run. loaded: the checkpoint that the run goes on from, None if it begins.
+    directory: the run directory. ready: the run.
+    loaded: the checkpoint that the run goes on from; None if it begins.
     warnings: lines that the screen has shown before; a new run logs them.
-    Writes config.toml. Cuts off what was logged after the checkpoint, for it will be logged again. If a person deletes
-    config.toml or metrics.jsonl while the run goes on, they are written again at the next event or checkpoint.
+    On rank 0 it writes config.toml and cuts off what was logged after the checkpoint, for it will be logged again. If a
+    person deletes config.toml or metrics.jsonl while the run goes on, they are written again at the next event or
+    checkpoint.
     Raises DiskError if a file can't be written.
     """
     if not ready.processes.first:
@@ -93,6 +98,7 @@ class _Writer(Recorder):
             files.write_text(path, self._config_text)
 
     def _restore_config(self) -> None:
+        """Writes config.toml again, with a "warning" event, if somebody has deleted it."""
         path = self._directory / "config.toml"
         if not path.exists():
             files.write_text(path, self._config_text)
@@ -100,7 +106,7 @@ class _Writer(Recorder):
 
 
 def _header(ready: setup.Setup) -> dict:
-    """Returns what results.json says besides what was measured."""
+    """Returns the keys of results.json that don't depend on what was measured."""
     experiment, order = ready.experiment, ready.experiment.scenario.class_order
     return {
         "method": experiment.method.name,
@@ -127,16 +133,17 @@ def _warning(message: str) -> dict:
 
 
 class _Screen:
-    """A console that never ends a run. If the console fails, it is not used any more.
+    """Shows events on a console, and never ends a run: a console that fails is not used any more.
 
-    Each call returns warnings about that, one line each.
+    show: the console. Each method returns warnings for the log about such a failure, one line each; [] if there was
+    none.
     """
 
     def __init__(self, show: Console) -> None:
         self._show: Console | None = show
 
     def __call__(self, event: Mapping[str, Any]) -> list[str]:
-        """Shows an event."""
+        """Shows an event. Ignores it without a warning if nobody reads the output any more."""
         try:
             if self._show:
                 self._show(event)
@@ -148,7 +155,8 @@ class _Screen:
         return []
 
     def remember(self, path: Path) -> list[str]:
-        """Lets the console take note of the events in a log, without showing them."""
+        """Lets the console take note of the events in the log at `path`, for its estimate of the time; shows nothing.
+        """
         try:
             for event in event_log.read(path):
                 self._show.remember(event)
@@ -159,6 +167,7 @@ class _Screen:
 
 @contextmanager
 def _screen() -> Iterator[_Screen]:
+    """Returns a context manager that yields the `_Screen` of this terminal, and closes it at the end."""
     show = console.make()
     try:
         yield _Screen(show)

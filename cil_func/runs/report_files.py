@@ -13,8 +13,8 @@ from cil_func.runs import event_log, files
 def write_report(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> list[Path]:
     """Draws `directory`/report/ from the run's files. Returns the paths of the files that were written.
 
-    A picture of an earlier drawing that this run doesn't have any more is deleted.
-    warn: called with one line about files that can't be drawn, and the others are written. If it is None, the first
+    directory: a run directory. A picture of an earlier drawing that this run doesn't have any more is deleted.
+    warn: called with one line for each reason why files can't be drawn; the other files are written. None: the first
     failure is raised.
     Raises ConfigError for a folder without a readable results.json. Raises DiskError if report/ can't be written.
     """
@@ -32,8 +32,9 @@ def write_report(directory: str | Path, *, warn: Callable[[str], None] | None = 
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns (a run's results, its events). There are no events if metrics.jsonl is missing.
+    """Reads a run directory. Returns (the content of results.json, the events of metrics.jsonl in order).
 
+    There are no events if metrics.jsonl is missing.
     Raises ConfigError if results.json is missing or has no phases, or if one of the files is damaged.
     """
     path = directory / "results.json"

@@ -30,8 +30,10 @@ def run(config: Config, directory: Path, launch: Launch | None = None, *, warnin
     config: the configuration that the command asks for. directory: the run directory, made if it is missing; README
     lists its files. launch: the place of this process among several; None for a single process. warnings: lines that
     the screen has shown before; a new run has them in its log.
-    A failure is written to status.json, once the directory is known to hold this run. The process that failed prints it
-    as one line on stderr, a bug with its traceback. All processes return the same exit status.
+    If the directory holds this run, finished, its table is printed and nothing is trained.
+    A failure is written to status.json, once the directory is known to hold this run, and not raised. The process that
+    failed prints it as one line on stderr, a bug with its traceback. All processes return the same exit status.
+    Raises PeerError only if the other processes don't come.
     """
     reporter = StatusReporter(directory)
 
@@ -46,7 +48,7 @@ def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
     """Prints what a run would do, and returns the exit status. Builds everything; trains and writes nothing.
 
     config, launch: as in `run`. directory: the run directory, which must not hold another run. All processes plan
-    together, so that the plan is refused if the run would be.
+    together, so that the plan is refused if the run would be. Failures are printed as in `run`, and not raised.
     """
 
     def work(processes: Processes, signals: Signals) -> None:
@@ -63,7 +65,7 @@ def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
 def profile(config: Config, directory: Path, steps: int) -> int:
     """Traces `steps` training steps, prints the slowest operations, and returns the exit status.
 
-    Writes the trace into directory/trace.json.
+    config: as in `run`. The trace is written to directory/trace.json. Failures are printed as in `run`, and not raised.
     """
     from cil_func.runs import profiling  # imported late: torch's profiler takes a moment, and few runs need it
 
@@ -76,7 +78,10 @@ def profile(config: Config, directory: Path, steps: int) -> int:
 def _with_others(
     config: Config, launch: Launch, reporter: StatusReporter, work: Callable[[Processes, Signals], None]
 ) -> int:
-    """Joins the other processes, calls work(processes, signals) and reports a failure. Returns the exit status."""
+    """Joins the other processes, calls work(processes, signals) and reports a failure. Returns the exit status.
+
+    work: returns nothing; all that it raises is reported by `reporter`. config: for the timeout and for advice.
+    """
     reporter.processes = Processes(launch)  # until the others are found
     with (
         Signals(reporter.stopped) as signals,
@@ -106,7 +111,10 @@ def _run(
     reporter: StatusReporter,
     warnings: Sequence[str],
 ) -> None:
-    """Does what is left to do for the run in a directory that this process has claimed."""
+    """Does what is left to do for the run in a directory that this process has claimed; arguments as in `run`.
+
+    reporter: writes status.json, from the moment when the directory is known to hold this run.
+    """
     found = read_directory(config, directory, processes, on_owned=reporter.take_directory)
     if found.finished:
         if processes.first:
@@ -146,7 +154,8 @@ def _train(
 ) -> None:
     """Trains the phases that are left, saving checkpoints on the way, then writes results and model.
 
-    loaded: the checkpoint to go on from, None to begin. Raises StoppedError if a signal came, after saving.
+    loaded: the checkpoint to go on from, None to begin.
+    Raises StoppedError if a signal came, after saving, and PeerError if another process was lost.
     """
     planning.check(ready.experiment)
     # In a list, from which it is taken: a reference kept here would keep a copy of the whole state in memory.
@@ -179,9 +188,10 @@ def _train(
 def _start(
     ready: setup.Setup, directory: Path, loaded: checkpoints.Loaded | None, emit: Callable[[dict], None]
 ) -> Progress:
-    """Returns the progress from which to train, and records a "run_start" or "resume" event.
+    """Returns the progress from which to train, and passes a "run_start" or "resume" event to `emit`.
 
-    Empties the tree of `loaded`, so that a large state is not in memory twice.
+    loaded: the checkpoint to go on from, None to begin. Its tree is emptied, so that a large state is not in memory
+    twice.
     """
     device = ready.experiment.device
     progress = progressing.unpack(loaded.tree, loaded.record, device=device) if loaded else Progress()
@@ -220,6 +230,6 @@ def _report(directory: Path, emit: Callable[[dict], None]) -> None:
 
 
 def data_warnings(ready: setup.Setup) -> list[str]:
-    """Returns what a person should know about the images of a run, one line each. ready: the run."""
+    """Returns what a person should know about the images of a run, skipped files included, one line each."""
     skipped = [f"{len(ready.skipped)} images are skipped, the first one {ready.skipped[0]}"] if ready.skipped else []
     return [*skipped, *ready.data_warnings]

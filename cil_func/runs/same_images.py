@@ -9,10 +9,10 @@ from cil_func.runs import load_data
 
 
 def refuse_changed_images(fingerprint: str, began_with: str, *, moved_from: str) -> None:
-    """Raises DataError if a run would go on with other images, to which its row numbers don't belong.
+    """Raises DataError if a run would go on with other images, whose rows are not those that its checkpoint names.
 
-    fingerprint, began_with: of the images now, and of those that the run began with. moved_from: the data.path that the
-    run began with if it differs now, else "".
+    fingerprint: of the images now. began_with: the fingerprint of those that the run began with, from the checkpoint.
+    moved_from: the data.path that the run began with if it differs now, else "".
     """
     if fingerprint != began_with:
         fault = "the images are not those that the run began with"
@@ -21,12 +21,14 @@ def refuse_changed_images(fingerprint: str, began_with: str, *, moved_from: str)
 
 
 def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_from: str) -> str:
-    """Returns a warning if the images of a finished run have changed since, else "".
+    """Returns a warning of one line if the images of a finished run have changed since or can't be read, else "".
 
-    config: what the command asks for. directory: the run directory. results: the run's results.json, in which older
-    versions wrote nothing about the images. moved_from: as in `refuse_changed_images`.
+    config: what the command asks for. directory: the run directory. results: the content of the run's results.json, in
+    which older versions wrote nothing about the images: then "" is returned.
+    moved_from: the run's data.path if that of `config` is another one, else "".
     The images are read only if a file's name, size or time differs. Raises ConfigError if data.path differs and the
-    images there are not the run's.
+    images there are not the run's, or it isn't known which the run had. Raises DataError if data.path differs and its
+    images can't be read.
     """
     known, path = results.get("data_fingerprint"), config.data.path
     if moved_from and not known:

@@ -1,4 +1,4 @@
-"""What a finished run leaves to predict with, and what that predicts: both follow the run's own evaluation."""
+"""Makes the model that a finished run leaves, and predicts with it as the run's own evaluation does."""
 
 import torch
 
@@ -21,7 +21,8 @@ from cil_func.training.progress import Progress
 def of_run(setup: Setup, progress: Progress) -> SavedModel:
     """Returns the model of a run whose phases are all learned, with all that a prediction needs.
 
-    Of several processes each has to call this: they share the work of computing the class means.
+    setup: the run. progress: where it ended. With several processes each has to call this: they share the work of
+    computing the class means.
     """
     made, means = setup.experiment, None
     if made.method.predict == "nme":
@@ -30,7 +31,7 @@ def of_run(setup: Setup, progress: Progress) -> SavedModel:
 
 
 def network(saved: SavedModel) -> Network:
-    """Returns the network that a saved model's params and state belong to. Raises ConfigError if it can't be built."""
+    """Returns the network that a saved model's params and state belong to. Raises ConfigError if it can't be made."""
     sizes = saved.description["phases"]
     config = configuration.from_dict(saved.description["config"])
     return network_of(
@@ -43,12 +44,14 @@ def network(saved: SavedModel) -> Network:
 
 
 def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Scores (N, K), on the CPU, of images by a saved model (`checkpoint.load_model`).
+    """Returns the scores (N, K), on the CPU, that a saved model (`checkpoints.load_model`) gives to images.
 
-    pixels: uint8 (N, H, W, 3), images of the size that `saved.description` names. The class of the highest score is the
-    prediction: entry k of the description's "classes" names class k. Takes the steps of the run's evaluation, in its
-    precision and its batches, but is never compiled: for a run with `run.compile` the scores may be rounded otherwise.
-    Raises ValueError for images of another type or size.
+    pixels: uint8 (N, H, W, 3), of the image size that `saved.description` names. device: where to compute.
+    The class of the highest score is the prediction: entry k of the description's "classes" names class k. The scores
+    are logits, or, for a method that predicts by class means, grow with the nearness to each mean; they are no
+    probabilities.
+    Computed as in the run's evaluation, in its precision and batches, but never compiled: for a run with `run.compile`
+    the scores may be rounded otherwise. Raises ValueError for images of another type or size.
     """
     settings, device = saved.description["preprocessing"], torch.device(device)
     shape = (*settings["image_size"], 3)
@@ -70,7 +73,7 @@ def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | st
 
 
 def _description(setup: Setup) -> dict:
-    """What model.json says: all that a prediction needs besides the tensors."""
+    """Returns the content of model.json: all that a prediction needs besides the tensors."""
     made, data, preprocess = setup.experiment, setup.config.data, setup.experiment.preprocess
     stored = configuration.to_dict(setup.config)
     rules = sources.file_rules(data.name, exif_orientation=data.exif_orientation, background=data.background)

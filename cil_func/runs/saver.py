@@ -20,8 +20,9 @@ _WEIGHTS = {signal.SIGTERM: 1 << 16, signal.SIGINT: 1}
 class CheckpointSaver(SaveHook):
     """Saves checkpoints while a run goes on, and stops it after saving if a signal has come.
 
-    It saves after each part of a phase, and between two steps once `every_seconds` have passed since the last save. A
-    thread hashes and writes one checkpoint at a time while the training goes on. What that thread raises is raised at
+    A border is a moment before a training step or after a part of a phase: the training calls `at_border` there. The
+    saver saves after each part of a phase, and between two steps once `every_seconds` have passed since the last save.
+    A thread hashes and writes one checkpoint at a time while the training goes on. What that thread raises is raised at
     the next border. All processes call this object at the same borders; only rank 0 writes.
 
     One process stops at a signal at once: while nothing changes, from a border until the next step has been computed,
@@ -29,10 +30,11 @@ class CheckpointSaver(SaveHook):
     processes must leave together: a signal waits for the next border, where all learn of it. Only in the first step
     after a save a signal stops them at once too, since that step may compile for a minute and nothing is lost.
 
-    directory: for the checkpoints. signals: those of this process. every_seconds: between two saves inside a phase.
-    number: of the first checkpoint to write. begun: the progress of the checkpoint that the run goes on from, None for
-    a new run. extra: returns what else the checkpoint's record has, JSON-able. warn: called with one line about what
-    doesn't stop the run.
+    directory: for the checkpoints. processes: those of the run. signals: those of this process.
+    every_seconds: between two saves inside a phase. number: of the first checkpoint to write.
+    begun: the progress of the checkpoint that the run goes on from; None for a new run.
+    extra: returns further JSON-able keys for a checkpoint's record; called at each save, in the main thread.
+    warn: called with one line about each problem that doesn't stop the run.
     A context manager: its end waits until the last checkpoint is written.
     """
 
@@ -74,7 +76,8 @@ class CheckpointSaver(SaveHook):
     def at_border(self, make: Callable[[], Progress], boundary: bool) -> None:
         """Saves if it is time. Raises StoppedError, after saving, if a process has received a signal.
 
-        make: returns the progress. boundary: True after a part of a phase, False before a step.
+        make: called to get the progress if it is saved. boundary: True after a part of a phase, False before a step.
+        Also raises what the thread that writes has raised, such as DiskError.
         """
         self._signals.defer()
         self._make = None
@@ -96,21 +99,21 @@ class CheckpointSaver(SaveHook):
     def before_long_work(self, make: Callable[[], Progress]) -> None:
         """Lets signals raise StoppedError at once from now on. Raises it now if one has come already.
 
-        make: returns the progress, which doesn't change until `before_change`.
+        make: returns the progress, which doesn't change until `before_change` is called.
         """
         self._make = make
         self._signals.release()
 
     def before_change(self) -> None:
-        """Defers signals until the next border."""
+        """Defers signals until the next border, since a step is about to change the progress."""
         self._signals.defer()
         self._make, self._trained = None, True
 
     def save_after_failure(self) -> None:
         """Saves what was trained since the last save. Call it if StoppedError or PeerError ends the run.
 
-        Saves nothing if the state was just being changed. Raises StoppedError, with a message for the person, if a
-        signal has come.
+        Saves nothing if a step was just changing the state. Raises StoppedError, with a message for the person, if this
+        process has received a signal. Raises what the thread that writes has raised.
         """
         self._signals.defer()
         make, self._make = self._make, None
@@ -122,7 +125,8 @@ class CheckpointSaver(SaveHook):
             raise StoppedError(128 + received, self._message(received, everywhere=False))
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is on disk. Raises what the thread has raised."""
+        """Waits until the last checkpoint is on disk; passes its warnings to `warn`. Raises what the thread has raised.
+        """
         if self._writing:
             with self._processes.activity.long_work("saving a checkpoint"):
                 concurrent.futures.wait([self._writing])
@@ -131,7 +135,7 @@ class CheckpointSaver(SaveHook):
                 self._warn(message)
 
     def _save(self, progress: Progress) -> None:
-        """Lets the thread write a progress that is not saved yet. In other processes than rank 0 it only notes it."""
+        """Lets the thread write `progress`, unless it is saved already. Other processes than rank 0 only note it."""
         if self._processes.first and _border(progress) != self._saved:
             self.wait()
             parts, record = pack(progress)
@@ -146,7 +150,10 @@ class CheckpointSaver(SaveHook):
             return self._writer.write(staged, record, number=number)
 
     def _message(self, received: int, *, everywhere: bool = True) -> str:
-        """Returns what a person is told about a stop. everywhere: whether all processes stop at this border."""
+        """Returns the message about a stop by the signal `received`: what was saved, and how the run goes on.
+
+        everywhere: whether all processes stop at this border. If not, only rank 0 knows what was saved.
+        """
         if not everywhere and not self._processes.first:
             return f"stopped by {NAMES[received]}; the same command goes on from the newest checkpoint"
         if not self._saved_text:
@@ -155,10 +162,13 @@ class CheckpointSaver(SaveHook):
 
 
 def _border(progress: Progress) -> tuple:
-    """Returns what tells two progresses apart."""
+    """Returns a value that is equal for two progresses if they are at the same border of a run."""
     return progress.place, progress.selected
 
 
 def _strongest(total: int) -> int:
-    """Returns the signal to obey, SIGTERM before SIGINT; 0 for none. total: of all processes' weights."""
+    """Returns the signal that the run obeys, SIGTERM before SIGINT; 0 if no process has received one.
+
+    total: the sum of all processes' _WEIGHTS.
+    """
     return next((number for number, weight in _WEIGHTS.items() if total >= weight), 0)

@@ -28,9 +28,13 @@ from cil_func.training.recipe import Recipe, RecipeMaker
 class Setup:
     """A run, ready to start.
 
-    config: "auto" replaced by what it means here. skipped: the image files that couldn't be read, and why.
-    data_warnings: what a person should know about the images, one line each. fingerprint: of the data; rows mean the
-    same images where it is the same. stamp: of the image files, see `sources.Dataset`.
+    config: each "auto" (device, precision, increments) replaced by what it means here. experiment: what is learned.
+    skipped: the image files that couldn't be read, each with the reason. data_warnings: what a person should know about
+    the images, one line each.
+    fingerprint: a SHA-256 of all pixels, labels, class names and `skipped`; of two data sets with the same one, row i
+    is the same image in both.
+    stamp: a hash of the image files' names, classes, sizes and times, found without reading them: the same one means
+    untouched files, another one may still mean the same images; "" for data without files.
     """
 
     config: Config
@@ -42,12 +46,16 @@ class Setup:
 
     @property
     def processes(self) -> Processes:
+        """The processes that share the run."""
         return self.experiment.processes
 
 
 def build(config: Config, processes: Processes = ALONE) -> Setup:
-    """Resolves device and precision, loads the data and cuts it into phases.
+    """Resolves device and precision, loads the data, cuts it into phases and makes the network. Returns the run.
 
+    processes: those that share the run, all of which call this; by default this process is alone.
+    Also sets torch's number of threads and precision of float32 for the whole process, and on a GPU, that cuDNN takes
+    deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
     """
     config = resolve(config)
@@ -91,7 +99,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
 
 
 def _prepare(config: Config, processes: Processes) -> torch.device:
-    """Sets this process's threads, device and float32; returns the device. Raises as `build` does."""
+    """Sets this process's threads, device and float32. Returns the device. Raises ConfigError or MachineError."""
     set_threads(processes.launch, config.run.threads)
     device = device_of(processes.launch, config.run.device)
     processes.set_device(device)
@@ -107,7 +115,11 @@ def _prepare(config: Config, processes: Processes) -> torch.device:
 
 
 def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable[[int, str], Recipe]:
-    """The function (phase, stage name) -> recipe. All are made now, so that what doesn't fit is refused now."""
+    """Returns the function (phase, stage name) -> recipe; phases after 1 get those of phase 1.
+
+    All recipes are made now, so that one that doesn't fit is refused before training. Stage "" is the training that
+    each phase begins with.
+    """
     stages = {each.name: each for each in method.stages_of(1)}
 
     @cache
@@ -135,6 +147,10 @@ def _forward(
     *,
     fill: bool,
 ) -> inference.Forward:
+    """Returns the forward pass that evaluation and selection use, compiled if run.compile says so.
+
+    dtype: in which the backbone computes. fill: see `inference.Forward`.
+    """
     device = preprocess.mean.device
     function = inference.forward_of(network, preprocess, dtype=dtype)
     batch_size = inference.batch_size(device, network.image_size)
@@ -147,7 +163,10 @@ def _forward(
 
 
 def _ticking(forward: Callable, processes: Processes) -> Callable:
-    """The same function; each call counts as progress of this process."""
+    """Returns a function that does what `forward` does, each call of which counts as progress of this process.
+
+    Otherwise the other processes would take this one for hanging during a long evaluation.
+    """
 
     def call(*args):
         processes.activity.count_progress()

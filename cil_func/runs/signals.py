@@ -15,11 +15,13 @@ _SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, from the te
 class Signals:
     """A context manager that handles SIGINT and SIGTERM during its block.
 
-    The first signal is stored in `received` (0: none) and raises StoppedError wherever the main thread is. Between
-    `defer` and `release` it raises nothing: `release` raises instead, or the caller looks at `received`.
-    A second signal, a second or more after the first, ends the process: at_once(exit status) is called before, as the
-    only thing that is still done. After `ignore_more` signals do nothing.
-    Outside the main thread Python allows no handlers, and the signals keep their usual effect.
+    received: the number of the first signal, 0 while none has come. Between `defer` and `release` a signal is only
+    stored there. Otherwise it raises StoppedError wherever the main thread is, and `release` raises it for a signal
+    that was deferred.
+    at_once: called with the exit status, 128 + signal, if a second signal comes more than a second after the first;
+    then the process ends at once.
+    After `ignore_more` signals do nothing. Outside the main thread Python allows no handlers, and the signals keep
+    their usual effect.
     """
 
     def __init__(self, at_once: Callable[[int], None] = lambda status: None):
@@ -37,7 +39,7 @@ class Signals:
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """Lets the next signal raise nothing, until `release`."""
+        """From now on a signal is only stored in `received`, until `release` is called."""
         self._deferred = True
 
     def release(self) -> None:

@@ -22,9 +22,9 @@ class Status:
 
     clock: returns UNIX seconds. renew_seconds: how often a thread rewrites the file while the run goes on.
 
-    "state" is running, finished, stopped or failed. "exit_code" is the process's own, null while it runs; torchrun
-    answers 1 for every failure. "started" and "updated" are UNIX seconds. "pid", "host" and "process_started" (the
-    kernel's time, null if unknown) name the process that wrote the file.
+    The keys of the file: "state" is running, finished, stopped or failed. "exit_code" is the process's own, null while
+    it runs; torchrun answers 1 for every failure. "message" is for people. "started" and "updated" are UNIX seconds.
+    "pid", "host" and "process_started" (the kernel's time, null if unknown) name the process that wrote the file.
     Each method raises DiskError if the file can't be written.
     """
 
@@ -36,13 +36,14 @@ class Status:
         self._ended, self._thread = threading.Event(), None
 
     def running(self) -> None:
-        """Writes that the run goes on. From now on a thread renews the file, even if it is deleted, until the end."""
+        """Writes that the run goes on. Starts a thread that writes the file again every `renew_seconds`, until the end.
+        """
         self._write("running", None, "")
         self._thread = threading.Thread(target=self._renew, name="status", daemon=True)
         self._thread.start()
 
     def finished(self, message: str = "") -> None:
-        """Writes that the run is complete, with a message for people."""
+        """Writes that the run is complete. message: for people."""
         self._end("finished", 0, message)
 
     def stopped(self, code: int, message: str) -> None:
@@ -71,7 +72,7 @@ class Status:
 
 
 def read(directory: str | Path) -> dict[str, Any]:
-    """Returns the content of status.json, {} if it is missing or damaged.
+    """Returns the content of `directory`/status.json, with the keys that `Status` lists; {} if missing or damaged.
 
     It is a message for people: whether and where a run goes on is decided by its checkpoints.
     """
@@ -83,7 +84,10 @@ def read(directory: str | Path) -> dict[str, Any]:
 
 
 def lives(record: dict[str, Any]) -> bool:
-    """Returns whether the process that wrote a record is certainly alive: on this machine, and not a later one."""
+    """Returns whether the process that wrote a record is certainly alive: on this machine, and not a later one.
+
+    record: from `read`. False if it ran on another machine, or if it isn't known when it began.
+    """
     started = record.get("process_started")
     return started is not None and record.get("host") == socket.gethostname() and _started(record["pid"]) == started
 

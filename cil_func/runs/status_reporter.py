@@ -20,8 +20,10 @@ class StatusReporter:
     Only rank 0 writes while the run goes on. After a failure any surviving process writes. Nothing is written before
     `take_directory` is called, since the directory may hold another run until then.
 
-    directory: the run directory. processes: set once they have found each other. owns: whether the directory is known
-    to hold this run. done: whether the run is finished; a later failure doesn't change that.
+    directory: the run directory.
+    processes: those of the run; to be set before any other method is called.
+    owns: whether failures may be written: the directory is known to hold this run, and the run is not finished.
+    done: whether the run is finished; a later failure doesn't change that.
     """
 
     directory: Path
@@ -33,27 +35,27 @@ class StatusReporter:
         self._status = status.Status(self.directory)
 
     def take_directory(self) -> None:
-        """Allows writing: the directory is known to hold this run or none."""
+        """Allows failures to be written. Call it once the directory is known to hold this run or none."""
         self.owns = True
 
     def running(self) -> None:
-        """Writes that the run goes on, and deletes the traceback of an earlier attempt. Only rank 0 does that."""
+        """On rank 0, writes that the run goes on and deletes the traceback of an earlier attempt."""
         if self.processes.first:
             self._status.running()
             (self.directory / TRACEBACK).unlink(missing_ok=True)
 
     def finished(self) -> None:
-        """Writes that the run is finished. Later failures are printed, but don't change the exit status."""
+        """On rank 0, writes that the run is finished. Later failures are printed, but don't change the exit status."""
         if self.processes.first:
             self._status.finished()
         self.owns, self.done = False, True
 
     def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
-        """Writes that a signal stopped the run. exit_code: 130 or 143."""
+        """Writes that a signal stopped the run. exit_code: 130 or 143; message: for people."""
         self._write(exit_code, message)
 
     def failed(self, error: BaseException) -> int:
-        """Reports that this process has failed, and returns the exit status.
+        """Reports that this process has failed by `error`. Returns the exit status; 0 if the run was finished before.
 
         Several processes may fail for the same reason. The first one that reports it writes and prints its message; the
         others then report that failure and not their own. A bug is printed with its traceback, other errors as a line.
@@ -81,7 +83,8 @@ class StatusReporter:
     def lost(self, failure: dict) -> None:
         """Writes the failure of another process. If that process can't print it, one of the others does.
 
-        failure: as `FailureWatch` describes it.
+        failure: {"rank", "exit_code", "message", "lost"} of the process that failed, as `FailureWatch.report_failure`
+        returns it; "lost": whether that process is gone or hangs, so that it can't print.
         """
         self._write(failure["exit_code"], failure["message"])
         if failure["lost"] and self.processes.rank == (1 if failure["rank"] == 0 else 0):
@@ -95,7 +98,7 @@ class StatusReporter:
     def _keep_traceback(self, error: BaseException) -> str:
         """Writes traceback.txt for a failure of the machine or of a user's own function.
 
-        Returns what the message says about that file; "" if none is written.
+        Returns text to put behind the message, which names that file; "" if none is written.
         """
         if not (self.owns and isinstance(error, MachineError | OwnCodeError) and error.__cause__):
             return ""
@@ -107,6 +110,7 @@ class StatusReporter:
         return printable(f" (details: {path})")
 
     def _write(self, exit_code: int, message: str) -> None:
+        """Writes the end of the run by a signal (exit code above 128) or an error, if the directory is this run's."""
         if self.owns:
             with suppress(DiskError):  # the failure itself may be a full disk
                 (self._status.stopped if exit_code > 128 else self._status.failed)(exit_code, message)
