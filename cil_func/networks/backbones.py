@@ -16,17 +16,19 @@ Taps = Callable[[list[torch.Tensor]], dict[str, torch.Tensor]]
 class Backbone:
     """What turns images into features, as functions of explicit trees.
 
-    init(key, *, image_size) -> (params, state), on the CPU in float32.
+    init(key, *, image_size) -> (params, state): parameters drawn from the int seed `key`, and buffers such as batch
+    norm's running statistics; nested dicts of tensors, on the CPU in float32. image_size: (H, W), or None.
     apply(params, state, images, *, train[, norm_batch, valid, drop, taps, final_relu])
-        -> (features (B, D), aux, new state). It is given an optional argument only where that is not the default:
-        norm_batch where `groups` is true, valid where `pads()` is true, drop where `draws` can be true, taps and
-        final_relu where `has_maps` is true (`networks.resnet.apply` says what they are). aux: what the taps return.
+        -> (features (B, D), aux, new state). images: (B, 3, H, W) float. aux: what the taps return, {} without taps.
+        It is given an optional argument only where that is not the default: norm_batch where `groups` is true, valid
+        where `pads()` is true, drop where `draws` can be true, taps and final_relu where `has_maps` is true. What they
+        are: `cil_func.model.apply`, `networks.resnet.apply`.
     feature_dim() -> D.
     pads() -> whether a batch may hold padding, which `valid` marks.
     draws(image_size, drop) -> whether train mode draws random numbers. Raises ValueError for images that don't fit.
     drops() -> whether it is a timm model with rates of dropout of its own, which are not used.
     groups: whether groups of norm_batch images can share batch norm's statistics, instead of the whole batch.
-    has_maps: whether it shows its feature maps.
+    has_maps: whether it can give its feature maps to taps.
     """
 
     init: Callable
@@ -42,7 +44,7 @@ class Backbone:
 def backbone(name: str) -> Backbone:
     """Returns the backbone called `name`: "resnet20|32|44|56|110" or "timm:<name>".
 
-    Raises ValueError for another name, ConfigError for a model that timm doesn't have.
+    Raises ValueError for another name. For a model that timm doesn't have, the backbone's functions raise ConfigError.
     """
     if name.startswith("timm:"):
         inner = name.removeprefix("timm:")
@@ -82,11 +84,11 @@ def run(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Runs a backbone: images (B, 3, H, W), float -> (features (B, D), aux, new state).
 
-    params: {name: ...}, the weights under the backbone's name; state: {"backbone": {name: ...}}.
-    train, norm_batch, valid, drop: see `cil_func.model.apply`; taps, final_relu: see `networks.resnet.apply`. aux is {}
-    without taps. net: the backbone; None: the built-in one of that name.
+    params: {name: ...}, the weights under the backbone's name; state: {"backbone": {name: ...}}, and so is the new one.
+    train, norm_batch, valid, drop: see `cil_func.model.apply`; taps, final_relu: see `networks.resnet.apply`.
+    aux: what the taps return; {} without taps. net: the backbone; None: the built-in one of that name.
     Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide, and
-    for taps on a backbone that shows no maps.
+    for taps or final_relu=False on a backbone that shows no maps.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"apply: images of shape {tuple(images.shape)}; (B, 3, H, W) fits")

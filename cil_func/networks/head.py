@@ -11,7 +11,7 @@ from cil_func.tree import Tree
 
 
 class InitRows(Protocol):
-    """(key, feature_dim, num_new) -> rows of num_new classes: a tree whose leaves are (num_new, ...)."""
+    """(key, feature_dim, num_new) -> rows of num_new classes: a tree of leaves (num_new, ...). key: a seed."""
 
     def __call__(self, key: int, feature_dim: int, num_new: int, /) -> Tree: ...
 
@@ -23,16 +23,16 @@ class ExpandRows(Protocol):
 
 
 class InitShared(Protocol):
-    """(key, feature_dim, num_classes, num_phases) -> a tree of parameters that belong to no class.
+    """(key, feature_dim, num_classes, num_phases) -> a tree of parameters that belong to no class; {}: there are none.
 
-    num_classes, num_phases: of the whole run. The shapes are the same in all phases.
+    key: an int seed. num_classes, num_phases: of the whole run. The shapes are the same in all phases.
     """
 
     def __call__(self, key: int, feature_dim: int, num_classes: int, num_phases: int, /) -> Tree: ...
 
 
 class RenewShared(Protocol):
-    """(shared, key) -> the shared parameters that a later phase starts from."""
+    """(shared, key) -> the shared parameters that a later phase starts from, given those of the last phase."""
 
     def __call__(self, shared: Tree, key: int, /) -> Tree: ...
 
@@ -40,7 +40,8 @@ class RenewShared(Protocol):
 class ApplyHead(Protocol):
     """(rows, shared, features (B, D), classes) -> (logits (B, K), aux).
 
-    K: the classes of `rows`, which may be fewer than the run's C; aux: tensors by name, each (B, ...).
+    K: the classes of `rows`: those seen, or in training all C of the run. aux: tensors by name, each (B, ...), that a
+    loss gets as `Outputs.aux`; {}: none.
     """
 
     def __call__(
@@ -52,7 +53,9 @@ class ApplyHead(Protocol):
 class Head:
     """What turns features into logits. The default is the linear classifier of `cil_func.classifier`.
 
-    Training pads the rows with zeros to the run's C classes. shared, renew: for parameters that belong to no class.
+    init, expand: make the rows of the first classes, and add those of a later phase's. Training pads the rows with
+    zeros to the run's C classes. shared, renew: make the parameters that belong to no class, and those of a later
+    phase. apply: computes the logits.
     """
 
     init: InitRows = classifier.init

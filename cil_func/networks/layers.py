@@ -19,9 +19,9 @@ NORM_EPSILON = 1e-5
 
 
 def conv_init(key: int, in_channels: int, out_channels: int, size: int) -> dict:
-    """Draws the weights of a convolution, {"weight": (out, in, size, size)}, from N(0, 2 / fan_in) by a key.
+    """Returns the weights of a convolution, {"weight": (out, in, size, size)}, drawn from N(0, 2 / fan_in) by a key.
 
-    Source: He et al. 2015 (arXiv:1502.01852).
+    key: an int seed. fan_in: in_channels * size * size. Source: He et al. 2015 (arXiv:1502.01852).
     """
     std = math.sqrt(2.0 / (in_channels * size * size))
     shape = (out_channels, in_channels, size, size)
@@ -47,10 +47,11 @@ def conv_norm(
 ) -> tuple[torch.Tensor, dict]:
     """Applies a convolution without bias, then batch norm. Returns ((B, C', H', W'), the norm's new state).
 
-    conv, norm, state: parameters and state, from `conv_init` and `norm_init`; x: (B, C, H, W). The input is padded so
-    that stride 1 keeps its size. train: whether to normalise by the statistics of the batch; norm_batch, valid: see
-    `batch_norm`. Otherwise the running statistics are used and the state doesn't change. They are folded into the
-    convolution, which saves a pass over the memory: the forward pass was measured to be 12 % faster.
+    conv, norm, state: parameters and state, from `conv_init` and `norm_init`. x: (B, C, H, W). The input is padded so
+    that stride 1 keeps its size.
+    train: True: normalises by the statistics of the batch; norm_batch, valid: see `batch_norm`. False: the running
+    statistics are used and the state doesn't change. They are folded into the convolution, which saves a pass over the
+    memory: the forward pass was measured to be 12 % faster.
     """
     weight, padding = conv["weight"], conv["weight"].shape[-1] // 2
     if train:
@@ -67,12 +68,13 @@ def batch_norm(
 ) -> tuple[torch.Tensor, dict]:
     """Normalises x by the statistics of the batch. Returns (normalised x, new running statistics).
 
-    params, state: from `norm_init`; x: (B, C, H, W). norm_batch: how many images share statistics, 0 for all. Groups of
-    that many images are taken in order; B must be a multiple of norm_batch, or smaller. The running statistics move by
-    0.1 towards the mean over groups, weighted by their sizes. So one process with 4 groups of 128 images computes what
-    4 processes with 128 images each compute. valid: (B,), 1 for images and 0 for padding, which doesn't count in any
-    statistic; None if all are images. Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); unbiased running variance as
-    in torch.nn.BatchNorm2d.
+    params, state: from `norm_init`. x: (B, C, H, W).
+    norm_batch: how many images share statistics; 0: all. Groups of that many images are taken in order; B must be a
+    multiple of norm_batch, or smaller.
+    valid: (B,), 1 for images and 0 for padding, which doesn't count in any statistic; None: all are images.
+    The running statistics move by 0.1 towards the mean over groups, weighted by their numbers of images. So one process
+    with 4 groups of 128 images computes what 4 processes with 128 images each compute.
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); unbiased running variance as in torch.nn.BatchNorm2d.
     """
     size = min(norm_batch or x.shape[0], x.shape[0])
     wide = x.to(params["weight"].dtype)

@@ -25,7 +25,10 @@ from cil_func.tree import Tree
 
 
 class Model(NamedTuple):
-    """A network's tensors: params and state as the module's docstring shows them, for the K classes seen so far."""
+    """A network's tensors for the K classes seen so far; the docstring of this module shows the keys.
+
+    params: what is learned. state: what isn't, such as batch norm's running statistics.
+    """
 
     params: Tree
     state: Tree
@@ -35,9 +38,11 @@ class Model(NamedTuple):
 class Network:
     """A backbone, a head and the sizes of the whole run; every function of it is pure.
 
-    name: the backbone's key in params. image_size: (H, W), which a vision transformer's parameters depend on.
-    num_classes, num_phases: of the run. taps: what a loss needs of the feature maps; None: nothing. final_relu: False
-    leaves out the backbone's last ReLU. drop: rates of dropout and stochastic depth in train mode.
+    name: the backbone's key in params. num_classes, num_phases: of the run.
+    image_size: (H, W), which a vision transformer's parameters depend on; None: the backbone's own.
+    backbone: None: the built-in one called `name`. head: what turns features into logits.
+    taps(feature maps) -> what a loss needs of them, by name, see `networks.resnet.apply`; None: nothing.
+    final_relu: False leaves out the backbone's last ReLU. drop: rates of dropout and stochastic depth in train mode.
     grows: each phase adds a backbone, and the head sees the features of all of them side by side.
     """
 
@@ -62,7 +67,7 @@ class Network:
         return self.backbone.feature_dim() * (self.num_phases if self.grows else 1)
 
     def init(self, key: int, num_new: int) -> Model:
-        """Draws a network that knows num_new classes, on the CPU in float32."""
+        """Returns a new network that knows num_new classes, drawn from the int seed `key`, on the CPU in float32."""
         size = self.backbone.feature_dim()
         name = self.name.partition(".")[0]  # timm's tag behind the dot names weights, and none are loaded
         params, state = self.backbone.init(rng.fold_in(key, "backbone"), image_size=self.image_size)
@@ -74,7 +79,8 @@ class Network:
     def expand(self, model: Model, key: int, num_new: int, phase: int) -> Model:
         """Returns the model that phase `phase` > 0 starts from: rows for num_new classes more, maybe a new backbone.
 
-        A network that grows moves its backbone into "frozen" and goes on with a copy. Nothing is changed in place.
+        model: the last phase's, finished. key: the phase's seed. A network that grows moves its backbone into "frozen"
+        and goes on with a copy. Nothing is changed in place.
         """
         params, state = model
         key_of_rows = rng.fold_in(key, "expand")
@@ -92,9 +98,10 @@ class Network:
         return Model({**params, "frozen": frozen[0]}, {**state, "frozen": frozen[1]})
 
     def _grow_rows(self, rows: Tree, key: int, num_new: int, phase: int) -> Tree:
-        """Rows for num_new classes and one backbone more: what was there stays, all else is drawn.
+        """Returns rows for num_new classes and one backbone more: what was there stays, all else is drawn.
 
-        rows: {"weight": (K, P D), "bias": (K,)}. The draws are those of a linear layer on phase + 1 backbones.
+        rows: {"weight": (K, P D), "bias": (K,)}, P the number of the run's phases. The draws are those of a linear
+        layer on phase + 1 backbones.
         """
         known, size = len(rows["bias"]), self.backbone.feature_dim()
         drawn = self.head.init(key, (phase + 1) * size, known + num_new)
@@ -104,13 +111,13 @@ class Network:
         return drawn
 
     def _widened(self, rows: Tree) -> Tree:
-        """Rows padded with zeros to the features of all backbones that the run will have."""
+        """Returns rows padded with zeros to the features of all backbones that the run will have."""
         if not self.grows:
             return rows
         return {**rows, "weight": F.pad(rows["weight"], (0, self.feature_dim - rows["weight"].shape[1]))}
 
     def pad(self, params: Tree) -> Tree:
-        """Pads the classifier's rows with zeros to the run's C classes: the form in which a step trains it."""
+        """Returns params with the classifier's rows padded with zeros to the run's C classes, as a step trains it."""
 
         def padded(leaf: torch.Tensor) -> torch.Tensor:
             return torch.cat([leaf, leaf.new_zeros(self.num_classes - len(leaf), *leaf.shape[1:])])
@@ -124,10 +131,10 @@ class Network:
     def run(
         self, params: Tree, state: Tree, images: torch.Tensor, *, train: bool, **groups
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Tree]:
-        """Runs one backbone: images (B, 3, H, W), float -> (its features (B, D), aux of the taps, new state).
+        """Runs one backbone: images (B, 3, H, W), float -> (its features (B, D), aux, new state).
 
-        params: {name: weights}; state: {"backbone": {name: ...}}; groups: norm_batch and valid, as `model.apply` has
-        them.
+        params: {name: weights}; state: {"backbone": {name: ...}}, and so is the new one. train: see
+        `cil_func.model.apply`; groups: its keywords norm_batch and valid. aux: what the taps return, {} without taps.
         """
         drop = self.drop if train else OFF
         return backbones.run(
@@ -136,10 +143,11 @@ class Network:
         )  # fmt: skip
 
     def place(self, own: torch.Tensor, now: torch.Tensor | int, others: torch.Tensor | None = None) -> torch.Tensor:
-        """Puts the features (B, D) of backbone `now` where the head expects them: (B, feature_dim).
+        """Returns the features (B, D) of backbone `now` at the place where the head expects them: (B, feature_dim).
 
-        others: (B, feature_dim), the features of the other backbones, 0 at the place of `now`; None: all are 0. A
-        network that doesn't grow has one backbone, whose features come back as they are.
+        now: the phase that added the backbone, an int or a 0-d tensor. others: (B, feature_dim), the features of the
+        other backbones, 0 at the place of `now`; None: all are 0. A network that doesn't grow has one backbone, whose
+        features come back as they are.
         """
         if not self.grows:
             return own
@@ -150,7 +158,11 @@ class Network:
     def outputs(
         self, params: Tree, features: torch.Tensor, classes: Classes, aux: dict[str, torch.Tensor] | None = None
     ) -> Outputs:
-        """Applies the head to features (B, feature_dim); aux: what the taps returned, which the outputs keep."""
+        """Applies the head to features (B, feature_dim) and returns the network's outputs.
+
+        params: with "classifier", and "head" if there is one. aux: what the taps returned, which the outputs keep
+        beside the head's own; None: nothing.
+        """
         logits, more = self.head.apply(params["classifier"], params.get("head", {}), features, classes)
         return Outputs(logits, features, {**(aux or {}), **more})
 

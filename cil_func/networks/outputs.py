@@ -8,8 +8,8 @@ import torch
 class Outputs(NamedTuple):
     """What a network says about a batch.
 
-    logits: (B, C); features: (B, D), what the head was given; aux: more tensors by name, each (B, ...), from the taps
-    and from the head.
+    logits: (B, K), in training for all C classes of the run. features: (B, feature_dim), what the head was given.
+    aux: more tensors by name, each (B, ...), from the taps and from the head.
     """
 
     logits: torch.Tensor
@@ -18,11 +18,12 @@ class Outputs(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Which of the run's C classes are known. All are tensors, so that one compiled step serves all phases.
+    """Which of the run's C classes are seen by the end of a phase: tensors, so that one step serves all phases.
 
-    seen, old: (C,) bool, old within seen. phase: (C,) int64, the phase in which each class arrives. now: () int64, the
-    index of this phase. counts: (C,) int64, how many images of each class this stage trains on. The last three are None
-    where a caller has no use for them.
+    seen: (C,) bool, this phase's classes included. old: (C,) bool, those seen before this phase.
+    phase: (C,) int64, the phase in which each class arrives. now: () int64, the index of this phase.
+    counts: (C,) int64, how many images of each class this stage trains on.
+    The last three are None where a caller has no use for them.
     """
 
     seen: torch.Tensor

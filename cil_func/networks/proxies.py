@@ -15,31 +15,35 @@ from cil_func.tree import Tree
 
 
 def head(proxies: int) -> Head:
-    """Returns the head with `proxies` rows a class."""
+    """Returns the head with `proxies` rows a class: a cosine classifier."""
     return Head(lambda key, width, count: draw(key, width, count, proxies), expand, scale, apply=logits)
 
 
 def draw(key: int, width: int, count: int, proxies: int) -> Tree:
-    """Draws proxies (count, proxies, width) from N(0, 1 / width), as the authors' code does."""
+    """Returns {"weight": (count, proxies, width)} drawn from N(0, 1 / width), as the authors' code does.
+
+    key: an int seed. width: of a feature. count: of classes.
+    """
     return {"weight": torch.randn(count, proxies, width, generator=rng.generator(key)) / math.sqrt(width)}
 
 
 def expand(rows: Tree, key: int, num_new: int) -> Tree:
-    """Adds proxies for num_new classes, which `centres` sets to better values."""
+    """Returns the rows with num_new classes more, drawn at random, which `centres` then sets to better values."""
     weight = rows["weight"]
     new = draw(key, weight.shape[2], num_new, weight.shape[1])["weight"].to(weight)
     return {"weight": torch.cat([weight, new])}
 
 
 def scale(key: int, width: int, num_classes: int, num_phases: int) -> Tree:
-    """Returns the learned scale eta, 1 at first."""
+    """Returns the shared parameters: {"eta": ()}, the learned scale, 1 at first. All arguments are ignored."""
     return {"eta": torch.ones(())}
 
 
 def logits(rows: Tree, shared: Tree, features: torch.Tensor, classes: object) -> tuple[torch.Tensor, dict]:
     """Returns (logits (B, K), {}): eta y_c, y_c = sum_k softmax_k(a_ck) a_ck, with a_ck = 2 cos(f, w_ck) - 2.
 
-    a_ck is minus the squared distance of the normalised feature and the normalised proxy. A zero row gives -2 eta.
+    f: a row of features (B, D); w_ck: proxy k of class c. a_ck is minus the squared distance of the normalised feature
+    and the normalised proxy. A feature or proxies of zeros give -2 eta. classes: ignored.
     """
     units = F.normalize(features, dim=1), F.normalize(rows["weight"], dim=2)
     similarity = 2 * torch.einsum("bd,ckd->bck", *units) - 2                        # (B, K, proxies)
@@ -47,10 +51,11 @@ def logits(rows: Tree, shared: Tree, features: torch.Tensor, classes: object) ->
 
 
 def centres(rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int) -> Tree:
-    """Sets the proxies of each new class to the k-means centres of its normalised features.
+    """Returns the rows with the proxies of each new class set to the k-means centres of its normalised features.
 
-    rows: the new classes' rows are the last ones. features: (N, D) of their images, labels: (N,). The centres are
-    scaled to the mean length of the old proxies. A class with fewer different images than proxies repeats its centres.
+    rows: the new classes' rows are the last ones. features: (N, D) of the new classes' images. labels: (N,) int64. key:
+    the seed of k-means. The centres are multiplied by the mean length of the old proxies. A class with fewer different
+    images than proxies repeats its centres.
     """
     from sklearn.cluster import KMeans  # late: it costs a second
     from threadpoolctl import threadpool_limits

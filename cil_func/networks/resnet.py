@@ -18,7 +18,10 @@ WIDTHS = (16, 32, 64)
 
 
 def init(key: int, depth: int) -> tuple[dict, dict]:
-    """(params, state) of a ResNet of `depth` in `DEPTHS`; raises ValueError for another depth."""
+    """Returns (params, state) of a new ResNet, drawn from the int seed `key`, on the CPU in float32.
+
+    state: batch norm's running statistics. Raises ValueError for a depth that is not in `DEPTHS`.
+    """
     if depth not in DEPTHS:
         raise ValueError(f"resnet.init: depth {depth}; one of {', '.join(map(str, DEPTHS))}")
     norm_params, norm_state = layers.norm_init(WIDTHS[0])
@@ -36,7 +39,7 @@ def init(key: int, depth: int) -> tuple[dict, dict]:
 
 
 def feature_dim() -> int:
-    """The width D of the pooled features."""
+    """Returns the width D of the pooled features, 64."""
     return WIDTHS[-1]
 
 
@@ -51,10 +54,12 @@ def apply(
     taps: Callable[[list[torch.Tensor]], dict[str, torch.Tensor]] | None = None,
     final_relu: bool = True,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
-    """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, what the taps make of the maps, new state).
+    """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, aux, new state).
 
-    taps: called with the output of each block before its ReLU, (B, C, H, W) each, in order; None: no maps are kept, and
-    the second result is empty. final_relu: False pools the last block's output without its ReLU.
+    params, state: from `init`. train, norm_batch, valid: see `cil_func.model.apply`.
+    taps(maps) -> aux, tensors by name, that a loss needs. maps: the output of each block before its ReLU, (B, C, H, W)
+    each, in order. None: no maps are kept, and aux is {}.
+    final_relu: False pools the last block's output without its ReLU.
     """
     mode = {"train": train, "norm_batch": norm_batch, "valid": valid}
     dtype = params["stem"]["norm"]["weight"].dtype

@@ -18,9 +18,11 @@ _init_lock = threading.Lock()
 
 
 def init(key: int, name: str, *, image_size: Size | None = None) -> tuple[dict, dict]:
-    """(params, state) of the timm model `name` without its classifier.
+    """Returns (params, state) of a new timm model `name` without its classifier: its parameters and its buffers.
 
-    image_size: (H, W) of the images that it will get, which a ViT's parameters depend on; None: the model's own.
+    Both are nested dicts of tensors on the CPU. key: the seed of timm's random initialisation; torch's global generator
+    is left as it was. image_size: (H, W) of the images that it will get, which a ViT's parameters depend on; None: the
+    model's own.
     Raises ConfigError if timm has no such model, ValueError for images that it can't take.
     """
     if image_size is not None:
@@ -45,8 +47,10 @@ def apply(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, D) in float32 at least, {}, new state). A timm model shows no feature maps.
 
-    Casts by autocast where the images are in a lower precision than the parameters. drop: in train mode; where a rate
-    isn't 0, it draws from torch's global generator. valid: ignored; images of a model that pads don't meet.
+    params, state: from `init` with that `name`. Images in bfloat16 or float16 are computed under autocast where the
+    parameters have another dtype. train: batch norm uses the batch and moves the state. drop: rates of dropping in
+    train mode; where one isn't 0, it draws from torch's global generator. valid: ignored; in a model that takes
+    padding, images don't influence each other.
     Works as the first use of the model too under torch.func, torch.compile(fullgraph=True) and torch.export, and in
     several threads at once. Raises ValueError for images of another size than the parameters were made for.
     """
@@ -79,7 +83,7 @@ def _call(module: torch.nn.Module, weights: dict, buffers: dict, images: torch.T
 
 
 def feature_dim(name: str) -> int:
-    """The width D of the pooled features; ConfigError if timm has no such model."""
+    """Returns the width D of the pooled features. Raises ConfigError if timm has no such model."""
     return timm_skeleton.facts(name).feature_dim
 
 

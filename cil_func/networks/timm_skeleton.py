@@ -25,9 +25,9 @@ Size = tuple[int, int]  # (H, W)
 class Drop(NamedTuple):
     """The rates at which a timm model in train mode drops something, 0 to below 1.
 
-    rate: of dropout. path_rate: of stochastic depth, which leaves out a whole block for an image; less in the first
-    blocks. If both are 0, all layers that draw random numbers are switched off: attention dropout, DropBlock and patch
-    dropout too.
+    rate: of dropout. path_rate: of stochastic depth, which leaves out a whole block for an image; it is smaller in the
+    first blocks. If both are 0, all layers that draw random numbers are switched off: attention dropout, DropBlock and
+    patch dropout too.
     """
 
     rate: float = 0.0
@@ -54,8 +54,9 @@ def borrow(name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF)
     """Returns a context manager that yields a skeleton which no other call uses meanwhile.
 
     The skeleton is reused afterwards. functional_call writes into it, so two calls must not share one.
-    name: of the timm model. image_size: of the images if `takes_size(name)`, else None. train: whether the skeleton is
-    in train mode. drop: its rates of dropping. Raises ConfigError as `create` does.
+    name: of the timm model. image_size: (H, W) of the images if `takes_size(name)`, else None. train: whether the
+    skeleton is in train mode. drop: its rates of dropping. Raises ConfigError if timm has no such model or if it
+    doesn't take a rate that isn't 0.
     """
     key = (name, image_size, train, drop)
     try:
@@ -96,8 +97,8 @@ def facts(name: str) -> Facts:
 def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
     """Returns whether a model draws random numbers in train mode, for images of this size and these rates of dropping.
 
-    Runs it on the meta device, where nothing is computed. Raises ValueError, with the reason, if the model can't take
-    images of this size. Raises ConfigError as `create` does, and for a rate that changes nothing.
+    True if torch can't tell. Runs it on the meta device, where nothing is computed. Raises ValueError, with the reason,
+    if the model can't take images of this size. Raises ConfigError as `create` does, and for rates that change nothing.
     """
     return _elsewhere(_draws, name, image_size, drop)
 
