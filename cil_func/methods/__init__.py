@@ -21,9 +21,11 @@ TABLE = {
 
 
 def make(name: str, options: Options, own: Mapping[str, object] | None = None) -> Method:
-    """Returns the method called `name`. own: its own options, keywords of its function.
+    """Returns the method called `name`, one of TABLE.
 
-    Raises ValueError that lists the names for another one.
+    options: the values of the [method] table. own: the keywords of [method.options], which the method's own `make`
+    takes; None: none. Raises ValueError, which lists the names, for another one; TypeError for a keyword that it
+    doesn't take.
     """
     if name not in TABLE:
         raise ValueError(f'make: no method "{name}"; one of {", ".join(TABLE)}')

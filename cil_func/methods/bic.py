@@ -15,12 +15,12 @@ from cil_func.networks.head import Head
 
 
 def make(options: Options, *, layers: Literal["newest", "all"] = "newest", share: float = 0.1) -> Method:
-    """Replay with distillation, and a stage "bias".
+    """Returns BiC: replay with distillation, and a second training, the stage "bias", in each phase with old classes.
 
     layers: "newest": as the paper's own code, only the newest classes are corrected; earlier corrections reach the
-    student through its teacher. "all": each phase keeps its own, as published toolboxes have it. share: of an old
-    class's exemplars that is held out.
-    The official code trains stage 2 with 0.05 beta^2 added, beside cross-entropy.
+    student through its teacher. "all": each phase keeps its own correction, as published toolboxes have it.
+    share: of an old class's exemplars, how large a part is held out for the stage "bias".
+    The official code trains this stage with 0.05 beta^2 added, beside cross-entropy; so does this.
     """
     base = replay.make(options)
     method = distillation.add(base, options)
@@ -35,12 +35,18 @@ def make(options: Options, *, layers: Literal["newest", "all"] = "newest", share
 
 
 def start(key: int, feature_dim: int, num_classes: int, num_phases: int) -> dict:
-    """No correction: alpha 1 and beta 0 for each phase, (P,) each."""
+    """Returns the shared parameters of no correction: alpha 1 and beta 0 for each of the run's P phases, (P,) each.
+
+    A `networks.head.InitShared`; key, feature_dim and num_classes are ignored.
+    """
     return {"alpha": torch.ones(num_phases), "beta": torch.zeros(num_phases)}
 
 
 def newest(rows, shared, features, classes):
-    """(logits (B, K), {}): the linear classifier's, corrected for the classes of this phase alone."""
+    """Returns (logits (B, K), {}): the linear classifier's, those of this phase's classes replaced by alpha s + beta.
+
+    A `networks.head.ApplyHead`. alpha and beta are those of this phase.
+    """
     logits = features @ rows["weight"].T + rows["bias"]
     alpha, beta = (of_phase(shared[name], classes.now) for name in ("alpha", "beta"))
     is_new = (classes.phase == classes.now)[: logits.shape[1]]
@@ -48,7 +54,10 @@ def newest(rows, shared, features, classes):
 
 
 def every(rows, shared, features, classes):
-    """The same with each phase's own correction; only this phase's is differentiated."""
+    """Returns (logits (B, K), {}): the linear classifier's, each corrected by alpha and beta of its class's phase.
+
+    A `networks.head.ApplyHead`. Only this phase's alpha and beta have a gradient.
+    """
     logits = features @ rows["weight"].T + rows["bias"]
     phase = classes.phase[: logits.shape[1]]                                       # (K,)
     moves = torch.arange(len(shared["alpha"]), device=phase.device) == classes.now  # (P,)
@@ -57,12 +66,12 @@ def every(rows, shared, features, classes):
 
 
 def small_beta(params, extra, classes):
-    """0.05 beta^2, of this phase's beta."""
+    """Returns 0.05 beta^2, a 0-d tensor, for this phase's beta. A `methods.base.Penalty`."""
     return 0.05 * of_phase(params["head"]["beta"], classes.now) ** 2
 
 
 def of_phase(values: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
-    """Returns values[now], without reading `now` on the host."""
+    """Returns values[now], 0-d, without reading `now` on the host. values: (P,); now: 0-d int64."""
     return values.gather(0, now[None])[0]
 
 

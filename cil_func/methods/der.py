@@ -16,7 +16,11 @@ from cil_func.networks.head import Head
 
 
 def make(options: Options, *, auxiliary: float = 1.0) -> Method:
-    """Replay on a network that grows. auxiliary: weight of the auxiliary head's cross-entropy (equation 8)."""
+    """Returns DER: replay on a network to which each phase adds a backbone.
+
+    auxiliary: the weight of the auxiliary head's cross-entropy (equation 8). options.align: whether rows are aligned at
+    the end of a phase.
+    """
     base = replay.make(options)
 
     def loss(student, teacher, targets, classes):
@@ -31,29 +35,42 @@ def make(options: Options, *, auxiliary: float = 1.0) -> Method:
 
 
 def auxiliary_labels(labels: torch.Tensor, classes) -> torch.Tensor:
-    """(B,): the label of a new class, and C for any old one."""
+    """Returns the auxiliary head's labels (B,) of a batch: a new class keeps its label, any old class has the label C.
+
+    labels: (B,) int64, 0 to C - 1.
+    """
     return torch.where(classes.old[labels], len(classes.old), labels)
 
 
 def known(classes) -> torch.Tensor:
-    """(C + 1,) bool: the outputs of the auxiliary head that take part."""
+    """Returns which outputs of the auxiliary head take part, (C + 1,) bool.
+
+    They are those of the new classes, and the last one if any class is old.
+    """
     return torch.cat([classes.new, classes.old.any()[None]])
 
 
 def shared(key: int, feature_dim: int, num_classes: int, num_phases: int) -> dict:
-    """The auxiliary head: a linear classifier of the run's classes and one output more, on one backbone's features."""
+    """Returns {"auxiliary": linear classifier} on the features of one backbone, drawn from the int seed `key`.
+
+    It has an output for each of the run's classes, and one more for all old classes. A `networks.head.InitShared`.
+    """
     return {"auxiliary": classifier.init(key, feature_dim, num_classes + 1)}
 
 
 def renew(shared: dict, key: int) -> dict:
-    """The auxiliary head is drawn anew in each phase."""
+    """Returns the auxiliary head that a later phase starts from: it is drawn anew, from the int seed `key`."""
     outputs, feature_dim = shared["auxiliary"]["weight"].shape
     drawn = classifier.init(key, feature_dim, outputs)
     return {"auxiliary": tree.map(lambda new, old: new.to(old), drawn, shared["auxiliary"])}
 
 
 def apply(rows, shared, features, classes):
-    """(logits (B, K), {"new": (B, C + 1)}): the linear classifier on all features (B, P D), and the auxiliary head."""
+    """Returns (logits (B, K), {"new": (B, C + 1)}), those of the linear classifier and those of the auxiliary head.
+
+    The classifier gets the features of all backbones, (B, P D), the auxiliary head those of this phase's, (B, D). A
+    `networks.head.ApplyHead`.
+    """
     feature_dim = shared["auxiliary"]["weight"].shape[1]
     blocks = features.unflatten(1, (-1, feature_dim))                              # (B, P, D)
     block = (torch.arange(blocks.shape[1], device=features.device) == classes.now).to(features.dtype)  # (P,)

@@ -7,10 +7,13 @@ from cil_func.methods.base import Method, Options
 
 
 def add(method: Method, options: Options) -> Method:
-    """The method with KD over the old classes added to its loss, CE; in phase 0 its loss alone.
+    """Returns the method with KD, distillation from the last phase's model over the old classes, added to its loss.
 
-    "convex": (1 - w) CE + w KD, w a constant or, "dynamic", num_old / (num_old + num_new).
-    "sum": CE + w KD. Source: Zhao et al. 2020 (arXiv:1911.07053).
+    The method's own loss, CE below, is given no teacher. Phase 0 has no old class: there the loss is CE alone.
+    options.kd_combination: "convex": (1 - w) CE + w KD; "sum": CE + w KD.
+    options.kd_weight: w, a number, or "dynamic": num_old / (num_old + num_new), the numbers of old and new classes.
+    options.temperature: that of KD.
+    Source: Zhao et al. 2020 (arXiv:1911.07053).
     """
 
     def loss(student, teacher, targets, classes):

@@ -24,13 +24,17 @@ def make(
     clip: float = 1e-3,
     keep: float = -1.0,
 ) -> Method:
-    """Cross-entropy over the new classes and the penalty.
+    """Returns EWC: cross-entropy over the new classes, and the penalty of `quadratic` by the Fisher information.
 
-    strength: lambda of equation 3. per: the Fisher information from the gradient of each image, or of each batch, which
-    published toolboxes take and which is smaller by about the size of a batch. labels: those of the data, or the
-    model's own. clip: largest Fisher information of a weight, without which a badly trained phase makes the next one
-    diverge: learning rate * strength * clip has to stay below about 2; 0: no limit. keep: share of the old importances
-    in the new ones, instead of the paper's sum over phases; below 0: the sum.
+    strength: lambda of equation 3.
+    per: the Fisher information from the gradient of each image, or of each batch, which published toolboxes take and
+    which is smaller by about the size of a batch.
+    labels: whose probability is differentiated: "true": the data's; "predicted": the class that the model finds
+    likeliest.
+    clip: largest Fisher information of a weight; 0: no limit. Without a limit a badly trained phase makes the next one
+    diverge: learning rate * strength * clip has to stay below about 2.
+    keep: below 0: importances add up over the phases, as in the paper. From 0 to 1: the share of the old importances in
+    the new ones.
     Published: FACIL: strength 5000, per batch, predicted, keep 0.5; PyCIL: 1000, per batch, true, clip 1e-4.
     """
 
@@ -46,7 +50,11 @@ def make(
 
 
 def fisher(params: tree.Tree, logits_of, batch_labels: torch.Tensor, *, labels: str, classes) -> tree.Tree:
-    """Squares of the gradient of -log p(label), the mean over a batch, for each parameter."""
+    """Returns the squared gradient of the mean over a batch of -log p(label), for each parameter: a tree like params.
+
+    logits_of(params) -> logits (B, C). batch_labels: (B,) int64. labels: "true" takes these, "predicted" the likeliest
+    of the classes seen. classes: which are seen. With the other arguments bound it is a `methods.base.Measure`.
+    """
 
     def loss(params):
         logits = logits_of(params)                                                 # (B, C)

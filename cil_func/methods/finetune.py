@@ -5,7 +5,7 @@ from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
-    """Cross-entropy over all classes seen."""
+    """Returns fine-tuning: cross-entropy over all classes seen, with options.label_smoothing."""
 
     def loss(student, teacher, targets, classes):
         return losses.cross_entropy(

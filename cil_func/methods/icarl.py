@@ -11,5 +11,5 @@ from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
-    """Replay with distillation; the exemplars give the class means."""
+    """Returns iCaRL: replay with distillation, which predicts by the nearest of the exemplars' class means."""
     return replace(distillation.add(replay.make(options), options), name="icarl", predict="nme")

@@ -7,5 +7,5 @@ from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
-    """Fine-tuning's loss on everything."""
+    """Returns joint training: fine-tuning's loss on all images of all classes seen, each phase from a fresh start."""
     return replace(finetune.make(options), name="joint", rows="all", restart=True)

@@ -41,7 +41,11 @@ def over_new_classes(options: Options) -> Method:
 
 
 def single_class(sizes: Sequence[int]) -> str:
-    """Why phases of these sizes can't be learned by cross-entropy over the new classes alone; "" if they can."""
+    """Returns why phases of these sizes can't be learned by cross-entropy over the new classes alone; "" if they can.
+
+    sizes: how many classes each phase brings. Only a later phase of a single class is at fault. A
+    `methods.base.FaultOf`.
+    """
     if 1 not in sizes[1:]:
         return ""
     return (

@@ -24,11 +24,13 @@ def make(
     clip: float = 1e3,
     keep: float = -1.0,
 ) -> Method:
-    """Cross-entropy over the new classes and the penalty.
+    """Returns MAS: cross-entropy over the new classes, and the penalty of `quadratic` by the sensitivity of the output.
 
-    strength: lambda. per: gradients of each image, or of the mean of each batch. length: of the logits, squared as in
-    the paper, or the norm itself. clip: largest importance of a weight, as in `ewc`; 0: no limit.
-    keep: share of the old importances in the new ones; below 0: the paper's sum.
+    strength: lambda. per: gradients of each image, or of the mean of each batch.
+    length: of the logits, "squared" as in the paper, or the "norm" itself.
+    clip: largest importance of a weight, as in `ewc`; 0: no limit.
+    keep: below 0: importances add up over the phases, as in the paper. From 0 to 1: the share of the old importances in
+    the new ones.
     Published: FACIL: per batch, norm, keep 0.5.
     """
 
@@ -44,7 +46,11 @@ def make(
 
 
 def sensitivity(params: tree.Tree, logits_of, batch_labels: torch.Tensor, *, length: str, classes) -> tree.Tree:
-    """Absolute values of the gradient of the logits' length, the mean over a batch, for each parameter."""
+    """Returns the absolute gradient of the mean length of a batch's logits, for each parameter: a tree like params.
+
+    logits_of(params) -> logits (B, C), of which those of the classes seen count. batch_labels: ignored. length:
+    "squared" or "norm". With length and classes bound it is a `methods.base.Measure`.
+    """
 
     def output(params):
         logits = torch.where(classes.seen, logits_of(params), 0.0)                 # (B, C)

@@ -18,10 +18,11 @@ MAPS = ("stage0", "stage1", "stage2", "final")
 
 
 def make(options: Options, *, proxies: int = 10, pod: float = 3.0, flat: float = 1.0, tuned_epochs: int = 20) -> Method:
-    """Returns PODNet: replay with its head and losses.
+    """Returns PODNet: replay with PODNet's head and losses.
 
-    proxies: rows a class. pod, flat: weights of the two distillations, before the factor sqrt(seen / new).
-    tuned_epochs: of the stage "balance", which predictions by logits need.
+    proxies: rows a class. pod, flat: weights of the two distillations, of pooled maps and of features. Both are
+    multiplied by sqrt(classes seen / new classes); in phase 0 there is neither.
+    tuned_epochs: of the stage "balance", which predictions by logits need; 0: no such stage.
     """
 
     def loss(student, teacher, targets, classes):
@@ -44,9 +45,11 @@ def make(options: Options, *, proxies: int = 10, pod: float = 3.0, flat: float =
 
 
 def pool(maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Sums the squares of maps over the width and over the height, side by side, at length 1: (B, C (H + W)) each.
+    """Returns PODNet's pooled maps, by the names in MAPS: each (B, C (H + W)), of L2 norm 1 per image.
 
-    maps: (B, C, H, W) of each block. Those of the last block of each stage are used, of the third stage the last two.
+    maps: (B, C, H, W) of every block, in order, of three stages of equally many blocks, two or more. Used are the last
+    map of stage 0 and of stage 1, and the last two of stage 2. Of each the squares are summed over the width (C H
+    numbers) and over the height (C W), and the two are put side by side before normalising.
     """
     last = len(maps) // 3
     squares = [each.square() for each in (maps[last - 1], maps[2 * last - 1], maps[-2], maps[-1])]

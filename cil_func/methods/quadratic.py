@@ -11,12 +11,15 @@ from cil_func.methods.base import Penalty
 
 
 def start(params: tree.Tree) -> tree.Tree:
-    """What is remembered before phase 0: importance 0 for all weights."""
+    """Returns what is remembered before phase 0: {"importance", "anchor"}, trees like params, all 0."""
     return {"importance": tree.map(lambda leaf: leaf * 0, params), "anchor": tree.map(lambda leaf: leaf * 0, params)}
 
 
 def penalty(strength: float) -> Penalty:
-    """The penalty as a function (params, extra, classes) -> 0-d tensor."""
+    """Returns the penalty as a function (params, extra, classes) -> 0-d tensor.
+
+    extra: {"importance", "anchor"}, from `start` or `remember`.
+    """
 
     def value(params, extra, classes):
         terms = tree.map(
@@ -29,10 +32,12 @@ def penalty(strength: float) -> Penalty:
 
 
 def remember(extra: tree.Tree, params: tree.Tree, importance: tree.Tree, *, keep: float | None = None) -> tree.Tree:
-    """The memory after a phase that ended with `params`, given the importance of each weight for its images.
+    """Returns what is remembered, {"importance", "anchor"}, after a phase that ended with `params`.
 
-    keep: None: the sum over all phases, each with its own weights, exactly. A number in [0, 1]: the anchor is `params`,
-    and importances are keep * old + (1 - keep) * new, as published toolboxes have it.
+    extra: what was remembered before it. importance: how much each weight matters for this phase's images, a tree like
+    params.
+    keep: None: the penalty is the sum over all phases, each with its own weights, exactly. A number in [0, 1]: the
+    anchor is `params`, and importances are keep * old + (1 - keep) * new, as published toolboxes have it.
     """
     if keep is not None:
         mixed = tree.map(lambda old, new: keep * old + (1 - keep) * new, extra["importance"], importance)

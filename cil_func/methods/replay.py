@@ -7,5 +7,5 @@ from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
-    """Fine-tuning with a memory."""
+    """Returns replay: fine-tuning on the new images and on exemplars."""
     return replace(finetune.make(options), name="replay", uses_memory=True)

@@ -14,7 +14,11 @@ from cil_func.methods.base import Method, Options
 
 
 def make(options: Options) -> Method:
-    """Replay with another loss and a finish; the published variants are `options`."""
+    """Returns WA: replay with distillation, whose classifier is aligned after each phase.
+
+    options: without `align` nothing is aligned; with `clip_weights` the classifier's weights are clipped after each
+    update; those of distillation: see `distillation.add`.
+    """
     method = replace(distillation.add(replay.make(options), options), name="wa")
     if options.align:
         method = replace(method, finish=align)
@@ -22,12 +26,15 @@ def make(options: Options) -> Method:
 
 
 def align(params: dict, num_new: int) -> tuple[dict, torch.Tensor]:
-    """`classifier.align` on a model's params: (params, gamma)."""
+    """Returns (params, gamma): `classifier.align` of the classifier in a model's params. A `methods.base.Finish`."""
     head, gamma = classifier.align(params["classifier"], num_new)
     return {**params, "classifier": head}, gamma
 
 
 def clip(params: dict) -> dict:
-    """Classifier weights (new and old rows) clipped to at least 0, so that a norm measures a row's pull."""
+    """Returns params with the classifier's weights, of new and old rows, clipped to at least 0.
+
+    So a row's norm measures how much it pulls predictions. A `methods.base.Project`.
+    """
     head = params["classifier"]
     return {**params, "classifier": {**head, "weight": head["weight"].clamp(min=0)}}
