@@ -11,10 +11,10 @@ HOUR = 3600.0
 
 
 class ActivityRecord(NamedTuple):
-    """What a process publishes about itself.
+    """How far a process has come and what it is doing, as the other processes read it.
 
-    device, host: how many starts and ends of waits for the other processes its GPU and its main thread have passed.
-    An odd number means that it is waiting.
+    device, host: how many starts and ends of waits for the other processes its GPU, or its main thread, has passed. An
+    odd number means that it is waiting. On a CPU collectives are counted in `host`, and `device` is 0.
     ticks: a number that changes while the process works.
     work: the long work that the process has announced, "" for none. at_most_seconds: how long this work may take.
     """
@@ -31,19 +31,19 @@ class ActivityRecord(NamedTuple):
         return self.device % 2 == 1 or self.host % 2 == 1
 
     def behind(self, other: "ActivityRecord") -> bool:
-        """Returns whether the other process has passed more waits."""
+        """Returns whether the other process has passed more waits: on its GPU, or else in its main thread."""
         return (self.device, self.host) < (other.device, other.host)
 
 
 class Activity:
-    """Counts what this process passes. The main thread writes it, the thread of `FailureWatch` reads it."""
+    """Counts what this process does. The main thread writes it, the thread of `FailureWatch` reads `record`."""
 
     def __init__(self):
         self._host, self._ticks, self._work = 0, 0, []  # work: a stack of (what, at_most_seconds)
         self._device, self._seen = None, torch.zeros((), dtype=torch.int64)
 
     def count_on_gpu(self, device: torch.device) -> None:
-        """Lets the GPU count the collectives from now on. Does nothing for a CPU.
+        """Makes the GPU count the collectives from now on. Does nothing for a CPU: there the main thread counts.
 
         The main thread queues work and runs ahead of the GPU, and the collectives inside a CUDA graph don't pass it at
         all. So the GPU counts, and writes its count into host memory that the other thread reads without waiting.
@@ -52,7 +52,10 @@ class Activity:
             self.count_with(torch.zeros((), dtype=torch.int64, device=device), self._seen.pin_memory())
 
     def count_with(self, counter: torch.Tensor, seen: torch.Tensor) -> None:
-        """Counts collectives by adding to `counter`, () on the device, and copying it to `seen`, () on the host."""
+        """Makes the device count the collectives: it adds 1 to `counter` and copies that to `seen`.
+
+        counter: int64 (), on the device. seen: int64 (), on the host, page-locked for a GPU.
+        """
         self._device, self._seen = counter, seen
 
     def count_progress(self) -> None:
@@ -61,7 +64,10 @@ class Activity:
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """Returns a context manager for a collective. If it raises, the process counts as waiting from then on."""
+        """Returns a context manager for a collective: it counts the start and the end of waiting.
+
+        If the block raises, the end is not counted: the process counts as waiting from then on.
+        """
         self._pass()
         yield
         self._pass()
@@ -75,9 +81,9 @@ class Activity:
 
     @contextmanager
     def waiting_for_all(self) -> Iterator[None]:
-        """Returns a context manager in which the main thread waits for all processes.
+        """Returns a context manager in which the main thread waits for all processes; it counts the start and the end.
 
-        All processes must pass it, for their counts are compared.
+        All processes must enter it equally often, since their counts are compared.
         """
         self._host += 1
         yield
@@ -96,7 +102,7 @@ class Activity:
             self.end_work()
 
     def begin_work(self, what: str, *, at_most_seconds: float = HOUR) -> None:
-        """Announces long work, as `long_work` does, until `end_work` is called."""
+        """Announces long work until `end_work` is called. The arguments are those of `long_work`."""
         self._work.append((what, at_most_seconds))
 
     def end_work(self) -> None:
@@ -105,7 +111,7 @@ class Activity:
         self._work.pop()
 
     def record(self) -> ActivityRecord:
-        """Returns the present counts and the innermost announced work."""
+        """Returns the present counts, and the work that was announced last and has not ended."""
         work = self._work[-1:] or [("", 0.0)]
         return ActivityRecord(int(self._seen), self._host, self._ticks, *work[0])
 
@@ -116,18 +122,20 @@ def to_text(record: ActivityRecord) -> str:
 
 
 def from_text(text: str) -> ActivityRecord:
-    """Returns the record that `to_text` has turned into text."""
+    """Returns the record that `to_text` turned into `text`."""
     return ActivityRecord(*json.loads(text))
 
 
 def find_hanging(still: Mapping[int, tuple[ActivityRecord, float]], timeout: float) -> tuple[int | None, str] | None:
     """Finds the process that hangs.
 
-    still: {rank: (its record, for how many seconds the record has not changed)} of the processes that have not left.
-    timeout: seconds. A process hangs if it doesn't wait, another one waits and has passed more, and the records of
-    both have not changed for `timeout` seconds, or for the time that its announced work may take. If there are
-    several, the one that has passed least is taken.
-    Returns (rank, what it does), (None, a message) if all processes wait for each other, None if no process hangs.
+    still: {rank: (its record, for how many seconds the record has not changed)} of the processes that have not ended.
+    timeout: seconds. A process hangs if it doesn't wait, another one waits and has passed more waits, and the records
+    of both have not changed for `timeout` seconds, or for the time that its announced work may take if that is longer.
+    If
+    there are several, the one that has passed the fewest waits is taken.
+    Returns (rank, a message about it), (None, a message) if all processes wait for each other, None if no process
+    hangs.
     """
     stuck = {
         rank: record for rank, (record, seconds) in still.items() if seconds >= max(timeout, record.at_most_seconds)

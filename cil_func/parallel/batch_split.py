@@ -8,9 +8,10 @@ from cil_func.errors import ConfigError
 def slice_of_rank(rank: int, size: int, *, batch_size: int, norm_batch: int) -> slice:
     """Returns the positions in a global batch that one process computes, as a slice; it may be empty.
 
-    rank: of this process; size: the number of processes; batch_size: of the global batch; norm_batch: how many images
-    share batch norm's statistics. The processes take whole groups of norm_batch images, in order of rank. Only the
-    last group of the batch may be smaller. The slice has at most `rows_per_process` positions.
+    rank: of this process. size: the number of processes. batch_size: of the global batch.
+    norm_batch: how many images share batch norm's statistics; 1 or more if there are several processes.
+    The processes take whole groups of norm_batch images, in order of rank. Only the last group of the batch may be
+    smaller. The slice has at most `rows_per_process` positions.
     """
     rows = rows_per_process(size, batch_size=batch_size, norm_batch=norm_batch)
     return slice(min(rank * rows, batch_size), min((rank + 1) * rows, batch_size))
@@ -28,11 +29,12 @@ def rows_per_process(size: int, *, batch_size: int, norm_batch: int) -> int:
 
 
 def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
-    """Returns the batch size for a phase with `count` training rows: batch_size halved while one batch holds them all.
+    """Returns the batch size for a phase with `count` training rows: batch_size, halved while one batch holds them all.
 
-    A half is rounded up to whole groups of norm_batch images if it has more than one group. The result is a half, a
-    quarter, ... and not `count` itself, since each batch size needs a graph of its own, whose compilation takes a
-    minute, and the counts of most phases differ.
+    norm_batch: how many images share batch norm's statistics; 0: all of a batch. A half that is larger than norm_batch
+    is rounded up to whole groups of norm_batch images. The result is a half, a quarter, ... and not `count` itself,
+    since each batch size needs a graph of its own, whose compilation takes a minute, and the counts of most phases
+    differ.
     """
     while True:
         half = math.ceil(batch_size / 2)
@@ -46,9 +48,11 @@ def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
 def refuse_single_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:
     """Raises ConfigError if several processes would have to share a batch that is a single group of batch norm.
 
-    size: the number of processes. batch_size: of the global batch. norm_batch: 1 for a backbone without batch norm,
-    where each image is a group of its own. pads: whether the backbone can compute padded batches; a timm model with
-    batch norm can't. table: of the configuration, for the message: "optim" or "optim.first_phase".
+    size: the number of processes. batch_size: of the global batch.
+    norm_batch: how many images share batch norm's statistics; 0: all of a batch; 1: also for a backbone without batch
+    norm, where each image is a group of its own.
+    pads: whether the backbone can compute padded batches; a timm model with batch norm can't.
+    table: the configuration's table with these numbers, for the message: "optim" or "optim.first_phase".
     """
     if size == 1 or (0 < norm_batch < batch_size and pads):
         return

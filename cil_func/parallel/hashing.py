@@ -8,9 +8,9 @@ from cil_func import tree
 
 
 def digest(part: object) -> bytes:
-    """Returns a SHA-256 of a tree: of its tensors with their shapes and dtypes, and of other leaves as text.
+    """Returns a SHA-256, 32 bytes, of a tree: of its tensors with their shapes and dtypes, and of other leaves as text.
 
-    part: a tree; anything else counts as a single leaf.
+    part: a tree (see `tree`), its tensors on any device; anything else counts as a single leaf.
     """
     found = hashlib.sha256()
     for leaf in tree.leaves(part):

@@ -22,10 +22,10 @@ _FOR_EVER = timedelta(days=7)
 def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], None]) -> Iterator[Processes]:
     """Returns a context manager that yields the `Processes` of a run, with a process group if there are several.
 
-    The process group is destroyed at the end of the block, whatever ends it.
+    The process group is destroyed at the end of the block, also if the block raises.
     launch: which of the processes this is. timeout_seconds: how long to wait for the others at the start, and the
     timeout of `FailureWatch`. on_loss: see `FailureWatch`; called before a process whose main thread hangs is ended.
-    The device is the CPU until `Processes.set_device` is called. Raises PeerError if the others don't come.
+    The device is the CPU until `Processes.set_device` is called. Raises PeerError if the others don't come in time.
     """
     if launch.size == 1:
         yield Processes(launch)
@@ -50,7 +50,7 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], No
 
 
 def _find_all(launch: Launch, store: dist.Store, timeout: timedelta) -> None:
-    """Waits until all processes have reached the store. Raises RuntimeError after the timeout."""
+    """Waits until all processes have written into the store. Raises RuntimeError after the timeout."""
     store.set(f"here/{launch.rank}", "")
     store.wait([f"here/{rank}" for rank in range(launch.size)], timeout)
     store.set_timeout(_FOR_EVER)  # NCCL waits in the store for a process that is still compiling

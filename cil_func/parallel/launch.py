@@ -13,8 +13,9 @@ from cil_func.errors import ConfigError
 class Launch:
     """The place of this process among those that the launcher has started; by default it is the only one.
 
-    rank, size: among all processes. local_rank, local_size: among those of its machine. restart: how often the
-    launcher has restarted all processes.
+    rank: its number among all processes, from 0. size: the number of all processes.
+    local_rank, local_size: the same among the processes of its machine.
+    restart: how often the launcher has restarted all processes.
     """
 
     rank: int = 0
@@ -25,9 +26,10 @@ class Launch:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Returns what torchrun's environment variables say; `Launch()` if there are none.
+    """Returns what torchrun's environment variables say; `Launch()` if WORLD_SIZE is not set, whatever the others are.
 
-    Raises ConfigError for variables that are incomplete or contradict each other.
+    Raises ConfigError if a variable is no integer, if a rank is outside its size, or if WORLD_SIZE is above 1 and RANK,
+    LOCAL_RANK, MASTER_ADDR or MASTER_PORT is missing.
     """
     names = {
         "rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE",
@@ -51,9 +53,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 def device_of(launch: Launch, device: str) -> torch.device:
     """Returns the device of this process.
 
-    device: "cpu", or "cuda" for the GPU whose number is the local rank, or for the only GPU that the launcher shows.
-    Raises ConfigError if there are fewer GPUs than processes. Whether two processes have the same GPU is checked by
-    `Processes.refuse_shared_gpu`.
+    device: "cpu", or "cuda" for the GPU whose number is the local rank, or for the only GPU that the launcher lets this
+    process see.
+    Raises ConfigError if the machine has several GPUs, but fewer than processes. Whether two processes have the same
+    GPU is checked by `Processes.refuse_shared_gpu`.
     """
     if device != "cuda":
         return torch.device(device)
@@ -68,10 +71,10 @@ def device_of(launch: Launch, device: str) -> torch.device:
 
 
 def set_threads(launch: Launch, threads: int) -> None:
-    """Sets torch's number of CPU threads.
+    """Sets torch's number of CPU threads in this process.
 
-    threads: the configured number; 0 means an equal share of the machine's cores, for torchrun sets one thread for each
-    process. With 0 and a single process, or with OMP_NUM_THREADS above 1, nothing is changed.
+    threads: the configured number. 0 means an equal share of the machine's cores, since torchrun sets one thread for
+    each process; but with a single process on the machine, or with OMP_NUM_THREADS above 1, 0 changes nothing.
     """
     set_by_torchrun = launch.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1"
     if threads:

@@ -4,10 +4,7 @@ torch's DistributedDataParallel is not used: it starts its collectives in autogr
 run (pytorch #102197), and its batch norm and samplers would change results. Here the first half of a step ends in one
 flat vector of sums (`training.step`), `Processes.reduce` adds up the vectors of all processes, and each process
 computes the second half from the same sum. All processes start from the same keys, so their trees are equal without
-being sent.
-
-A batch belongs to all processes together. It is cut into groups of `norm_batch` images, which share batch norm's
-statistics. A process computes whole groups (`batch_split`), and may compute none.
+being sent. `batch_split` says which rows of a batch a process computes; it may compute none.
 """
 
 import math
@@ -32,11 +29,11 @@ _READ_SIGNALS_EVERY = {"cpu": 1, "cuda": 8}  # steps; reading them from a GPU wa
 class Processes:
     """The processes of a run, seen from one of them. `join` makes it.
 
-    By default there is one process, and then each method returns what it was given, at once.
+    By default there is a single process. Then nothing is sent, and each method returns at once what it was given.
     launch: which of the processes this is. device: where it computes. watch: None for a single process.
     collectives, numbers: how often `reduce` was called and how many numbers it has sent, for benchmarks.
     activity: what this process is doing, for the others to see.
-    Methods that communicate raise PeerError if another process fails or is lost.
+    Methods that communicate are called by all processes, and raise PeerError if another process fails or is lost.
     """
 
     launch: Launch = field(default_factory=Launch)
@@ -51,7 +48,7 @@ class Processes:
         self.set_device(self.device)
 
     def set_device(self, device: torch.device) -> None:
-        """Sets the device that this process computes on."""
+        """Sets the device that this process computes on. A CUDA device also becomes torch's current device."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if self.size > 1:
@@ -75,7 +72,7 @@ class Processes:
         return self.rank == 0
 
     def reduce(self, vector: torch.Tensor) -> torch.Tensor:
-        """Returns the sum of all processes' vectors (V,), written into `vector`. A step calls it once.
+        """Returns the sum of all processes' vectors, floats (V,), written into `vector`. A step calls it once.
 
         The last entry, which `training.step` leaves 0, is used for the signals of `signals_at_step`. It is a sum and
         not a mean, because gloo's AVG can be silently wrong (pytorch #162338); the caller divides.
@@ -91,8 +88,9 @@ class Processes:
     def signals_at_step(self, signal: int) -> int:
         """Exchanges stop signals without a collective of its own. All processes call it before each step.
 
-        signal: what this process has received, 0 for none. Returns the sum over all processes, which the last `reduce`
-        has brought, so it is the same in all processes. On a GPU it is read before every 8th step and is 0 else.
+        signal: the number of the signal that this process has received, 0 for none. Returns the sum over all processes
+        as of the last `reduce`, so it is the same in all. On a GPU the sum is read before every 8th step; before the
+        others 0 is returned.
         """
         if self.size == 1:
             return signal
@@ -104,10 +102,7 @@ class Processes:
         return int(self._signal_sum.item()) if self._steps % _READ_SIGNALS_EVERY[self.device.type] == 0 else 0
 
     def signals_now(self, signal: int) -> int:
-        """Returns the sum of all processes' signals, by a collective. All processes call it, between trainings.
-
-        signal: what this process has received, 0 for none.
-        """
+        """Returns the sum of all processes' signals by a collective, between trainings. signal: 0 for none."""
         if self.size == 1:
             return signal
         found = torch.tensor(float(signal), device=self.device)
@@ -125,7 +120,7 @@ class Processes:
     def gather_rows(self, own: torch.Tensor, parts: list[slice]) -> torch.Tensor:
         """Returns the rows of all processes, (N, ...), bit by bit as they were computed.
 
-        own: the rows of this process. parts: which rows each process has, from `split_rows`.
+        own: the rows of this process, (n, ...), on the device. parts: which rows each process has, from `split_rows`.
         """
         if self.size == 1:
             return own
@@ -137,9 +132,9 @@ class Processes:
         return whole
 
     def sum(self, part: tree.Tree) -> tree.Tree:
-        """Returns the sum of a tree over all processes, the same to the bit in each.
+        """Returns the sum of a tree over all processes, a tree of the same shape, the same to the bit in each process.
 
-        part: floating-point tensors of one dtype.
+        part: floating-point tensors of one dtype, on the device.
         """
         if self.size == 1:
             return part
@@ -148,7 +143,7 @@ class Processes:
         return tree.from_vector(vector, part)
 
     def broadcast(self, value: torch.Tensor) -> torch.Tensor:
-        """Returns rank 0's tensor, on this process's device. All processes give a tensor of the same shape."""
+        """Returns rank 0's tensor, on this process's device. The others give a tensor of the same shape and dtype."""
         if self.size == 1:
             return value
         value = value.to(self.device).contiguous()
@@ -168,8 +163,8 @@ class Processes:
     def check_equal(self, what: Mapping[str, object], *, when: str) -> None:
         """Raises CilError unless all processes have equal values.
 
-        what: {name: tree}, see `hashing.digest`. when: for the message, such as "after phase 1". The message names the
-        first value that differs and its rank. Only hashes are sent.
+        what: {name: tree}, see `hashing.digest`. when: for the message, such as "after phase 1", which names the first
+        value that differs and its rank. Only hashes are sent.
         """
         if self.size == 1:
             return
@@ -197,19 +192,19 @@ class Processes:
                 )
 
     def wait_for_all(self, place: str) -> None:
-        """Waits until all processes have called this with the same name."""
+        """Waits until all processes have called this with the same name. Each name is used once."""
         if self.watch:
             self.watch.wait_for_all(place)
 
     def delay_forced_exit(self) -> AbstractContextManager:
-        """Returns a context manager whose block is finished before `FailureWatch` may end this process."""
+        """Returns a context manager. `FailureWatch` doesn't end this process while its block runs, up to a timeout."""
         return self.watch.exit_lock if self.watch else nullcontext()
 
     @contextmanager
     def first_of_machine_first(self, place: str) -> Iterator[None]:
         """Returns a context manager: the first process of each machine runs the block, then its other processes do.
 
-        So a download, for example, is done once. place: a name, for messages too.
+        So a download, for example, is done once. place: a name, used once, for messages too.
         """
         if self.launch.local_rank and self.watch:
             self.watch.wait_for_announcement(self._key(place))
@@ -223,7 +218,7 @@ class Processes:
     def once_per_machine(self, place: str, make: Callable[[], str]) -> str:
         """Calls make() in the first process of each machine. Returns its text in all processes of the machine.
 
-        place: a name, for messages too. The other processes wait.
+        place: a name, used once, for messages too. The other processes wait.
         """
         if self.launch.local_rank:
             return self.watch.wait_for_announcement(self._key(place))

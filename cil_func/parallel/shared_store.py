@@ -8,9 +8,9 @@ import torch.distributed as dist
 
 
 class SharedStore:
-    """A connection of its own to the store, which several threads of a process may use.
+    """This process's connection to the launcher's key-value store. Several threads may use it, one call at a time.
 
-    prefix: put before each key; it differs after a restart, so that nothing of the earlier attempt is seen.
+    prefix: put before each name; it differs after a restart, so that nothing of the earlier attempt is seen.
     timeout: seconds that a call may wait for the store. The address is in MASTER_ADDR and MASTER_PORT.
     Each method raises RuntimeError if the store is gone, which ends together with the launcher of the first machine.
     """
@@ -22,22 +22,22 @@ class SharedStore:
         self._prefix, self._lock = prefix, threading.Lock()
 
     def set(self, name: str, value: str) -> None:
-        """Stores a value under a name."""
+        """Stores a value under a name, in place of an earlier value."""
         with self._lock:
             self._store.set(self._key(name), value)
 
     def set_once(self, name: str, value: str) -> str:
-        """Stores a value unless the name has one already. Returns the value that it has now."""
+        """Stores a value unless the name has one. Returns the name's value now: this one or the earlier one."""
         with self._lock:
             return self._store.compare_set(self._key(name), "", value).decode()
 
     def get(self, name: str) -> str:
-        """Returns the value of a name; waits for it if there is none yet."""
+        """Returns the value of a name. Waits for it if there is none yet; raises RuntimeError after the timeout."""
         with self._lock:
             return self._store.get(self._key(name)).decode()
 
     def get_all(self, names: list[str]) -> list[str] | None:
-        """Returns the values of several names, or None if one of them has none yet."""
+        """Returns the values of several names, in their order, or None if one of them has none yet."""
         keys = list(map(self._key, names))
         with self._lock:
             return [value.decode() for value in self._store.multi_get(keys)] if self._store.check(keys) else None
@@ -48,7 +48,7 @@ class SharedStore:
             return self._store.check([self._key(name)])
 
     def add(self, name: str, count: int) -> int:
-        """Adds to the number of a name, which begins at 0. Returns the sum."""
+        """Adds `count` to the number under a name, which is 0 at first. Returns the sum; with count=0 it only reads."""
         with self._lock:
             return self._store.add(self._key(name), count)
 
