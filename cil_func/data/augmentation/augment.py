@@ -61,11 +61,13 @@ def make(
     """Returns the `Augment` that crops, flips, changes the colours, applies RandAugment and erases, in this order.
 
     backend: what computes RandAugment, "device" or "pil". auto_augment: timm's string for it, such as
-    "rand-m9-mstd0.5-inc1"; "" for none. crop_padding: how many pixels of zeros are put around the image before a window
-    of its own size is cut out. flip: whether to mirror left to right with probability 0.5. brightness, contrast,
-    saturation: each a factor is drawn from [max(0, 1 - value), 1 + value], as torchvision's ColorJitter does; they come
-    in this order. erasing: the probability that a rectangle is filled, of area and aspect as in timm's RandomErasing.
-    mean: of each channel, 0..1; the colour of erased rectangles and of borders that RandAugment moves in.
+    "rand-m9-mstd0.5-inc1"; "" for none.
+    crop_padding: how many pixels of zeros are put around the image before a window of its own size is cut out.
+    flip: whether to mirror left to right with probability 0.5.
+    brightness, contrast, saturation: for each a factor is drawn from [max(0, 1 - value), 1 + value], as torchvision's
+    ColorJitter does; 0: off. They come in this order.
+    erasing: the probability that a rectangle is filled, of area and aspect as in timm's RandomErasing.
+    mean: of each channel of the data, 0..1; the colour of erased rectangles and of borders that RandAugment moves in.
     With everything off images are returned as they are. Raises ConfigError for a string that isn't RandAugment.
     Sources: torchvision's ColorJitter on Pillow; Zhong et al. 2020 (arXiv:1708.04896); see `randaugment`.
     """
@@ -100,7 +102,11 @@ def _draw(
     draw_policy: Callable[[int, int], Draws],
     erasing: float,
 ) -> Draws:
-    """Makes the draws for `count` images. Each change has a key of its own, so turning it on moves no other draw."""
+    """Makes the draws for `count` images: {name: tensor (count, ...)}, without those of changes that are off.
+
+    key: an int, a seed. Each change has a key of its own derived from it, so turning one on changes no other draw.
+    jitter: {name in _JITTER: its strength}. draw_policy: called as draw_policy(key, count). For the others see `make`.
+    """
 
     def generator(purpose: str) -> torch.Generator:
         return rng.generator(rng.fold_in(key, purpose))
@@ -123,6 +129,7 @@ def _draw(
 
 
 def _draw_seeds(key: int, count: int) -> Draws:
+    """Draws a seed for each image, for `_by_pillow`: {"seed": int64 (count,)}."""
     generator = rng.generator(rng.fold_in(key, "seed"))
     return {"seed": torch.randint(2**63 - 1, (count,), generator=generator)}
 
@@ -130,7 +137,10 @@ def _draw_seeds(key: int, count: int) -> Draws:
 def _apply(
     images: Tensor, draws: Draws, *, apply_chunk: Callable[[Tensor, Draws], Tensor], padding: int
 ) -> Tensor:
-    """Applies `apply_chunk` to a few images at a time: uint8 (B, H, W, 3) -> uint8 (B, H, W, 3)."""
+    """Applies `apply_chunk` to a few images at a time: uint8 (B, H, W, 3) -> uint8 (B, H, W, 3).
+
+    padding: pixels that `apply_chunk` will put around each image.
+    """
     if not draws or not len(images):
         return images
     count, height, width, _ = images.shape
@@ -177,8 +187,9 @@ def _by_device(planes: Tensor, draws: Draws, *, fill: Tensor) -> Tensor:
 
 
 def _by_pillow(planes: Tensor, draws: Draws, *, auto_augment: str, fill: Tensor) -> Tensor:
-    """Applies timm's RandAugment to each plane (3, H, W) under a seed of its own.
+    """Applies timm's RandAugment to each image under a seed of its own: planes (B, 3, H, W) -> planes of that shape.
 
+    draws: has "seed", int64 (B,). auto_augment: timm's string. fill: uint8 (3,).
     timm draws from the global states of `random` and `numpy.random`, which are restored afterwards. Another thread that
     draws from them meanwhile would disturb this batch; nothing in this package does.
     """

@@ -1,5 +1,6 @@
 """Operations that move or cover pixels, on a batch, each image with its own argument.
 
+Images are uint8 planes (N, 3, H, W), except in `crop`. All arguments are on the images' device.
 Pixels are read by `index_select` from the flat bytes, with indices that are made on the images' device: on a CPU that
 is 10 times as fast as indexing by several tensors, and it never waits for a GPU. The indices are int32, so a batch must
 have less than 2**31 bytes, padding included; `augment` cuts batches accordingly. As in `kernels`, an image's result
@@ -49,8 +50,9 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
 def slide(images: Tensor, shifts: Tensor, *, fill: Tensor) -> Tensor:
     """Moves each row of each image to the left by its own shift: shears and translations, by Pillow's bicubic.
 
-    images: uint8 planes (N, 3, H, W); shifts: float64 (N, H), in pixels; fill: uint8 (3,), the colour of what comes in
-    from outside. Returns planes of the same shape, at most one level away from Pillow's, as `rotate` says.
+    images: uint8 planes (N, 3, H, W). shifts: float64 (N, H), in pixels; a negative one moves the row to the right.
+    fill: uint8 (3,), the colour of what comes in from outside.
+    Returns planes of the same shape. Values differ from Pillow's by at most 1, since Pillow computes in float64.
     A row moves as a whole, so it is read once, as one run of bytes, and its weights are computed once.
     """
     count, _, height, width = images.shape
@@ -75,9 +77,9 @@ def rotate(images: Tensor, matrices: Tensor, *, fill: Tensor) -> Tensor:
 
         (a x + b y + c, d x + e y + f)
 
-    images: uint8 planes (N, 3, H, W); matrices: float64 (N, 6), a to f, for pixel centres at half-integers;
-    fill: uint8 (3,), the colour of what comes in from outside. Returns planes of the same shape, at most one level away
-    from Pillow's, which computes in float64.
+    images: uint8 planes (N, 3, H, W). matrices: float64 (N, 6), a to f, for pixel centres at half-integers.
+    fill: uint8 (3,), the colour of what comes in from outside.
+    Returns planes of the same shape. Values differ from Pillow's by at most 1, since Pillow computes in float64.
     Source: Pillow 12.3, `Geometry.c`: a cubic with a = -1, the edge pixels repeated outwards, cut to uint8.
     """
     count, _, height, width = images.shape
@@ -101,10 +103,10 @@ def rotate(images: Tensor, matrices: Tensor, *, fill: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, boxes: Tensor, *, fill: Tensor) -> Tensor:
-    """Returns the images with a rectangle of each filled by a colour.
+    """Returns the images with one rectangle of each filled by the colour `fill`; the arguments stay as they are.
 
-    images: uint8 planes (N, 3, H, W); boxes: int32 (N, 4), each (first row, first column, number of rows, number of
-    columns); fill: uint8 (3,), the colour.
+    images: uint8 planes (N, 3, H, W). boxes: int32 (N, 4), each (first row, first column, number of rows, number of
+    columns); a box of no rows or columns changes nothing. fill: uint8 (3,).
     """
     _, _, height, width = images.shape
     top, left, tall, wide = boxes.t()[:, :, None]  # (N, 1) each
@@ -116,8 +118,9 @@ def erase(images: Tensor, boxes: Tensor, *, fill: Tensor) -> Tensor:
 
 
 def paint(images: Tensor, covered: Tensor, fill: Tensor) -> Tensor:
-    """Returns the images with the colour `fill`, uint8 (3,), where `covered`, bool (N, H, W), is true.
+    """Returns the images with the colour `fill` where `covered` is true; the arguments stay as they are.
 
+    images: uint8 planes (N, 3, H, W); covered: bool (N, H, W); fill: uint8 (3,). All on one device.
     Computed by operations on bits, 7 times as fast as `torch.where` on a CPU.
     """
     covered = covered[:, None].to(torch.uint8).neg_()  # 255 where covered
@@ -127,9 +130,9 @@ def paint(images: Tensor, covered: Tensor, fill: Tensor) -> Tensor:
 def _taps(position: Tensor, size: int) -> tuple[Tensor, list[Tensor], Tensor]:
     """Returns which pixels of an axis are read for each position, and with which weights.
 
-    position: float64 (N, H, W); size: pixels of the axis. Returns (the first of four pixels, int32, counted from _REACH
-    before the axis; their four weights, float32 (N, 1, H, W) each; whether the position is off the axis, where the
-    pixels don't matter).
+    position: float64 (N, H, W), in pixels. size: pixels of the axis. Returns (the first of four pixels, int32 (N, H,
+    W), counted from _REACH before the axis; their four weights, float32 (N, 1, H, W) each; bool (N, H, W), whether the
+    position is off the axis, where the pixels don't matter).
     """
     from_centre = position - 0.5
     before = from_centre.floor()
@@ -139,7 +142,7 @@ def _taps(position: Tensor, size: int) -> tuple[Tensor, list[Tensor], Tensor]:
 
 
 def _cubic(d: Tensor) -> list[Tensor]:
-    """Returns the weights of the pixels at -1, 0, 1 and 2 for a point at d, float32 in 0..1."""
+    """Returns the weights of the pixels at -1, 0, 1 and 2 for a point at d, each of d's shape. d: float32, 0..1."""
     square = d * d
     bulge = square - square * d
     return [bulge - d + square, 1.0 - square - bulge, d + bulge, -bulge]
@@ -174,7 +177,10 @@ def _starts(count: int, image: int, channel: int, device: torch.device) -> Tenso
 
 
 def _with_edges(images: Tensor) -> Tensor:
-    """Returns planes with their edges repeated _REACH pixels outwards. torch's own padding lacks uint8 on CUDA."""
+    """Returns planes (N, 3, H, W) with their edges repeated _REACH pixels outwards, on all four sides.
+
+    torch's own padding lacks uint8 on CUDA.
+    """
     wide = pad(images, (_REACH,) * 4)
     wide[:, :, _REACH:-_REACH, :_REACH] = images[..., :1]
     wide[:, :, _REACH:-_REACH, -_REACH:] = images[..., -1:]

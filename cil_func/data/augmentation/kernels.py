@@ -1,7 +1,8 @@
 """Pillow's operations on the values of pixels, on a batch, each image with its own argument, bit by bit like Pillow.
 
-Images are uint8 planes (N, 3, H, W), and so are the results. Arguments are (N,), on the images' device. A function
-whose name ends in `_table` returns a table uint8 (N, 3, 256) for `lookup`.
+Images are uint8 planes (N, 3, H, W), and so are the results; the arguments of a function stay as they are.
+Each second argument is (N,), one number an image, on the images' device. A function whose name ends in `_table`
+returns a table uint8 (N, 3, 256) for `lookup`; its images are those that the table will be applied to.
 
 Products and sums are separate operations, in an order that is exact or Pillow's own. Nothing is fused, so an image's
 result depends neither on the device nor on the other images of the batch. Sources: Pillow 12.3, `Blend.c`, `Filter.c`,
@@ -20,24 +21,34 @@ def to_uint8(values: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Blends each image with black. factors: 0 gives black, 1 the image."""
+    """Blends each image with black.
+
+    images: uint8 planes (N, 3, H, W), and so is the result. factors: float (N,): 0 gives black, 1 the image.
+    """
     return to_uint8(images.float().mul_(_column(factors)))
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Blends each image with its mean grey. factors: 0 gives the grey, 1 the image."""
+    """Blends each image with its mean grey.
+
+    images: uint8 planes (N, 3, H, W), and so is the result. factors: float (N,): 0 gives the grey, 1 the image.
+    """
     return lookup(images, contrast_table(images, factors))
 
 
 def color(images: Tensor, factors: Tensor) -> Tensor:
-    """Blends each image with itself in grey; torchvision calls that saturation. factors: 1 gives the image."""
+    """Blends each image with itself in grey; torchvision calls that saturation.
+
+    images: uint8 planes (N, 3, H, W), and so is the result. factors: float (N,): 0 gives the grey image, 1 the image.
+    """
     return _blend(_grey(images).float(), images, factors)
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     """Blends each image with itself smoothed by (1 1 1, 1 5 1, 1 1 1) / 13. Border pixels don't change.
 
-    factors: 0 gives the smooth image, 1 the image, more a sharper one.
+    images: uint8 planes (N, 3, H, W), and so is the result.
+    factors: float (N,): 0 gives the smooth image, 1 the image, more a sharper one.
     """
     wide = images.to(torch.int16)
     rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]  # (N, 3, H - 2, W)
@@ -53,7 +64,8 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
 def gaussian_blur(images: Tensor, radii: Tensor) -> Tensor:
     """Blurs each image like Pillow's GaussianBlur: by three box blurs along the rows, then three along the columns.
 
-    radii: in pixels, above 0 and up to 2.
+    images: uint8 planes (N, 3, H, W), and so is the result. radii: float (N,), one per image, in pixels, above 0 and up
+    to 2; not checked.
     """
     weights = _box_weights(radii)
     for _ in range(2):
@@ -64,9 +76,9 @@ def gaussian_blur(images: Tensor, radii: Tensor) -> Tensor:
 
 
 def lookup(images: Tensor, tables: Tensor) -> Tensor:
-    """Returns the images with each value replaced by its entry in the table of its channel.
+    """Returns the images with each value replaced by its entry in the table of its image and channel.
 
-    tables: uint8 (N, 3, 256).
+    images: uint8 planes (N, 3, H, W). tables: uint8 (N, 3, 256).
     """
     channels = torch.arange(tables.shape[0] * 3, dtype=torch.int32, device=images.device)
     index = images.flatten(2).flatten(0, 1).int().add_(channels[:, None] * 256)  # (3 N, H W)
@@ -74,44 +86,54 @@ def lookup(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def invert_table(images: Tensor, _: Tensor) -> Tensor:
-    """Returns the table that replaces a value by 255 minus it."""
+    """Returns the table uint8 (N, 3, 256) that replaces a value by 255 minus it. images: (N, 3, H, W), for N alone."""
     return _same_for_channels(255 - _levels(images).expand(len(images), 256))
 
 
 def posterize_table(images: Tensor, bits: Tensor) -> Tensor:
-    """Returns the table that keeps the highest `bits` of 8 bits; none for 0 or less."""
+    """Returns the table uint8 (N, 3, 256) that keeps the highest bits of a value and makes the others 0.
+
+    images: (N, 3, H, W). bits: (N,), how many of 8 bits each image keeps, cut to an integer; none for 0 or less.
+    """
     dropped = (8 - bits.int()[:, None]).clamp(0, 8)
     return _same_for_channels(_levels(images) >> dropped << dropped)
 
 
 def solarize_table(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Returns the table that inverts values at or above each image's threshold."""
+    """Returns the table uint8 (N, 3, 256) that inverts values at or above a threshold.
+
+    images: (N, 3, H, W). thresholds: (N,), one per image.
+    """
     levels = _levels(images)
     return _same_for_channels(torch.where(levels < thresholds[:, None], levels, 255 - levels))
 
 
 def solarize_add_table(images: Tensor, added: Tensor) -> Tensor:
-    """Returns the table that adds `added` to values below 128, up to 255."""
+    """Returns the table uint8 (N, 3, 256) that adds a number to values below 128, up to 255.
+
+    images: (N, 3, H, W). added: (N,), the number for each image, cut to an integer.
+    """
     levels = _levels(images)
     return _same_for_channels(torch.where(levels < 128, levels + added.int()[:, None], levels).clamp_(max=255))
 
 
 def brightness_table(images: Tensor, factors: Tensor) -> Tensor:
-    """Returns the table of `brightness`."""
+    """Returns the table uint8 (N, 3, 256) with which `lookup` does the same as `brightness`. Arguments: as there."""
     return _same_for_channels(_levels(images).float() * factors.float()[:, None])
 
 
 def contrast_table(images: Tensor, factors: Tensor) -> Tensor:
-    """Returns the table of `contrast`."""
+    """Returns the table uint8 (N, 3, 256) with which `lookup` does the same as `contrast`. Arguments: as there."""
     count = images.shape[2] * images.shape[3]
     mean = (_grey(images).sum((1, 2, 3)).double() / count + 0.5).floor().float()[:, None]  # (N, 1)
     return _same_for_channels((_levels(images) - mean).mul_(factors.float()[:, None]).add_(mean))
 
 
 def auto_contrast_table(images: Tensor, _: Tensor) -> Tensor:
-    """Returns the table that stretches each channel to 0..255; a channel with a single value doesn't change.
+    """Returns the table uint8 (N, 3, 256) that stretches each channel to 0..255. The second argument is not used.
 
-    Computed in float64, as Pillow's Python code does.
+    images: uint8 planes (N, 3, H, W), whose smallest and largest values become 0 and 255. A channel with a single value
+    doesn't change. Computed in float64, as Pillow's Python code does.
     """
     planes = images.flatten(2)  # (N, 3, H W)
     low, high = planes.amin(2, keepdim=True).double(), planes.amax(2, keepdim=True).double()  # (N, 3, 1)
@@ -122,8 +144,9 @@ def auto_contrast_table(images: Tensor, _: Tensor) -> Tensor:
 
 
 def equalize_table(images: Tensor, _: Tensor) -> Tensor:
-    """Returns the table that equalizes each channel's histogram, as `PIL.ImageOps.equalize` does.
+    """Returns the table uint8 (N, 3, 256) that equalizes each channel's histogram, as `PIL.ImageOps.equalize` does.
 
+    images: uint8 planes (N, 3, H, W), of which the histograms are taken. The second argument is not used.
     A channel doesn't change if its pixels without the brightest value are fewer than 255.
     """
     count = len(images)
@@ -154,7 +177,10 @@ def _column(values: Tensor) -> Tensor:
 
 
 def _blend(base: Tensor, images: Tensor, factors: Tensor) -> Tensor:
-    """Returns base + factor * (image - base), computed in float32 and rounded after each operation."""
+    """Returns base + factor * (image - base) as uint8, computed in float32 and rounded after each operation.
+
+    base: float32, of the images' shape or with one channel. images: uint8 planes. factors: float (N,).
+    """
     return to_uint8((images - base).mul_(_column(factors)).add_(base))
 
 
@@ -167,9 +193,10 @@ def _grey(images: Tensor) -> Tensor:
 def _box_weights(radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the weights of a box blur: of the centre, of the pixels beside it, and of those beyond them.
 
-    Each is int64 (N, 1, 1, 1) in units of 2**-24. Three boxes of this width have the variance of a Gaussian with the
-    radius. Pixels that the box covers in part get a smaller weight (`edge`). Computed in float32, as Pillow does,
-    except for the square root.
+    radii: float (N,), in pixels. Each weight is int64 (N, 1, 1, 1), in units of 2**-24. Three boxes of this width have
+    the variance of a Gaussian with the radius. Pixels that the box covers in part get a smaller weight (`edge`).
+    Computed in
+    float32, as Pillow does, except for the square root.
     """
     variance = radii.float().square() / _BLUR_PASSES  # (N,)
     length = (12.0 * variance.double() + 1.0).sqrt().float()
@@ -184,7 +211,7 @@ def _box_weights(radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _box_blur(images: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Blurs along the last dimension once. The edge pixels are repeated outwards."""
+    """Blurs planes along the last dimension once. Edge pixels are repeated outwards. weights: from `_box_weights`."""
     first, last = images[..., :1], images[..., -1:]
     wide = torch.cat((first, first, images, last, last), dim=3).long()
     centre, beside, beyond = weights

@@ -29,10 +29,11 @@ OPERATIONS = ("none", *_TABLES, *_BLENDS, *chain(*_SLIDES), "rotate")
 
 
 def apply(images: Tensor, operation: Tensor, argument: Tensor, *, fill: Tensor) -> Tensor:
-    """Applies each image's operations, one layer after the other. Returns uint8 planes (N, 3, H, W).
+    """Applies each image's operations, one layer after the other. Returns uint8 planes of the same shape.
 
-    images: uint8 planes (N, 3, H, W). operation: uint8 (N, L), positions in OPERATIONS, and argument: float64 (N, L),
-    both on the host, from `randaugment.draw`. fill: uint8 (3,), the colour of what comes in from outside.
+    images: uint8 planes (N, 3, H, W). fill: uint8 (3,), on their device, the colour of what comes in from outside.
+    operation: uint8 (N, L), for each of L layers a position in OPERATIONS. argument: float64 (N, L), in the operation's
+    own unit. Both are on the host, from `randaugment.draw`.
     """
     for layer in range(operation.shape[1]):
         images = _layer(images, operation[:, layer].contiguous(), argument[:, layer].contiguous(), fill)
@@ -40,7 +41,7 @@ def apply(images: Tensor, operation: Tensor, argument: Tensor, *, fill: Tensor) 
 
 
 def pin(values: Tensor, device: torch.device) -> Tensor:
-    """Returns the values in page-locked memory if they are on the host and `device` is a GPU, else as they are.
+    """Returns a tensor in page-locked memory if it is on the host and `device` is a GPU, else as it is.
 
     A GPU reads page-locked memory by itself, so `upload` doesn't wait for it.
     """
@@ -48,12 +49,15 @@ def pin(values: Tensor, device: torch.device) -> Tensor:
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Returns the values on the device, without waiting for it. Values that are there already are not copied."""
+    """Returns a tensor on `device`, without waiting for the copy. A tensor that is there already is not copied."""
     return pin(values, device).to(device, non_blocking=True)
 
 
 def _layer(images: Tensor, operation: Tensor, argument: Tensor, fill: Tensor) -> Tensor:
-    """Applies one operation to each image: sorts by operation, computes each group at once, restores the order."""
+    """Applies one operation to each image: sorts by operation, computes each group at once, restores the order.
+
+    images: uint8 planes (N, 3, H, W). operation: uint8 (N,). argument: float64 (N,). See `apply`.
+    """
     order = operation.argsort(stable=True)
     ends = torch.bincount(operation, minlength=len(OPERATIONS)).cumsum(0).tolist()
     argument = argument[order]
@@ -86,10 +90,10 @@ def _layer(images: Tensor, operation: Tensor, argument: Tensor, fill: Tensor) ->
 
 
 def _shifts(shears: Tensor, translations: Tensor, shape: torch.Size) -> Tensor:
-    """Returns by how many pixels each row moves, float64 (N, rows); the sheared images come first.
+    """Returns the shifts for `geometry.slide`, float64 (N, rows), in pixels; the sheared images come first.
 
-    shears: how many pixels a row moves more than the row before. translations: parts of a row's length. shape: of the
-    images, (N, 3, rows, pixels).
+    shears: float64 (S,), how many pixels a row moves more than the row before. translations: float64 (N - S,), in parts
+    of a row's length. shape: of the images, (N, 3, rows, pixels of a row).
     """
     rows, pixels = shape[2:]
     centres = torch.arange(rows, dtype=torch.float64) + 0.5
@@ -97,7 +101,7 @@ def _shifts(shears: Tensor, translations: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _rotation(degrees: float, y: float, x: float) -> tuple[float, ...]:
-    """Returns the matrix for `geometry.rotate` that turns an image counter-clockwise about (x, y).
+    """Returns the matrix (a, ..., f) for `geometry.rotate` that turns an image counter-clockwise about (x, y).
 
     Computed for a single angle: the last bit of a sine in a vector depends on the vector's length.
     """

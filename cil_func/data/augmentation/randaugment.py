@@ -88,12 +88,14 @@ _MEANINGS: dict[str, tuple[str, Convert]] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """The content of a policy string.
+    """What a policy string says.
 
-    choices: timm's names of the operations to draw from. weights: one for each choice, and then no operation is drawn
-    twice for an image; () for equal weights, with replacement. layers: operations for each image. probability: with
-    which a layer is applied. magnitude, deviation: of the normal distribution of magnitudes; with an infinite deviation
-    it is uniform in 0..magnitude. limit: magnitudes are clamped to 0..limit.
+    choices: timm's names of the operations to draw from.
+    weights: one for each choice, and then no operation is drawn twice for an image; (): equal weights, with
+    replacement. layers: how many operations each image gets. probability: with which each of them is applied.
+    magnitude, deviation: mean and standard deviation of the normal distribution of magnitudes; with an infinite
+    deviation it is uniform in 0..magnitude.
+    limit: magnitudes are clamped to 0..limit.
     """
 
     choices: tuple[str, ...]
@@ -108,7 +110,7 @@ class Policy:
 def parse(policy: str) -> Policy:
     """Returns the policy that a string of timm's describes, such as "rand-m9-mstd0.5-inc1".
 
-    Raises ConfigError for what timm refuses, ignores or fails on later, and for a section that is given twice.
+    Raises ConfigError for a string that timm refuses, ignores in part or fails on later, and for a section given twice.
     """
     kind, *sections = policy.split("-")
     values: dict[str, str] = {}
@@ -139,9 +141,10 @@ def parse(policy: str) -> Policy:
 def draw(policy: Policy, key: int, count: int) -> dict[str, Tensor]:
     """Draws an operation and its argument for each of `count` images and each of L layers.
 
-    key: of the draws, see `rng`. Returns {"operation": uint8 (count, L), positions in `operations.OPERATIONS`;
+    key: an int, the seed of the draws, see `rng`. L is policy.layers.
+    Returns {"operation": uint8 (count, L), positions in `operations.OPERATIONS`, 0 ("none") where none is applied;
     "argument": float64 (count, L), in the operation's own unit: degrees, parts of the image's side, bits, a threshold,
-    a factor, ...}.
+    a factor, ...}, both on the CPU.
     """
 
     def generator(purpose: str) -> torch.Generator:
@@ -170,7 +173,7 @@ def draw(policy: Policy, key: int, count: int) -> dict[str, Tensor]:
 
 
 def _choose(policy: Policy, count: int, generator: torch.Generator) -> Tensor:
-    """Draws positions in policy.choices: int64 (count, L)."""
+    """Draws the operations, applied or not, as positions in policy.choices: int64 (count, L)."""
     if not policy.weights:
         return torch.randint(len(policy.choices), (count, policy.layers), generator=generator)
     if not policy.layers:

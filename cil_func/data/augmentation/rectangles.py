@@ -19,10 +19,11 @@ _ASPECT = (0.3, 1 / 0.3)  # height over width
 
 
 def draw(key: int, count: int, *, probability: float) -> Tensor:
-    """Returns a seed for `resolve` for each image, int64 (count,), 0 or more; NOT_ERASED for the other images.
+    """Returns int64 (count,): for an image with a rectangle a seed for `resolve`, 0 or more; else NOT_ERASED.
 
-    key: of the draws, see `rng`. probability: with which an image has a rectangle. Seeds and not rectangles are drawn,
-    since the draws of an epoch stay in memory until it ends: these take eight bytes an image.
+    key: an int, the seed of the draws, see `rng`. probability: with which an image has a rectangle.
+    Seeds and not rectangles are drawn, since the draws of an epoch stay in memory until it ends: these take eight bytes
+    an image.
     """
     seeds = torch.randint(2**63 - 1, (count,), generator=rng.generator(rng.fold_in(key, "seed")))
     uniform = torch.rand(count, generator=rng.generator(rng.fold_in(key, "erased")), dtype=torch.float64)
@@ -30,10 +31,11 @@ def draw(key: int, count: int, *, probability: float) -> Tensor:
 
 
 def resolve(seeds: Tensor, height: int, width: int) -> Tensor:
-    """Returns each image's rectangle, int32 (N, 4), as `geometry.erase` takes it; an empty one for NOT_ERASED.
+    """Returns each image's rectangle, int32 (N, 4), as `geometry.erase` takes it; (0, 0, 0, 0) for NOT_ERASED.
 
-    seeds: int64 (N,), from `draw`; height, width: of the images. Ten rectangles are drawn from a seed, and the first
-    that is smaller than the image in both directions is taken. For 1 image in 10**20 none fits: it is not erased.
+    seeds: int64 (N,), from `draw`, on the CPU. height, width: of the images, in pixels.
+    Ten rectangles are drawn from a seed, and the first that is smaller than the image in both directions is taken. For
+    1 image in 10**20 none fits: it is not erased.
     """
     erased = seeds != NOT_ERASED
     drawn = _uniforms(seeds[erased], 4 * _ATTEMPTS)
