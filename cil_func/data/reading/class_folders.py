@@ -23,8 +23,9 @@ def class_folders(folder: str) -> list[str]:
 
 
 def find(folder: str, mistakes: list[str]) -> Names:
-    """Returns {class name: name on disk} of the class folders in a folder, and adds what is wrong to `mistakes`.
+    """Returns {class name: name on disk} of the class folders in a folder.
 
+    mistakes: a list to which one line is added for each thing that is wrong with the folders.
     Class names are in Unicode's form NFC, since macOS and Linux write the same name in two forms.
     Raises DataError if the folder can't be listed.
     """
@@ -43,8 +44,8 @@ def find(folder: str, mistakes: list[str]) -> Names:
 def joined_names(folders: tuple[str, str], names: Sequence[Names], mistakes: list[str]) -> tuple[str, ...]:
     """Returns the class names of the training and the test folder together, sorted.
 
-    folders, names: the two folders and what `find` has found in them. Adds a mistake to `mistakes` if there are no
-    classes, or if only one of the folders has a class.
+    folders: the paths of the two folders. names: for each of them what `find` has returned.
+    mistakes: a list to which a line is added if there are no classes, or if only one of the folders has a class.
     """
     if not names[0]:
         mistakes.append(f"{folders[0]} has no class folders; put the images of each class in a folder there")
@@ -62,8 +63,9 @@ def joined_names(folders: tuple[str, str], names: Sequence[Names], mistakes: lis
 def single_class_mistake(train: str, names: Sequence[Names], inner: dict[str, set[str]]) -> list[str]:
     """Returns one mistake if the training and the test folder have a single class, the same one; else [].
 
-    train: the training folder; names: as `find` returns them, of both folders; inner: see `nested_warning`. If the
-    images lie in several folders inside the class folder, the mistake says that these may be the classes.
+    train: the path of the training folder. names: for both folders what `find` has returned. inner: see
+    `nested_warning`. If the images lie in several folders inside the class folder, the mistake says that these may be
+    the classes.
     """
     if len(names[0]) != 1 or not set(names[1]) <= set(names[0]):
         return []
@@ -80,9 +82,9 @@ def single_class_mistake(train: str, names: Sequence[Names], inner: dict[str, se
 def nested_warning(train: str, inner: dict[str, set[str]]) -> Iterator[str]:
     """Yields one warning if all images of a class lie in folders inside its class folder: these may be the classes.
 
-    train: the training folder. inner: for each class the names of the folders in its class folder that hold images,
-    "" for the class folder itself. There is no warning if every class has one such folder, of the same name, as
-    Tiny ImageNet has its images/.
+    train: the path of the training folder.
+    inner: {class name: names of the folders inside its class folder that hold images; "" for the class folder itself}.
+    There is no warning if every class has one such folder, of the same name, as Tiny ImageNet has its images/.
     """
     deep = {name: found for name, found in inner.items() if found and "" not in found}
     if deep and not (len(deep) == len(inner) and len(set().union(*deep.values())) == 1):

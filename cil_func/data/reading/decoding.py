@@ -27,8 +27,9 @@ Read = Callable[..., np.ndarray]  # `image_file.read`, or a partial of it
 class ImageMemory(NamedTuple):
     """Where the images of a data set are stored.
 
-    empty: called with a shape, returns an array of uint8. copies: how many processes of this machine store the images
-    each for itself, this one included; the check of free memory counts them all.
+    empty: called as empty(shape), returns an array of uint8 of this shape.
+    copies: how many processes of this machine store the images each for itself, this one included; the check of free
+    memory counts them all.
     """
 
     empty: Callable[[tuple[int, ...]], np.ndarray] = partial(np.empty, dtype=np.uint8)
@@ -48,10 +49,12 @@ def read_all(
 ) -> list[Decoded]:
     """Reads several lists of image files, each into one array.
 
-    splits: the lists, the training files first. image_size: 0 if all images have one size, which is taken from the
-    first one that can be read; otherwise each is brought to image_size x image_size.
-    stop: whether to end at the first file that can't be read; then all rows after it are undefined.
-    read: called as read(file, image_size) by several threads; None for `image_file.read`. memory: for the arrays.
+    splits: the lists of paths, the training files first. image_size: 0 if all images have one size, which is taken from
+    the first one that can be read; otherwise each is brought to image_size x image_size.
+    stop: if true, reading ends at the first file that can't be read; then all rows after it are undefined. If false,
+    such files are noted and the others are read.
+    read: called as read(file, image_size) by several threads; None for `image_file.read`.
+    memory: makes the arrays.
     Returns for each list (images uint8 (N, H, W, 3), {row: reason} of the files that can't be read). The pixels of
     such a row are undefined. If no file of the first list can be read, all arrays are empty.
     Raises DataError if two images differ in size or if the images need more memory than is free.
@@ -115,8 +118,9 @@ def _first_readable(
 ) -> tuple[tuple[str, int, int] | None, dict[int, str]]:
     """Finds the first file that can be read.
 
-    stop: whether to give up at the first file that can't be read. Returns ((file, its height, its width), or None if
-    there is none; {row: reason} of the files before it).
+    stop: whether to give up at the first file that can't be read.
+    Returns ((file, its height, its width), {row: reason} of the files before it); None instead of the first if no file
+    can be read.
     """
     unread: dict[int, str] = {}
     for row, file in enumerate(files):
@@ -141,10 +145,12 @@ def _fill(
     stop: bool,
     read: Read,
 ) -> dict[int, str]:
-    """Reads one chunk of files, from row `start` on, into their rows of the array.
+    """Reads one chunk of files, from row `start` on, into their rows of `array`, uint8 (N, H, W, 3).
 
-    sample: a file of the right size, for the message about another size. ended: does nothing more once it is set; set
-    here at the first file that can't be read if `stop` is true, and at an image of another size.
+    files: all files of the array. image_size, stop, read: as in `read_all`.
+    sample: a file of the right size, for the message about another size.
+    ended: once it is set, nothing more is read. It is set here at the first file that can't be read if `stop` is true,
+    and at an image of another size.
     Returns {row: reason} of the files that can't be read. Raises DataError for an image of another size.
     """
     unread: dict[int, str] = {}

@@ -30,11 +30,11 @@ def read(
     """Reads the images in `path/train/<class>/**` and `path/test/<class>/**`.
 
     image_size: 0 if all images have one size; otherwise each is brought to image_size x image_size, see
-    `image_file.resize`. test_names: the names that the test folder may have; the first one with such classes is taken.
+    `image_file.resize`. test_names: the names that the test folder may have, see `listing.list_images`.
     skip: called with a line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then
     left out. If it is None, such a file raises DataError. rules: about orientation and transparent pixels.
     warn: called with one line for each thing that is odd and no mistake. check: called with the class names before any
-    image is read; it may raise DataError. listed: called with the listing before the images are read.
+    image is read; it may raise DataError. listed: called with the Listing before the images are read.
     memory: where the images are stored.
 
     Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class names). A
@@ -66,6 +66,7 @@ def _read_splits(
 ) -> list[np.ndarray]:
     """Returns [train images, train targets, test images, test targets], without the files that are skipped.
 
+    found: the listing; files that can't be read are noted in it. image_size, reader, memory: see `decoding.read_all`.
     Raises DataError for a file that can't be read and is not skipped, and for a class of which no image is left.
     """
     files = [[file for file, _ in split] for split in found.splits]
@@ -89,7 +90,8 @@ def _read_splits(
 def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
     """Reads the next files of a listing and returns a mistake for each that can't be read.
 
-    split, row: where to begin. At most 200 files are read. Returns [] if files that can't be read are skipped.
+    split: the number of the split to begin in, 0 for training. row: the first file there. At most 200 files are read.
+    Returns [] if files that can't be read are skipped.
     """
     if found.skip:
         return []
@@ -107,7 +109,7 @@ def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
 def _warnings(counts: Counter, rules: Rules) -> Iterator[str]:
     """Yields one line for each of TURNED, TRANSPARENT and DARK that is true of some images.
 
-    counts: how many images each is true of.
+    counts: {one of the three: how many images it is true of}. rules: what was done with such images.
     """
     if turned := counts[TURNED]:
         done = "turned upright" if rules.upright else "left as stored"
@@ -129,7 +131,7 @@ def _images(count: int) -> str:
 def _lost_classes(files: Files, unread: dict[int, str], class_names: tuple[str, ...]) -> list[str]:
     """Returns a mistake for each class of which no image can be read.
 
-    files: of one split; unread: {row: reason} of the files that can't be read.
+    files: of one split; unread: {row: reason} of the files that can't be read; class_names: of the indices in `files`.
     """
     left = {target for row, (_, target) in enumerate(files) if row not in unread}
     lost: dict[int, str] = {}

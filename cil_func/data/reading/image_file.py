@@ -79,10 +79,10 @@ RESIZE = {"shorter_side_to": "image_size", "interpolation": "bicubic", "antialia
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Brings the shorter side to `size` pixels (bicubic, antialiased) and cuts out the centre, size x size.
+    """Brings the shorter side to `size` pixels (bicubic, antialiased) and returns the centre, size x size.
 
-    An image that has this size already is returned as it is. Sizes and offsets are rounded as torchvision's Resize and
-    CenterCrop round them.
+    image: of Pillow, RGB. If it has this size already, it is returned as it is. Sizes and offsets are rounded as
+    torchvision's Resize and CenterCrop round them.
     Raises UnreadableError if the longer side becomes so long that Pillow's guard would not allow the image.
     """
     width, height = image.size
@@ -99,7 +99,7 @@ def resize(image: Image.Image, size: int) -> Image.Image:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Returns a context manager that hides Pillow's warnings, but turns that of a too large image into an error.
+    """Returns a context manager that hides Pillow's warnings, but raises the one about a too large image as an error.
 
     It changes the warnings of the whole process, so enter it once in the main thread, around all threads that read.
     """

@@ -26,10 +26,12 @@ _KINDS = " ".join(image_file.EXTENSIONS[:9])  # shown as examples
 class Listing:
     """The image files in a folder, and what was found besides.
 
-    root: the folder. skip: whether paths that can't be used are left out; otherwise they are mistakes.
-    class_names: sorted. splits: the training and the test images, each sorted by class, then by path.
+    root: the path of the folder. skip: whether paths that can't be used are left out; if False, they are mistakes.
+    class_names: sorted; a class's index is its position here.
+    splits: the (file, class index) of the training and of the test images, each sorted by class, then by path.
     mistakes: the reasons why the folder can't be used, one line each. skipped: the paths that were left out, each with
-    the reason. unused: counts of the files that are no image of a class, by folder and kind. warnings: one line each.
+    the reason.
+    unused: {folder: counts by kind} of the files that are no image of a class. warnings: what is odd, one line each.
     """
 
     root: str
@@ -42,7 +44,7 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
 
     def note(self, path: str, reason: str) -> None:
-        """Records a path that can't be used: in `skipped` if such paths are left out, else in `mistakes`."""
+        """Records a path that can't be used, with the reason: in `skipped` if `skip` is true, else in `mistakes`."""
         if self.skip:
             self.skipped.append(printable(f"{Path(os.path.relpath(path, self.root)).as_posix()}: {reason}"))
         else:
@@ -53,10 +55,12 @@ class Listing:
 def list_images(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
     """Lists the images in `path`/train and in a test folder, without opening them.
 
-    test_names: the names that a test folder may have. The first one that shares a class with train/ is taken.
-    skip: whether paths that can't be used are left out.
-    Returns a Listing. If it has mistakes, the caller has to raise them.
-    Raises DataError if the folder can't be listed, or has no training folder or no test folder.
+    test_names: the names that a test folder may have, the preferred one first. Of those that exist, the first that
+    shares a class with train/ is taken, or else the first.
+    skip: paths that can't be used are left out and noted in the listing's `skipped`; if False, they are among its
+    `mistakes`.
+    Returns a Listing, which also has the other mistakes of the folder; if it has any, the caller has to raise them.
+    Raises DataError if `path` can't be listed, or has no training folder or no test folder.
     """
     listing = Listing(os.path.expanduser(path), skip)
     folders = _split_folders(listing, test_names)
@@ -98,7 +102,10 @@ def text_of(name: str) -> str:
 
 
 def _split_folders(listing: Listing, test_names: Sequence[str]) -> tuple[str, str]:
-    """Returns the paths of the training and the test folder. Raises DataError if one is missing."""
+    """Returns the paths of the training and the test folder. Raises DataError if one is missing.
+
+    listing: its `root` is searched; gets warnings and mistakes about the test folder. test_names: see `list_images`.
+    """
     root = listing.root
     if not root:
         raise DataError("data.path is empty; set it to a folder that holds train/ and test/ (or val/)")
@@ -121,7 +128,10 @@ def _split_folders(listing: Listing, test_names: Sequence[str]) -> tuple[str, st
 
 
 def _advice(root: str, folders: list[str], lacking: str) -> str:
-    """Returns what to do about a root whose folders lack train/ (lacking: "train/") or a test folder."""
+    """Returns what to do about a root without train/ or a test folder.
+
+    folders: the names in the root. lacking: "train/", or the test folder's names, such as "test/ or val/".
+    """
     for name in folders:
         if os.path.isdir(os.path.join(root, name, "train")):
             return f"set data.path to {os.path.join(root, name)}"
@@ -165,9 +175,10 @@ def _why_no_folder(path: str) -> str:
 
 
 def _images_of_class(folder: str, unused: Counter, listing: Listing) -> list[str]:
-    """Returns the image files of one class, sorted by path, and counts its other files in `unused`.
+    """Returns the image files of one class, sorted by path.
 
-    Adds a mistake to the listing if there are no images.
+    folder: of the class. unused: its files that are no images are added here, by kind.
+    listing: gets the paths that can't be used, and a mistake if there are no images.
     """
     others: Counter = Counter()
     found, before = list(walking.find_images(folder, listing.note, others)), len(listing.mistakes)

@@ -36,10 +36,11 @@ class UnreadableError(Exception):
 
 
 class Rules(NamedTuple):
-    """How the pixels of a file are taken.
+    """How `decode` treats an image's orientation and its transparent pixels.
 
-    upright: whether EXIF's orientation is applied. background: the colour behind transparent pixels; None drops the
-    alpha channel and leaves the colours as they are stored. torchvision's ImageFolder reads by `Rules(False, None)`.
+    upright: whether EXIF's orientation is applied; if False, pixels are returned as they are stored.
+    background: the RGB colour behind transparent pixels; None drops the alpha channel and leaves the colours as they
+    are stored. torchvision's ImageFolder reads by `Rules(False, None)`.
     """
 
     upright: bool = True
@@ -47,8 +48,9 @@ class Rules(NamedTuple):
 
 
 def decode(image: Image.Image, rules: Rules, report: Callable[[str], object]) -> Image.Image:
-    """Decodes an opened image and returns it as 8-bit RGB, by the rules.
+    """Decodes an opened image and returns it as 8-bit RGB.
 
+    image: from `Image.open`, not loaded yet. rules: about orientation and transparent pixels.
     report: called with TURNED if the image's orientation is not upright, with TRANSPARENT if it has transparent
     pixels, with DARK if it has 16 bits a value and the upper ones are 0.
     Raises UnreadableError for a mode without a known range of values, and whatever Pillow raises for damaged files.
@@ -80,7 +82,7 @@ def _load(image: Image.Image) -> None:
 
 @contextmanager
 def _silenced(descriptor: int) -> Iterator[None]:
-    """Returns a context manager in which nothing that the process writes to a file descriptor is shown.
+    """Returns a context manager that hides what the process writes to a file descriptor: 1 for stdout, 2 for stderr.
 
     Only one thread at a time may use it for a descriptor.
     """
@@ -120,7 +122,7 @@ def _brightest(image: Image.Image) -> int:
 
 
 def _grey8(image: Image.Image) -> np.ndarray:
-    """Scales 16-bit grey to 8 bits. Pillow's own conversion clips it, which would make nearly all pixels white."""
+    """Returns 16-bit grey scaled to uint8 (H, W). Pillow's own conversion would make nearly all pixels white."""
     return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 
 def is_supported() -> bool:
-    """Returns whether this system has such files. Linux has."""
+    """Returns whether this system can share arrays in this way. Linux can."""
     try:
         os.close(os.memfd_create("probe"))
     except (AttributeError, OSError):
@@ -25,7 +25,7 @@ def is_supported() -> bool:
 
 
 class SharedArrays:
-    """Makes arrays that other processes of this machine can map until `close` is called."""
+    """Makes arrays that other processes of this machine can map until `close` is called or this process ends."""
 
     def __init__(self) -> None:
         # {address: (file descriptor, array)}. The array is kept alive, or another one could get its address.
@@ -49,7 +49,7 @@ class SharedArrays:
         return array.reshape(shape)
 
     def publish(self, value: Any) -> str:
-        """Returns a text with which another process gets `value` from `attach`.
+        """Returns a text from which `attach` makes `value` in another process of this machine.
 
         value: anything that can be pickled. Its arrays that were made by `empty` are shared as they are, other arrays
         are copied into new shared ones.

@@ -8,9 +8,9 @@ import numpy as np
 def constant_class_warnings(images: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> list[str]:
     """Returns one warning for each kind of class without variation; [] if all classes vary.
 
-    images: uint8 (N, H, W, 3); targets: (N,), class indices; class_names: of the indices, for the warnings. A class has
-    no variation if more than half of its images have a single colour each, or if it has several images and all are
-    equal.
+    images: uint8 (N, H, W, 3). targets: int (N,), class indices. class_names: of the indices, for the warnings.
+    A class has no variation if more than half of its images have a single colour each (the first kind), or if it has
+    several images and all are equal (the second kind).
     """
     counts = np.bincount(targets, minlength=len(class_names))
     flat = np.bincount(targets[_single_coloured(images)], minlength=len(class_names))

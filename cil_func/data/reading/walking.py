@@ -25,7 +25,7 @@ def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> 
     """Yields the image files in the folder `top` and all below it, sorted by folder, then by name, as torchvision does.
 
     note: called with (path, reason) for a path that can't be used. others: a counter to which the files that are no
-    images are added, by their extension. Links to folders are followed.
+    images are added, by their extension. Links to folders are followed; names that begin with a dot are ignored.
     """
     found = []
     for folder, inner, names in os.walk(top, followlinks=True, onerror=lambda e: note(e.filename, e.strerror)):
@@ -39,7 +39,10 @@ def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> 
 
 
 def _can_enter(folder: str, note: Callable[[str, str], None]) -> bool:
-    """Returns whether to search a folder. Notes a folder that is named like an image or leads back to itself."""
+    """Returns whether to search a folder: it is not named like an image and doesn't lead back to itself.
+
+    note: called with (folder, reason) if it isn't to be searched.
+    """
     if image_file.is_image(folder):
         note(folder, "it is a folder, not a file")
         return False
@@ -52,7 +55,7 @@ def _can_enter(folder: str, note: Callable[[str, str], None]) -> bool:
 
 
 def _is_meant(name: str) -> bool:
-    """Returns whether a person put the file there, and not an operating system."""
+    """Returns whether a person put a file of this name there, and not an operating system."""
     return not name.startswith(".") and name.lower() not in _LEFT_BY_SYSTEMS
 
 
@@ -61,18 +64,18 @@ def _extension(name: str) -> str:
 
 
 def kind_outside_classes(name: str) -> str:
-    """Returns the kind under which a file that lies beside the class folders is counted. name: of the file."""
+    """Returns the kind under which a file that lies beside the class folders is counted, from the file's name."""
     return "outside of the class folders" if image_file.is_image(name) else _extension(name)
 
 
 def count_beside_classes(folder: str) -> Counter:
-    """Counts the files that lie directly in a folder of class folders, by `kind_outside_classes`."""
+    """Returns counts of the files that lie directly in a folder of class folders, by `kind_outside_classes`."""
     names = (name for name in visible_names(folder) if _is_meant(name))
     return Counter(kind_outside_classes(name) for name in names if not os.path.isdir(os.path.join(folder, name)))
 
 
 def counts_text(kinds: Counter, most: int = 5) -> str:
-    """Returns the `most` largest counts as text: "40 .heic, 3 .txt and 2 more kinds"."""
+    """Returns the `most` largest counts as text: "40 .heic, 3 .txt and 2 more kinds". kinds: {kind: count}."""
     ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count} {kind}" for kind, count in ordered[:most])
     return shown + (f" and {len(kinds) - most} more kinds" if len(kinds) > most else "")
@@ -81,7 +84,7 @@ def counts_text(kinds: Counter, most: int = 5) -> str:
 def unused_warning(unused: dict[str, Counter]) -> Iterator[str]:
     """Yields one warning about all files that are not used, if any: "40 files in train/ were not used: 40 .heic".
 
-    unused: counts by kind, for each folder.
+    unused: {folder, as the warning calls it: counts by kind}.
     """
     texts = [
         f"{count} {'files' if count > 1 else 'file'} in {place} {'were' if count > 1 else 'was'} not used: "
