@@ -8,9 +8,11 @@ from cil_func.runs import report_files, status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes DIR/report/ and prints the files' paths; returns the exit status.
+    """Writes DIR/report/ and prints the paths of its files. Returns the exit status.
 
-    2: there is nothing to draw; 74: report/ can't be written; 1: some files can't be drawn, each reason on a line.
+    arguments: of the command line, after the program's name; None: those of this process.
+    Exit status 0: all is drawn. 1: some files can't be drawn; the reasons are printed, one a line. 2: there is nothing
+    to draw. 74: report/ can't be written.
     """
     parser = Parser(prog="python -m cil_func report", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="a run directory: it holds results.json")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def draw(results: Results, log: Events) -> "Figure | None":
     """Draws the shares of all aligned phases, and the norms of the last one, before and after aligning.
 
-    Returns None if no phase was aligned. If the events have no norms, only the shares are drawn.
+    results: the content of results.json. log: the run's events.
+    Returns the figure, or None if no phase was aligned. If the events have no norms, only the shares are drawn.
     """
     rows = [row for row in results["phases"] if row.get("gamma") is not None]
     if not rows:
@@ -29,7 +30,10 @@ def draw(results: Results, log: Events) -> "Figure | None":
 
 
 def _draw_shares(axes: "Axes", rows: Sequence[Row]) -> None:
-    """Draws the shares before and after as a pair of bars for each phase, and the fair share as a line across."""
+    """Draws the shares before and after as a pair of bars for each phase, and the fair share as a line across.
+
+    rows: the aligned phases, entries of results["phases"].
+    """
     xs = range(len(rows))
     before = [100 * (row.get("new_share_before_align") or 0) for row in rows]
     after = [100 * (row.get("new_share") or 0) for row in rows]
@@ -50,7 +54,10 @@ def _draw_shares(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def _draw_norms(axes: "Axes", norms: Mapping[str, Sequence[float]], row: Row) -> None:
-    """Draws the norm of each class's row, in the order of learning, and a line where the newest classes begin."""
+    """Draws the norm of each class's row, in the order of learning, and a line where the newest classes begin.
+
+    norms: {"before_align", "after_align"}: a number for each class. row: the phase's entry in results["phases"].
+    """
     size = max(2.0, min(6.0, 300 / len(norms["before_align"])))
     before, after = norms["before_align"], norms.get("after_align") or []
     axes.plot(range(len(after)), after, "o", color=BLUE, markersize=size, label="after aligning")
@@ -69,7 +76,7 @@ def _draw_norms(axes: "Axes", norms: Mapping[str, Sequence[float]], row: Row) ->
 
 
 def _last_norms(log: Events, row: Row) -> Mapping[str, Sequence[float]] | None:
-    """Returns the norms in the last "phase_end" event of the row's phase; None if it has none."""
+    """Returns the norms for `_draw_norms`, from the last "phase_end" event of the row's phase; None if it has none."""
     for event in reversed(log):
         if event.get("event") == "phase_end" and event.get("phase") == row["phase"]:
             norms = event.get("norms") or {}

@@ -23,7 +23,7 @@ _DPI = 150
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Returns an empty figure of width x height inches."""
+    """Returns an empty matplotlib figure of width x height inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -39,12 +39,12 @@ def png(figure: "Figure | None") -> bytes | None:
 
 
 def set_ticks(axes: "Axes", values: Sequence[int]) -> None:
-    """Puts a tick at each value, or at every second, third, ... value if their labels would overlap."""
+    """Puts a tick on the x axis at each value, or at every second, third, ... one if there are more than MOST_TICKS."""
     axes.set_xticks(list(values)[:: -(-len(values) // MOST_TICKS)])
 
 
 def name_phases(axes: "Axes", middles: Sequence[float], names: Sequence[int]) -> None:
-    """Writes phase numbers above the plot, as many as fit. names: the numbers; middles: the x of each."""
+    """Writes phase numbers above the plot, at most MOST_TICKS of them. names: the numbers; middles: the x of each."""
     top = axes.secondary_xaxis("top")
     stride = -(-len(names) // MOST_TICKS)
     top.set_xticks(list(middles)[::stride], [str(name) for name in names][::stride])

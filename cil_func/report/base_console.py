@@ -17,8 +17,9 @@ _SHOWN = frozenset({
 class Console:
     """What both consoles share. A subclass has one method for each kind of event that it shows, named like the kind.
 
-    A context manager, which calls `close` at the end.
-    clock: returns seconds. left: estimates the time left. run, phase: the newest "run_start" and "phase_start" events.
+    Call it with each event, see `__call__`. It is a context manager, which calls `close` at the end.
+    clock: a function that returns seconds. left: estimates the time left.
+    run: the newest "run_start" or "resume" event, {} before. phase: the newest "phase_start" event, {} before.
     rows: the "phase_end" events so far.
     """
 
@@ -30,14 +31,14 @@ class Console:
         self.rows: list[Event] = []
 
     def __call__(self, event: Event) -> None:
-        """Shows one event."""
+        """Shows one event, and remembers it. An event of an unknown kind shows nothing."""
         self.remember(event)
         kind = event.get("event")
         if kind in _SHOWN:
             getattr(self, kind)(event)
 
     def remember(self, event: Event) -> None:
-        """Takes note of an event without showing it. For the earlier events of a run that goes on."""
+        """Remembers an event without showing it. Call it with the earlier events of a run that is resumed."""
         self.left(event)
         kind = event.get("event")
         if kind in ("run_start", "resume"):
@@ -56,7 +57,7 @@ class Console:
         self._print(f"warning: {event.get('message', '-')}")
 
     def close(self) -> None:
-        """Removes what is live on the terminal. Call it before anything else is printed; it may be called twice."""
+        """Removes the live bar, if there is one. Call it before anything else is printed; it may be called twice."""
 
     def __enter__(self) -> "Console":
         return self
@@ -65,7 +66,7 @@ class Console:
         self.close()
 
     def phase_name(self, event: Event) -> str:
-        """Returns the phase as "phase 0 (1/5)"."""
+        """Returns an event's phase as "phase 0 (1/5)"; as "phase 0" if the number of phases is unknown."""
         index, count = event.get("phase", 0), len(self.run.get("phases") or [])
         return f"phase {index} ({index + 1}/{count})" if count else f"phase {index}"
 
@@ -75,7 +76,7 @@ class Console:
         return f"{event.get('epoch', 0) + 1:>{len(count)}}/{count}"
 
     def results(self, end: Event) -> dict[str, Any]:
-        """Returns what the events contain of results.json. end: the "run_end" event."""
+        """Returns what the events contain of results.json: the fields of `end`, a "run_end" event, and the phases."""
         return {**end, "phases": self.rows}
 
     def _print(self, *texts: str) -> None:

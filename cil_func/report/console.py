@@ -27,9 +27,10 @@ def make(
 ) -> Console:
     """Returns a console that prints to a stream.
 
-    stream: None for standard output. plain: whether to print lines instead of a live bar; None prints lines unless the
-    stream is a terminal that can move its cursor. width: columns of the terminal; None asks the terminal.
-    clock: returns seconds, for the time left and the pace of the lines.
+    stream: None for standard output. plain: True prints lines, False draws a live bar; None prints lines unless the
+    stream is a terminal that can move its cursor.
+    width: columns of the terminal, for the live bar; None asks the terminal.
+    clock: a function that returns seconds, for the time left and for how often lines are printed.
     """
     stream = sys.stdout if stream is None else stream
     if plain is None:  # rich's own test is not used: FORCE_COLOR, which many CI machines set, makes it true for files

@@ -14,8 +14,8 @@ def make(
 
     results: the content of results.json; log: the run's events. table.md, accuracy.png and matrix.png are always made,
     alignment.png if a phase was aligned, loss.png if an event has a loss.
-    warn: called with one line for each reason why files can't be made; they are missing in the answer, and the others
-    are made. If it is None, the first failure is raised.
+    warn: called with one line for each reason why files can't be made. These files are missing in the dict, and the
+    others are made. If it is None, the first failure is raised.
     """
     makers = {
         "table.md": lambda: tables.markdown(results).encode(),

@@ -25,7 +25,11 @@ _NUMBER_WIDTH = 0.07  # of a number in accuracy.png, as a part of the distance f
 
 
 def accuracy(results: Results) -> "Figure":
-    """Draws top-1 by logits, by nearest class mean and before aligning, against the number of classes seen."""
+    """Draws top-1 by logits, by nearest class mean and before aligning, against the number of classes seen.
+
+    results: the content of results.json. A curve that no phase has values of is left out. With more than ten phases the
+    points have no numbers.
+    """
     figure = new_figure(7.5, 5.2)
     axes = figure.add_subplot()
     phases = results["phases"]
@@ -52,7 +56,10 @@ def accuracy(results: Results) -> "Figure":
 
 
 def matrix(results: Results) -> "Figure":
-    """Draws the accuracy matrix as a heat map with its numbers: a row for each phase, columns for its classes."""
+    """Draws the accuracy matrix as a heat map with its numbers: a row for each phase, columns for its classes.
+
+    results: the content of results.json. With more than 40 phases there are no numbers.
+    """
     import numpy as np
 
     rows = results.get("accuracy_matrix") or [row["per_phase_top1"] for row in results["phases"]]
@@ -78,7 +85,10 @@ def matrix(results: Results) -> "Figure":
 
 
 def loss(results: Results, log: Events) -> "Figure | None":
-    """Draws the training loss of each epoch, with the phases marked. Returns None if no event has a loss."""
+    """Draws the training loss of each epoch, with the phases marked.
+
+    results: the content of results.json, for the title. log: the run's events. Returns None if no event has a loss.
+    """
     # A run that goes on repeats the epochs after its checkpoint. The later event is the right one.
     latest = {(e["phase"], e["epoch"]): e.get("loss") for e in log if e.get("event") == "epoch"}
     by_phase: dict[int, list[float]] = {}
@@ -108,7 +118,10 @@ def loss(results: Results, log: Events) -> "Figure | None":
 def _curve(
     axes: "Axes", seen: Sequence[int], phases: Sequence[Row], key: str, **style: Any
 ) -> list[number_places.Point]:
-    """Draws one measure over the phases that have it. Returns its points (x, percent)."""
+    """Draws one measure over the phases that have it. Returns its points (x, percent).
+
+    seen: the x of each phase. phases: results["phases"]. key: the measure's name there. style: of matplotlib's plot.
+    """
     points = [(x, row[key]) for x, row in zip(seen, phases, strict=True) if row.get(key) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), markersize=5, **style)

@@ -45,7 +45,7 @@ def compiling_text(event: Event) -> str:
 
 
 def fold_counts(counts: Sequence[int]) -> str:
-    """Returns counts as text, repeated ones folded: [50, 10, 10] becomes "50, 2 x 10"."""
+    """Returns counts as text, equal neighbours folded: [50, 10, 10] becomes "50, 2 x 10"; "-" if there are none."""
     folded = ((value, len(list(same))) for value, same in itertools.groupby(counts))
     return ", ".join(f"{many} x {value}" if many > 1 else str(value) for value, many in folded) or "-"
 

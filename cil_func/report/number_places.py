@@ -12,8 +12,9 @@ _LOWEST, _HIGHEST = 3.0, 109.0  # percent: a number beyond these would leave the
 def heights(points: Sequence[Point], curves: Sequence[Sequence[Point]], *, width: float) -> list[float]:
     """Returns for each point the height in percent at which to centre its number.
 
-    points: where the numbers belong; curves: the points of all curves in the picture, including the one of `points`;
-    width: of a number, in units of x. Each height is the nearest one to its point where the number covers nothing.
+    points: where the numbers belong. curves: the points of all curves in the picture, including the one of `points`; an
+    empty one is ignored. width: of a number, in units of x.
+    Each height is the nearest one to its point where the number covers neither a curve nor an earlier number.
     """
     taken, found = list(filter(None, curves)), []
     for x, value in points:
@@ -25,7 +26,7 @@ def heights(points: Sequence[Point], curves: Sequence[Sequence[Point]], *, width
 def _height(x: float, value: float, taken: Sequence[Sequence[Point]], *, half_width: float) -> float:
     """Returns the free height nearest to (x, value), or the one right above it if none is free.
 
-    taken: the lines that must not be covered.
+    taken: the lines that must not be covered, each as its points. half_width: half of a number's width, in units of x.
     """
     blocked = []  # for each line the (lowest, highest) height that a number above or below x would cover
     for points in taken:

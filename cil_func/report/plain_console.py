@@ -51,7 +51,11 @@ class PlainConsole(Console):
             self._epoch_line(event, f"{min(done, 100):.0f} % of its images")
 
     def epoch(self, event: Event) -> None:
-        """Prints a line for the first epoch, the last one and some between, so that the log of 170 epochs is short."""
+        """Prints a line for the first epoch, the last one and some between, so that the log of 170 epochs is short.
+
+        Between are about ten a phase, if nothing was printed for ten seconds, and any epoch after five minutes of
+        silence.
+        """
         index, count = event.get("epoch", 0), event.get("epochs") or 0
         silence = self.clock() - self._printed
         due = index % max(1, math.ceil(count / _LINES_A_PHASE)) == 0 and silence >= _SHORTEST_SILENCE
@@ -70,7 +74,7 @@ class PlainConsole(Console):
         self._print(f"  epoch {self.epoch_name(event)}  test top1 by logits {accuracy} %")
 
     def phase_end(self, event: Event) -> None:
-        """Prints the phase's row under its titles; they are repeated, for epoch lines separate the rows."""
+        """Prints the table's titles and the phase's row. Titles are repeated, since epoch lines separate the rows."""
         self._print(tables.header_line(), tables.row_line(event))
 
     def run_end(self, event: Event) -> None:

@@ -20,8 +20,8 @@ Results = Mapping[str, Any]
 class Column(NamedTuple):
     """One column of the table.
 
-    title: its heading. cell: called with a row, returns the text in this column, which has at most `width` characters
-    for the values that occur.
+    title: its heading. width: how many characters it has. cell: called with a row, an entry of results["phases"],
+    returns the text in this column, which has at most `width` characters for the values that occur.
     """
 
     title: str
@@ -78,12 +78,12 @@ def header_line() -> str:
 
 
 def row_line(row: Row) -> str:
-    """Returns a phase as a line of text, aligned with `header_line`."""
+    """Returns a phase as a line of text, aligned with `header_line`. row: an entry of results["phases"]."""
     return " ".join(column.cell(row).rjust(column.width) for column in COLUMNS)
 
 
 def summary_lines(results: Results) -> list[str]:
-    """Returns three aligned lines: average incremental accuracy, last accuracy, forgetting."""
+    """Returns three aligned lines: average incremental accuracy, last accuracy, forgetting; "-" if missing."""
     figures = (
         ("average incremental accuracy", results.get("average_incremental_accuracy"), "%"),
         ("last accuracy", results.get("last_accuracy"), "%"),
@@ -161,7 +161,7 @@ def _code(text: str) -> str:
 
 
 def _inline(table: Any) -> str:
-    """Returns a table of the configuration on one line, with tables inside it in braces."""
+    """Returns a table of the configuration on one line, with tables inside it in braces; another value as code."""
     if not isinstance(table, Mapping):
         return f"`{table}`"
     pairs = (

@@ -21,10 +21,10 @@ _REFRESH = 0.25  # seconds between two drawings of the bar
 class TerminalConsole(Console):
     """Draws a bar with what the run is doing, and prints the row of each finished phase above it.
 
-    The thread that brings the events draws. A drawing thread of its own could have rich's lock while a process is
-    forked, and a child that prints a warning would then wait for that lock for ever. Only during a compilation, when no
-    process is forked, a thread redraws the clock.
-    width: columns of the terminal; None asks the terminal.
+    stream: the terminal. clock: a function that returns seconds. width: columns of the terminal; None asks the
+    terminal. The thread that brings the events draws. A drawing thread of its own could have rich's lock while a
+    process is forked, and a child that prints a warning would then wait for that lock for ever. Only during a
+    compilation, when no process is forked, a thread redraws the clock.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], *, width: int | None = None) -> None:
@@ -44,17 +44,17 @@ class TerminalConsole(Console):
         self._open()
 
     def resume(self, event: Event) -> None:
-        """Does the same and prints where the run goes on."""
+        """Prints two lines about the run and one about where it goes on, and shows the bar."""
         self.run_start(event)
         self._print(lines.resume_line(event))
 
     def phase_start(self, event: Event) -> None:
-        """Empties the bar."""
+        """Removes the last phase's figures from the bar, and shows that the phase starts."""
         self._latest, self._doing = {}, f"starting: {lines.phase_text(event)}"
         self._draw(now=True)
 
     def compiling(self, event: Event) -> None:
-        """Shows what is compiled, and a clock that moves although no event comes."""
+        """Shows what is compiled, and for how long already: a clock that moves although no event comes."""
         self._compiling = lines.compiling_text(event), self.clock()
         self.close()
         self._open(ticking=True)
@@ -72,14 +72,14 @@ class TerminalConsole(Console):
         self._draw()
 
     def epoch(self, event: Event) -> None:
-        """Changes the bar's figures."""
+        """Shows the epoch's loss, accuracy and speed in the bar; after the last epoch, that it is evaluating."""
         self._latest.update(event)
         last = event.get("epoch", 0) + 1 == event.get("epochs")
         self._doing = "trained; evaluating" if last else ""
         self._draw(now=last)
 
     def evaluation(self, event: Event) -> None:
-        """Shows the accuracy on the test images until the phase ends."""
+        """Shows the accuracy on the test images in the bar, until the phase ends."""
         self._latest["logits_top1"] = event.get("logits_top1")
         self._draw()
 
@@ -140,7 +140,7 @@ class TerminalConsole(Console):
         self._live.start()
 
     def _draw(self, *, now: bool = False) -> None:
-        """Redraws the bar. now: whether to do that even if it was drawn less than a quarter of a second ago."""
+        """Redraws the bar, unless it was drawn less than a quarter of a second ago. now: redraw even then."""
         if self._live is not None and (now or self.clock() - self._drawn >= _REFRESH):
             self._drawn = self.clock()
             self._live.refresh()

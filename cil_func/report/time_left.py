@@ -15,9 +15,9 @@ class TimeLeft:
     The estimate has two terms: the images that are still to be trained on, at the recent pace; and for each phase that
     has not ended the mean time that finished phases spent outside their epochs (selection, evaluation, saving). The
     pace is the *median* of recent epochs: an epoch that waits for a compilation would spoil a mean for long. Phases
-    before the first one seen count as done, so the estimate is right for a run that goes on.
+    before the first one seen count as done, so the estimate is right for a run that is resumed.
 
-    clock: returns seconds.
+    clock: a function that returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,11 +58,11 @@ class TimeLeft:
                 self._phase, self._done, self._partial = event["phase"] + 1, 0, 0
 
     def images(self) -> int:
-        """Returns how many images were trained on in the current phase."""
+        """Returns how many images were trained on in the current phase; an image counts once for each epoch."""
         return self._done + self._partial
 
     def seconds(self) -> float | None:
-        """Returns the seconds until the run ends; None as long as nothing was trained or no plan is known."""
+        """Returns the seconds until the run ends; None until training has begun and the run's plan is known."""
         pace = self._pace()
         if pace is None or not self._planned:
             return None
@@ -78,7 +78,7 @@ class TimeLeft:
             self._paces.append(seconds / trained)
 
     def _pace(self) -> float | None:
-        """Returns the seconds for an image, None if unknown.
+        """Returns how many seconds an image takes, None if unknown.
 
         As long as no epoch has ended, it is taken from the steps after the first one, which may have compiled.
         """
@@ -90,7 +90,7 @@ class TimeLeft:
 
 
 def duration(seconds: float | None) -> str:
-    """Returns seconds as h:mm:ss, or "-" for None."""
+    """Returns a number of seconds as text, h:mm:ss, or "-" for None."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
