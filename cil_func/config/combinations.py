@@ -1,4 +1,4 @@
-"""Values that are allowed one by one, but not together."""
+"""Finds values that are allowed one by one, but not together."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def of_config(config: "Config") -> Iterator[str]:
-    """Yields one message for each combination of a configuration that is refused."""
+    """Yields one message for each combination of values in a configuration that is not allowed; none if all fit."""
     data, memory = config.data, config.memory
     if data.name in ("image_folder", "imagenet100", "imagenet1000") and not data.path:
         allowed = "the path of a folder that holds train/ and test/ (or val/)"
@@ -36,9 +36,10 @@ def of_config(config: "Config") -> Iterator[str]:
 
 
 def of_optim(optim: "PhaseOptim", table: str, backbone: str) -> Iterator[str]:
-    """Yields what doesn't fit inside one stage's [optim].
+    """Yields one message for each combination of values that is not allowed in the [optim] of one stage or phase.
 
-    table: where a person repairs it, "optim.first_phase". backbone: model.backbone.
+    optim: the values, merged from all tables that they come from. table: the table that messages name, where a person
+    repairs it, like "optim.first_phase". backbone: model.backbone.
     """
     epochs, norm_batch = optim.epochs, optim.norm_batch
     if optim.options and optim.name == "sgd":
@@ -65,7 +66,11 @@ def _no_options(table: str, option: str, key: str, name: str) -> str:
 
 
 def _of_distillation(method: "Method") -> Iterator[str]:
-    """The two weights of distillation that mean nothing: (1 - w) CE below 0, and a share in a sum."""
+    """Yields messages about a weight of distillation that means nothing with its combination.
+
+    In (1 - w) CE + w KD, "convex", a weight above 1 makes the cross-entropy's share negative. In CE + w KD, "sum", the
+    weight "dynamic" is no share.
+    """
     combination, weight = method.kd_combination, method.kd_weight
     given = f"method.kd_weight: {shown(weight)} with kd_combination = {shown(combination)}"
     if combination == "sum" and weight == "dynamic":

@@ -1,4 +1,4 @@
-"""Which keys of a configuration have an effect, and the warning about those that a person set and that have none.
+"""Decides which keys of a configuration have an effect, and warns about those that a person set and that have none.
 
 A method, a schedule and a data set ignore the keys that they don't use, so that a preset can be run with each of them.
 `TABLE` has every key of the schema: a new one has to be entered here. What a user's own method or backbone uses isn't
@@ -25,8 +25,8 @@ OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # data sets that are
 class Use(NamedTuple):
     """When a key is used.
 
-    when: takes the configuration and the number of processes (0: not known). deciding: takes the configuration and
-    returns the keys whose values decide that, or words that can stand in their place.
+    when(config, processes): whether it is used in this configuration by so many processes (0: not known).
+    deciding(config): the keys whose values decide that, for the warning, or words such as "one process" in their place.
     """
 
     when: Callable[[Config, int], bool] = lambda config, processes: True
@@ -36,7 +36,8 @@ class Use(NamedTuple):
 def without_effect(config: Config, keys: Iterable[str], *, processes: int = 0) -> str:
     """Returns one line about those of the dotted keys that have no effect in this configuration, or "" if all have one.
 
-    processes: how many share the run, 0 if that is not known.
+    keys: those that a person set; a table stands for the keys that are set in it. processes: how many share the run, 0
+    if that is not known.
     """
     found: dict[str, list[str]] = {}
     for key in dict.fromkeys(leaf for given in keys for leaf in _leaves(config, given)):
@@ -66,7 +67,7 @@ def unused_stages(config: Config, used: Collection[str]) -> str:
 
 
 def use_of(key: str) -> Use:
-    """When a dotted key is used. An option is used as its table is, the key of a stage by methods that have the stage.
+    """Returns when a dotted key is used. An option counts as its table, a stage's key as used by methods with it.
 
     Raises KeyError for a key that the schema lacks, and for a table.
     """
@@ -78,7 +79,7 @@ def use_of(key: str) -> Use:
 
 
 def _leaves(config: Config, key: str) -> list[str]:
-    """The key itself, or the keys that are set in a table."""
+    """Returns [key], or, if the key names a part of [optim], the keys that are set in that table."""
     table = _value(config, key)
     if not isinstance(table, PartOfOptim):
         return [key]
@@ -86,7 +87,7 @@ def _leaves(config: Config, key: str) -> list[str]:
 
 
 def _value(config: Config, key: str) -> Any:
-    """What a configuration has for a key; of an option, its table."""
+    """Returns the value that a configuration has for a dotted key; for an option, its whole table."""
     value: Any = config
     for part in key.split("."):
         if part == "options":
@@ -104,7 +105,7 @@ def _by(*keys: str) -> Callable[[Config], tuple[str, ...]]:
 
 
 def _is_one_of(config: Config, methods: Collection[str]) -> bool:
-    """Whether the method is one of these, or the user's own, which may be like them."""
+    """Returns whether the method is one of `methods`, or the user's own, which may be like them."""
     return config.method.name in methods or names.is_own(config.method.name)
 
 
@@ -125,12 +126,15 @@ def _distils(config: Config, processes: int) -> bool:
 
 
 def _method_or(*keys: str, methods: Collection[str]) -> Callable[[Config], tuple[str, ...]]:
-    """The method decides, or, for one of these methods, the keys."""
+    """Returns a `Use.deciding`: `keys` if the method is one of `methods`, else method.name."""
     return lambda config: keys if _is_one_of(config, methods) else ("method.name",)
 
 
 def _phase_key(phase: int, name: str) -> Callable[[Config], str]:
-    """The key that decides a value of phase 0 or 1: that of [optim.first_phase] where it is set."""
+    """Returns config -> the dotted key that gives phase 0 or 1 its value of [optim]'s key `name`.
+
+    For phase 0 it is that of [optim.first_phase] if it is set.
+    """
 
     def key(config: Config) -> str:
         own = phase == 0 and getattr(config.optim.first_phase, name) is not None
@@ -145,7 +149,7 @@ _DECIDING = {  # keys of [optim] that another one decides about
 
 
 def _is_read(name: str, phase: int, config: Config) -> bool:
-    """Whether phase 0 or 1 uses its value of an [optim] key."""
+    """Returns whether phase 0 or 1 uses its value of [optim]'s key `name`."""
     optim = config.optim_of_phase(phase)
     if name in ("milestones", "milestone_factor"):
         return optim.schedule == "milestones"
@@ -157,7 +161,7 @@ def _is_read(name: str, phase: int, config: Config) -> bool:
 
 
 def _optim_uses(name: str) -> dict[str, Use]:
-    """Both entries of a key of [optim]: its own, and that of [optim.first_phase]."""
+    """Returns TABLE's two entries for the key `name` of [optim]: its own, and that of [optim.first_phase]."""
     deciding = _DECIDING.get(name, "schedule")
     first, later = _phase_key(0, deciding), _phase_key(1, deciding)
 

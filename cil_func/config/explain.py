@@ -21,7 +21,7 @@ def explain(key: str) -> str:
 
     key: dotted, also that of a stage ("optim.bias.epochs") or of an option ("method.options.strength"); "optim" or
     "[optim]" lists a table; "" lists all.
-    Raises ConfigError for a key that there isn't, with the nearest.
+    Raises ConfigError for an unknown key; the message names the nearest known one.
     """
     key = key.strip().removeprefix("[").removesuffix("]")
     parts = [part.strip() for part in key.split(".")]
@@ -36,7 +36,7 @@ def explain(key: str) -> str:
 
 
 def readme_table() -> str:
-    """The README's table of all keys, in Markdown."""
+    """Returns the README's table of all keys, in Markdown."""
     rows = [("key", "meaning", "values", "default"), ("---",) * 4]
     for key in _HINTS:
         if _is_table(key):
@@ -47,7 +47,11 @@ def readme_table() -> str:
 
 
 def example(key: str) -> Any:
-    """Returns a value that a key takes and that isn't its default, as TOML has it; an empty dict for a free table."""
+    """Returns a value that a key takes and that isn't its default, in TOML's types; {} for a table of free options.
+
+    key: dotted, of the schema. The value is the example of the key's `Allowed` note, or else follows from its type,
+    range and default.
+    """
     hint, default = _HINTS[key], _default(key)
     given = [note.example for note in _notes(hint) if isinstance(note, Allowed) and note.example is not None]
     if given:
@@ -62,7 +66,10 @@ def example(key: str) -> Any:
 
 
 def _known(parts: Sequence[str]) -> str:
-    """The key of the schema that a key stands for: of a stage, that of [optim]; of an option, its table."""
+    """Returns the dotted key of the schema that says what a key takes, given the key's parts.
+
+    For a key of a stage it is that of [optim.first_phase], for an option its table, for any other the key itself.
+    """
     if is_stage(parts):
         parts = ["optim", "first_phase", *parts[2:]]
     for at in range(2, len(parts)):
@@ -72,7 +79,10 @@ def _known(parts: Sequence[str]) -> str:
 
 
 def _about(key: str, known: str) -> list[str]:
-    """The lines about one key; `known` is that of the schema which it stands for."""
+    """Returns the lines that explain one key: its meaning, what it takes, default, users and an example.
+
+    key: as the person wrote it. known: the key of the schema that says what it takes, from `_known`.
+    """
     part, given = known.startswith("optim.first_phase."), example(known)
     if given == {}:
         flag = f"--set {key}.NAME=VALUE" if messages.is_free(_HINTS.get(key)) else f"--set {key}=VALUE"
@@ -89,7 +99,7 @@ def _about(key: str, known: str) -> list[str]:
 
 
 def _users(key: str) -> str:
-    """Which methods use a key; or, if none does with the defaults, what decides that."""
+    """Returns which methods use a key, in words; if none does with the defaults, which value decides that."""
     default = Config()
     use = effects.use_of(key)
     used = [
@@ -105,7 +115,10 @@ def _users(key: str) -> str:
 
 
 def _listed(prefix: str) -> list[str]:
-    """One line for each table or key below a prefix: its name and the start of what it means."""
+    """Returns one line for each table or key directly below a prefix: its name and the start of its meaning.
+
+    prefix: "optim." for that table's keys; "": all tables, each with its keys.
+    """
     keys = [key for key in _HINTS if key.startswith(prefix) and "." not in key[len(prefix) :]]
     if not prefix:
         return [line for key in keys for line in ("", *_headed(key, key), *_listed(f"{key}."))][1:]
@@ -115,7 +128,7 @@ def _listed(prefix: str) -> list[str]:
 
 
 def _headed(key: str, known: str) -> list[str]:
-    """The lines about a table above its keys."""
+    """Returns the lines above the keys of a table. key: the table as the person wrote it; known: that of the schema."""
     return textwrap.wrap(f"[{key}]: {_meaning(known)}", _WIDTH, subsequent_indent="  ")
 
 
@@ -124,7 +137,7 @@ def _meaning(key: str) -> str:
 
 
 def _default(key: str) -> Any:
-    """The default of a key; of a part of [optim], that of [optim]."""
+    """Returns the default of a key; for a key of [optim.first_phase], that of [optim]."""
     value: Any = Config()
     for part in key.replace("optim.first_phase.", "optim.").split("."):
         value = getattr(value, part)
@@ -137,6 +150,6 @@ def _is_table(key: str) -> bool:
 
 
 def _notes(hint: Any) -> list[Any]:
-    """All notes of an annotation and of its members."""
+    """Returns all notes in the `Annotated` of an annotation and of its members, in order."""
     members = getattr(hint, "__args__", ())
     return [*getattr(hint, "__metadata__", ()), *(note for member in members for note in _notes(member))]

@@ -11,9 +11,11 @@ LARGEST = 2**63 - 1  # TOML's largest integer; as an upper bound it goes without
 
 
 class FreeTable(Mapping[str, Any]):
-    """A table of free keys, which can't be changed and can be hashed.
+    """A table of TOML whose keys the schema doesn't know. It can't be changed and can be hashed.
 
-    Values are strings, booleans, integers of 64 bits, finite numbers, tuples (TOML's lists) and FreeTables.
+    items: {key: value}; None: an empty table. Values are strings, booleans, integers of 64 bits, finite numbers, lists
+    and tables of these. Lists become tuples, tables FreeTables. pydantic checks the values when it reads a
+    configuration; the constructor doesn't.
     """
 
     def __init__(self, items: Mapping[str, Any] | None = None):
@@ -35,7 +37,7 @@ class FreeTable(Mapping[str, Any]):
         return f"FreeTable({self._items!r})"
 
     def plain(self) -> dict[str, Any]:
-        """The same as dicts and lists, a new one."""
+        """Returns a new dict of the same content, with lists for tuples and dicts for FreeTables."""
         return {key: _thawed(value) for key, value in self._items.items()}
 
     @classmethod
@@ -49,7 +51,7 @@ class FreeTable(Mapping[str, Any]):
 
     @classmethod
     def _validated(cls, value: Any) -> "FreeTable":
-        """The value as a FreeTable; pydantic's error names the option that is wrong."""
+        """Returns the value as a FreeTable, for pydantic. The ValidationError names each option that is wrong."""
         if not isinstance(value, Mapping):
             raise ValueError("no table")
         wrong = [key for key, one in value.items() if not key.isidentifier() or not _is_toml(one)]
@@ -61,7 +63,7 @@ class FreeTable(Mapping[str, Any]):
 
 
 def _is_toml(value: Any) -> bool:
-    """Whether JSON can hold a value of TOML as it is: no date, no NaN, no integer that other readers would round."""
+    """Returns whether JSON can hold a value of TOML unchanged: no date, no NaN, no integer beyond 64 bits."""
     if isinstance(value, list | tuple):
         return all(map(_is_toml, value))
     if isinstance(value, Mapping):

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make() -> dict[str, Any]:
-    """Returns the schema: keys, types, ranges, words, defaults and meanings.
+    """Returns the JSON schema of a configuration: keys, types, ranges, words, defaults and meanings.
 
     What only code can check is missing: which keys go together, RandAugment's policies, the files behind names.
     """
@@ -42,7 +42,11 @@ def make() -> dict[str, Any]:
 
 
 def _describe(table: dict[str, Any], definitions: dict[str, Any], prefix: str) -> None:
-    """Puts the meaning of each key into a table's schema, in place, and into those of the tables in it."""
+    """Adds the meaning of each key to a table's schema, in place, and to the schemas of the tables in it.
+
+    table: the JSON schema of one table. definitions: the schemas of all tables, by class name. prefix: of the table's
+    keys, like "optim."; "" for the whole configuration.
+    """
     for name, field in table["properties"].items():
         field["description"] = meanings.of_keys()[prefix + name]
         field.pop("title", None)
@@ -52,7 +56,10 @@ def _describe(table: dict[str, Any], definitions: dict[str, Any], prefix: str) -
 
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:
-    """A field of a part of [optim] without null, which TOML has no word for: a missing key is meant."""
+    """Returns the schema of a key of [optim.first_phase] or [optim.STAGE] without the type null and the default null.
+
+    TOML has no null: a key that is left out means the same.
+    """
     members = [member for member in field["anyOf"] if member != {"type": "null"}]
     rest = {key: value for key, value in field.items() if key not in ("anyOf", "default")}
     return rest | (members[0] if len(members) == 1 else {"anyOf": members})

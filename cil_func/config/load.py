@@ -1,4 +1,4 @@
-"""The configuration: TOML in and out, and overrides from the command line.
+"""Reads and writes the configuration: TOML in and out, and overrides from the command line.
 
 The keys are in `schema.py`. Imports nothing heavy, so that a mistake is answered in well under a second. Every mistake
 is a `ConfigError` of one line, written by `messages.py`.
@@ -54,7 +54,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def from_dict(tables: Mapping[str, Any]) -> Config:
-    """A configuration from {table: {key: value}}, as `to_dict` makes it. Raises as `load` does."""
+    """Returns the configuration with these tables, as `to_dict` makes them; a missing key has its default.
+
+    tables: {table: {key: value}}. Raises ConfigError, one line, for an unknown key, and for a type, range or
+    combination that is wrong.
+    """
     known, unknown = stages.without_unknown(tables)
     try:
         config = Config.model_validate(known)
@@ -68,21 +72,24 @@ def from_dict(tables: Mapping[str, Any]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The resolved configuration as dicts, lists, strings, numbers: what TOML and JSON can hold."""
+    """Returns {table: {key: value}} of the whole configuration, defaults included, in types that TOML and JSON have.
+
+    Keys of [optim.first_phase] and [optim.STAGE] that aren't set are left out.
+    """
     # None is what [optim.first_phase] leaves to [optim]; TOML has no word for it.
     return config.model_dump(mode="json", exclude_none=True)
 
 
 def to_toml(config: Config) -> str:
-    """The resolved configuration as TOML; `load` makes an equal one of it."""
+    """Returns the whole configuration as TOML text, defaults included; `load` makes an equal configuration of it."""
     return tomli_w.dumps(to_dict(config))
 
 
 def fingerprint(config: Config) -> str:
-    """8 hexadecimal digits that differ where two configurations do (SHA-256 of the sorted JSON).
+    """Returns 8 hexadecimal digits that differ if two configurations do: the start of a SHA-256 of the sorted JSON.
 
-    Default run directories are called after it, so a key that came later (`ADDED`) counts only where it differs from
-    its default: a configuration without it keeps its directory.
+    Default run directories have it in their names, so a key that came later (`ADDED`) counts only if it isn't at its
+    default: a configuration without it keeps its directory.
     """
     tables, defaults = to_dict(config), to_dict(Config())
     for key in ADDED:
@@ -93,22 +100,26 @@ def fingerprint(config: Config) -> str:
 
 
 def set_keys(overrides: Sequence[str]) -> list[str]:
-    """The dotted keys of some "table.key=value", as `load` takes them."""
+    """Returns the dotted keys of overrides "table.key=value", as `load` takes them. Checks nothing."""
     return [messages.dotted(_parts(override.partition("=")[0])) for override in overrides]
 
 
 def name_of(name: str) -> str:
-    """What the default run directory is called after: "cifar" for "cifar", "cifar.toml", "my/cifar.toml"."""
+    """Returns the name for a default run directory: "cifar" for --config "cifar", "cifar.toml" or "my/cifar.toml"."""
     return Path(name).name.removesuffix(".toml")
 
 
 def presets() -> list[str]:
-    """The names in `cil_func/config/presets/`, without ".toml"."""
+    """Returns the names of the presets in `cil_func/config/presets/`, without ".toml", sorted."""
     return sorted(path.stem for path in _CONFIGS.glob("*.toml"))
 
 
 def _find(name: str) -> Path:
-    """The file that a name means. A folder that happens to be called like a preset doesn't hide it."""
+    """Returns the path of the TOML file that a name of --config means.
+
+    A file comes before a preset of the same name; a folder that is called like a preset doesn't hide it.
+    Raises ConfigError if there is no such file and no such preset.
+    """
     preset = name.removesuffix(".toml")
     if os.path.exists(name) and not os.path.isdir(name):  # os.path raises for no name, however odd
         return Path(name)
@@ -124,7 +135,7 @@ def _find(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file, however it is broken: a ConfigError with the file and the line."""
+    """Returns the tables of a TOML file. Raises ConfigError, with file and line, if it can't be read or is no TOML."""
     place = f"--config {shown(str(path), length=200)}"
     try:
         with path.open("rb") as file:
@@ -145,13 +156,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _located(message: str) -> tuple[str, str, str]:
-    """tomllib's "what (at line 3, column 5)" in three parts: the line is what one looks for first."""
+    """Splits tomllib's "what (at line 3, column 5)" into ("what", ", line 3", " (column 5)").
+
+    So a message can name the line first. A message without a place is returned as (message, "", "").
+    """
     found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL)
     return (found[1], f", line {found[2]}", f" (column {found[3]})") if found else (message, "", "")
 
 
 def _locate(tables: dict[str, Any], folders: Sequence[str | Path]) -> None:
-    """Makes the paths of a user's own functions absolute, in place; see `load`."""
+    """Makes the paths of a user's own functions absolute, in place; see `load`.
+
+    tables: of the configuration, not checked yet. folders: searched in this order.
+    """
     optim = tables.get("optim")
     parts = [part for part in optim.values() if isinstance(part, dict)] if isinstance(optim, dict) else []
     holders = [("backbone", tables.get("model")), *(("name", tables.get(key)) for key in ("data", "method", "optim"))]
@@ -161,7 +178,8 @@ def _locate(tables: dict[str, Any], folders: Sequence[str | Path]) -> None:
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
-    """Puts one `--set table.key=value` into the tables, in place."""
+    """Puts the value of one `--set table.key=value` into the tables, in place. Raises ConfigError for an unknown key.
+    """
     key, equals, text = override.partition("=")
     parts = _parts(key)
     name, known = messages.dotted(parts), _is_known(parts)
@@ -182,7 +200,10 @@ def _override(tables: dict[str, Any], override: str) -> None:
 
 
 def _is_known(parts: Sequence[str]) -> bool:
-    """Whether the schema has a key: by itself, as a stage's, or as an option in a free table."""
+    """Returns whether a configuration can have a key: one of the schema, of a stage, or an option in a free table.
+
+    parts: of the dotted key.
+    """
     if stages.is_stage(parts) and len(parts) > 2:
         parts = ["optim", "first_phase", *parts[2:]]
     free = any(messages.is_free(_HINTS.get(messages.dotted(parts[:depth]))) for depth in range(2, len(parts)))
@@ -194,7 +215,7 @@ def _parts(key: str) -> list[str]:
 
 
 def _value(name: str, text: str) -> Any:
-    """The value of an override: TOML, else the text itself as a string."""
+    """Returns the value of an override: `text` read as TOML, else as a string. name: the key, for messages."""
     try:
         text.encode()
         parsed = tomllib.loads(f"value = {text}")

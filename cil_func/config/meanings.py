@@ -17,7 +17,7 @@ from cil_func.config.messages import hints_of
 
 @cache
 def of_keys() -> dict[str, str]:
-    """{dotted key: its meaning}, in the order of the schema; a table without a string means what its class says."""
+    """Returns {dotted key: its meaning}, in the schema's order. A table without a string has its class's docstring."""
     texts = dict(_texts(ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))))
     found = {}
     for key, hint in hints_of(schema.Config).items():
@@ -28,13 +28,13 @@ def of_keys() -> dict[str, str]:
 
 
 def _of_table(table: type[BaseModel]) -> str:
-    """The first sentences of a table's docstring: "[run]: where ..." without the name."""
+    """Returns the first paragraph of a table's docstring, "[run]: where ...", without the table's name."""
     text = _joined(table.__doc__.partition("\n\n")[0]).partition(": ")[2]
     return text[0].upper() + text[1:]
 
 
 def _holder(key: str) -> tuple[type, str]:
-    """The class that has a key, and the key's last part."""
+    """Returns (the class of the schema that has a dotted key, the key's last part)."""
     *tables, name = key.split(".")
     holder: Any = schema.Config
     for table in tables:
@@ -43,7 +43,7 @@ def _holder(key: str) -> tuple[type, str]:
 
 
 def _texts(module: ast.Module) -> Iterator[tuple[tuple[str, str], str]]:
-    """((class, key), text) for each string under a key."""
+    """Yields ((class, key), text) for each string that stands under a key in the source of `schema.py`."""
     for node in module.body:
         if isinstance(node, ast.ClassDef):
             for field, below in zip(node.body, node.body[1:], strict=False):

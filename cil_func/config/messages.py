@@ -1,8 +1,7 @@
-"""Configuration mistakes as one line for a person.
+"""Writes configuration mistakes as one line for a person.
 
-Each line names the dotted key, what was given, what is allowed, and the nearest key or value if the
-given one looks like a typo. What is allowed is read off the schema's annotations, so that a new field
-needs no text of its own. Knows how schemas are written (`schema.py`), but none in particular.
+Each line names the dotted key, what was given, what is allowed, and the nearest key or value if the given one looks
+like a typo. What is allowed is read off a schema's annotations (as in `schema.py`).
 """
 
 import difflib
@@ -29,20 +28,24 @@ _NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "a s
 
 @dataclass(frozen=True)
 class Allowed:
-    """Put in `Annotated`: says what a field takes where its type and range don't, and shows a value of it."""
+    """A note in a field's `Annotated`, for types and ranges that don't say well which values the field takes.
+
+    text: the allowed values in words, for messages and the README; said instead of the type and the range.
+    example: one such value that is not the default, see `explain.example`; None: none is given.
+    """
 
     text: str
     example: Any = field(default=None, hash=False)
 
 
 def first_of(mistakes: Sequence[str]) -> ConfigError:
-    """The first of one or more mistakes, and how many more there are."""
+    """Returns an error with the first of one or more mistakes, and how many more there are."""
     more = len(mistakes) - 1
     return ConfigError(mistakes[0] + (f"; and {more} more mistake{'s' if more > 1 else ''}" if more else ""))
 
 
 def shown(value: object, *, length: int = _SHOWN_LENGTH) -> str:
-    """A value as TOML would write it, cut to `length` characters."""
+    """Returns a value as TOML would write it, cut to `length` characters."""
     if isinstance(value, str | bool):
         text = json.dumps(value, ensure_ascii=False)
     elif isinstance(value, list | tuple):
@@ -57,19 +60,19 @@ def shown(value: object, *, length: int = _SHOWN_LENGTH) -> str:
 
 
 def dotted(parts: Iterable[str]) -> str:
-    """`optim.epochs` from its parts; a part that is no bare TOML key comes in quotes, and shortened."""
+    """Returns a key like "optim.epochs" from its parts; a part that is no bare TOML key is quoted and shortened."""
     return ".".join(part if re.fullmatch(r"[\w-]{1,40}", part, re.ASCII) else shown(part) for part in parts)
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that `word` is most likely a slip of, or None."""
+    """Returns the one of `words` that `word` is most likely a slip of; None if none is near."""
     by_lower = {each.lower(): each for each in words}
     word = _SYNONYMS.get(word.lower(), word.lower())[:_SHOWN_LENGTH]
     return by_lower.get(next(iter(difflib.get_close_matches(word, by_lower, n=1, cutoff=0.5)), ""))
 
 
 def hints_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """{dotted key: its annotation} of a schema; a table is there under its own key, before its keys."""
+    """Returns {dotted key: its annotation} of a schema; a table has an entry of its own, before its keys."""
     hints = {}
     for name, hint in typing.get_type_hints(model, include_extras=True).items():
         if name in model.model_fields:
@@ -79,7 +82,7 @@ def hints_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 
 def unknown_key(parts: Sequence[str], hints: Mapping[str, Any]) -> str:
-    """The message for a key that the schema lacks: what it may have meant, else what there is beside it."""
+    """Returns the message for a key that isn't in `hints`: the key that was probably meant, else the keys beside it."""
     *table, name = parts
     prefix = ".".join(table)
     beside = {key.rpartition(".")[2]: key for key in hints if key.rpartition(".")[0] == prefix}
@@ -97,7 +100,10 @@ def unknown_key(parts: Sequence[str], hints: Mapping[str, Any]) -> str:
 
 
 def mistakes_in(raw: Mapping[str, Any], failure: ValidationError, hints: Mapping[str, Any]) -> list[str]:
-    """One message for each key that pydantic refused in `raw`, in the order of its errors."""
+    """Returns one message for each key that pydantic refused in the tables `raw`, in the order of its errors.
+
+    failure: pydantic's. hints: {dotted key: its annotation} of all keys that `raw` may have.
+    """
     messages: dict[str, str] = {}
     for item in failure.errors(include_url=False, include_context=False):
         parts = _key_of(item["loc"], hints)
@@ -114,7 +120,7 @@ def mistakes_in(raw: Mapping[str, Any], failure: ValidationError, hints: Mapping
 
 
 def allowed(hint: Any) -> str:
-    """What an annotation takes, in words: "an integer >= 2", "true or false", 'one of "a", "b"'."""
+    """Returns what an annotation takes, in words: "an integer >= 2", "true or false", 'one of "a", "b"'."""
     if _is_table(hint):
         return "a table of keys"
     if is_free(hint):
@@ -133,7 +139,7 @@ def allowed(hint: Any) -> str:
 
 
 def is_plain(hint: Any) -> bool:
-    """Whether `allowed` says all that an annotation asks for."""
+    """Returns whether `allowed` says all that an annotation asks for."""
     if typing.get_origin(hint) is Annotated:
         base, *notes = typing.get_args(hint)
         return is_plain(base) and all(isinstance(note, Allowed | Interval) for note in notes)
@@ -148,14 +154,15 @@ def _refused(key: str, given: Any, hint: Any) -> str:
 
 
 def _refused_option(parts: Sequence[str], given: Any) -> str:
-    """The message for one option of a free table: its name can't be one, or its value."""
+    """Returns the message for one option of a free table whose name or value isn't allowed."""
     text = "a string, true or false, an integer of 64 bits, a finite number, or a list or table of these"
     text = text if parts[-1].isidentifier() else "an option's name has letters, digits and _ alone"
     return f"{dotted(parts)}: {shown(given)} is not allowed; {text}"
 
 
 def _suggestion(given: Any, hint: Any) -> str | None:
-    """The nearest of the choices; or the value with quotes put on or taken off, where that is allowed."""
+    """Returns the nearest of the choices, or the value with quotes put on or taken off if that fits; None if neither.
+    """
     if isinstance(given, str):
         words = {str(choice).lower(): shown(choice) for choice in choices(hint)}
         close = None if ":" in given else nearest(given, words)  # with a colon it is a function of the user's own
@@ -166,7 +173,7 @@ def _suggestion(given: Any, hint: Any) -> str | None:
 
 
 def choices(hint: Any) -> tuple:
-    """Every value that an annotation names."""
+    """Returns every value that an annotation names: true and false of a bool, the values of a Literal; () if none."""
     if hint is bool:
         return (True, False)
     if typing.get_origin(hint) is Literal:
@@ -177,7 +184,7 @@ def choices(hint: Any) -> tuple:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is one that an annotation takes."""
+    """Returns whether a value is one that an annotation takes."""
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError:
@@ -186,7 +193,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _numbers(text: str) -> list[int | float]:
-    """What number a string may have meant: Python's `.1`, a decimal in quotes."""
+    """Returns [the number that a string may have meant], such as Python's `.1` or a decimal in quotes; [] if none."""
     try:
         number = float(text)
     except ValueError:
@@ -203,7 +210,7 @@ def _range(interval: Interval) -> str:
 
 
 def _key_of(location: Sequence[int | str], hints: Mapping[str, Any]) -> list[str]:
-    """The key inside a pydantic location, which goes on into list items and members of a union."""
+    """Returns the parts of the key in a pydantic location, which goes on into list items and members of a union."""
     parts: list[str] = []
     for part in location:
         if dotted([*parts, str(part)]) not in hints:
@@ -223,7 +230,7 @@ def _as_written(key: str, hints: Mapping[str, Any]) -> str:
 
 
 def _members(hint: Any) -> tuple:
-    """The members of a union without None (which TOML cannot write), or what `Annotated` annotates."""
+    """Returns the members of a union without None (which TOML cannot write), or what `Annotated` annotates."""
     members = typing.get_args(hint) if _is_union(hint) else typing.get_args(hint)[:1]
     return tuple(member for member in members if member is not type(None))
 
@@ -233,10 +240,10 @@ def _is_union(hint: Any) -> bool:
 
 
 def _is_table(hint: Any) -> bool:
-    """Whether an annotation is a table of known keys."""
+    """Returns whether an annotation is a table of known keys."""
     return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
 def is_free(hint: Any) -> bool:
-    """Whether an annotation is that of a table of free keys, if need be in a union with None."""
+    """Returns whether an annotation is that of a table of free keys, maybe in a union with None."""
     return FreeTable in (_members(hint) if _is_union(hint) else (hint,))

@@ -1,4 +1,4 @@
-"""A user's own functions by name: "package.module:function" or "path/file.py:function".
+"""Finds a user's own functions by name: "package.module:function" or "path/file.py:function".
 
 The keys method.name, model.backbone, data.name and optim.name take such a name in place of a built-in one. `bind` finds
 the function, checks the keys of the options table ([method.options], [model.options], ...) against its annotations, and
@@ -39,14 +39,14 @@ _LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_SYSTEM, Path(__file__).p
 
 
 def is_own(name: str) -> bool:
-    """Whether a name stands for a user's own function; "timm:NAME" doesn't."""
+    """Returns whether a name stands for a user's own function, that is, has a colon; "timm:NAME" doesn't."""
     return ":" in name and not name.startswith("timm:")
 
 
 def located(name: str, folders: Iterable[str | os.PathLike]) -> str:
-    """Returns the name with an absolute path, if it names a file that one of the folders holds; else as it is.
+    """Returns the name with an absolute path if it names a file that is in one of the folders; else as it is.
 
-    folders: in the order in which they are searched.
+    name: of a function, own or built-in. folders: searched in this order.
     """
     found = _PARTS.fullmatch(name) if is_own(name) else None
     if not found or not found["place"].endswith(".py"):
@@ -69,11 +69,14 @@ def bind(
     """Finds the function that a name stands for and checks its options. Runs a file's code, doesn't call the function.
 
     name: the value of `key`, a name of `built_in` or a user's own. given_options: the options table beside it.
-    key: "method.name", "optim.bias.name"; for messages. given: names of the values that the caller passes itself; the
-    function is given those that it has a parameter for, and none of them is an option.
+    key: the dotted key that has the name, like "method.name" or "optim.bias.name"; for messages.
+    built_in: {name: function}.
+    given: names of the values that the caller passes itself; the function is given those that it has a parameter for,
+    and none of them is an option.
 
-    Returns a function that takes the values of `given` as keywords and returns what the named function returns. It
-    raises OwnCodeError for whatever a user's own function raises, except for this package's errors.
+    Returns a function that takes the values of `given` as keywords, adds the options, and returns what the named
+    function returns. It raises OwnCodeError for whatever a user's own function raises, except for this package's
+    errors.
     Raises ConfigError if the function can't be found, or for options that it doesn't take; OwnCodeError, which is a
     ConfigError, if its module can't be imported.
     """
@@ -96,7 +99,7 @@ def bind(
 
 
 def find(name: str, *, key: str) -> Callable[..., Any]:
-    """Imports the function that a user's own name stands for. The file's code is run.
+    """Imports the function that a user's own name stands for, and returns it. The file's code is run.
 
     key: as for `bind`.
     Raises ConfigError, one line: the name is malformed, the module can't be imported or doesn't hold such a function.
@@ -118,7 +121,11 @@ def find(name: str, *, key: str) -> Callable[..., Any]:
 
 
 def _file(place: str, key: str) -> types.ModuleType:
-    """Runs a Python file as a module, once a process; its folder can then be imported from."""
+    """Runs a Python file as a module, once in each process, and returns the module.
+
+    place: the file's path; modules in its folder can be imported from then on. key: for messages.
+    Raises ConfigError if there is no such file, OwnCodeError if its code fails.
+    """
     path = os.path.abspath(os.path.expanduser(place))
     if not os.path.isfile(path):
         raise ConfigError(f"{key}: no file {place}; looked for in {os.getcwd()} and beside the configuration")
@@ -138,7 +145,10 @@ def _file(place: str, key: str) -> types.ModuleType:
 
 
 def _module(place: str, key: str) -> types.ModuleType:
-    """Imports a module by its dotted name."""
+    """Imports a module by its dotted name and returns it. key: for messages.
+
+    Raises ConfigError if there is no such module, OwnCodeError if its code fails.
+    """
     _can_import_from(os.getcwd())
     try:
         return importlib.import_module(place)
@@ -153,13 +163,16 @@ def _module(place: str, key: str) -> types.ModuleType:
 
 
 def _can_import_from(folder: str) -> None:
-    """Lets modules of a folder be imported, after all others. A launcher's sys.path holds train.py's folder alone."""
+    """Adds a folder to the end of sys.path, if it isn't there: a launcher puts train.py's folder alone there."""
     if folder not in (os.path.abspath(each) for each in sys.path):
         sys.path.append(folder)
 
 
 def _in_a_line(error: BaseException, place: str) -> str:
-    """Where the user's code failed and how: "line 3: KeyError: 'x'", with the file's name if it isn't `place`."""
+    """Returns where the user's code failed and how: "line 3: KeyError: 'x'".
+
+    place: the name or path that the message names already; another file's name is added before the line.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         file, line, text = error.filename, error.lineno, error.msg
     else:
@@ -171,7 +184,7 @@ def _in_a_line(error: BaseException, place: str) -> str:
 
 
 def _own_line(error: BaseException) -> tuple[str, int]:
-    """(file, line) of the last line that belongs to no library and not to this package; ("", 0) if there is none."""
+    """Returns (file, line) of the innermost call outside libraries and this package; ("", 0) if there is none."""
     found, trace = ("", 0), error.__traceback__
     while trace:
         file = trace.tb_frame.f_code.co_filename

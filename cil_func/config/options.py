@@ -1,4 +1,4 @@
-"""Options of a function: the keys of a table like [method.options], checked against the function's own signature."""
+"""Checks the options of a function, the keys of a table like [method.options], against the function's own signature."""
 
 import inspect
 import json
@@ -15,9 +15,10 @@ from cil_func.config.messages import shown
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
-    """The parameters of a function, a class or another callable, by name; those without a name (*args) aren't there.
+    """Returns {name: parameter} of a function, a class or another callable; *args and **keywords are left out.
 
-    String annotations are evaluated; where one can't be, its parameter has none.
+    String annotations are evaluated; a parameter whose annotation can't be evaluated is returned without one. {} for a
+    function written in C that has no signature.
     """
     try:
         found = inspect.signature(function).parameters
@@ -70,7 +71,7 @@ def _signature(function: Callable) -> list[inspect.Parameter]:
 
 
 def _evaluated(parameter: inspect.Parameter, function: Callable) -> inspect.Parameter:
-    """The parameter with an annotation without strings, or without one."""
+    """Returns the parameter with its string annotations evaluated, or without annotation if that fails."""
     holder = function.__init__ if inspect.isclass(function) else inspect.unwrap(getattr(function, "func", function))
     holder = holder if inspect.isroutine(holder) else type(holder).__call__
     noted = SimpleNamespace(__annotations__={"it": parameter.annotation})
@@ -82,7 +83,7 @@ def _evaluated(parameter: inspect.Parameter, function: Callable) -> inspect.Para
 
 
 def _hint(parameter: inspect.Parameter) -> Any:
-    """The annotation, or what the default says in its place."""
+    """Returns the type that a parameter takes: its annotation, or what its default says; Any if neither says it."""
     if parameter.annotation is not parameter.empty:
         return parameter.annotation
     default = parameter.default
@@ -94,9 +95,9 @@ def _hint(parameter: inspect.Parameter) -> Any:
 
 
 def _checked(value: Any, hint: Any) -> Any:
-    """The value as the annotation has it; raises pydantic's ValidationError.
+    """Returns the value in the annotation's type. Raises pydantic's ValidationError if it doesn't fit.
 
-    By JSON, whose strict rules are TOML's: no number from a string, but a tuple from a list.
+    pydantic reads it as JSON, whose strict rules are TOML's: no number from a string, but a tuple from a list.
     """
     try:
         adapter = TypeAdapter(hint)
@@ -106,7 +107,10 @@ def _checked(value: Any, hint: Any) -> Any:
 
 
 def _fits(hint: Any, failure: ValidationError) -> str:
-    """What a parameter takes: by its annotation, or in pydantic's words where the annotation has rules of its own."""
+    """Returns what a parameter takes, in words: read off its annotation, or pydantic's if that has rules of its own.
+
+    failure: pydantic's, about the value that was given.
+    """
     if messages.is_plain(hint):
         return messages.allowed(hint)
     first = failure.errors(include_url=False, include_context=False)[0]
@@ -118,7 +122,11 @@ def _fits(hint: Any, failure: ValidationError) -> str:
 
 
 def _meant(option: str, known: Mapping[str, Any], given: Collection[str], key: str, name: str) -> str:
-    """What a person who wrote an unknown option may have meant."""
+    """Returns what a person who wrote an unknown option may have meant, in words for the message.
+
+    known: the function's options. given: parameters that the caller fills. key: of the table of options; name: of the
+    function.
+    """
     if option in given:
         return f"{key.removesuffix('options')}{option} sets it"
     close = messages.nearest(option, known)

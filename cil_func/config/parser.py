@@ -7,7 +7,10 @@ from cil_func.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ConfigError, one line, for wrong flags, where argparse would print the whole usage and end the process."""
+    """An ArgumentParser that raises ConfigError, of one line, for wrong flags.
+
+    argparse's own prints the whole usage and ends the process.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; --help lists the flags")

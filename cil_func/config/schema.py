@@ -208,7 +208,7 @@ class Optim(PhaseOptim):
 
     @property
     def stages(self) -> dict[str, PartOfOptim]:
-        """The tables [optim.STAGE] by the stage's name."""
+        """{name of a stage: its table [optim.STAGE]}, of those that the configuration has."""
         return dict(self.model_extra or {})
 
 
@@ -232,16 +232,16 @@ class Config(Table):
     checkpoint: Checkpoint = Checkpoint()
 
     def optim_of_phase(self, phase: int) -> PhaseOptim:
-        """[optim] as phase `phase` (0, 1, ...) has it: phase 0 with [optim.first_phase] merged in."""
+        """Returns [optim] as it holds for a phase (0, 1, ...): for phase 0 with [optim.first_phase] merged in."""
         return self.optim_of_stage(phase, "")
 
     def optim_of_stage(self, phase: int, stage: str, defaults: Mapping[str, Any] | None = None) -> PhaseOptim:
-        """[optim] as a stage of a phase has it.
+        """Returns [optim] as it holds for a stage of phase `phase` (0, 1, ...).
 
-        stage: the name of a method's stage; "": the training that each phase begins with. defaults: the stage's own
-        defaults of [optim]'s keys. A key comes from the first of these that has it: [optim.STAGE]; defaults;
-        [optim.first_phase], for phase 0 and stage ""; [optim]. Where one of them names another optimiser and gives no
-        options, the options are empty.
+        stage: the name of a method's stage; "": the training that each phase begins with. defaults: {key of [optim]:
+        the stage's own default}; None: it has none. A key comes from the first of these that has it: [optim.STAGE];
+        defaults; [optim.first_phase], for phase 0 and stage ""; [optim]. Where one of them names another optimiser and
+        gives no options, the options are empty.
         Raises ConfigError if what a stage has doesn't fit together.
         """
         own = self.optim.stages.get(stage, PartOfOptim())
@@ -263,5 +263,5 @@ class Config(Table):
 
 
 def _set_keys(part: PartOfOptim) -> dict[str, Any]:
-    """The keys that a part of [optim] has."""
+    """Returns {key: value} of the keys that are set in [optim.first_phase] or [optim.STAGE]."""
     return {key: value for key in PhaseOptim.model_fields if (value := getattr(part, key)) is not None}

@@ -13,9 +13,10 @@ _HINTS = messages.hints_of(Config)
 
 
 def is_stage(parts: Sequence[str]) -> bool:
-    """Whether the parts of a dotted key begin with the name of a stage's table: ["optim", "bias", "epochs"].
+    """Returns whether the parts of a dotted key begin with the name of a stage's table: ["optim", "bias", "epochs"].
 
-    A name that looks like a slip of a key of [optim] is none: [optim.first_phas] isn't what it seems.
+    Any lowercase name counts, known to a method or not, except one that looks like a slip of a key of [optim]:
+    [optim.first_phas].
     """
     if len(parts) < 2 or parts[0] != "optim" or not re.fullmatch("[a-z][a-z0-9_]*", parts[1]):
         return False
@@ -23,7 +24,10 @@ def is_stage(parts: Sequence[str]) -> bool:
 
 
 def hints(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """{dotted key: its annotation} for the stages' tables of a configuration, as `messages.hints_of` has the others."""
+    """Returns {dotted key: its annotation} for the stages' tables in a configuration and all keys that they may have.
+
+    tables: {table: {key: value}}, not checked yet. `messages.hints_of` returns the same for the keys of the schema.
+    """
     optim = tables.get("optim")
     found: dict[str, Any] = {}
     for name in optim if isinstance(optim, Mapping) else ():
@@ -34,7 +38,10 @@ def hints(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_unknown(tables: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """Returns the tables without what is neither a key of [optim] nor a stage's table, and a message for each."""
+    """Returns (the tables, messages): what is neither a key of [optim] nor a stage's table is left out of [optim].
+
+    tables: {table: {key: value}}, not checked yet. messages: one for each key that is left out.
+    """
     optim = tables.get("optim")
     if not isinstance(optim, Mapping):
         return tables, []

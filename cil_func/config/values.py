@@ -1,4 +1,4 @@
-"""What values keys take: types with a range, a pattern or a rule, each with the words and the example for a person."""
+"""Defines the types of the keys' values: with a range, a pattern or a rule, and the words and example for a person."""
 
 import re
 from typing import Annotated, Literal
@@ -44,7 +44,10 @@ _RAND_SECTION = re.compile(
 
 
 def _rand_augment(policy: str) -> str:
-    """Refuses what timm would refuse, or skip without a word ("mstdinf"), after minutes of loading data."""
+    """Returns a valid policy unchanged. Raises ValueError for what timm would refuse, or skip without a word.
+
+    timm does so only after minutes of loading data. It skips "mstdinf", for example. "" is valid.
+    """
     variant, *sections = policy.split("-")
     found = [_RAND_SECTION.fullmatch(section) for section in sections]
     named = {match[1] or match[2] for match in found if match}

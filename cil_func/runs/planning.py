@@ -17,8 +17,7 @@ from cil_func.training.recipe import Recipe
 
 
 def run_start(setup: Setup) -> dict:
-    """Returns the "run_start" event: the method, data, backbone, device, and each phase's classes, epochs and images.
-    """
+    """Returns the "run_start" event: the method, data, backbone, device; each phase's classes, epochs and images."""
     experiment = setup.experiment
     phases = experiment.scenario.phases
     return {

@@ -125,8 +125,7 @@ def _nothing(*_: object, **__: object) -> dict:
 
 
 def _drawn(made: Experiment, phase: Phase) -> Model | None:
-    """Returns a model with random weights for the classes before `phase`, in place of a learned one; None in phase 0.
-    """
+    """Returns a model with random weights for the classes before `phase`, instead of a learned one; None in phase 0."""
     num_old = sum(made.sizes(phase)[:-1])
     if num_old == 0:
         return None

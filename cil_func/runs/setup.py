@@ -54,7 +54,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     """Resolves device and precision, loads the data, cuts it into phases and makes the network. Returns the run.
 
     processes: those that share the run, all of which call this; by default this process is alone.
-    Also sets torch's number of threads and precision of float32 for the whole process, and on a GPU, that cuDNN takes
+    Also sets torch's number of threads and its precision of float32 for the whole process. On a GPU it makes cuDNN take
     deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
     """

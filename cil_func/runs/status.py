@@ -36,8 +36,7 @@ class Status:
         self._ended, self._thread = threading.Event(), None
 
     def running(self) -> None:
-        """Writes that the run goes on. Starts a thread that writes the file again every `renew_seconds`, until the end.
-        """
+        """Writes that the run goes on. Until the end, a thread writes the file again every `renew_seconds`."""
         self._write("running", None, "")
         self._thread = threading.Thread(target=self._renew, name="status", daemon=True)
         self._thread.start()
