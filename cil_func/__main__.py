@@ -9,10 +9,10 @@ from cil_func.runs.command_line import leave
 
 
 class Command(NamedTuple):
-    """What a command is.
+    """A command of the package.
 
-    target: "module:function", imported when the command is used. The function takes the arguments, a list, and returns
-    the exit status. does: one line for a person.
+    target: "module:function", imported when the command is used. The function takes the arguments, a list of strings,
+    and returns the exit status. does: one line for a person.
     """
 
     target: str
@@ -29,7 +29,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status; 2, and one line on stderr, if there is no such command.
 
-    arguments: the command and its own arguments; None: those of this process.
+    arguments: the command and its own arguments; None: those of this process. Without any, or with --help, it lists the
+    commands and returns 0.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def listed() -> str:
-    """The commands, one a line."""
+    """Returns the text that lists the commands, one a line."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items()]
     return "\n".join(["python -m cil_func COMMAND ...", "", *lines, "", "COMMAND --help lists what a command takes."])

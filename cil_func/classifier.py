@@ -25,8 +25,9 @@ Params = dict[str, torch.Tensor]
 def init(key: int, feature_dim: int, num_classes: int) -> Params:
     """Draws a new classifier like `torch.nn.Linear(feature_dim, num_classes)`: from U(-1/sqrt(D), 1/sqrt(D)).
 
-    key: of the draws, see `rng`. Returns {"weight": (K, D), "bias": (K,)}, always float32 and on the CPU, so that a key
-    gives the same numbers on every machine. `tree.cast` moves them to another device.
+    key: an int, the seed of the draws, see `rng`. feature_dim: D. num_classes: K.
+    Returns {"weight": (K, D), "bias": (K,)}, always float32 and on the CPU, so that a key gives the same numbers on
+    every machine. `tree.cast` moves them to another device.
     Raises ValueError for feature_dim or num_classes below 1.
     Source: torch.nn.Linear.reset_parameters, kaiming_uniform_ with a = sqrt(5), whose bound is 1/sqrt(D).
     """
@@ -42,8 +43,9 @@ def init(key: int, feature_dim: int, num_classes: int) -> Params:
 
 
 def apply(params: Params, features: torch.Tensor) -> torch.Tensor:
-    """Returns the logits of a batch: features @ weight.T + bias, (B, D) -> (B, K).
+    """Returns the logits of a batch, (B, K): features @ weight.T + bias.
 
+    params: {"weight": (K, D), "bias": (K,)}. features: (B, D), floating point.
     Works under torch.func.grad, torch.func.vmap and torch.compile(fullgraph=True).
     Raises ValueError if features are not 2-D, not as wide as the weight or not floating point.
     """
@@ -62,10 +64,11 @@ def apply(params: Params, features: torch.Tensor) -> torch.Tensor:
 
 
 def expand(params: Params, key: int, num_new: int) -> Params:
-    """Adds rows for the classes of a new phase.
+    """Returns the classifier with rows added for the num_new classes of a new phase.
 
-    params: {"weight": (K, D), "bias": (K,)}; key: another one in each phase, else all phases draw the same rows.
-    Returns a new tree with K + num_new rows, of the same dtype and on the same device, that shares no memory with
+    params: {"weight": (K, D), "bias": (K,)}. key: an int seed, another one in each phase, else all phases draw the same
+    rows.
+    The result is a new tree with K + num_new rows, of the same dtype and on the same device, that shares no memory with
     params. Rows 0..K-1 and their biases are bit-identical. The last num_new rows are those of `init(key, D, num_new)`,
     which are what torch.nn.Linear(D, num_new) would start from.
     Raises ValueError for num_new below 1.
@@ -88,13 +91,13 @@ def norms(params: Params) -> torch.Tensor:
 
 
 def align(params: Params, num_new: int) -> tuple[Params, torch.Tensor]:
-    """Scales the newest rows so that old and new have the same mean norm.
+    """Scales the newest rows so that old and new rows have the same mean norm. Returns (params, gamma).
 
         gamma = mean(norms of old rows) / mean(norms of new rows);    new rows <- gamma * new rows
 
     params: {"weight": (K, D), "bias": (K,)}, without rows of unseen classes: cut a classifier of full width with `head`
-    first. num_new: the number of rows of the newest phase, 0 < num_new < K.
-    Returns (params, gamma): a new tree, in which old rows and all biases are bit-identical, and a 0-d tensor, which is
+    first. num_new: the number of rows of the newest phase, which are the last ones, 0 < num_new < K.
+    The result: a new tree, in which old rows and all biases are bit-identical, and a 0-d tensor, which is
     usually below 1. If all new rows are zero, gamma is 1. If all old rows are zero, gamma is 0, as the formula says.
     Works under torch.func.grad, vmap and compile. Raises ValueError if num_new leaves no old or no new row.
     Source: Zhao et al. 2020 (arXiv:1911.07053), weight aligning, section 4.
@@ -120,9 +123,10 @@ def align(params: Params, num_new: int) -> tuple[Params, torch.Tensor]:
 def pad(params: Params, num_classes: int) -> Params:
     """Returns a new classifier of num_classes rows: the given K rows, bit-identical, then zero rows and zero biases.
 
+    params: {"weight": (K, D), "bias": (K,)}. num_classes: of the whole run.
     A compiled step needs shapes that don't change. So training uses a classifier with a row for every class of the
-    whole run, and a mask of the classes seen (`losses.cross_entropy(..., mask=...)`). Raises ValueError if num_classes
-    < K.
+    whole run, and a mask of the classes seen (`losses.cross_entropy(..., mask=...)`).
+    Raises ValueError if num_classes < K.
     """
     known, _ = _shape("pad", params)
     if num_classes < known:

@@ -12,9 +12,9 @@ def printable(text: str) -> str:
 
 
 class CilError(Exception):
-    """A failure with a message for a person, one printable line whatever is put into it.
+    """A failure with a message for a person, made one printable line whatever it contains.
 
-    exit_status: that of the command.
+    exit_status: that of the command, an attribute of the class.
     """
 
     exit_status = 1
@@ -32,14 +32,15 @@ class ConfigError(CilError):
 class OwnCodeError(ConfigError):
     """A user's own function, named in the configuration, that can't be imported or fails.
 
-    __cause__ is what it raised; a run writes its traceback into traceback.txt.
+    __cause__ is the exception that it raised; a run writes its traceback into traceback.txt.
     """
 
 
 class DataError(CilError):
     """A mistake that only the data show: a missing folder, a broken image, increments or an order that don't fit.
 
-    mistakes: one text each; several are numbered in one line.
+    mistakes: one text each, at least one. The message is the text of a single one, or the first four, numbered, and how
+    many more there are. The attribute `mistakes` has all.
     """
 
     exit_status = 3
@@ -52,21 +53,27 @@ class DataError(CilError):
 
 
 class Mistakes:
-    """Collects mistakes of the data, so that a person gets them all at once."""
+    """Collects mistakes of the data, so that a person gets them all at once.
+
+    lines: those to begin with, one text each; also an attribute, a list to which mistakes may be added.
+    """
 
     def __init__(self, lines: Iterable[str] = ()):
         self.lines = list(lines)
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Context manager: adds the mistakes of a DataError that the block raises, and goes on behind the block."""
+        """Returns a context manager that adds the mistakes of a DataError raised in its block to `lines`.
+
+        Execution goes on behind the block. Other exceptions pass.
+        """
         try:
             yield
         except DataError as error:
             self.lines += error.mistakes
 
     def refuse(self) -> None:
-        """Raises DataError if there is a mistake."""
+        """Raises DataError with all lines if there is any, else does nothing."""
         if self.lines:
             raise DataError(*self.lines)
 
@@ -82,9 +89,9 @@ class PeerError(CilError):
 
 
 class StoppedError(BaseException):
-    """A signal stopped the run; exit_status is 130 or 143.
+    """A signal stopped the run; exit_status is 130 (SIGINT) or 143 (SIGTERM).
 
-    Like KeyboardInterrupt no Exception: it may be raised anywhere, and must not be taken for a broken image.
+    Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and must not be taken for a broken image.
     """
 
     def __init__(self, exit_status: int, message: str):

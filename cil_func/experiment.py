@@ -37,12 +37,13 @@ def run(
     progress: Progress | None = None,
     hook: SaveHook | None = None,
 ) -> tuple[Progress, dict]:
-    """Learns all phases; returns where that ends, with the finished model, and what was measured.
+    """Learns all phases. Returns (progress, results): where that ends, with the finished model, and what was measured.
 
-    emit takes every event as it happens, save the results so far at the end of each phase. progress: where an earlier
-    run of the same configuration stood; None: at the start. hook: called at each border, see `progress.SaveHook`, and
-    may stop the run by an exception; None: nothing is saved.
-    Raises NonFiniteError if the loss or the features are not finite.
+    emit(event) takes every event as it happens. save(results) takes the results so far, at the end of each phase.
+    Results are what `results_of` returns.
+    progress: where an earlier run of the same configuration stood; None: starts with phase 0.
+    hook: called at each border, see `progress.SaveHook`, and may stop the run by an exception; None: nothing is saved.
+    Raises NonFiniteError if the loss or the features are not finite, CilError if the processes disagree.
     """
     progress, hook = progress or Progress(), hook or SaveHook()
     method, network = experiment.method, experiment.network
@@ -80,7 +81,11 @@ def run(
 
 
 def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int) -> Model:
-    """Returns the model that a phase starts from: the learned one with rows for the new classes, or a new one."""
+    """Returns the model that a phase starts from: the learned one with rows for the new classes, or a new one.
+
+    learned: the last phase's finished model; None in phase 0. key: the phase's seed. A new one is drawn in phase 0, and
+    in each phase of a method with `restart`.
+    """
     network, method = experiment.network, experiment.method
     if learned is None or method.restart:
         drawn = network.init(rng.fold_in(key, "init"), sum(experiment.sizes(phase)))
@@ -96,7 +101,11 @@ def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int
 
 
 def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tree.Tree:
-    """Returns what the method remembers after a phase: its importances, say, measured on the phase's images."""
+    """Returns what the method remembers after a phase: its importances, say, measured on the phase's images.
+
+    learned: the phase's finished model. extra: what it remembered before, returned as it is by a method without
+    `Method.extra`. key: the phase's seed.
+    """
     method, network = experiment.method, experiment.network
     if method.extra is None:
         return extra
@@ -117,7 +126,10 @@ def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.T
 
 
 def select(experiment: Experiment, phase: Phase, learned: Model, exemplars: Memory, key: int) -> Memory:
-    """Returns the memory after a phase: old classes keep their first exemplars, each new class gets its own."""
+    """Returns the memory after a phase: old classes keep their first exemplars, each new class gets its own.
+
+    learned: the phase's finished model, whose features decide. exemplars: of the old classes. key: the phase's seed.
+    """
     budget, seen = experiment.budget, sum(experiment.sizes(phase))
     quota = memory.quota(seen, size=budget.size, fixed_per_class=budget.fixed_per_class)
     return memory.update(exemplars, choose(experiment, phase, learned, quota, key), quota)
@@ -132,8 +144,9 @@ def evaluate(
     before: Model | None = None,
     by: Literal["logits", "nme"] | None = None,
 ) -> dict:
-    """Returns `evaluation.phase_row` on the test images of all classes seen.
+    """Returns `evaluation.phase_row` of a model on the test images of all classes seen.
 
+    learned: the model. exemplars: from which class means are taken; {}: there are none.
     before: the model before aligning; None where nothing was aligned. by: how it predicts; None: as the method does.
     """
     tested = torch.cat([earlier.test_rows for earlier in experiment.scenario.phases[: phase.index + 1]])
@@ -155,7 +168,10 @@ def evaluate(
 
 
 def class_means(experiment: Experiment, phase: Phase, learned: Model, exemplars: Memory) -> torch.Tensor | None:
-    """Returns the means (K, D) of the exemplars of each class seen, on the CPU; None without exemplars."""
+    """Returns the means (K, D) of the exemplars of each class seen, on the CPU; None without exemplars.
+
+    See `metrics.class_means`. learned: the model whose features, of un-augmented images, are averaged.
+    """
     kept = memory.rows(exemplars)
     if not len(kept):
         return None
@@ -168,7 +184,7 @@ def class_means(experiment: Experiment, phase: Phase, learned: Model, exemplars:
 
 
 def results_of(progress: Progress) -> dict:
-    """Returns the measured part of results.json."""
+    """Returns the measured part of results.json: {"phases": the phases' rows} and the keys of `evaluation.summary`."""
     return {"phases": list(progress.rows), **evaluation.summary(list(progress.rows))}
 
 
@@ -185,6 +201,9 @@ def _agree(experiment: Experiment, phase: Phase, learned: Model, progress: Progr
 
 
 def _norms(trained: tree.Tree, finished: tree.Tree) -> dict[str, list[float]]:
-    """The norm of each class's row before and after aligning."""
+    """Returns {"before_align", "after_align"}: the norm of each class's row of the classifier, K numbers each.
+
+    trained, finished: the params before and after aligning.
+    """
     before, after = (params["classifier"]["weight"].flatten(1).norm(dim=1).tolist() for params in (trained, finished))
     return {"before_align": before, "after_align": after}

@@ -80,6 +80,9 @@ def finite_rows(function: str, features: torch.Tensor) -> np.ndarray:
 
 
 def _scale(rows: np.ndarray, largest: np.ndarray) -> np.ndarray:
-    """Returns rows divided by a power of two that is about `largest`, which rounds nothing."""
+    """Returns rows divided by a power of two that is about `largest`, which rounds nothing.
+
+    rows: (N, D). largest: a number for all rows, or (N, 1), one for each; 0 leaves rows as they are.
+    """
     _, exponent = np.frexp(largest)
     return np.ldexp(rows, -exponent)

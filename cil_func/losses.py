@@ -32,14 +32,16 @@ def cross_entropy(
 
         q_c = (1 - label_smoothing) [c = target] + label_smoothing / (number of classes that take part)
 
-    logits: (B, C); targets: (B,) integers in [0, C); other values are an index error, or undefined in a compiled step.
-    mask: (C,) bool, None for all classes; rows: (B,) bool, None for all images. With both, value and gradients are
-    those of `logits[rows][:, mask]`, and the gradients of all other logits are exactly 0, whatever their values.
-    Targets of rows that don't take part must be in [0, C) too. label_smoothing: a number, or a 0-d tensor, whose range
-    is not checked, for torch.func. Returns a 0-d tensor in nats. Works under torch.func.grad, vmap and
-    torch.compile(fullgraph=True). Raises ValueError for shapes that don't fit, targets that are not integers, an empty
-    batch, a label_smoothing that is a number outside [0, 1) or a tensor that is not 0-d. Source: Szegedy et al. 2016
-    (arXiv:1512.00567), section 7; equals torch.nn.functional.cross_entropy.
+    logits: (B, C). targets: (B,) integers in [0, C); other values are an index error, or undefined in a compiled step.
+    Targets of rows that don't take part must be in [0, C) too.
+    mask: (C,) bool, the classes that take part; None: all. rows: (B,) bool, the images that take part; None: all. With
+    both, value and gradients are those of `logits[rows][:, mask]`, and the gradients of all other logits are exactly 0,
+    whatever their values.
+    label_smoothing: a number, or a 0-d tensor, whose range is not checked, for torch.func.
+    Returns a 0-d tensor in nats. Works under torch.func.grad, vmap and torch.compile(fullgraph=True).
+    Raises ValueError for shapes that don't fit, targets that are not integers, an empty batch, a label_smoothing that
+    is a number outside [0, 1) or a tensor that is not 0-d.
+    Source: Szegedy et al. 2016 (arXiv:1512.00567), section 7; equals torch.nn.functional.cross_entropy.
     """
     _check("cross_entropy", "logits", logits, mask)
     _check_targets("cross_entropy", logits, targets)
@@ -70,17 +72,18 @@ def distillation(
 
         mean over the batch of  -sum_c softmax(teacher / T)_c log softmax(student / T)_c
 
-    student_logits, teacher_logits: (B, C), of the *old* classes only: cut to them, or use the mask. temperature: T, a
-    number, or a 0-d tensor, whose range is not checked, for torch.func. T above 1 softens both predictions, so that
-    what the teacher says about the wrong classes counts more. mask, rows: see `cross_entropy`.
+    student_logits, teacher_logits: (B, C), of the *old* classes only: cut to them, or use the mask. mask: (C,) bool,
+    the classes that take part; None: all. rows: (B,) bool, the images that take part; None: all.
+    temperature: T, a number, or a 0-d tensor, whose range is not checked, for torch.func. T above 1 softens both
+    predictions, so that what the teacher says about the wrong classes counts more.
 
     There is no factor T^2, since published recipes differ there: the method chooses the weight. The teacher's entropy
     is not subtracted; KL divergence subtracts it and has the same gradient with respect to the student. The gradient is
     not stopped at the teacher: differentiate with respect to the student only. Returns a 0-d tensor in nats, which is
-    above 0 unless the teacher is certain. Works under torch.func.grad, vmap and torch.compile(fullgraph=True). Raises
-    ValueError for unequal shapes, an empty batch, a temperature that is a number not above 0 or not finite, or a tensor
-    that is not 0-d. Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq.
-    2.
+    above 0 unless the teacher is certain. Works under torch.func.grad, vmap and torch.compile(fullgraph=True).
+    Raises ValueError for unequal shapes, an empty batch, a temperature that is a number not above 0 or not finite, or a
+    tensor that is not 0-d.
+    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq. 2.
     """
     _check("distillation", "student_logits", student_logits, mask)
     if student_logits.shape != teacher_logits.shape:
@@ -105,9 +108,10 @@ def nca(
 
         -(z_y - m) + log(1 + sum over c != y of exp(z_c - m)),   m = max over c of z_c
 
-    logits z: (B, C); targets y: (B,) integers; mask, rows: see `cross_entropy`. m leaves masked classes out too.
-    Raises ValueError as `cross_entropy` does for logits, targets and mask. Works under torch.func and
-    torch.compile(fullgraph=True).
+    logits z: (B, C). targets y: (B,) integers in [0, C). mask: (C,) bool, the classes c that take part, in m too; None:
+    all. rows: (B,) bool, the images that take part; None: all.
+    Returns a 0-d tensor. Raises ValueError for shapes that don't fit, targets that are not integers, or an empty batch.
+    Works under torch.func and torch.compile(fullgraph=True).
     Source: Douillard et al. 2020 (arXiv:2004.13513), equation 7, as the authors' code computes it: its margin cancels,
     and it has no hinge.
     """
@@ -121,9 +125,10 @@ def nca(
 
 
 def distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns the mean over the batch of the L2 distance of rows (B, D). Where two rows are equal the gradient is 0.
+    """Returns the mean over the batch of the L2 distance between row i of `first` and row i of `second`, a 0-d tensor.
 
-    Raises ValueError for unequal shapes.
+    first, second: (B, D). rows: (B,) bool, the rows that take part; None: all. Where two rows are equal the gradient is
+    0. Raises ValueError for shapes that differ or aren't 2-D.
     """
     _check_pair("distance", first, second)
     squares = (first - second).square().sum(1)                                     # (B,)
@@ -132,9 +137,10 @@ def distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | 
 
 
 def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns the mean over the batch of 1 - cos of the angle between rows (B, D). The cosine of a zero row is 0.
+    """Returns the mean over the batch of 1 - cos of the angle between row i of `first` and row i of `second`, 0-d.
 
-    Raises ValueError for unequal shapes.
+    first, second: (B, D); the cosine of a zero row is 0. rows: (B,) bool, the rows that take part; None: all. Raises
+    ValueError for shapes that differ or aren't 2-D.
     """
     _check_pair("cosine_distance", first, second)
     return _mean(1 - F.cosine_similarity(first, second), rows)

@@ -20,8 +20,10 @@ SELECTIONS = ("herding", "random", "closest")
 class Budget(NamedTuple):
     """How many exemplars are kept and how they are chosen.
 
-    size, fixed_per_class: see `quota`. selection: see `choose`. mirror_means: whether class means are taken over the
-    exemplars and their mirror images, as in the original iCaRL.
+    size: the most exemplars of all classes together. fixed_per_class: how many of each class instead; 0: size counts,
+    see `quota`.
+    selection: how images are chosen, see `choose`. mirror_means: whether class means are taken over the exemplars and
+    their mirror images, as in the original iCaRL.
     """
 
     size: int
@@ -34,7 +36,7 @@ def quota(classes_seen: int, *, size: int, fixed_per_class: int = 0) -> int:
     """Returns how many exemplars each class may keep: size // classes_seen, or fixed_per_class if that is above 0.
 
     size: the most exemplars of all classes together. If there are more classes than that, the quota is 0.
-    fixed_per_class: of each class, so that the memory grows with the classes.
+    fixed_per_class: of each class, so that the memory grows with the classes; 0: size decides.
     Raises ValueError for classes_seen below 1 or negative sizes.
     Source: iCaRL (arXiv:1611.07725), section 3.3; fixed: Hou et al. 2019 (LUCIR).
     """
@@ -47,12 +49,13 @@ def quota(classes_seen: int, *, size: int, fixed_per_class: int = 0) -> int:
 
 
 def choose(features: torch.Tensor, count: int, *, selection: str, key: int) -> torch.Tensor:
-    """Chooses exemplars among the N images of one class by their features.
+    """Returns which of the N images of one class are its exemplars, chosen by their features.
 
     features: (N, D), of images that were *not* augmented, by a model in eval mode, so that all processes choose the
-    same. selection: "herding", see `herding.herd`; "closest": those nearest to the mean of the L2-normalised rows,
-    nearest first, of equally near ones the lowest row; "random": by `key`, which the other two ignore.
-    Returns distinct row numbers in order of rank, (min(count, N),) int64 on the CPU.
+    same. count: how many; if it is above N, all are chosen.
+    selection: "herding", see `herding.herd`; "closest": those nearest to the mean of the L2-normalised rows, nearest
+    first, of equally near ones the lowest row; "random": by the int seed `key`, which the other two ignore.
+    The result: distinct row numbers in order of rank, (min(count, N),) int64 on the CPU.
     Raises ValueError for another selection, features not 2-D or not finite, or count below 0.
     """
     if selection not in SELECTIONS:
@@ -83,8 +86,9 @@ def trim(memory: Memory, quota: int) -> Memory:
 def update(memory: Memory, chosen: Memory, quota: int) -> Memory:
     """Returns the memory of the next phase: the memory with the rows of new classes, all classes trimmed to the quota.
 
-    chosen: {label: (M,) int64 rows of the training set, in order of rank}, of the new classes. Raises ValueError for a
-    label that is in the memory already.
+    memory: of the old classes. chosen: {label: (M,) int64 rows of the training set, in order of rank}, of the new
+    classes. quota: how many rows each class keeps at most.
+    Raises ValueError for a label that is in the memory already, or a quota below 0.
     """
     known = sorted(memory.keys() & chosen.keys())
     if known:

@@ -50,9 +50,9 @@ def forgetting(accuracy_matrix: Sequence[Sequence[float]]) -> float | None:
 
 
 def correct(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> torch.Tensor:
-    """Returns whether the target is among the k classes with the highest scores: (N, K), (N,) -> (N,) bool.
+    """Returns for each image whether its target is among the k classes with the highest scores, (N,) bool.
 
-    scores: (N, K); targets: (N,) class indices. With k >= K all are correct. Of equal scores the lower class comes
+    scores: (N, K). targets: (N,) class indices. With k >= K all are correct. Of equal scores the lower class comes
     first, as in argmax; so a model whose scores are all 0 is not correct everywhere. Scores may be -inf, for classes
     that are excluded.
     Raises ValueError for shapes that don't fit, no image, k below 1, NaN, or a target outside [0, K).
@@ -75,7 +75,10 @@ def correct(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> torch
 
 
 def accuracy(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> float:
-    """Returns the top-min(k, K) accuracy in percent. scores: (N, K); targets: (N,). Raises ValueError as `correct`."""
+    """Returns the top-k accuracy in percent: how many images have their target among the k highest scores.
+
+    scores: (N, K). targets: (N,) class indices. With k >= K it is 100. Raises ValueError as `correct` does.
+    """
     return _percent(correct(scores, targets, k=k))
 
 
@@ -100,9 +103,9 @@ def balanced_accuracy(correct: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases: int) -> list[float]:
-    """Returns the accuracy in percent on the classes of each phase, which is a row of the accuracy matrix.
+    """Returns the accuracy in percent on the classes of each phase, num_phases numbers: a row of the accuracy matrix.
 
-    correct: (N,) bool; phase_of: (N,) integers, the phase in which the class of each test image came.
+    correct: (N,) bool, see `correct`. phase_of: (N,) integers, the phase in which the class of each test image came.
     Raises ValueError for shapes that differ, a phase outside [0, num_phases), or one without test images.
     """
     if correct.ndim != 1 or correct.shape != phase_of.shape:
@@ -123,9 +126,10 @@ def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases
 def new_share(predictions: torch.Tensor, num_old: int) -> float:
     """Returns the fraction, 0 to 1, of predictions that name a class of the newest phase.
 
-    predictions: (N,) class indices in order of arrival. num_old: how many of them are old, so the newest classes are
-    num_old and above. For a model without errors it is the newest classes' share of the test images. Before aligning, a
-    model that was trained on few exemplars is far above that.
+    predictions: (N,) class indices in order of arrival. num_old: how many classes are old, so the newest ones have the
+    indices num_old and above.
+    For a model without errors it is the newest classes' share of the test images. Before aligning, a model that was
+    trained on few exemplars is far above that.
     Raises ValueError for no prediction, or num_old below 0.
     """
     if predictions.ndim != 1 or not len(predictions) or num_old < 0:
@@ -137,10 +141,10 @@ def new_share(predictions: torch.Tensor, num_old: int) -> float:
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Returns the mean of each class's L2-normalised features, L2-normalised again.
+    """Returns the mean of each class's L2-normalised features, L2-normalised again: (num_classes, D).
 
-    features: (M, D), of the exemplars; labels: (M,) in [0, num_classes). The means are (num_classes, D) float64, on the
-    device of the features. Zero rows and zero means stay zero.
+    features: (M, D), of the exemplars. labels: (M,) in [0, num_classes). The means are float64, on the device of the
+    features. Zero rows and zero means stay zero.
     Raises ValueError for shapes that don't fit, labels out of range, or classes without a row, by number.
     Source: iCaRL (arXiv:1611.07725), algorithm 1 and section 2.1.
     """
@@ -164,10 +168,11 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) 
 def nme_scores(features: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """Returns the scores of the prediction by the nearest mean of exemplars (NME): - || f / ||f|| - mean_c ||^2.
 
-    features: (N, D), which are normalised here; means: (K, D) from `class_means`. The scores are (N, K) float64, and
-    the prediction is their argmax, as for logits. The classifier is not used, so its bias doesn't matter. They are
-    float64, since the means of similar classes may differ by less than float32 can represent. Works under
-    torch.func.vmap. Raises ValueError for shapes that don't fit. Source: iCaRL (arXiv:1611.07725), algorithm 1.
+    features: (N, D), which are normalised here. means: (K, D) from `class_means`. The scores are (N, K), and the
+    prediction is their argmax, as for logits. The classifier is not used, so its bias doesn't matter. Scores are
+    float64, since the means of similar classes may differ by less than float32 can represent.
+    Works under torch.func.vmap. Raises ValueError for shapes that don't fit. Source: iCaRL (arXiv:1611.07725),
+    algorithm 1.
     """
     if features.ndim != 2 or means.ndim != 2 or features.shape[1] != means.shape[1]:
         raise ValueError(
@@ -186,7 +191,7 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _percent(correct: torch.Tensor) -> float:
-    """Returns the share of true entries in percent. Only the last operation, a division, rounds."""
+    """Returns the share of true entries in percent. correct: (N,) bool. Only the last operation, a division, rounds."""
     return 100 * correct.sum().item() / len(correct)
 
 

@@ -20,10 +20,13 @@ __all__ = ["Backbone", "apply", "backbone", "init"]
 def init(
     key: int, backbone_name: str, num_classes: int, *, image_size: tuple[int, int] | None = None
 ) -> tuple[dict, dict]:
-    """Draws (params, state) of a new model on the CPU in float32.
+    """Returns (params, state) of a new model, drawn on the CPU in float32; the module's docstring shows their keys.
 
+    key: an int, the seed of the draws. backbone_name: see `backbone`. num_classes: K.
     image_size: (H, W) of the images that `apply` will get; a ViT's parameters depend on it. None: the size that a timm
-    model has by itself. Raises as `backbone` does, and ValueError for images that the backbone can't take.
+    model has by itself.
+    Raises ValueError for an unknown backbone or images that it can't take, ConfigError for a model that timm doesn't
+    have.
     """
     net = backbone(backbone_name)
     backbone_name = backbone_name.partition(".")[0]  # timm's tag behind it names weights, and none are loaded
@@ -44,11 +47,15 @@ def apply(
 ) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """The forward pass: images (B, 3, H, W), float -> (logits (B, K), features (B, D), new state).
 
-    The images' dtype is the precision of the convolutions; features and logits have the parameters'.
-    train: batch norm uses the batch (by groups of `norm_batch` images, 0: all) and moves the state;
-    otherwise the state comes back as it went in. valid: (B,), 1 for an image and 0 for padding, which batch
-    norm then passes over (`backbone(name).pads`); None: no padding. drop: rates of dropout and stochastic depth of a
-    timm backbone in train mode; any but 0 draws from torch's global generator (`rng.seeded`).
+    params, state: from `init`. The images' dtype is the precision of the convolutions; features and logits have the
+    parameters'.
+    train: True: batch norm normalises by the statistics of the batch and moves the running ones in the state; False: it
+    uses the running ones, and the state comes back as it went in.
+    norm_batch: how many images share statistics, in train mode; 0: all. For backbones with `groups`.
+    valid: (B,), 1 for an image and 0 for padding, which batch norm then passes over, for backbones that take it
+    (`backbone(name).pads`); None: no padding.
+    drop: rates of dropout and stochastic depth of a timm backbone in train mode; any but 0 draws from torch's global
+    generator (`rng.seeded`).
     Works under torch.func and torch.compile(fullgraph=True).
     Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide.
     """

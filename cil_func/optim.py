@@ -22,15 +22,15 @@ _Share = Annotated[float, Interval(ge=0, lt=1)]
 
 
 class Init(Protocol):
-    """Returns the state of an optimiser before its first update. params: the tree that it will change."""
+    """params -> the state of an optimiser before its first update. params: the tree that it will change."""
 
     def __call__(self, params: tree.Tree, /) -> tree.Tree: ...
 
 
 class Update(Protocol):
-    """Returns (updates, new opt_state): what to add to params, a tree like params, and the state afterwards.
+    """(grads, opt_state, params, rate) -> (updates, new opt_state): what to add to params, and the state afterwards.
 
-    grads: a tree like params; opt_state: from `Init`, or from the last update; rate: the learning rate, a 0-d tensor.
+    grads, updates: trees like params. opt_state: from `Init`, or from the last update. rate: the learning rate, 0-d.
     Changes none of its arguments. Works under torch.compile, torch.func.vmap and torch.func.grad.
     """
 
@@ -48,9 +48,11 @@ class Optimiser:
 
 
 def make(name: str, *, momentum: float = 0.0, weight_decay: float = 0.0, **options: Any) -> Optimiser:
-    """The optimiser called `name`, one of TABLE; momentum reaches those that have one.
+    """Returns the optimiser called `name`, one of TABLE.
 
-    options: the keys of [optim.options]. Raises ValueError for another name, TypeError for another option.
+    momentum, weight_decay: given to the optimisers that take them, others ignore them. options: the keys of
+    [optim.options], given as they are. Raises ValueError for another name, TypeError for an option that the optimiser
+    doesn't take.
     """
     if name not in TABLE:
         raise ValueError(f'make: no optimiser "{name}"; one of {", ".join(TABLE)}')
@@ -83,7 +85,7 @@ def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
 
 
 class DecayMask(Protocol):
-    """path -> whether the parameter at this path ("classifier.weight") is decayed."""
+    """path -> whether the parameter at this path, such as "classifier.weight", is decayed."""
 
     def __call__(self, path: str, /) -> bool: ...
 
@@ -138,9 +140,10 @@ def adamw_by_name(
     weight_decay: float = 0.0,
     no_decay: tuple[str, ...] = (),
 ) -> Optimiser:
-    """`adamw` with options that a configuration can write.
+    """Returns `adamw` with options that a configuration can write.
 
-    no_decay: patterns of the paths that are not decayed, as a shell has them: "*.bias", "*.norm*".
+    no_decay: patterns of the paths that are not decayed, as a shell has them: "*.bias", "*.norm*"; none: all are
+    decayed.
     """
 
     def decayed(path: str) -> bool:
@@ -153,12 +156,12 @@ TABLE: dict[str, Callable[..., Optimiser]] = {"sgd": sgd, "adamw": adamw_by_name
 
 
 def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
-    """params + updates, leaf by leaf."""
+    """Returns params + updates, leaf by leaf: a new tree like params."""
     return tree.unflatten(_add(tree.leaves(params), tree.leaves(updates)), params)
 
 
 def _multiply(leaves: list[torch.Tensor], number: torch.Tensor) -> list[torch.Tensor]:
-    """Each leaf times a 0-d tensor."""
+    """Returns each leaf times a 0-d tensor."""
     number = _of_dtype(leaves, number)
     if not leaves or _one_by_one(*leaves, number):
         return [leaf * number for leaf in leaves]
@@ -166,7 +169,7 @@ def _multiply(leaves: list[torch.Tensor], number: torch.Tensor) -> list[torch.Te
 
 
 def _add(leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The sums of two lists of leaves, pair by pair."""
+    """Returns the sums of two lists of leaves, pair by pair."""
     if not leaves or _one_by_one(*leaves, *others):
         return [leaf + other for leaf, other in zip(leaves, others, strict=True)]
     return list(torch._foreach_add(leaves, others))
@@ -179,7 +182,7 @@ def _square(leaves: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _over_root(leaves: list[torch.Tensor], squares: list[torch.Tensor], eps: torch.Tensor) -> list[torch.Tensor]:
-    """leaf / (sqrt(square) + eps), pair by pair; eps is a 0-d tensor."""
+    """Returns leaf / (sqrt(square) + eps), pair by pair; eps is a 0-d tensor."""
     eps = _of_dtype(leaves, eps)
     if not leaves or _one_by_one(*leaves, *squares, eps):
         return [leaf / (square.sqrt() + eps) for leaf, square in zip(leaves, squares, strict=True)]
@@ -187,7 +190,7 @@ def _over_root(leaves: list[torch.Tensor], squares: list[torch.Tensor], eps: tor
 
 
 def _of_dtype(leaves: list[torch.Tensor], number: torch.Tensor) -> torch.Tensor:
-    """The number in the leaves' dtype, or a 0-d leaf would take the number's."""
+    """Returns the number in the leaves' dtype, or a 0-d leaf would take the number's."""
     return number.to(leaves[0].dtype) if leaves else number
 
 
@@ -199,9 +202,11 @@ def _one_by_one(*tensors: torch.Tensor) -> bool:
 
 
 def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Callable[[int], float]:
-    """epoch -> rate, from `rate` down to 0 on half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983).
+    """Returns the function epoch -> rate that falls from `rate` to 0 on half a cosine.
 
-    It changes once an epoch, as torch's CosineAnnealingLR stepped by epochs does.
+    epochs: how many there are; the rate would be 0 in epoch `epochs`, counted from 0. warmup_epochs: how many of them
+    rise linearly to `rate` first, after which the cosine begins; 0: none. The rate changes once an epoch, as torch's
+    CosineAnnealingLR stepped by epochs does. Source: Loshchilov and Hutter 2017, arXiv:1608.03983.
     """
 
     def schedule(epoch: int) -> float:
@@ -214,15 +219,18 @@ def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Callable[[int
 def milestones(
     rate: float, *, at: Sequence[int], factor: float, warmup_epochs: int = 0
 ) -> Callable[[int], float]:
-    """epoch -> rate, multiplied by `factor` at the start of each epoch in `at` (ascending)."""
+    """Returns the function epoch -> rate that multiplies `rate` by `factor` at the start of each epoch in `at`.
+
+    at: ascending, counted from 0. warmup_epochs: how many epochs rise linearly to `rate` first, instead; 0: none.
+    """
     return _after_warmup(lambda epoch: rate * factor ** bisect.bisect_right(at, epoch), rate, warmup_epochs)
 
 
 def constant(rate: float, *, warmup_epochs: int = 0) -> Callable[[int], float]:
-    """epoch -> rate, always the same."""
+    """Returns the function epoch -> rate that is always `rate`, after a linear rise over warmup_epochs epochs."""
     return _after_warmup(lambda epoch: rate, rate, warmup_epochs)
 
 
 def _after_warmup(schedule: Callable[[int], float], rate: float, warmup_epochs: int) -> Callable[[int], float]:
-    """Puts a linear rise in front: epoch e < warmup_epochs trains at rate * (e + 1) / warmup_epochs."""
+    """Returns the schedule with a linear rise in front: epoch e < warmup_epochs has rate * (e + 1) / warmup_epochs."""
     return lambda epoch: rate * (epoch + 1) / warmup_epochs if epoch < warmup_epochs else schedule(epoch)

@@ -30,7 +30,7 @@ def fold_in(key: int, *data: int | str) -> int:
 
 
 def generator(key: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Returns a `torch.Generator` on `device` whose draws depend on nothing but `key`.
+    """Returns a `torch.Generator` on `device` whose draws depend on nothing but the int `key`.
 
     The same key draws other numbers on another kind of device. On the CPU torch (2.15) seeds with the low 32 bits only,
     so two keys that differ in higher bits draw the same. Among 80,000 keys of `fold_in` there are two such keys with a
@@ -44,7 +44,7 @@ def seeded(key: int | None, device: str | torch.device = "cpu") -> Iterator[None
     """Returns a context manager in which torch's global generator of `device` draws from `key`.
 
     Afterwards the generator goes on as if nothing had been drawn. For code of other packages that takes no generator.
-    key: None changes nothing.
+    key: an int; None: nothing is changed, and draws come from the global generator as it is.
     """
     if key is None:
         yield

@@ -15,10 +15,11 @@ Tree = Any
 
 
 def map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
-    """Applies `function` to the corresponding leaves of trees of one structure. Returns a tree of the results.
+    """Returns a tree of the results of `function`, applied to the corresponding leaves of trees of one structure.
 
-    Dicts are matched by key, whatever their order. If the first tree has a leaf where another one has a subtree,
-    `function` gets the subtree. Raises ValueError if a later tree lacks a node or a key of the first.
+    function(leaf, *leaves of the later trees) -> leaf. Dicts are matched by key, whatever their order. If the first
+    tree has a leaf where another one has a subtree, `function` gets the subtree.
+    Raises ValueError if a later tree lacks a node or a key of the first.
     """
     return pytree.tree_map(lambda leaf, *others: None if leaf is None else function(leaf, *others), tree, *rest)
 
@@ -44,8 +45,8 @@ def to_vector(tree: Tree) -> torch.Tensor:
 def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
     """Returns a tree with the numbers of a vector (V,) and the structure and shapes of `tree`; it undoes `to_vector`.
 
-    Integer leaves are those of `tree`. The other leaves are views of the vector. Raises RuntimeError for a vector of
-    another length.
+    V: how many numbers the floating-point leaves of `tree` have. These leaves become views of the vector, of its dtype.
+    Other leaves are those of `tree`. Raises RuntimeError for a vector of another length.
     """
     like = leaves(tree)
     shapes = [leaf.shape for leaf in like if leaf.is_floating_point()]
@@ -56,8 +57,9 @@ def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
 def write(tree: Tree, into: Tree) -> None:
     """Copies each leaf of a tree into the corresponding leaf of `into`, in place. No other function changes a tree.
 
-    Raises ValueError for another number of leaves, RuntimeError for another shape. The leaves are copied type by type,
-    since torch copies leaves of several types in one call one after the other, on a GPU by hundreds of kernels.
+    Leaves may differ in dtype, not in shape. They are copied type by type, since torch copies leaves of several types
+    in one call one after the other, on a GPU by hundreds of kernels. Raises ValueError for another number of leaves,
+    RuntimeError for another shape.
     """
     by_type = defaultdict(list)
     for source, target in zip(leaves(tree), leaves(into), strict=True):
@@ -81,7 +83,10 @@ def cast(tree: Tree, *, dtype: torch.dtype | None = None, device: torch.device |
 
 
 def to_paths(tree: Tree) -> dict[str, torch.Tensor]:
-    """Returns a tree of nested dicts as one flat dict {path: leaf}. Raises ValueError for a key with a dot."""
+    """Returns a tree of nested dicts as one flat dict {path: leaf}, such as "classifier.weight".
+
+    Raises ValueError for a key with a dot.
+    """
     flat = {}
     for key, value in tree.items():
         if "." in key:
@@ -113,8 +118,8 @@ def from_paths(flat: dict[str, torch.Tensor]) -> Tree:
 def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
     """Splits a tree of nested dicts in two by the paths of its leaves.
 
-    Returns two trees: one with the leaves for which `chosen(path)` is true, and one with the others. To freeze
-    parameters, differentiate with respect to the first tree, and `merge` both inside the loss.
+    chosen(path) -> bool. Returns two trees: one with the leaves for which it is true, and one with the others. To
+    freeze parameters, differentiate with respect to the first tree, and `merge` both inside the loss.
     """
     flat = to_paths(tree)
     return (
