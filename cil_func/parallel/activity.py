@@ -93,7 +93,8 @@ class Activity:
     def long_work(self, what: str, *, at_most_seconds: float = HOUR) -> Iterator[None]:
         """Returns a context manager that announces work which may keep the other processes waiting for long.
 
-        what: a name for messages, such as "compiling". at_most_seconds: after this time the process counts as hanging.
+        what: a name for messages, such as "compiling". at_most_seconds: if the process's record doesn't change for this
+        time, it counts as hanging; the timeout of `find_hanging` counts instead if it is longer.
         """
         self.begin_work(what, at_most_seconds=at_most_seconds)
         try:

@@ -66,7 +66,10 @@ def _connect(launch: Launch, store: dist.Store) -> None:
 
 
 def _store(launch: Launch, timeout: timedelta) -> dist.TCPStore:
-    """Returns a connection to the launcher's store. Outside torchrun rank 0 makes the store."""
+    """Returns a connection to the launcher's store, for torch's process group.
+
+    Outside torchrun there is no store yet: rank 0 makes it. timeout: for each call of the store.
+    """
     hosts = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return dist.TCPStore(host, port, launch.size, hosts, timeout, multi_tenant=True)

@@ -151,7 +151,7 @@ class Processes:
         return value
 
     def broadcast_bytes(self, data: bytes) -> bytes:
-        """Returns rank 0's bytes. What the other processes give is ignored."""
+        """Returns rank 0's bytes, of any length. What the other processes give is ignored."""
         if self.size == 1:
             return data
         length = int(self.broadcast(torch.tensor(len(data))).item())

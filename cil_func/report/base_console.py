@@ -71,7 +71,7 @@ class Console:
         return f"phase {index} ({index + 1}/{count})" if count else f"phase {index}"
 
     def epoch_name(self, event: Event) -> str:
-        """Returns the epoch as " 3/40", counted from 1. Within a phase the text has the same width always."""
+        """Returns an event's epoch as " 3/40", counted from 1. Within a phase all these texts have the same width."""
         count = str(event.get("epochs") or self.phase.get("epochs") or "-")
         return f"{event.get('epoch', 0) + 1:>{len(count)}}/{count}"
 

@@ -39,7 +39,10 @@ def resume_line(event: Event) -> str:
 
 
 def compiling_text(event: Event) -> str:
-    """Returns what a "compiling" event is about: "compiling the training step, about a minute, once"."""
+    """Returns what is compiled and how long it takes: "compiling the training step, about a minute, once".
+
+    event: a "compiling" event.
+    """
     what = event.get("what", "-")
     return f"compiling the {what}, {'about' if what == 'training step' else 'up to'} a minute, once"
 
@@ -51,7 +54,10 @@ def fold_counts(counts: Sequence[int]) -> str:
 
 
 def phase_text(event: Event) -> str:
-    """Returns what a "phase_start" event brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs"."""
+    """Returns what a phase brings: "2 new classes (cat, dog), 4 seen, 387 images, 40 epochs".
+
+    event: a "phase_start" event.
+    """
     new, seen = event.get("num_new") or 0, event.get("classes_seen", "-")
     names = names_text(event.get("class_names") or [])
     brought = count_text(new, "new class", "es") + (f" ({names})" if names else "")
@@ -64,7 +70,7 @@ def images_text(event: Event) -> str:
 
 
 def names_text(names: Sequence[str]) -> str:
-    """Returns the first three names, shortened, and how many more there are: "ant, bee, cat and 7 more"."""
+    """Returns the first three names and how many more there are: "ant, bee, cat and 7 more". Long names are cut."""
     shown = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..." for name in names[:3]]
     return printable(", ".join(shown)) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -72,7 +78,8 @@ def names_text(names: Sequence[str]) -> str:
 def measures_text(latest: Event, doing: str) -> str:
     """Returns the second line of the bar: measures of the newest epoch, and its speed or what is being done.
 
-    latest: the newest values of an epoch's fields. doing: what the run does instead of training, "" if it trains.
+    latest: {field of an "epoch" or "evaluation" event: its newest value}; a measure that is missing is left out.
+    doing: what the run does instead of training, "" if it trains.
     """
     parts = []
     if "loss" in latest:

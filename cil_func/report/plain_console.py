@@ -14,7 +14,10 @@ _LONGEST_SILENCE = 300.0  # seconds after which a slow run prints a line to show
 
 
 class PlainConsole(Console):
-    """Prints lines to a stream and flushes each: about the run, each phase and some of its epochs, and the end."""
+    """Prints lines to a stream and flushes each: about the run, each phase and some of its epochs, and the end.
+
+    stream: an open text file, such as standard output. clock: a function that returns seconds.
+    """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         super().__init__(clock)
@@ -44,7 +47,7 @@ class PlainConsole(Console):
         self._print(f"  compiled in {duration(event.get('seconds'))}")
 
     def progress(self, event: Event) -> None:
-        """Prints a line if nothing was printed for five minutes, as in a very long epoch."""
+        """Prints a line about the running epoch if the phase has been silent for five minutes, as in a long epoch."""
         planned = self.phase.get("train_images") or 0
         if planned and self.clock() - self._printed >= _LONGEST_SILENCE:
             done = 100 * (self.left.images() / planned - event.get("epoch", 0))

@@ -96,7 +96,7 @@ def summary_lines(results: Results) -> list[str]:
 
 
 def phase_table(results: Results) -> str:
-    """Returns the phases and the summary as plain text, without a newline at the end."""
+    """Returns the phases, a legend and the summary as plain text, without a newline at the end."""
     rows = [row_line(row) for row in results.get("phases", [])]
     rule = "-" * len(header_line())
     return "\n".join([header_line(), rule, *rows, rule, *LEGEND, "", *summary_lines(results)])
@@ -125,7 +125,7 @@ def markdown(results: Results) -> str:
 
 
 def title(results: Results) -> str:
-    """Returns the run's method, backbone and data, "wa, resnet32, cifar100", without those that the results lack."""
+    """Returns "METHOD, BACKBONE, DATA", such as "wa, resnet32, cifar100", without those that the results lack."""
     config = results.get("config") or {}
     backbone = (config.get("model") or {}).get("backbone")
     data = (config.get("data") or {}).get("name")
@@ -143,7 +143,7 @@ def _recipe(results: Results) -> list[str]:
 
 
 def _classes(results: Results) -> list[str]:
-    """Returns a Markdown line with the classes of each phase: "- classes of phase 0: 68 `road`, 56 `palm_tree`"."""
+    """Returns one Markdown line a phase, with its classes: "- classes of phase 0: 68 `road`, 56 `palm_tree`"."""
     order = results.get("class_order") or []
     names = results.get("class_names") or [None] * len(order)  # results of an older version have no names
     texts = [str(index) + ("" if name is None else f" {_code(name)}") for index, name in zip(order, names, strict=True)]

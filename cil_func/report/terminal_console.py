@@ -60,13 +60,13 @@ class TerminalConsole(Console):
         self._open(ticking=True)
 
     def compiled(self, event: Event) -> None:
-        """Removes the clock."""
+        """Removes the clock of the compilation from the bar."""
         self._compiling = None
         self.close()
         self._open()
 
     def progress(self, event: Event) -> None:
-        """Moves the bar."""
+        """Moves the bar to the images that have been trained on."""
         self._doing = ""
         self._latest["epoch"] = event.get("epoch", 0)
         self._draw()
@@ -105,7 +105,7 @@ class TerminalConsole(Console):
             live.stop()
 
     def bar(self) -> Group:
-        """Returns the bar's two lines: the phase with epoch and time left; then loss, accuracy and speed."""
+        """Returns the bar's two lines for rich: the phase with epoch and time left; then loss, accuracy and speed."""
         phase, latest = self.phase, self._latest
         planned = (phase.get("train_images") or 0) * (phase.get("epochs") or 0)
         line = Table.grid(padding=(0, 2, 0, 0), expand=True)

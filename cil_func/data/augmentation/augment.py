@@ -211,7 +211,10 @@ def _by_pillow(planes: Tensor, draws: Draws, *, auto_augment: str, fill: Tensor)
 
 @lru_cache(maxsize=8)
 def _rand_augment(config: str, size: int, fill: tuple[int, ...]) -> Callable[[Image.Image], Image.Image]:
-    """Returns timm's RandAugment with the settings of timm's `create_transform` at image size `size`, bicubic."""
+    """Returns timm's RandAugment, bicubic, with the settings of `create_transform`: a function of a Pillow image.
+
+    config: timm's string. size: the shorter side of the images, in pixels. fill: the RGB colour of what comes in.
+    """
     from timm.data.auto_augment import rand_augment_transform  # late: timm costs seconds
 
     hparams = {

@@ -24,8 +24,8 @@ _SHORTFALL = 2e-4
 def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: int) -> Tensor:
     """Pads each image with zeros and returns a window of the image's own size, uint8 (N, H, W, 3).
 
-    images: uint8 (N, H, W, 3); padding: pixels of zeros on each side; top, left: int32 (N,), 0 to 2 * padding, the
-    window's first row and column in the padded image.
+    images: uint8 (N, H, W, 3), not planes. padding: pixels of zeros on each side. top, left: int32 (N,), 0 to 2 *
+    padding, the window's first row and column in the padded image.
     """
     count, height, width, _ = images.shape
     padded = pad(images, (0, 0, padding, padding, padding, padding))  # (N, H + 2 p, W + 2 p, 3)
@@ -168,9 +168,9 @@ def _read(flat: Tensor, index: Tensor, count: int, height: int) -> Tensor:
 
 
 def _starts(count: int, image: int, channel: int, device: torch.device) -> Tensor:
-    """Returns where each channel of each image begins, int32 (N, 3, 1, 1).
+    """Returns at which byte each channel of each image begins, int32 (N, 3, 1, 1).
 
-    image, channel: the distances between two images and between two channels.
+    count: N. image, channel: the distances in bytes between two images and between two channels.
     """
     images = torch.arange(count, dtype=torch.int32, device=device)[:, None, None, None] * image
     return images + torch.arange(3, dtype=torch.int32, device=device)[:, None, None] * channel

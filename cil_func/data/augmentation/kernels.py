@@ -185,7 +185,7 @@ def _blend(base: Tensor, images: Tensor, factors: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Returns the luma of ITU-R 601, computed in units of 2**-16 and rounded: int32 (N, 1, H, W)."""
+    """Returns the luma of ITU-R 601, int32 (N, 1, H, W) in 0..255, computed in units of 2**-16 and rounded."""
     red, green, blue = images.int().split(1, dim=1)
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 

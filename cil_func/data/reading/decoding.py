@@ -88,8 +88,9 @@ def read_all(
 
 
 def remove_rows(array: np.ndarray, rows: dict[int, str]) -> np.ndarray:
-    """Returns the array without the rows that are keys of `rows`, as a view of its beginning.
+    """Returns the array without some of its rows, as a view of its beginning. The array itself is changed.
 
+    rows: a dict whose keys are the numbers of the rows to remove.
     Moves the other rows up in place, since a copy of a large data set might not fit into memory.
     """
     kept = [row for row in range(len(array)) if row not in rows]
@@ -100,8 +101,9 @@ def remove_rows(array: np.ndarray, rows: dict[int, str]) -> np.ndarray:
 
 
 def check_memory(count: int, height: int, width: int, *, copies: int = 1) -> None:
-    """Raises DataError if `count` RGB images of height x width don't fit into the free memory `copies` times.
+    """Raises DataError if `count` RGB images of height x width don't fit into the free memory.
 
+    copies: how many processes of this machine store the images each for itself.
     Call it before the images are decoded, which may take an hour.
     """
     needed, available = count * height * width * 3, _available_bytes()

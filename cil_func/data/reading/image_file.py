@@ -130,7 +130,10 @@ def _is_heic(file: str) -> bool:
 
 
 def _reason(error: Exception, file: str) -> str:
-    """Returns in a few words, without the file's name, why a file can't be used."""
+    """Returns in a few words, without the file's name, why a file can't be used.
+
+    error: what reading the file has raised. file: its path.
+    """
     if isinstance(error, FileNotFoundError):
         return "a link to a file that doesn't exist" if os.path.islink(file) else "the file has disappeared"
     if isinstance(error, UnidentifiedImageError):

@@ -144,7 +144,8 @@ def _advice(root: str, folders: list[str], lacking: str) -> str:
 def _test_folder(listing: Listing, train: str, tests: list[str]) -> str:
     """Returns the first of the names `tests` whose folder shares a class with train/; the first name if none does.
 
-    Adds a warning for each of the others, and a mistake if the chosen one has no class folders.
+    train: the path of the training folder. tests: the names of the test folders that exist, the preferred one first.
+    Adds to the listing a warning for each of the others, and a mistake if the chosen one has no class folders.
     """
     classes = set(class_folders.find(train, []))
     labelled = {name: set(class_folders.find(os.path.join(listing.root, name), [])) for name in tests}

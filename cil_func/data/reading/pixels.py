@@ -127,7 +127,10 @@ def _grey8(image: Image.Image) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, ...] | None, report: Callable[[str], object]) -> Image.Image:
-    """Returns the image as 8-bit RGB. Transparent pixels show the background, or their stored colour if it is None."""
+    """Returns a loaded image as 8-bit RGB. report: called with TRANSPARENT if it has transparent pixels.
+
+    background: the RGB colour that transparent pixels show; None: the colour stored there.
+    """
     if _is_grey16(image):
         image = Image.fromarray(_grey8(image))
     elif image.mode in ("I", "F"):

@@ -76,10 +76,10 @@ class SharedArrays:
 
 
 def attach(text: str) -> Any:
-    """Returns the value that another process has published.
+    """Returns the value that another process of this machine has published.
 
-    text: what `SharedArrays.publish` has returned there. The arrays use the other process's memory, without a copy.
-    Writing into them changes only this process's view.
+    text: what `SharedArrays.publish` has returned there. Arrays use the other process's memory, without a copy. Writing
+    into them changes only this process's view.
     Raises OSError if this process can't see the other one's memory.
     """
     published = json.loads(text)
