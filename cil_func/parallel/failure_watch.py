@@ -29,7 +29,7 @@ _PATIENCE_SECONDS = 8.0  # for which the cause of a failed collective is looked 
 class FailureWatch:
     """Watches the processes of a run from one of them. A context manager: its thread runs inside the block.
 
-    rank, size: of this process, and the number of processes. prefix: of the keys in the store; another one after each
+    rank: of this process. size: the number of processes. prefix: of the keys in the store; another one after each
     restart. timeout: seconds after which a process counts as lost if it is silent, or as hanging if it doesn't move
     while others wait for it.
     on_loss: called as on_loss(failure) just before the thread ends this process. The thread does that after a failure
@@ -68,8 +68,8 @@ class FailureWatch:
     def report_failure(self, exit_code: int, message: str) -> dict:
         """Reports that this process fails. Returns the run's failure, which is another one if that was reported before.
 
-        An exit code above 128 means a stop by a signal. If a process was killed, a launcher sends such a signal to all
-        the others: then the failure is that the killed process was lost.
+        exit_code: of this process; above 128 it ends by a signal. If a process was killed, a launcher sends such a
+        signal to all others: then the failure is that the killed process was lost. message: what went wrong, one line.
         """
         failure = {"rank": self.rank, "exit_code": exit_code, "message": message, "lost": False}
         if exit_code > 128:
@@ -112,7 +112,7 @@ class FailureWatch:
         return self.store.get(key)
 
     def wait_for_all(self, place: str) -> None:
-        """Waits until all processes have called this with the same name. Raises PeerError if one fails."""
+        """Waits until all processes have called this with the same name, used once. Raises PeerError if one fails."""
         with self.activity.waiting_for_all():
             self.store.add(f"wait_for_all/{place}", 1)
             self._poll(lambda: self.store.add(f"wait_for_all/{place}", 0) >= self.size)
@@ -171,7 +171,7 @@ class FailureWatch:
             self._claim(failure)
 
     def _silent(self, seconds: float) -> list[int]:
-        """Returns the ranks that have not left and whose last beat is older than `seconds`."""
+        """Returns the ranks that have not left and whose last beat is `seconds` old, or 3 seconds if one `_is_dead`."""
         now, silent = time.monotonic(), []
         for rank in range(self.size):
             if rank == self.rank or self.store.has(f"left/{rank}"):
@@ -184,7 +184,7 @@ class FailureWatch:
         return silent
 
     def _is_dead(self, rank: int) -> bool:
-        """Returns whether it is a process of this machine that doesn't exist any more."""
+        """Returns whether the process `rank` was on this machine and doesn't exist any more."""
         host, pid = self._who(rank)
         if host != socket.gethostname():
             return False
