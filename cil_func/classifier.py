@@ -138,10 +138,10 @@ def pad(params: Params, num_classes: int) -> Params:
 
 
 def head(params: Params, num_classes: int) -> Params:
-    """Returns the first num_classes rows of a classifier. It undoes `pad`.
+    """Returns the first num_classes rows of a classifier, {"weight", "bias"}. It undoes `pad`.
 
-    The tensors are views of params: a change in place of one changes the other. Raises ValueError unless
-    0 < num_classes <= K.
+    The tensors are views of params: a change in place of one changes the other. Raises ValueError unless 0 <
+    num_classes <= K.
     """
     known, _ = _shape("head", params)
     if not 0 < num_classes <= known:

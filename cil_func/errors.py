@@ -7,7 +7,10 @@ _SHOWN = 4  # of several mistakes
 
 
 def printable(text: str) -> str:
-    """Returns the text with line breaks, control characters and bytes that are no UTF-8 escaped: "\\n", "\\x1b"."""
+    """Returns the text with what can't be printed escaped: a line break becomes "\\n", a control character "\\x1b".
+
+    Bytes that are no UTF-8, which Python has as surrogates in names of files, are escaped too.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -24,7 +27,7 @@ class CilError(Exception):
 
 
 class ConfigError(CilError):
-    """A mistake that the TOML and the flags alone show."""
+    """A mistake that the configuration's TOML and the command's flags show by themselves, without the data."""
 
     exit_status = 2
 
@@ -79,7 +82,7 @@ class Mistakes:
 
 
 class MachineError(CilError):
-    """What this machine lacks for the configuration: memory, or a compiler."""
+    """This machine lacks something that the configuration needs: memory, or a compiler."""
 
     exit_status = 2
 

@@ -189,7 +189,11 @@ def results_of(progress: Progress) -> dict:
 
 
 def _agree(experiment: Experiment, phase: Phase, learned: Model, progress: Progress, extra: tree.Tree) -> None:
-    """Raises CilError unless all processes have come to the same."""
+    """Raises CilError unless all processes have the same weights, optimiser's state, exemplars and class order.
+
+    Also what the method remembers is compared. learned: the phase's finished model. extra: what the method remembers
+    now.
+    """
     parts = {
         "the weights": learned,
         "the optimiser's state": progress.training.train_state.opt_state,

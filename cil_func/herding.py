@@ -55,7 +55,7 @@ def herd(features: torch.Tensor, count: int, *, normalize: bool = True) -> torch
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Returns each row divided by its L2 norm, (N, D) float64. Zero rows stay zero."""
+    """Returns each row divided by its L2 norm, (N, D) float64. rows: (N, D) float64. Zero rows stay zero."""
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)  # (N, 1)
     rows = _scale(rows, largest)  # else the squares of tiny or huge rows would be 0 or infinite
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)  # (N, 1)
@@ -63,7 +63,7 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def finite_rows(function: str, features: torch.Tensor) -> np.ndarray:
-    """Returns features as a NumPy array (N, D), float64.
+    """Returns features as a NumPy array (N, D), float64. features: a tensor (N, D), of any dtype and on any device.
 
     Raises ValueError, which names `function`, if they are not 2-D or not finite.
     """

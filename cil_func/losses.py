@@ -156,7 +156,7 @@ def _is_tensor(function: str, name: str, value: float | torch.Tensor) -> bool:
 
 
 def _mean(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """Returns the mean of values (B,) over the rows that count, 0 if none does. rows: (B,) bool, None for all."""
+    """Returns the mean of values (B,) over the rows that count, 0 if none does. rows: (B,) bool; None: all count."""
     if rows is None:
         return values.mean()
     return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)
@@ -168,7 +168,7 @@ def _widen(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _hide(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Returns logits in which the classes outside the mask have probability 0 and gradient 0."""
+    """Returns logits in which classes outside the mask have probability 0 and gradient 0. mask: (C,) bool or None."""
     return logits if mask is None else torch.where(mask, logits, _MASKED)
 
 

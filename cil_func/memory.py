@@ -74,7 +74,7 @@ def choose(features: torch.Tensor, count: int, *, selection: str, key: int) -> t
 
 
 def trim(memory: Memory, quota: int) -> Memory:
-    """Returns a memory with the first `quota` rows of each class, or all if it has fewer.
+    """Returns a memory with the first `quota` rows of each class, or all if it has fewer. The rows are views.
 
     Raises ValueError for a quota below 0.
     """
@@ -104,5 +104,5 @@ def rows(memory: Memory) -> torch.Tensor:
 
 
 def size(memory: Memory) -> int:
-    """Returns how many exemplars the memory has."""
+    """Returns how many exemplars the memory has, of all classes together."""
     return sum(len(kept) for kept in memory.values())

@@ -83,10 +83,11 @@ def accuracy(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> floa
 
 
 def balanced_accuracy(correct: torch.Tensor, targets: torch.Tensor) -> float:
-    """Returns the mean of the classes' accuracies in percent: all classes count the same, whatever their image counts.
+    """Returns the mean of the classes' accuracies in percent: all count the same, however many images they have.
 
-    correct: (N,) bool, see `correct`; targets: (N,) class indices, 0 or more. A class without a test image doesn't
-    count. Raises ValueError for shapes that differ, no image, or a negative target.
+    correct: (N,) bool, whether each image was classified rightly, see `correct`. targets: (N,) class indices, 0 or
+    more. A class without a test image doesn't count. Raises ValueError for shapes that differ, no image, or a negative
+    target.
     """
     if correct.ndim != 1 or correct.shape != targets.shape or not len(correct):
         raise ValueError(

@@ -41,7 +41,7 @@ class Update(Protocol):
 
 @dataclass(frozen=True)
 class Optimiser:
-    """An optimiser: its two functions. `apply_updates` adds what `update` returns."""
+    """An optimiser as two functions, see `Init` and `Update`. `apply_updates` adds what `update` returns."""
 
     init: Init
     update: Update
@@ -67,6 +67,7 @@ def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
         d = grad + weight_decay * param;   velocity = momentum * velocity + d;   update = -rate * velocity
 
     opt_state: {"momentum": 0-d, "weight_decay": 0-d, "velocity": a tree like params}; velocities start at zero.
+    momentum, weight_decay: their first values. All parameters are decayed.
     """
 
     def init(params: tree.Tree) -> tree.Tree:
@@ -102,8 +103,8 @@ def adamw(
         mean = b1 * mean + (1 - b1) * grad;   square = b2 * square + (1 - b2) * grad^2
         update = -rate * weight_decay * param - rate * (mean / (1 - b1^t)) / (sqrt(square / (1 - b2^t)) + eps)
 
-    t counts the updates from 1. betas: (b1, b2). decay_mask: which parameters are decayed; None: all. With a mask,
-    params is a tree of nested dicts.
+    t counts the updates from 1. betas: (b1, b2). decay_mask(path) -> whether a parameter is decayed; None: all are.
+    With a mask, params is a tree of nested dicts.
     opt_state: {"steps", "beta1", "beta2", "eps", "weight_decay": 0-d float64, "mean", "square": trees like params}. In
     float32, 1 - 0.999 would already be wrong in its fifth digit.
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2, with the decay multiplied by the rate.
@@ -195,7 +196,7 @@ def _of_dtype(leaves: list[torch.Tensor], number: torch.Tensor) -> torch.Tensor:
 
 
 def _one_by_one(*tensors: torch.Tensor) -> bool:
-    """Whether torch._foreach_* can't be used: it has no rule for transforms, nor a derivative by a rate."""
+    """Whether torch._foreach_* can't be used: under transforms such as vmap, or if a tensor requires a gradient."""
     # The one question of this kind that torch.compile can trace.
     transformed = torch._C._functorch.peek_interpreter_stack() is not None
     return transformed or any(each.requires_grad for each in tensors)

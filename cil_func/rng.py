@@ -18,8 +18,9 @@ _BITS = 63  # torch.Generator.manual_seed takes a signed 64-bit number
 def fold_in(key: int, *data: int | str) -> int:
     """Returns a key, an int in [0, 2**63), that is derived from `key` and from what the draw is for.
 
-    data: ints and strings. The same arguments give the same key everywhere. Any other argument, order or grouping gives
-    an unrelated key: `fold_in(k, 1, 2)` is not `fold_in(k, 12)`. The keys are hashes by BLAKE2b.
+    key: an int. data: ints and strings that say what the draw is for. The same arguments give the same key everywhere.
+    Any other argument, order or grouping gives an unrelated key: `fold_in(k, 1, 2)` is not `fold_in(k, 12)`. The keys
+    are hashes by BLAKE2b.
     Raises TypeError for data that is neither an int nor a str.
     Source: the name and the idea are `jax.random.fold_in`.
     """

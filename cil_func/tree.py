@@ -32,7 +32,7 @@ def leaves(tree: Tree) -> list[torch.Tensor]:
 def unflatten(leaves: list[torch.Tensor], tree: Tree) -> Tree:
     """Returns a tree with these leaves and the structure of `tree`; it undoes `tree.leaves`.
 
-    `tree` must have no None. Raises ValueError for another number of leaves.
+    leaves: in the order of `tree.leaves`. `tree` must have no None. Raises ValueError for another number of leaves.
     """
     return pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
 
@@ -75,9 +75,10 @@ def size(tree: Tree) -> int:
 
 
 def cast(tree: Tree, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tree:
-    """Returns the tree in another floating-point dtype or on another device. Integer leaves keep their dtype.
+    """Returns the tree in another floating-point dtype or on another device.
 
-    dtype, device: None keeps the present one.
+    dtype: None: each leaf keeps its own; other leaves than floating-point ones keep theirs anyway. device: None: each
+    leaf stays where it is.
     """
     return map(lambda leaf: leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None), tree)
 
@@ -131,7 +132,7 @@ def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
 def merge(first: Tree, second: Tree) -> Tree:
     """Returns the leaves of two trees of nested dicts as one tree; it undoes `partition`.
 
-    Raises ValueError if both have the same leaf.
+    Raises ValueError if both have a leaf at one path, or one has a leaf where the other has a subtree.
     """
     merged = dict(first)
     for key, value in second.items():

@@ -32,9 +32,9 @@ class Loss(Protocol):
     """(student, teacher, targets, classes) -> 0-d tensor, the mean over the batch's images.
 
     student: what the network says about the batch; its logits are (B, C), for all C classes of the run.
-    teacher: what the last phase's finished model says about the same images; None if `Stage.uses_teacher` is false and
-    no backbone is frozen. Phase 0 has no last model: there all of the teacher's tensors are 0, `classes.old` is nowhere
-    true, and the loss must not depend on the teacher.
+    teacher: what the last phase's finished model says about the same images; None if `Stage.uses_teacher` is false,
+    unless the network grows. Phase 0 has no last model: there all of the teacher's tensors are 0, `classes.old` is
+    nowhere true, and the loss must not depend on the teacher.
     """
 
     def __call__(

@@ -17,7 +17,7 @@ class InitRows(Protocol):
 
 
 class ExpandRows(Protocol):
-    """(rows, key, num_new) -> rows with num_new classes more; the old rows are bit-identical."""
+    """(rows, key, num_new) -> rows with num_new classes more, at the end; the old ones are bit-identical."""
 
     def __call__(self, rows: Tree, key: int, num_new: int, /) -> Tree: ...
 

@@ -102,9 +102,9 @@ def _of_groups(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Computes the mean and variance of groups of `size` images from those of the images.
 
-    mean, var: (B, C), of each image; weight: (B,), 1 for images and 0 for padding. The variance of a group is the mean
-    variance within its images plus the variance of their means. Returns (means, variances), (G, 1, C) each, and each
-    group's share of all images, (G, 1, 1).
+    mean, var: (B, C), of each image, B a multiple of size. weight: (B,), 1 for images and 0 for padding. The variance
+    of a group is the mean variance within its images plus the variance of their means. Returns (means, variances,
+    shares): (G, 1, C) twice, and each group's share of all images, (G, 1, 1).
     """
     mean, var, weight = (leaf.unflatten(0, (-1, size)) for leaf in (mean, var, weight[:, None]))  # (G, N, C)
     images = weight.sum(1, keepdim=True)                                           # (G, 1, 1)

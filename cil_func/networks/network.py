@@ -170,7 +170,7 @@ class Network:
 def backbone_parts(model: Model) -> list[tuple[int | None, Tree, Tree]]:
     """Returns (phase, params, state) of each backbone of a model, as `Network.run` takes them, the frozen ones first.
 
-    phase: the phase that trained it; None for the newest.
+    phase: the phase that trained it; None for the newest, which is not frozen.
     """
     params, state = model
     frozen = sorted(params.get("frozen", {}), key=int)

@@ -34,12 +34,15 @@ class Classes(NamedTuple):
 
     @property
     def new(self) -> torch.Tensor:
-        """(C,) bool: the classes of this phase."""
+        """(C,) bool: the classes that arrive in this phase."""
         return self.seen & ~self.old
 
 
 def classes_of(sizes: list[int], now: int, *, device: torch.device | str = "cpu") -> Classes:
-    """Returns the `Classes` of phase `now` in a run whose phases bring sizes[0], sizes[1], ... classes; no counts."""
+    """Returns the `Classes` of phase `now`; counts is None.
+
+    sizes: how many classes each phase of the run brings. now: 0, 1, ... device: where the tensors are made.
+    """
     labels, seen = torch.arange(sum(sizes), device=device), sum(sizes[: now + 1])
     phase = torch.repeat_interleave(torch.tensor(sizes)).to(device)
     return Classes(labels < seen, labels < seen - sizes[now], phase, torch.tensor(now, device=device))

@@ -91,7 +91,10 @@ def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
 
 
 def _block(params: dict, state: dict, x: torch.Tensor, stride: int, mode: dict) -> tuple[torch.Tensor, dict]:
-    """shortcut(x) + norm(conv(relu(norm(conv(x))))), before the ReLU: (B, C, H, W) -> (B, C', H', W')."""
+    """Returns (shortcut(x) + norm(conv(relu(norm(conv(x))))), new state) of a block, without the ReLU that follows.
+
+    x: (B, C, H, W); the result is (B, C', H', W'). mode: train, norm_batch and valid, see `layers.conv_norm`.
+    """
     y, norm1 = layers.conv_norm(params["conv1"], params["norm1"], state["norm1"], x, stride=stride, **mode)
     y, norm2 = layers.conv_norm(params["conv2"], params["norm2"], state["norm2"], F.relu(y), **mode)
     if stride != 1:

@@ -41,7 +41,7 @@ class Facts(NamedTuple):
     """Facts about a timm model.
 
     feature_dim: the width D of the pooled features. batch_norm: whether it has batch norm, by which images of a batch
-    share statistics. drops: whether timm's own rates of dropping are not all 0, which `create` sets to 0.
+    share statistics. drops: whether timm's own rates of dropping, which `create` sets to 0, are not all 0 already.
     """
 
     feature_dim: int
@@ -75,7 +75,7 @@ def new(name: str, image_size: Size | None, train: bool, drop: Drop = OFF) -> to
 
 
 def takes_size(name: str) -> bool:
-    """Returns whether the shapes of the model's parameters depend on the size of the images.
+    """Returns whether the shapes of the model's parameters depend on the size of the images. name: timm's.
 
     Raises ConfigError for an unknown name.
     """
@@ -104,10 +104,11 @@ def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
 
 
 def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch.nn.Module:
-    """Returns timm's model without its classifier, in train mode.
+    """Returns timm's model without its classifier, in train mode, on torch's default device, initialised by timm.
 
-    name: timm's. image_size: None for the model's own. drop: the rates of dropping. Raises ConfigError if timm has no
-    such model, or if the model doesn't take a rate that isn't 0.
+    name: timm's. image_size: (H, W); None: the model's own. drop: the rates of dropping; where all are 0, timm's own
+    ones are set to 0 too. Raises ConfigError if timm has no such model, or if the model doesn't take a rate that isn't
+    0.
     """
     import timm  # imported late: it takes seconds, and the CIFAR ResNets don't need it
 

@@ -60,7 +60,7 @@ class Progress:
 
     @property
     def place(self) -> tuple[int, int, int, int]:
-        """(phase, stage, epoch, step); stage and epoch are -1 before the training."""
+        """(phase, stage, epoch, step), each from 0; before the phase's training stage and epoch are -1, step is 0."""
         if self.training is None:
             return (self.phase, -1, -1, 0)
         return (self.phase, self.training.number, *self.training.position)
@@ -89,7 +89,7 @@ class SaveHook:
         """Called before each step and, with boundary=True, after each part of a phase. May raise to stop the run."""
 
     def before_long_work(self, make: Callable[[], "Progress | StageProgress"]) -> None:
-        """Called before work that may take long and changes nothing: make() is the progress before it and after it."""
+        """Called before work that may take long and changes nothing: make() returns the same before it and after it."""
 
     def before_change(self) -> None:
         """Called just before a step changes what the last `make` reads: from here on it must not be called any more."""

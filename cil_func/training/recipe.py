@@ -86,15 +86,16 @@ class RecipeMaker:
 
     @property
     def _alone(self) -> bool:
-        """Whether images have no statistics in common, so that each is a norm group of its own."""
+        """Whether images share no statistics, as without batch norm, so that each is a norm group of its own."""
         return not self.network.backbone.groups and self.network.backbone.pads()
 
     @property
     def _padded(self) -> bool:
         """Whether a last, smaller batch is filled up.
 
-        Run eagerly it would take as long as two batches on a CPU, and as long as the rest of a captured epoch on a GPU.
-        Of several processes one may hold no image.
+        It isn't where the backbone can't take padding, or where one process runs steps that aren't compiled. Run
+        eagerly it would take as long as two batches on a CPU, and as long as the rest of a captured epoch on a GPU. Of
+        several processes one may hold no image.
         """
         return self.network.backbone.pads() and (self.compiled or self.processes.size > 1)
 

@@ -165,7 +165,7 @@ class EagerSteps:
         return self._train_state, self._totals
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: there is nothing to free."""
 
 
 class CapturedSteps:

@@ -23,7 +23,7 @@ from cil_func.training.step_state import TrainState, entry_name
 
 
 class Emit(Protocol):
-    """Takes an event, a dict with the key "event", as it happens."""
+    """event -> None. Takes an event as it happens: a dict with the key "event", the event's name, and more by name."""
 
     def __call__(self, event: dict, /) -> None: ...
 
