@@ -49,8 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def figures(images: Tensor, *, repeats: int) -> dict[str, float]:
-    """Returns the measured figures. Speedups are medians of paired ratios, rates are images a second by the median.
+    """Measures this package's augmentation and Pillow's. Returns {name of a figure: number}.
 
+    Speedups are medians of paired ratios, rates are images a second by the median.
     images: uint8 (N, 32, 32, 3). repeats: how often each contender is called.
     """
     count = len(images)
@@ -74,7 +75,10 @@ def figures(images: Tensor, *, repeats: int) -> dict[str, float]:
 
 
 def photographs(count: int) -> Tensor:
-    """Returns random images as smooth as photographs, uint8 (N, 32, 32, 3). The times depend on nothing else."""
+    """Returns `count` random images as smooth as photographs, uint8 (N, 32, 32, 3).
+
+    Nothing else in the images' content changes the times.
+    """
     random = np.random.default_rng(0)
     images = []
     for _ in range(count):
@@ -84,9 +88,10 @@ def photographs(count: int) -> Tensor:
 
 
 def _timms(images: Tensor, *, crop_padding: int = 0, flip: bool = False) -> Callable[[], list]:
-    """Returns a function that applies the usual transforms of torchvision and timm to each image.
+    """Returns a function that applies the usual transforms of torchvision and timm to each image, one by one.
 
-    crop_padding, flip: whether and how torchvision crops and mirrors the image before.
+    The function returns a list of uint8 arrays (32, 32, 3). images: uint8 (N, 32, 32, 3).
+    crop_padding: pixels of padding before a random crop, 0: no crop. flip: whether images are mirrored at random.
     """
     from timm.data.auto_augment import rand_augment_transform
     from torchvision import transforms
@@ -100,7 +105,11 @@ def _timms(images: Tensor, *, crop_padding: int = 0, flip: bool = False) -> Call
 
 
 def _ours(images: Tensor, *, batch: int = 0, **settings) -> Callable[[], list]:
-    """Returns a function that applies this package's augmentation in batches; batch 0 means all images at once."""
+    """Returns a function that applies this package's augmentation to all images. It returns a list of batches.
+
+    images: uint8 (N, 32, 32, 3), and so are the batches. batch: images of a batch; 0: all at once. settings: further
+    keywords of `augment.device`. The random numbers are drawn before, and not measured.
+    """
     ours = augment.device(auto_augment=POLICY, mean=[level / 255 for level in _FILL], **settings)
     draws = ours.draw(0, len(images))
     size = batch or len(images)
@@ -109,9 +118,9 @@ def _ours(images: Tensor, *, batch: int = 0, **settings) -> Callable[[], list]:
 
 
 def _family(images: Tensor, members: tuple[str, ...]) -> Callable[[], list]:
-    """Returns a function that applies one of the operations `members` to each image.
+    """Returns a function that applies the operations `members` to the images, one to each, in turn.
 
-    It works in batches as large as those that a whole policy gives these operations.
+    images: uint8 (N, 32, 32, 3). It works in batches as large as those that a whole policy gives these operations.
     """
     names = [name for name in operations.OPERATIONS if name in members]
     count, size = len(images), 128 * len(names)

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Returns the flags. Those of the backbones are for tests."""
+    """Returns the flags as a namespace. Those of the backbones are for tests."""
     parser = measure.parser(__doc__)
     parser.add_argument("--folder", type=Path, help="on the disk that is measured; default: for temporary files")
     parser.add_argument("--repeats", type=int, default=10)
@@ -80,9 +80,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def states(backbone: str, device: torch.device) -> Iterator[Progress]:
-    """Yields the progress of a run at one step after another, each with new tensors, as a step returns them.
+    """Yields the progress of a run at one step after another, without end, each with new tensors like a step's.
 
-    backbone, device: of the model.
+    backbone: its name. device: where the tensors are. The run is in phase 1; nothing is trained.
     """
     params, state = tree.cast(model.init(0, backbone, CLASSES), device=device)
     learned = Model(*tree.map(torch.clone, (params, state)))
@@ -102,7 +102,11 @@ def states(backbone: str, device: torch.device) -> Iterator[Progress]:
 def measured(
     backbone: str, device: torch.device, folder: Path, *, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Saves and loads `repeats` checkpoints in a folder. Returns ({part: seconds of each}, {name: megabytes})."""
+    """Saves `repeats` checkpoints in a folder after two that count as first, and loads the newest one twice.
+
+    Returns ({part of PARTS: seconds of each time}, {"megabytes": of a checkpoint, "memory_megabytes": by which the
+    process grew}), in 10^6 bytes. backbone, device: of the model that is saved.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in PARTS}
     grown, runs = 0.0, states(backbone, device)
     with CheckpointSaver(folder, Processes(), Signals(), every_seconds=0.0) as saver:
@@ -130,7 +134,7 @@ def measured(
 
 
 def timed(call: Callable) -> tuple[float, object]:
-    """Calls a function. Returns (seconds, its result)."""
+    """Calls a function without arguments. Returns (seconds, its result)."""
     clock = time.perf_counter()
     result = call()
     return time.perf_counter() - clock, result
@@ -139,7 +143,7 @@ def timed(call: Callable) -> tuple[float, object]:
 def _memory(*, anew: bool = False) -> float:
     """Returns the most memory that the process has had, in megabytes of 10^6 bytes; 0 on other systems than Linux.
 
-    anew: whether to forget the past before.
+    anew: whether to begin anew: then it is what the process has now, and later calls return the most since this one.
     """
     try:
         if anew:

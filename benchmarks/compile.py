@@ -66,7 +66,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def load(images: Path, options: argparse.Namespace) -> configuration.Config:
-    """Returns the configuration: the cifar preset on the generated images, in three phases."""
+    """Returns the configuration: the cifar preset on the generated images, in three phases of one epoch.
+
+    images: the folder of the images. options: the flags.
+    """
     overrides = [
         "data.name=image_folder",
         f"data.path={json.dumps(str(images))}",
@@ -83,7 +86,11 @@ def load(images: Path, options: argparse.Namespace) -> configuration.Config:
 
 
 def spawn(config: configuration.Config, folder: Path, options: argparse.Namespace) -> dict | None:
-    """Returns what a new process measures with the inductor cache in `folder`; None if it fails."""
+    """Returns what a new process measures, {"seconds": {part: seconds}, "graphs", "precision"}; None if it fails.
+
+    config: what it runs. folder: for the files that are exchanged, and inductor's cache, which stays there for the next
+    process. options: the flags.
+    """
     (folder / "config.toml").write_text(configuration.to_toml(config), encoding="utf-8")
     result = folder / "result.json"
     result.unlink(missing_ok=True)
@@ -98,7 +105,10 @@ def spawn(config: configuration.Config, folder: Path, options: argparse.Namespac
 
 
 def child(options: argparse.Namespace) -> int:
-    """Trains the three phases, writes {"seconds", "graphs", "precision"} into the folder, returns the exit status."""
+    """Trains the three phases and writes {"seconds", "graphs", "precision"} into the folder `options.child`.
+
+    Returns the exit status. "seconds" has a number for each of PARTS.
+    """
     import torch
     from torch._dynamo.utils import counters
 

@@ -34,11 +34,14 @@ def run(
     autocast: bool = False,
     channels_last: bool = False,
 ) -> dict:
-    """Trains all phases of WA. Returns {"phases": [{phase, top1, nme_top1, gamma, memory_size, seconds}, ...], ...}.
+    """Trains all phases of WA by the conventional trainer, and returns its results.
 
-    config, data: the recipe and the images. Accuracies are in percent, on all test images of the classes seen.
-    "seconds" is {train, select, evaluate}. emit: called with each phase's row at its end. workers: processes that load
-    images. autocast, channels_last: see `make_step`; without autocast it is float32, whatever run.precision says.
+    {"phases": [{phase, top1, nme_top1, gamma, memory_size, seconds}, ...], "average_incremental_accuracy",
+    "last_accuracy"}. Accuracies are in percent, on all test images of the classes seen. "seconds" is {train, select,
+    evaluate}. gamma is None if nothing was aligned.
+    config, data: the recipe and the images. emit: called with each phase's entry of "phases" at its end. workers:
+    number of processes that load images. autocast, channels_last: see `make_step`; without autocast it is float32,
+    whatever run.precision says.
     Raises ValueError for a recipe that isn't implemented here, and for a loss that isn't finite.
     """
     check(config)
@@ -57,7 +60,10 @@ def run(
 
 
 class Images(Dataset):
-    """Images uint8 (N, H, W, 3) and labels (N,) in memory. transform: applied to each image when it is read."""
+    """A data set of images uint8 (N, H, W, 3) and labels (N,) in memory. Item i is (transformed image i, its label).
+
+    transform: called with an image as a PIL image each time it is read; returns a float tensor (3, H, W).
+    """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable):
         self.images, self.labels, self.transform = images, labels, transform
@@ -70,9 +76,11 @@ class Images(Dataset):
 
 
 class Learner:
-    """The network and the memory. `train`, `select` and `evaluate` are the parts of a phase and return measures.
+    """The network and the memory of the conventional trainer.
 
-    The arguments are those of `run`.
+    `train`, `select` and `evaluate` are the parts of a phase, called in this order with its number. Each returns {name:
+    measure}. The arguments are those of `run`.
+    exemplars: {label: rows of the training images, in order of rank}.
     """
 
     def __init__(
@@ -89,7 +97,10 @@ class Learner:
         self.net = Net(int(config.model.backbone.removeprefix("resnet")), self.sizes[0]).to(self.device)
 
     def train(self, phase: int) -> dict:
-        """Trains the net on a phase's classes and the exemplars of the old ones, and aligns it."""
+        """Trains the net on a phase's classes and the exemplars of the old ones, and aligns it. Returns {"gamma"}.
+
+        gamma is None in phase 0, and if method.align is false.
+        """
         teacher = None
         if phase:
             teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
@@ -100,7 +111,11 @@ class Learner:
         return {"gamma": align(self.net.head, self.sizes[phase]) if aligned else None}
 
     def fit(self, phase: int, teacher: Net | None, images: Images) -> None:
-        """Trains the net for the epochs of a phase. The loss is read once an epoch. teacher: None in phase 0."""
+        """Trains the net for the epochs of a phase. Reads the loss once an epoch.
+
+        teacher: the net of the phase before; None in phase 0. images: to train on. Raises ValueError for a loss that
+        isn't finite.
+        """
         optim, method = self.config.optim_of_phase(phase), self.config.method
         optimiser = torch.optim.SGD(
             self.net.parameters(), lr=optim.learning_rate, momentum=optim.momentum, weight_decay=optim.weight_decay
@@ -124,7 +139,7 @@ class Learner:
             scheduler.step()
 
     def select(self, phase: int) -> dict:
-        """Keeps the first exemplars of old classes, and chooses those of new classes by herding."""
+        """Keeps the first exemplars of old classes, and herds those of new classes. Returns {"memory_size"}."""
         memory, seen = self.config.memory, sum(self.sizes[: phase + 1])
         quota, rows = memory.fixed_per_class or memory.size // seen, self.new_rows(phase)
         _, features = self.outputs(Images(self.data.train_images[rows], self.train_labels[rows], self.plain))
@@ -135,7 +150,10 @@ class Learner:
         return {"memory_size": sum(map(len, self.exemplars.values()))}
 
     def evaluate(self, phase: int) -> dict:
-        """Returns top-1 in percent on the classes seen, by logits and by the nearest mean of the exemplars."""
+        """Returns {"top1", "nme_top1"} on the test images of the classes seen, in percent.
+
+        top1: by the highest logit. nme_top1: by the nearest of the classes' mean features, taken over the exemplars.
+        """
         kept, seen = np.concatenate(list(self.exemplars.values())), sum(self.sizes[: phase + 1])
         labels = self.train_labels[kept]
         _, features = self.outputs(Images(self.data.train_images[kept], labels, self.plain))
@@ -200,9 +218,9 @@ def check(config: Config) -> None:
 
 
 def split(config: Config, data: sources.Dataset) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Returns (labels of training images, labels of test images, number of new classes of each phase).
+    """Returns (labels of training images (N,), labels of test images, number of new classes of each phase).
 
-    Labels count the classes in order of arrival.
+    Label k is the class that comes as number k, counted from 0 over all phases. config: [data]'s order and increments.
     """
     settings, num_classes = config.data, len(data.class_names)
     order = scenario.class_order(
@@ -216,7 +234,10 @@ def split(config: Config, data: sources.Dataset) -> tuple[np.ndarray, np.ndarray
 
 
 def herd(features: np.ndarray, count: int) -> list[int]:
-    """Chooses rows of (N, D), each so that the mean of the chosen ones is nearest to the mean of all. Returns them."""
+    """Chooses `count` rows one after the other, each so that the mean of the chosen ones is nearest to the mean of all.
+
+    features: (N, D). Returns the rows' numbers in order of selection.
+    """
     mean, chosen_sum, chosen = features.mean(axis=0), np.zeros_like(features[0]), []
     for number in range(1, count + 1):
         distances = np.linalg.norm(mean - (features + chosen_sum) / number, axis=1)  # (N,)

@@ -16,7 +16,11 @@ from cil_func.config.schema import Config, Optim
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut without parameters (option A)."""
+    """Two 3x3 convolutions and a shortcut without parameters (option A). Takes and returns (B, C, H, W).
+
+    stride: of the first convolution; above 1 the shortcut takes every stride-th pixel. New channels of the shortcut are
+    0.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
@@ -35,7 +39,10 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """CIFAR's ResNet of depth 6n + 2 with a linear head that grows. Called with images, returns (logits, features)."""
+    """CIFAR's ResNet of depth 6n + 2 with a linear head that grows.
+
+    Called with images (B, 3, H, W) it returns (logits (B, K), features (B, 64)). num_classes: K at first.
+    """
 
     def __init__(self, depth: int, num_classes: int):
         super().__init__()
@@ -78,8 +85,10 @@ def make_step(
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Returns a training step: (images (B, 3, H, W) float, labels (B,)) -> loss, a 0-d tensor. It trains net in place.
 
-    teacher: None in phase 0. autocast: whether to compute in bfloat16; channels_last: the layout of images. Toolboxes
-    use neither, and both make it faster. The others are the settings of [method].
+    teacher: the net of the phase before, in eval mode; None in phase 0. optimiser: of net's parameters.
+    autocast: whether to compute in bfloat16; channels_last: whether images and weights have that layout in memory.
+    Toolboxes use neither, and both make it faster.
+    temperature, kd_weight, kd_combination, label_smoothing: the settings of [method].
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for module in (net, teacher):
@@ -108,12 +117,15 @@ def make_step(
 
 
 def distillation(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Returns the soft cross-entropy of the student's logits of old classes against the teacher's."""
+    """Returns the soft cross-entropy of the student's logits against the teacher's, 0-d, the batch's mean.
+
+    logits: the student's, of the old classes; taught: the teacher's; both (B, old classes).
+    """
     return F.cross_entropy(logits / temperature, F.softmax(taught / temperature, dim=1))
 
 
 def align(head: nn.Linear, num_new: int) -> float:
-    """Aligns the weights in place. Returns gamma."""
+    """Scales the last num_new weight rows, in place, to the mean norm of the others. Returns the factor gamma."""
     with torch.no_grad():
         norms = head.weight.norm(dim=1)
         gamma = norms[:-num_new].mean() / norms[-num_new:].mean()
@@ -122,7 +134,10 @@ def align(head: nn.Linear, num_new: int) -> float:
 
 
 def make_transforms(config: Config, size: int) -> tuple[Callable, Callable]:
-    """Returns the transforms (of training images, of all others): PIL image of size x size -> float (3, H, W)."""
+    """Returns (transform of training images, transform of all other images) by [augment] and [data].
+
+    Each takes a PIL image of size x size pixels and returns a float tensor (3, H, W), normalised.
+    """
     settings, mean, std = config.augment, config.data.mean, config.data.std
     to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
     augmented = []
@@ -140,7 +155,7 @@ def make_transforms(config: Config, size: int) -> tuple[Callable, Callable]:
 
 
 def make_scheduler(optimiser: torch.optim.Optimizer, optim: Optim) -> torch.optim.lr_scheduler.LRScheduler:
-    """Returns the schedule of the learning rate; step it once an epoch."""
+    """Returns the schedule of the learning rate; call its `step` once an epoch. optim: as it holds for the phase."""
     if optim.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=optim.epochs)
     return torch.optim.lr_scheduler.MultiStepLR(optimiser, list(optim.milestones), gamma=optim.milestone_factor)

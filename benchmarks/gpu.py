@@ -124,7 +124,10 @@ def sections(
 
 
 def modes(rig: Rig) -> dict[str, Callable[[], None]]:
-    """Returns {mode: function} of a training step: eager, compiled and, on a GPU, captured. The fastest is the last."""
+    """Returns {mode: a function that takes one training step}: eager, compiled and, on a GPU, captured.
+
+    They are in this order, so that the fastest is the last.
+    """
     train_state, taught, batch, classes, rate = rig.given
     threaders = {"eager": (runners.EagerSteps, rig.eager), "compiled": (runners.EagerSteps, rig.fast)}
     if rig.fast.experiment.captured:
@@ -162,7 +165,10 @@ def steps(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 
 
 def ahead(rig: Rig, options: argparse.Namespace) -> dict[str, tuple[Callable[[], object], int]]:
-    """Returns what is computed ahead of the steps, in chunks: {name: (function, number of its images)}."""
+    """Returns what is computed ahead of the steps, in chunks: {name: (function, number of images of a call)}.
+
+    The names are teacher, augment and draw, see the module's docstring.
+    """
     made, (params, state, *_) = rig.fast.experiment, rig.given[0]
     few = made.forward.batch_size
     many = max(few, augment.CHUNK_PIXELS[made.device.type] // options.image_size**2)
@@ -176,7 +182,7 @@ def ahead(rig: Rig, options: argparse.Namespace) -> dict[str, tuple[Callable[[],
 
 
 def _first(call: Callable[[], object], device: torch.device) -> float:
-    """Returns the seconds of one call."""
+    """Returns the seconds of one call, the GPU waited for."""
     (seconds,) = step.interleaved({"": call}, repeats=1, device=device, warmup=0)[""]
     return seconds
 
@@ -185,7 +191,8 @@ def _first(call: Callable[[], object], device: torch.device) -> float:
 
 
 def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
-    """Counts the kernels of a step, and measures which kinds take its time."""
+    """Counts the kernels of a step in each mode, and measures which kinds take the best step's time. Keeps the figures.
+    """
     figures = {}
     for name, call in modes(rig).items():
         trace = traced(call, rig.fast.experiment.device)
@@ -194,7 +201,7 @@ def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
 
 
 def traced(call: Callable[[], object], device: torch.device) -> profile:
-    """Returns a profiler's trace of some calls of a function, after its warm-up calls.
+    """Returns a profiler's trace of _TRACED calls of a function, after its warm-up calls.
 
     Raises RuntimeError if the profiler can't see the GPU.
     """
@@ -212,7 +219,10 @@ def traced(call: Callable[[], object], device: torch.device) -> profile:
 
 
 def shares(trace: profile) -> dict[str, float]:
-    """Returns each kind's share of the kernels' time; without a GPU, of the time of all operations on the CPU."""
+    """Returns {kind of KINDS: its share of the kernels' time, 0 to 1}.
+
+    Without a GPU it is the share of the time of all operations on the CPU.
+    """
     spent = Counter()
     on_gpu = _on_gpu(trace)
     for event in on_gpu or trace.events():
@@ -221,7 +231,7 @@ def shares(trace: profile) -> dict[str, float]:
 
 
 def kind(name: str) -> str:
-    """Returns the kind of a kernel, by the name that cuDNN, cuBLAS, torch or inductor gave it."""
+    """Returns the kind of a kernel, one of KINDS, by the name that cuDNN, cuBLAS, torch or inductor gave it."""
     if re.search(r"^triton|cpp_fused", name):  # asked first, since inductor's names contain "convolution_backward" too
         return "fused"
     return "convolution" if re.search(r"conv(?!ert)|cudnn|fprop|dgrad|wgrad|winograd", name.lower()) else "other"

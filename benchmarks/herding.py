@@ -46,7 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def seconds(sizes: Sequence[tuple[int, int]], repeats: int) -> dict[tuple[int, int], float]:
-    """Returns the least seconds of a call for each (rows, count)."""
+    """Measures `herding.herd` at each (rows, count) of `sizes`. Returns {(rows, count): the least seconds of a call}.
+
+    repeats: calls of each, all sizes in turn, after one that doesn't count.
+    """
     least = {}
     for repeat in range(-1, repeats):
         for rows, count in sizes:
@@ -59,9 +62,9 @@ def seconds(sizes: Sequence[tuple[int, int]], repeats: int) -> dict[tuple[int, i
 
 
 def against_conventional(*, repeats: int) -> tuple[list[float], list[float]]:
-    """Returns (seconds of the conventional loop, seconds of `herding.herd`), called in turn.
+    """Returns (seconds of each call of the conventional loop, seconds of each of `herding.herd`), called in turn.
 
-    Raises RuntimeError if they choose different rows.
+    repeats: calls of each. Raises RuntimeError if they choose different rows.
     """
     features = torch.nn.functional.normalize(draw(ROWS))
     picks = conventional.herd(features.double().numpy(), COUNT)

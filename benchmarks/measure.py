@@ -22,7 +22,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser with the flags of every benchmark. description: its docstring; the first line is shown."""
+    """Returns a parser with the flags of every benchmark, --json and --commit; a benchmark adds its own.
+
+    description: the benchmark's module docstring; --help shows its first line.
+    """
     made = argparse.ArgumentParser(description=description.splitlines()[0], allow_abbrev=False)
     made.add_argument("--json", type=Path, metavar="PATH", help="results file; default benchmarks/results/")
     made.add_argument("--commit", default="", metavar="HASH", help="what is measured, where git can't tell")
@@ -30,9 +33,11 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def conditions(device: str, *, commit: str = "") -> dict:
-    """Returns what a measurement depends on besides the code. Call it at the start, since it has the load average.
+    """Returns what a measurement depends on besides the code, as {name: JSON-able value}.
 
-    device: "cpu" or "cuda", which also ends the name of the results file. commit: "" for the one that is checked out.
+    Call it at the start, since it has the load average.
+    device: "cpu" or "cuda", which also ends the name of the results file. commit: what is measured; "": the commit that
+    is checked out.
     """
     import torch  # imported late: `run` times the imports of a child, and its parent needs none
 
@@ -62,8 +67,10 @@ def head() -> str:
 
 
 def write(name: str, figures: Mapping[str, Real], conditions: Mapping, json_path: Path | None = None) -> Path:
-    """Writes {"name", "figures", "conditions"} to json_path, or to results/NAME-<device>.json. Returns the path.
+    """Writes {"name", "figures", "conditions"} to a file. Returns its path.
 
+    name: of the benchmark. figures: {name: number}. conditions: from the function of this name.
+    json_path: the file; None: results/NAME-<device>.json.
     Raises TypeError for a figure that is no number, ValueError for one that is not finite.
     """
     wrong = [key for key, value in figures.items() if isinstance(value, bool) or not isinstance(value, Real)]
@@ -78,10 +85,11 @@ def write(name: str, figures: Mapping[str, Real], conditions: Mapping, json_path
 def paired(
     first: Callable[[], object], second: Callable[[], object], *, repeats: int, warmup: int = 1
 ) -> tuple[list[float], list[float]]:
-    """Returns the seconds of each call of two functions, which are called in turn: a slow machine slows down both.
+    """Returns (seconds of each call of `first`, of each call of `second`); item i of both is from the same round.
 
-    repeats: how many calls of each count; warmup: how many come before them. The order alternates. A function that
-    uses a GPU has to wait for it before it returns.
+    The functions are called in turn, so that a slow machine slows down both, and in the other order each round.
+    repeats: how many calls of each count; warmup: how many come before them. A function that uses a GPU has to wait for
+    it before it returns.
     """
     seconds = ([], [])
     for repeat in range(-warmup, repeats):
@@ -99,7 +107,10 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def table(rows: Sequence[Sequence]) -> None:
-    """Prints rows in aligned columns, names to the left and numbers to the right. The first row is the heading."""
+    """Prints rows in aligned columns, names to the left and numbers to the right.
+
+    rows: the first one is the heading; None is printed as "-".
+    """
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     for row in texts:
@@ -111,7 +122,8 @@ def write_images(folder: Path, *, classes: int, train: int, test: int, size: int
     """Writes random images that can be learned, as folder/train/<class>/*.png and folder/test/<class>/*.png.
 
     classes: how many. Each class has a pattern of 4 x 4 colours, and its images are the pattern, shifted and with
-    noise. train, test: how many images a class has. size: pixels of a side, a multiple of 4.
+    noise. train, test: how many images a class has in each. size: pixels of a side, a multiple of 4. seed: of the
+    random numbers; the same one gives the same images.
     """
     import numpy as np
     from PIL import Image

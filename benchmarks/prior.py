@@ -40,9 +40,10 @@ def main() -> int:
 
 
 def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
-    """Returns accuracies in percent on all test images, of the saved model as it is and with the newest logits lowered.
+    """Measures a finished run's saved model on all test images. Returns {name of a figure: number}.
 
-    ready: the run. run: its directory. last: the results of its last phase.
+    Accuracies are in percent: of the model as it is, with the newest classes' logits lowered ("top1_prior_removed"),
+    among old and among new classes alone. ready: the run. run: its directory. last: the results of its last phase.
     """
     made, (params, state, *_) = ready.experiment, checkpoints.load_model(run)
     newest, labels = made.scenario.phases[-1], made.scenario.test_labels

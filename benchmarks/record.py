@@ -50,7 +50,10 @@ def main() -> int:
 
 
 def figures(results: dict) -> dict:
-    """Returns {name: number or None} of the summary, the seconds, and some columns of the table for each phase."""
+    """Returns {name: number or None} of a run: the summary, the seconds in all, and COLUMNS for each phase.
+
+    results: the content of results.json. None: results.json has no number there, as gamma in phase 0.
+    """
     found = {key: results[key] for key in SUMMARY}
     found["seconds"] = sum(sum(row["seconds"].values()) for row in results["phases"])
     for row in results["phases"]:

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Returns the flags. Those of child processes and of small tests are not listed in --help."""
+    """Returns the flags as a namespace. Those of child processes and of small tests are not listed in --help."""
     parser = measure.parser(__doc__)
     hidden = argparse.SUPPRESS
     parser.add_argument("--epochs", type=int, default=1, help="of every phase")
@@ -87,7 +87,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def load(options: argparse.Namespace, folder: Path, *, epochs: int) -> configuration.Config:
-    """Returns the configuration, on the images of --data, or on images that it generates in `folder`."""
+    """Returns the configuration: the cifar preset with RECIPE, on the images of --data.
+
+    Without --data it generates images in `folder`, unless they are there already. epochs: of each phase.
+    """
     images = options.data
     if images is None:
         images = folder / "images"
@@ -102,7 +105,10 @@ def load(options: argparse.Namespace, folder: Path, *, epochs: int) -> configura
 
 
 def sides(options: argparse.Namespace, recipe: configuration.Config, folder: Path) -> dict[str, dict]:
-    """Runs each part in a process of its own. Returns {part: what it measured, with its wall time}."""
+    """Runs each part of --parts in a process of its own. Returns {part: what it measured}, see `spawn`.
+
+    recipe: the configuration of all of them. folder: for the files that are exchanged.
+    """
     cache = options.cache or folder / "inductor"
     cache.mkdir(parents=True, exist_ok=True)
     if "warm" in options.parts and "cold" not in options.parts and not any(cache.iterdir()):
@@ -112,9 +118,11 @@ def sides(options: argparse.Namespace, recipe: configuration.Config, folder: Pat
 
 
 def spawn(part: str, recipe: configuration.Config, options: argparse.Namespace, folder: Path, cache: Path) -> dict:
-    """Returns what one side measures in a new process. Raises ChildError if it fails.
+    """Runs one side in a new process. Returns what it measures: `summary`, memory, and "wall", its seconds in all.
 
-    part: of PARTS. recipe: the configuration. folder: for files that are exchanged. cache: inductor's.
+    part: of PARTS. recipe: the configuration. folder: for the files that are exchanged. cache: the folder of inductor's
+    cache.
+    Raises ChildError if the process fails.
     """
     config, result = folder / "config.toml", folder / f"{part}.json"
     config.write_text(configuration.to_toml(recipe), encoding="utf-8")
@@ -136,7 +144,10 @@ def spawn(part: str, recipe: configuration.Config, options: argparse.Namespace, 
 
 
 def child(options: argparse.Namespace) -> int:
-    """Runs one side in this process: trains all phases and writes what it measures to --result."""
+    """Runs one side in this process: trains all phases and writes what it measures to --result.
+
+    Returns the exit status.
+    """
     side = conventional_side if options.side in ("conventional", "tuned") else our_side
 
     def emit(row: dict) -> None:
@@ -157,7 +168,7 @@ def child(options: argparse.Namespace) -> int:
 
 
 def conventional_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
-    """Runs the conventional trainer, for "tuned" with channels_last and autocast. Returns what it measures.
+    """Runs the conventional trainer, for "tuned" with channels_last and autocast. Returns `summary` and "precision".
 
     emit: called with the results of each phase.
     """
@@ -177,7 +188,10 @@ def conventional_side(config: configuration.Config, options: argparse.Namespace,
 
 
 def our_side(config: configuration.Config, options: argparse.Namespace, emit) -> dict:
-    """Runs this package by its own highest-level calls. Returns what it measures."""
+    """Runs this package by its own highest-level calls. Returns `summary` and "precision".
+
+    emit: called with the "phase_end" event of each phase.
+    """
     from cil_func import experiment
     from cil_func.runs import setup
 
@@ -255,7 +269,7 @@ def show(found: dict[str, dict]) -> None:
 
 
 def _threads(recipe: configuration.Config) -> int:
-    """Threads of either side's main process."""
+    """Returns the number of threads of either side's main process."""
     own = os.environ.get("OMP_NUM_THREADS", "")
     return recipe.run.threads or (int(own) if own.isdecimal() else len(os.sched_getaffinity(0)))
 

@@ -46,7 +46,10 @@ def main() -> int:
 
 
 def train(root: Path, directory: Path, method: str, options) -> Path:
-    """Trains a method by the code in `root`; returns the run directory. Raises CalledProcessError if that fails."""
+    """Trains a method by the code in the checkout `root`. Returns the run directory, `directory`.
+
+    options: the flags. Raises CalledProcessError if the training fails.
+    """
     settings = (
         f"method.name={method}", f"optim.epochs={options.epochs}", "run.precision=float32", "run.device=cpu",
         "run.threads=1", f"run.compile={str(options.compile).lower()}",
@@ -60,7 +63,10 @@ def train(root: Path, directory: Path, method: str, options) -> Path:
 
 
 def compare(here: Path, other: Path) -> dict[str, int]:
-    """Returns {"weights": 1 if all tensors have the same bits, else 0, "results": the same for the phases' numbers}."""
+    """Compares two run directories. Returns {"weights": 1 or 0, "results": 1 or 0}; 1: they are equal.
+
+    Weights are equal if all tensors have the same bits; results if all numbers of the phases but the seconds are equal.
+    """
     tensors = [load_file(run / "model.safetensors") for run in (here, other)]
     weights = tensors[0].keys() == tensors[1].keys() and all(
         torch.equal(tensor.flatten().view(torch.uint8), tensors[1][name].flatten().view(torch.uint8))

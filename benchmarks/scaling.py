@@ -70,6 +70,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def load(images: Path, options: argparse.Namespace) -> configuration.Config:
+    """Returns the configuration: the cifar preset with two norm groups a batch. images: the folder of the images."""
     overrides = [
         "data.name=image_folder", f"data.path={json.dumps(str(images))}", f"data.image_size={options.image_size}",
         f"model.backbone={options.backbone}", f"optim.batch_size={options.batch_size}",
@@ -79,7 +80,10 @@ def load(images: Path, options: argparse.Namespace) -> configuration.Config:
 
 
 def spawn(count: int, folder: Path, options: argparse.Namespace) -> dict:
-    """Returns what `count` new processes measure. Raises RuntimeError if they fail."""
+    """Runs `count` new processes together. Returns what they measure, see `child`. Raises RuntimeError if they fail.
+
+    folder: for the files that are exchanged, and inductor's cache. options: the flags.
+    """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"]
     words = ["benchmarks.scaling", "--child", str(folder), "--steps", str(options.steps)]
     threads = str(max(1, options.threads // count))
@@ -91,7 +95,11 @@ def spawn(count: int, folder: Path, options: argparse.Namespace) -> dict:
 
 
 def child(options: argparse.Namespace) -> int:
-    """Builds the setup as a run would and takes the steps, in this process. Rank 0 writes what it measures."""
+    """Builds the setup as a run would and takes the steps, in this process. Returns the exit status.
+
+    Rank 0 writes {"images_per_second" of all processes, "collectives" and "bytes" a step, "precision"} into the folder
+    `options.child`.
+    """
     import torch
 
     from benchmarks import step
@@ -138,7 +146,7 @@ def waited(processes) -> None:
 
 
 def summary(found: dict[int, list[dict]]) -> dict[str, float]:
-    """Returns the measured figures. found: {number of processes: results of its rounds}."""
+    """Returns the measured figures. found: {number of processes, 1 and 2: what each round measured, see `child`}."""
     rates = {count: [entry["images_per_second"] for entry in rounds] for count, rounds in found.items()}
     return {
         "scaling_2": measure.ratio(rates[2], rates[1]),
@@ -150,7 +158,11 @@ def summary(found: dict[int, list[dict]]) -> dict[str, float]:
 
 
 def model(size: float, seconds_128: float) -> dict[str, float]:
-    """Returns the speedups over one GPU by the model. size: bytes of an all-reduce; seconds_128: for 128 images."""
+    """Returns the estimated speedups over one GPU, {"model_strong_N": ..., "model_weak_N": ...} for each N of GPUS.
+
+    size: bytes of an all-reduce. seconds_128: of a step of 128 images on one GPU. The module's docstring has the
+    formula.
+    """
 
     def reduce(gpus: int) -> float:
         latency, bandwidth = ASSUMED["latency_seconds"], ASSUMED["bandwidth_bytes_per_second"]

@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None):
-    """Returns the flags. The sizes are for tests."""
+    """Returns the flags as a namespace. The sizes are for tests."""
     parser = measure.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=40, help="calls of each contender")
     parser.add_argument("--image-size", type=int, default=32)
@@ -89,7 +89,10 @@ def parse(arguments: list[str] | None):
 
 
 def build(images: Path, precision: str, options) -> setup.Setup:
-    """Returns the setup of this package's side, as a run would build it. precision: of `run.precision`."""
+    """Returns the setup of this package's side, as a run would build it.
+
+    images: the folder of the images. precision: the value of run.precision. options: the flags.
+    """
     settings = [
         "data.name=image_folder", f'data.path="{images}"', f"data.image_size={options.image_size}",
         f"model.backbone={options.backbone}", f"optim.batch_size={options.batch_size}", "optim.norm_batch=0",
@@ -101,7 +104,8 @@ def build(images: Path, precision: str, options) -> setup.Setup:
 def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
     """Returns a function that takes one step of a phase with a teacher: the teacher's outputs, then the step.
 
-    ready: the setup. old, seen: how many classes are old, and how many are seen.
+    ready: this package's side. old, seen: how many classes are old, and how many are seen. Each call trains further,
+    always on the same batch.
     """
     made, recipe = ready.experiment, ready.experiment.recipe(1, "")
     rows = recipe.padded_to or recipe.batch_size  # of this process
@@ -117,12 +121,16 @@ def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
 
 
 def drawn(made: Experiment, key: int) -> Model:
-    """Draws a new model of all classes of an experiment by a key, on the device."""
+    """Returns a model of all classes of an experiment with random weights, on its device. key: the seed."""
     return Model(*tree.cast(tuple(made.network.init(key, made.num_classes)), dtype=made.dtype, device=made.device))
 
 
 def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callable[[], object]:
-    """Returns a function that takes one step of the conventional trainer, on pixels that are floats already."""
+    """Returns a function that takes one step of the conventional trainer, on pixels that are floats already.
+
+    ready: this package's side, for device, preprocessing and precision. options: the flags.
+    tuned: with channels_last, and with bfloat16 autocast if this package computes in bfloat16.
+    """
     depth = int(options.backbone.removeprefix("resnet"))
     device = ready.experiment.device
     net, teacher = (conventional_step.Net(depth, classes).to(device) for classes in (SEEN, OLD))
@@ -142,7 +150,10 @@ def conventional(ready: setup.Setup, options, *, tuned: bool = False) -> Callabl
 
 
 def batch(size: int, side: int, seen: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws (images uint8 (size, side, side, 3), labels (size,) of the classes 0 to seen - 1)."""
+    """Returns random (images uint8 (size, side, side, 3), labels (size,) of the classes 0 to seen - 1), on the device.
+
+    The same arguments give the same batch.
+    """
     generator = rng.generator(0)
     images = torch.randint(0, 256, (size, side, side, 3), generator=generator, dtype=torch.uint8)
     return images.to(device), torch.randint(0, seen, (size,), generator=generator).to(device)
@@ -153,7 +164,8 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Returns {contender: seconds of each call}. All contenders are called in turn, in another order in each round.
 
-    repeats: how many calls count; warmup: how many come before them. device: a GPU is waited for after each call.
+    contenders: {name: function without arguments}. repeats: how many calls of each count; warmup: how many come before
+    them. device: a GPU is waited for after each call.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     shuffle = random.Random(0)
@@ -169,7 +181,7 @@ def interleaved(
 
 
 def compute_dtype(ready: setup.Setup) -> torch.dtype:
-    """Returns the dtype of the convolutions."""
+    """Returns the dtype in which the convolutions of a setup compute."""
     return DTYPES[ready.config.run.precision][1]
 
 
@@ -187,7 +199,7 @@ def floor_seconds(ready: setup.Setup) -> float:
 
 
 def forward_flops(ready: setup.Setup) -> float:
-    """Returns the floating-point operations of the forward pass of a batch, counted by torch on the meta device."""
+    """Returns the floating-point operations of the forward pass of one batch, counted by torch on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
     made = ready.experiment

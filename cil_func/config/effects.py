@@ -67,8 +67,9 @@ def unused_stages(config: Config, used: Collection[str]) -> str:
 
 
 def use_of(key: str) -> Use:
-    """Returns when a dotted key is used. An option counts as its table, a stage's key as used by methods with it.
+    """Returns the `Use` of a dotted key.
 
+    An option is used when its table is, and a key of [optim.STAGE] by the methods that have the stage.
     Raises KeyError for a key that the schema lacks, and for a table.
     """
     parts = key.split(".")

@@ -87,8 +87,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """Returns the number of steps in the text behind --profile. Raises ValueError unless it is an integer of 1 or more.
-    """
+    """Returns the number of steps that follows --profile. Raises ValueError unless it is an integer of 1 or more."""
     number = int(text)
     if number < 1:
         raise ValueError

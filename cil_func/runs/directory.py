@@ -1,5 +1,4 @@
-"""Claims a run directory for this run, and finds out whether it is new, or holds a finished run or one to go on with.
-"""
+"""Claims a run directory for this run, and finds out whether it is new or holds a run, finished or to go on with."""
 
 import errno
 import json

@@ -118,8 +118,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _about_memory(error: BaseException, config: Config) -> str:
-    """Returns the message of a lack of memory: which memory is full, the amounts that the error names, and what to try.
-    """
+    """Returns the message of a lack of memory: which one is full, the amounts that the error names, what to try."""
     text = str(error)
     on_gpu = isinstance(error, torch.OutOfMemoryError) or bool(_ON_GPU.search(text))
     numbers = [f"{found[1]} more were needed" for found in [_NEEDED.search(text)] if found]

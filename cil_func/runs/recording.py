@@ -155,8 +155,7 @@ class _Screen:
         return []
 
     def remember(self, path: Path) -> list[str]:
-        """Lets the console take note of the events in the log at `path`, for its estimate of the time; shows nothing.
-        """
+        """Lets the console take note of the events in the log at `path`, to estimate times; shows nothing."""
         try:
             for event in event_log.read(path):
                 self._show.remember(event)

@@ -125,8 +125,7 @@ class CheckpointSaver(SaveHook):
             raise StoppedError(128 + received, self._message(received, everywhere=False))
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is on disk; passes its warnings to `warn`. Raises what the thread has raised.
-        """
+        """Waits until the last checkpoint is on disk; passes its warnings to `warn`. Raises what the thread raised."""
         if self._writing:
             with self._processes.activity.long_work("saving a checkpoint"):
                 concurrent.futures.wait([self._writing])
