@@ -128,8 +128,7 @@ def automatic(num_classes: int, initial_increment: int, increment: Increment) ->
     """Returns (initial_increment, increment) with increment = "auto" replaced; a number or a list comes back as it is.
 
     "auto" becomes num_classes / 5, rounded up, which makes about five phases. If that is 1 and initial_increment is 0,
-    initial_increment becomes 2: a phase 0 of a single class would teach nothing, since there is nothing to tell it
-    from.
+    initial_increment becomes 2: a phase 0 of a single class would teach nothing.
     """
     if increment != "auto":
         return initial_increment, increment

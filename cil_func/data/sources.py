@@ -176,8 +176,7 @@ def _check_count(path: str, name: str) -> None:
 def _resized(dataset: Dataset, image_size: int, memory: ImageMemory) -> Dataset:
     """Returns the data set with images of image_size x image_size, stored in `memory`.
 
-    image_size: the side in pixels, see `image_file.resize`; 0, or the images' own height: they are returned as they
-    are.
+    image_size: the side in pixels, see `image_file.resize`; 0, or the images' own height, leaves them as they are.
     """
     if image_size in (0, dataset.train_images.shape[1]):
         return dataset

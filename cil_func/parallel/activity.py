@@ -131,12 +131,11 @@ def find_hanging(still: Mapping[int, tuple[ActivityRecord, float]], timeout: flo
     """Finds the process that hangs.
 
     still: {rank: (its record, for how many seconds the record has not changed)} of the processes that have not ended.
-    timeout: seconds. A process hangs if it doesn't wait, another one waits and has passed more waits, and the records
-    of both have not changed for `timeout` seconds, or for the time that its announced work may take if that is longer.
-    If
-    there are several, the one that has passed the fewest waits is taken.
-    Returns (rank, a message about it), (None, a message) if all processes wait for each other, None if no process
-    hangs.
+    timeout: seconds.
+    A process hangs if it doesn't wait, another one waits and has passed more waits, and the records of both have not
+    changed for `timeout` seconds, or for the time that announced work may take if that is longer. If there are several,
+    the one that has passed the fewest waits is taken.
+    Returns (rank, a message about it) if one hangs, (None, a message) if all processes wait for each other, else None.
     """
     stuck = {
         rank: record for rank, (record, seconds) in still.items() if seconds >= max(timeout, record.at_most_seconds)

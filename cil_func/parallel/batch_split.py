@@ -32,9 +32,9 @@ def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
     """Returns the batch size for a phase with `count` training rows: batch_size, halved while one batch holds them all.
 
     norm_batch: how many images share batch norm's statistics; 0: all of a batch. A half that is larger than norm_batch
-    is rounded up to whole groups of norm_batch images. The result is a half, a quarter, ... and not `count` itself,
-    since each batch size needs a graph of its own, whose compilation takes a minute, and the counts of most phases
-    differ.
+    is rounded up to whole groups of norm_batch images.
+    The result is a half, a quarter, ... and not `count` itself, since each batch size needs a graph of its own, whose
+    compilation takes a minute, and the counts of most phases differ.
     """
     while True:
         half = math.ceil(batch_size / 2)

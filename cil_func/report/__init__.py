@@ -13,8 +13,8 @@ alignment.py          the picture of what aligning did
 number_places.py      where the numbers of a picture stand
 axes.py               what the pictures share
 
-An event is one line of metrics.jsonl as a dict, whose key "event" names its kind. `results` is the content of
-results.json, and a row is an entry of its "phases".
+An event is a dict whose key "event" names its kind; metrics.jsonl has one a line, all but the kind "progress".
+`results` is the content of results.json, and a row is an entry of its "phases".
 
 `python -m cil_func report DIR` draws a run's report again.
 """

@@ -56,8 +56,7 @@ class PlainConsole(Console):
     def epoch(self, event: Event) -> None:
         """Prints a line for the first epoch, the last one and some between, so that the log of 170 epochs is short.
 
-        Between are about ten a phase, if nothing was printed for ten seconds, and any epoch after five minutes of
-        silence.
+        Between: about ten a phase, if nothing was printed for ten seconds; and any epoch after five minutes of silence.
         """
         index, count = event.get("epoch", 0), event.get("epochs") or 0
         silence = self.clock() - self._printed

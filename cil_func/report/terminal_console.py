@@ -21,10 +21,10 @@ _REFRESH = 0.25  # seconds between two drawings of the bar
 class TerminalConsole(Console):
     """Draws a bar with what the run is doing, and prints the row of each finished phase above it.
 
-    stream: the terminal. clock: a function that returns seconds. width: columns of the terminal; None asks the
-    terminal. The thread that brings the events draws. A drawing thread of its own could have rich's lock while a
-    process is forked, and a child that prints a warning would then wait for that lock for ever. Only during a
-    compilation, when no process is forked, a thread redraws the clock.
+    stream: the terminal. clock: a function that returns seconds. width: columns of the terminal; None asks it.
+    The thread that brings the events draws. A drawing thread of its own could have rich's lock while a process is
+    forked, and a child that prints a warning would then wait for that lock for ever. Only during a compilation, when no
+    process is forked, a thread redraws the clock.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], *, width: int | None = None) -> None:
