@@ -1,6 +1,8 @@
-"""The two losses of class-incremental learning: learn the labels, and don't forget the teacher.
+"""The losses of class-incremental learning: learn the labels, and don't forget the teacher.
 
     L = (1 - lambda) cross_entropy(new and old images, labels) + lambda distillation(old logits)
+
+The teacher is the model after the last phase; lambda is set by the method (`methods.distillation`).
 
 The losses take an optional `mask`, (C,) bool, of the classes that take part. With it, a classifier of full width has
 the loss and the gradients of one that is cut to these classes. The mask is a tensor: its values change from phase to

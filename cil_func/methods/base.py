@@ -182,7 +182,7 @@ class Imprint(Protocol):
     """(rows, features (N, D), labels (N,), key) -> rows, those of the new classes set by their images' features.
 
     Called once at the start of each later phase. rows: of the K classes seen, the new ones drawn at random. features:
-    of the new classes' images, un-augmented, by the last phase's finished model. labels: int64. key: a seed.
+    of the new classes' images, un-augmented, by the last phase's model; on the CPU, as labels, int64. key: a seed.
     """
 
     def __call__(self, rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int, /) -> Tree: ...

@@ -1,4 +1,4 @@
-"""Trains one phase: epochs over batches, with measures read once an epoch."""
+"""Trains one stage of a phase: epochs over batches, with measures read once an epoch."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

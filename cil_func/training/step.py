@@ -1,7 +1,8 @@
 """The training step: one pure function from a train state and a batch to the next train state.
 
-It has two parts. `gradient` ends in one flat vector of sums over the images of a batch; `update` takes the vector
-and moves everything. Between them, several processes add their vectors up: one collective a step.
+It has two parts. `gradient` returns a flat vector of sums over the images of a batch: gradients, new statistics and
+measures. `update` takes the vector and returns the next train state. Between them, several processes add their vectors
+up: one collective a step.
 """
 
 from collections.abc import Callable
