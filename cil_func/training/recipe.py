@@ -199,7 +199,7 @@ def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate
     """Returns the whole step, compiled: one graph, or two with a collective or a sum between them.
 
     only: how many rows a batch has if it is compiled, others run eagerly; 0: each is compiled, since all are filled up.
-    accumulate: see `step.join`.
+    accumulate: see `step.join`; above 1 the parts of each batch are compiled.
     """
 
     def full(*args) -> int:
