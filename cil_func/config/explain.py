@@ -150,6 +150,6 @@ def _is_table(key: str) -> bool:
 
 
 def _notes(hint: Any) -> list[Any]:
-    """Returns all notes in the `Annotated` of an annotation and of its members, in order."""
+    """Returns all notes that an annotation and its members have in `Annotated[type, note, ...]`, in order."""
     members = getattr(hint, "__args__", ())
     return [*getattr(hint, "__metadata__", ()), *(note for member in members for note in _notes(member))]

@@ -34,7 +34,7 @@ ADDED = (
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Reads a configuration and overrides single values of it.
+    """Returns the configuration that a file or preset holds, with single values of it overridden.
 
     name: a path, else a name in `cil_func/config/presets/`, with or without ".toml".
     overrides: each "table.key=value", also "optim.first_phase.key=value", "optim.STAGE.key=value" and
@@ -178,7 +178,10 @@ def _locate(tables: dict[str, Any], folders: Sequence[str | Path]) -> None:
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
-    """Puts the value of one `--set table.key=value` into the tables, in place. Raises ConfigError for an unknown key.
+    """Puts the value of one `--set table.key=value` into the tables, in place.
+
+    tables: {table: {key: value}}, not checked yet. override: the text behind --set. Raises ConfigError, one line, for
+    an unknown key, a missing "=" or text that isn't UTF-8.
     """
     key, equals, text = override.partition("=")
     parts = _parts(key)

@@ -39,7 +39,7 @@ class Allowed:
 
 
 def first_of(mistakes: Sequence[str]) -> ConfigError:
-    """Returns an error with the first of one or more mistakes, and how many more there are."""
+    """Returns a ConfigError with the first of one or more messages, and how many more there are. Doesn't raise it."""
     more = len(mistakes) - 1
     return ConfigError(mistakes[0] + (f"; and {more} more mistake{'s' if more > 1 else ''}" if more else ""))
 
@@ -72,7 +72,8 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 
 def hints_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Returns {dotted key: its annotation} of a schema; a table has an entry of its own, before its keys."""
+    """Returns {dotted key: its annotation} of a schema, a class of tables; a table has an entry too, before its keys.
+    """
     hints = {}
     for name, hint in typing.get_type_hints(model, include_extras=True).items():
         if name in model.model_fields:
@@ -82,7 +83,7 @@ def hints_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 
 def unknown_key(parts: Sequence[str], hints: Mapping[str, Any]) -> str:
-    """Returns the message for a key that isn't in `hints`: the key that was probably meant, else the keys beside it."""
+    """Returns the message for an unknown key: the one of `hints` that was probably meant, or those beside it."""
     *table, name = parts
     prefix = ".".join(table)
     beside = {key.rpartition(".")[2]: key for key in hints if key.rpartition(".")[0] == prefix}
@@ -120,7 +121,7 @@ def mistakes_in(raw: Mapping[str, Any], failure: ValidationError, hints: Mapping
 
 
 def allowed(hint: Any) -> str:
-    """Returns what an annotation takes, in words: "an integer >= 2", "true or false", 'one of "a", "b"'."""
+    """Returns what a key with annotation `hint` takes: "an integer >= 2", "true or false", 'one of "a", "b"'."""
     if _is_table(hint):
         return "a table of keys"
     if is_free(hint):
@@ -139,7 +140,7 @@ def allowed(hint: Any) -> str:
 
 
 def is_plain(hint: Any) -> bool:
-    """Returns whether `allowed` says all that an annotation asks for."""
+    """Returns whether the words of `allowed` say all that the annotation `hint` asks for."""
     if typing.get_origin(hint) is Annotated:
         base, *notes = typing.get_args(hint)
         return is_plain(base) and all(isinstance(note, Allowed | Interval) for note in notes)
@@ -161,8 +162,7 @@ def _refused_option(parts: Sequence[str], given: Any) -> str:
 
 
 def _suggestion(given: Any, hint: Any) -> str | None:
-    """Returns the nearest of the choices, or the value with quotes put on or taken off if that fits; None if neither.
-    """
+    """Returns the nearest of the choices, or the value with or without quotes if that fits; None if neither."""
     if isinstance(given, str):
         words = {str(choice).lower(): shown(choice) for choice in choices(hint)}
         close = None if ":" in given else nearest(given, words)  # with a colon it is a function of the user's own
@@ -184,7 +184,7 @@ def choices(hint: Any) -> tuple:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Returns whether a value is one that an annotation takes."""
+    """Returns whether a key with annotation `hint` takes a value; TOML's types are not converted."""
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError:
@@ -240,10 +240,10 @@ def _is_union(hint: Any) -> bool:
 
 
 def _is_table(hint: Any) -> bool:
-    """Returns whether an annotation is a table of known keys."""
+    """Returns whether an annotation is that of a table of known keys, a class of the schema."""
     return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
 def is_free(hint: Any) -> bool:
-    """Returns whether an annotation is that of a table of free keys, maybe in a union with None."""
+    """Returns whether an annotation is FreeTable or a union of it: a table whose keys the schema doesn't know."""
     return FreeTable in (_members(hint) if _is_union(hint) else (hint,))

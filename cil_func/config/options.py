@@ -31,10 +31,11 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
 def arguments(
     function: Callable, options: Mapping[str, Any], *, key: str, given: Collection[str] = (), name: str = ""
 ) -> dict[str, Any]:
-    """Checks options and returns them as keywords of a function.
+    """Checks options against a function's parameters. Returns them as keywords to call it with: {name: value}.
 
     options: values as TOML has them, or a FreeTable. key: of their table, "method.options", for messages.
-    given: parameters that the caller fills. name: what messages call the function; "": its own name.
+    given: parameters that the caller fills itself, which are no options. name: what messages call the function; "": its
+    own name.
 
     A value has to be of the type that its parameter is annotated with, and is made into it where TOML has no such type
     (a list into a tuple, a string into a Path). Without annotation, a default that is true or false, a number or a

@@ -20,7 +20,7 @@ from cil_func.errors import ConfigError
 
 
 class Table(BaseModel):
-    """A table of the TOML: no unknown key, no coerced type, no NaN or infinity, no change afterwards."""
+    """Base of the tables. Refuses unknown keys, values of another type, NaN and infinity. Can't be changed."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 

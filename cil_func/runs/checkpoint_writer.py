@@ -83,11 +83,12 @@ class CheckpointWriter:
     def write(self, staged: list[Staged], record: dict[str, Any], *, number: int) -> list[str]:
         """Writes checkpoint `number`, then deletes all but it and the newest valid checkpoint before it.
 
-        staged: from `stage`. record: JSON-able values that are stored in the manifest.
+        staged: from `stage`. record: JSON-able values that are stored in the manifest. number: 0 or more; the highest
+        number is the newest checkpoint.
         Returns warnings about old files that can't be deleted, one line each.
         Raises DiskError if the checkpoint can't be written; then the earlier checkpoints are as they were. Raises
-        RuntimeError if a tensor was changed in place since it was staged. Raises ValueError and TypeError as
-        `packing.pack_manifest` and `packing.chunks` do.
+        RuntimeError if a tensor was changed in place since it was staged. Raises ValueError for a record that JSON
+        can't hold and for a key with a dot, TypeError for a leaf that is no tensor of a common dtype.
         """
         parts = [piece.part or packing.describe_part(piece.tree, number=number) for piece in staged]
         manifest = packing.pack_manifest(parts, record, number=number)

@@ -121,7 +121,7 @@ def save_model(directory: Path, saved: SavedModel) -> None:
 
 
 def load_model(directory: Path) -> SavedModel:
-    """Reads the model that `save_model` has written into a run directory.
+    """Reads the model that `save_model` has written into the run directory `directory`, with its tensors on the CPU.
 
     Raises CheckpointError if a file is missing or damaged, or if the two files belong to different models.
     """

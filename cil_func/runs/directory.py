@@ -46,7 +46,8 @@ def claim_directory(directory: Path, processes: Processes) -> Iterator[None]:
 
     directory: made, with the folders above it, if it is missing. processes: those of this run. Rank 0 makes the
     directory, locks it, and deletes temporary files of killed processes. Other processes do nothing.
-    Raises InUseError if another process works in the directory. Raises ConfigError if it can't have this name.
+    Raises InUseError if another process works in the directory. Raises ConfigError if it can't have this name. Raises
+    what `lock.lock_directory` raises.
     """
     if not processes.first:
         yield

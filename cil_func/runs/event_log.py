@@ -19,7 +19,7 @@ NOT_LOGGED = frozenset({"progress"})  # kinds of events that only the screen sho
 class EventLog:
     """Appends events to a file, one line of strict JSON each, and adds the key "time" in UNIX seconds.
 
-    path: the file, made if it is missing. clock: returns the time of an event.
+    path: the file, made if it is missing. clock: returns UNIX seconds.
     on_warning: called with a "warning" event if somebody else changed the file while the run went on: a deleted file is
     written again with all its lines, a file that was replaced or cut is appended to. The warning is logged too.
 

@@ -55,7 +55,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_chunks(path: str | Path, chunks: Iterable) -> None:
     """Writes a file atomically from several pieces of bytes. Raises DiskError, as `write_bytes` does.
 
-    chunks: bytes or buffers, in order. They may be made one by one, so that they need not fit in memory together.
+    chunks: bytes or buffers, in order. They may be made one by one, so that they need not fit in memory together. If
+    making one raises, the old file stays.
     """
     path = Path(path)
     # tempfile is not used: its files are readable by the owner alone, and os.replace keeps those rights.

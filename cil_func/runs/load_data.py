@@ -81,8 +81,8 @@ def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -
     """Returns the data set that load(memory=...) reads, decoded once on each machine: its processes map one copy.
 
     load: called with an `ImageMemory` into which it reads the images. Where the system can't share memory (no Linux),
-    each process calls it, and the check of free memory counts all of them. So does a process that can't map another's
-    memory.
+    each process calls it, and the check of free memory counts all of them. A process that can't map another's memory
+    calls it too.
     """
     count = processes.launch.local_size
     if count == 1 or not sharing.is_supported():

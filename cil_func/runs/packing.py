@@ -88,7 +88,10 @@ def unpack_checkpoint(manifest: bytes, data: Iterable[bytes]) -> Loaded:
 
 
 def verify(part: Part, size: int, digest: str) -> None:
-    """Raises CheckpointError unless bytes of this size and SHA-256 (`digest`) are those of the part."""
+    """Checks bytes that were read for a part. Raises CheckpointError unless they are those that were written.
+
+    part: as the manifest names it. size, digest: the number of the bytes and their SHA-256 in hexadecimal.
+    """
     if size != part.size:
         raise CheckpointError(f"its data are {size} bytes, and {part.size} were written")
     if digest != part.sha256:
@@ -183,7 +186,8 @@ def _end(body: bytes) -> bytes:
 
 
 def paths(tree: trees.Tree, prefix: str = "") -> list[str]:
-    """Returns the paths of all leaves and of all empty dicts, in order, each with `prefix` before it."""
+    """Returns the dotted paths of all leaves and of all empty dicts of a tree, in order, each with `prefix` before it.
+    """
     found = []
     for key, value in tree.items():
         inner = isinstance(value, dict) and value

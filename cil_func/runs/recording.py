@@ -14,9 +14,9 @@ from cil_func.runs import checkpoints, environment, event_log, files, setup
 
 
 class Recorder:
-    """What a run calls so that it is recorded. This one, for other processes than rank 0, does nothing.
+    """What a run calls so that it is recorded. `recorder` makes the right one for each process.
 
-    What its methods say is what rank 0's recorder does. `recorder` makes the right one.
+    The docstrings of its methods say what rank 0's recorder does. This class, for other processes, does nothing.
     """
 
     def emit(self, event: dict) -> None:

@@ -141,7 +141,10 @@ def _run(
 
 
 def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -> None:
-    """Prints the table of a finished run, and a warning if its images have changed since."""
+    """Prints the table of a finished run, and a warning if its images have changed since.
+
+    found: what `read_directory` found. Raises what `same_images.warning_if_changed` raises if data.path is another one.
+    """
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n", flush=True)
     changed = same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from)
@@ -217,7 +220,10 @@ def _write_end(directory: Path, saved: checkpoints.SavedModel, results: dict, re
 
 
 def _report(directory: Path, emit: Callable[[dict], None]) -> None:
-    """Draws report/. The run is finished by then, so whatever fails here becomes a warning event."""
+    """Draws report/. The run is finished by then, so whatever fails here becomes a warning event.
+
+    emit: called with each warning event.
+    """
     problems: list[str] = []
     try:
         report_files.write_report(directory, warn=problems.append)

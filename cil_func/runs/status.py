@@ -83,9 +83,10 @@ def read(directory: str | Path) -> dict[str, Any]:
 
 
 def lives(record: dict[str, Any]) -> bool:
-    """Returns whether the process that wrote a record is certainly alive: on this machine, and not a later one.
+    """Returns whether the process that wrote a record is certainly alive on this machine.
 
-    record: from `read`. False if it ran on another machine, or if it isn't known when it began.
+    record: from `read`. False if it ran on another machine, if it isn't known when it began, or if a later process has
+    its number now.
     """
     started = record.get("process_started")
     return started is not None and record.get("host") == socket.gethostname() and _started(record["pid"]) == started
