@@ -191,8 +191,7 @@ def _first(call: Callable[[], object], device: torch.device) -> float:
 
 
 def kernels(rig: Rig, options: argparse.Namespace, record: Record) -> None:
-    """Counts the kernels of a step in each mode, and measures which kinds take the best step's time. Keeps the figures.
-    """
+    """Counts the kernels of a step in each mode, and measures which kinds take the best step's time."""
     figures = {}
     for name, call in modes(rig).items():
         trace = traced(call, rig.fast.experiment.device)

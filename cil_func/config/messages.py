@@ -72,8 +72,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 
 def hints_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Returns {dotted key: its annotation} of a schema, a class of tables; a table has an entry too, before its keys.
-    """
+    """Returns {dotted key: its annotation} of a schema, a class of tables. A table has an entry too, before its own."""
     hints = {}
     for name, hint in typing.get_type_hints(model, include_extras=True).items():
         if name in model.model_fields:

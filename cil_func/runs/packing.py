@@ -186,8 +186,7 @@ def _end(body: bytes) -> bytes:
 
 
 def paths(tree: trees.Tree, prefix: str = "") -> list[str]:
-    """Returns the dotted paths of all leaves and of all empty dicts of a tree, in order, each with `prefix` before it.
-    """
+    """Returns the dotted paths of all leaves and empty dicts of a tree, in order, each with `prefix` before it."""
     found = []
     for key, value in tree.items():
         inner = isinstance(value, dict) and value
