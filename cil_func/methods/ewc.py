@@ -12,7 +12,7 @@ import torch
 
 from cil_func import losses, tree
 from cil_func.methods import lwf, quadratic
-from cil_func.methods.base import Extra, Method, Options
+from cil_func.methods.base import Method, Options
 
 
 def make(
@@ -20,39 +20,34 @@ def make(
     *,
     strength: float = 1000.0,
     per: Literal["image", "batch"] = "image",
-    labels: Literal["true", "predicted"] = "true",
+    labels: Literal["data", "predicted"] = "data",
     clip: float = 1e-3,
-    keep: float = -1.0,
+    keep: float | Literal["share"] = -1.0,
 ) -> Method:
     """Returns EWC: cross-entropy over the new classes, and the penalty of `quadratic` by the Fisher information.
 
     strength: lambda of equation 3.
     per: the Fisher information from the gradient of each image, or of each batch, which published toolboxes take and
     which is smaller by about the size of a batch.
-    labels: whose probability is differentiated: "true": the data's; "predicted": the class that the model finds
+    labels: whose probability is differentiated: "data": the image's; "predicted": the class that the model finds
     likeliest.
     clip: largest Fisher information of a weight; 0: no limit. Without a limit a badly trained phase makes the next one
     diverge: learning rate * strength * clip has to stay below about 2.
     keep: below 0: importances add up over the phases, as in the paper. From 0 to 1: the share of the old importances in
-    the new ones.
-    Published: FACIL: strength 5000, per batch, predicted, keep 0.5; PyCIL: 1000, per batch, true, clip 1e-4.
+    the new ones. "share": that share is the share of old classes in all classes seen.
+    Published: FACIL: strength 5000, per batch, predicted, keep 0.5; PyCIL: 1000, per batch, data, clip 1e-4,
+    keep "share".
     """
 
-    def after(extra, params, passes, classes):
-        measured = passes.mean(partial(fisher, labels=labels, classes=classes), by=per)
-        if clip:
-            measured = tree.map(lambda leaf: leaf.clamp(max=clip), measured)
-        return quadratic.remember(extra, params, measured, keep=None if keep < 0 else keep)
-
     method = lwf.over_new_classes(options)
-    extra = Extra(quadratic.start, after)
+    extra = quadratic.extra(partial(fisher, labels=labels), per=per, clip=clip, keep=keep)
     return replace(method, name="ewc", extra=extra, penalty=quadratic.penalty(strength))
 
 
 def fisher(params: tree.Tree, logits_of, batch_labels: torch.Tensor, *, labels: str, classes) -> tree.Tree:
     """Returns the squared gradient of the mean over a batch of -log p(label), for each parameter: a tree like params.
 
-    logits_of(params) -> logits (B, C). batch_labels: (B,) int64. labels: "true" takes these, "predicted" the likeliest
+    logits_of(params) -> logits (B, C). batch_labels: (B,) int64. labels: "data" takes these, "predicted" the likeliest
     of the classes seen. classes: which are seen. With the other arguments bound it is a `methods.base.Measure`.
     """
 

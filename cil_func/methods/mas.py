@@ -12,7 +12,7 @@ import torch
 
 from cil_func import tree
 from cil_func.methods import lwf, quadratic
-from cil_func.methods.base import Extra, Method, Options
+from cil_func.methods.base import Method, Options
 
 
 def make(
@@ -22,7 +22,7 @@ def make(
     per: Literal["image", "batch"] = "image",
     length: Literal["squared", "norm"] = "squared",
     clip: float = 1e3,
-    keep: float = -1.0,
+    keep: float | Literal["share"] = -1.0,
 ) -> Method:
     """Returns MAS: cross-entropy over the new classes, and the penalty of `quadratic` by the sensitivity of the output.
 
@@ -30,18 +30,12 @@ def make(
     length: of the logits, "squared" as in the paper, or the "norm" itself.
     clip: largest importance of a weight, as in `ewc`; 0: no limit.
     keep: below 0: importances add up over the phases, as in the paper. From 0 to 1: the share of the old importances in
-    the new ones.
-    Published: FACIL: per batch, norm, keep 0.5.
+    the new ones. "share": that share is the share of old classes in all classes seen.
+    Published: FACIL: strength 1, per batch, norm, keep 0.5.
     """
 
-    def after(extra, params, passes, classes):
-        measured = passes.mean(partial(sensitivity, length=length, classes=classes), by=per)
-        if clip:
-            measured = tree.map(lambda leaf: leaf.clamp(max=clip), measured)
-        return quadratic.remember(extra, params, measured, keep=None if keep < 0 else keep)
-
     method = lwf.over_new_classes(options)
-    extra = Extra(quadratic.start, after)
+    extra = quadratic.extra(partial(sensitivity, length=length), per=per, clip=clip, keep=keep)
     return replace(method, name="mas", extra=extra, penalty=quadratic.penalty(strength))
 
 

@@ -6,8 +6,12 @@ The sum over phases k of importance_k (w - w_k)^2 is such a penalty plus a const
 anchor is the mean of the w_k weighted by them. So two trees remember any number of phases.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 from cil_func import tree
-from cil_func.methods.base import Penalty
+from cil_func.methods.base import Extra, Penalty
 
 
 def start(params: tree.Tree) -> tree.Tree:
@@ -48,3 +52,23 @@ def remember(extra: tree.Tree, params: tree.Tree, importance: tree.Tree, *, keep
         extra["anchor"], importance, total, params,
     )  # fmt: skip
     return {"importance": total, "anchor": anchor}
+
+
+def extra(
+    importance: Callable[..., tree.Tree], *, per: Literal["image", "batch"], clip: float, keep: float | Literal["share"]
+) -> Extra:
+    """Returns what a method with this penalty remembers.
+
+    importance(params, logits_of, labels, classes=classes) -> a tree like params: see `methods.base.Measure`.
+    per, clip, keep: see `ewc.make`.
+    """
+
+    def after(extra, params, passes, classes):
+        measured = passes.mean(partial(importance, classes=classes), by=per)
+        if clip:
+            measured = tree.map(lambda leaf: leaf.clamp(max=clip), measured)
+        if keep == "share":
+            return remember(extra, params, measured, keep=int(classes.old.sum()) / int(classes.seen.sum()))
+        return remember(extra, params, measured, keep=None if keep < 0 else keep)
+
+    return Extra(start, after)

@@ -11,18 +11,18 @@ from cil_func.networks import outputs
 
 
 @pytest.mark.parametrize(("strength", "per", "labels", "keep", "clip"), [
-    (2.0, "image", "true", None, 0.0), (50.0, "batch", "predicted", 0.5, 0.0), (100.0, "batch", "true", None, 1e-3),
+    (2.0, "image", "data", None, 0.0), (50.0, "batch", "predicted", 0.5, 0.0), (100.0, "batch", "data", "share", 1e-3),
 ])  # fmt: skip
 def test_three_phases_are_those_of_a_conventional_loop(strength, per, labels, keep, clip, monkeypatch):
     """The paper's, FACIL's and PyCIL's. By batch there is one batch, so the order of rows doesn't matter."""
     run = oracle.learn(
         monkeypatch, "ewc", f"method.options.strength={strength}", f"method.options.per={per}",
-        f'method.options.labels="{labels}"', f"method.options.keep={-1.0 if keep is None else keep}",
+        f"method.options.labels={labels}", f"method.options.keep={-1.0 if keep is None else keep}",
         f"method.options.clip={clip}", *(["optim.batch_size=30"] if per == "batch" else []),
     )  # fmt: skip
 
     def output(logits, targets):
-        return F.cross_entropy(logits, targets if labels == "true" else logits.argmax(1))
+        return F.cross_entropy(logits, targets if labels == "data" else logits.argmax(1))
 
     def fisher(net, images, targets):
         found = penalty_oracle.mean_of_gradients(net, output, torch.square, images, targets, per=per)
@@ -78,7 +78,7 @@ def test_classes_that_are_not_known_yet_neither_count_nor_are_predicted():
         return torch.stack([points[:, 0] * 0, points @ params["w"], points @ params["w"] + 50], dim=1)
 
     passes = penalty_oracle.Loops(logits, params, POINTS, torch.tensor([1, 0, 1]))
-    for labels in ("true", "predicted"):
+    for labels in ("data", "predicted"):
         made = methods.make("ewc", methods.Options(), {"labels": labels, "clip": 0.0})
         found = made.extra.after(made.extra.start(params), params, passes, outputs.classes_of([2, 1], 0))
         torch.testing.assert_close(found["importance"]["w"], importance(torch.tensor([1, 0, 1]), labels=labels))

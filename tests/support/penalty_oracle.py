@@ -10,11 +10,12 @@ from torch import nn
 from cil_func import tree
 
 
-def train_phases(run: oracle.Run, measure: Callable, *, strength: float, keep: float | None = None):
+def train_phases(run: oracle.Run, measure: Callable, *, strength: float, keep: float | str | None = None):
     """Trains on the batches of `run`; returns (network, [(importances, anchors), ...]).
 
     measure(network, images, labels) -> {name: importance} of a finished phase. keep: None remembers every phase; a
-    number, one mixture of all: keep * what was + (1 - keep) * the new importances, around the last weights.
+    number, one mixture of all: keep * what was + (1 - keep) * the new importances, around the last weights; "share":
+    with the share of old classes for it.
     """
     net, remembered = oracle.backbone(*run.started[0]), []
     for phase, old, seen in oracle.phases():
@@ -34,9 +35,10 @@ def train_phases(run: oracle.Run, measure: Callable, *, strength: float, keep: f
         net.eval()
         found = measure(net, run.images[phase], run.labels[phase])
         if keep is not None:
-            found = {name: (1 - keep) * leaf for name, leaf in found.items()}
+            kept = old / seen if keep == "share" else keep
+            found = {name: (1 - kept) * leaf for name, leaf in found.items()}
             for name, leaf in remembered.pop()[0].items() if remembered else ():
-                found[name][: len(leaf)] += keep * leaf
+                found[name][: len(leaf)] += kept * leaf
         remembered.append((found, {name: leaf.detach().clone() for name, leaf in net.named_parameters()}))
     return net, remembered
 
