@@ -10,7 +10,7 @@ from cil_func import rng, tree
 from cil_func.data.augmentation.operations import upload
 from cil_func.data.images import Images
 from cil_func.methods.base import Measure
-from cil_func.networks.network import Model, Network
+from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes
 from cil_func.parallel.processes import Processes
 from cil_func.training.preprocess import Preprocess
@@ -70,7 +70,10 @@ class ModelPasses:
         return tree.map(lambda leaf: leaf * len(labels), found)
 
     def _logits(self, params: Tree, images: torch.Tensor) -> torch.Tensor:
-        features, aux, _ = self.network.run(params["backbone"], self.model.state, images, train=False)
+        features, aux = None, {}
+        for at, weights, state in backbone_parts(Model(params, self.model.state)):
+            own, aux, _ = self.network.run(weights, state, images, train=False)
+            features = self.network.place(own, self.classes.now if at is None else at, features)
         return self.network.outputs(params, features, self.classes, aux).logits
 
     def _batches(self, rows: torch.Tensor, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

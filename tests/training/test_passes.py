@@ -1,5 +1,7 @@
 """What a method measures on a phase's images: by image and by batch against loops over torch.nn's network."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import tiny
@@ -8,10 +10,13 @@ import torch.nn.functional as F
 
 from cil_func import losses, tree
 from cil_func.data.images import Resident
+from cil_func.methods import der
+from cil_func.networks.head import Head
 from cil_func.networks.network import Model, Network
 from cil_func.networks.outputs import classes_of
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
+from cil_func.training import inference
 from cil_func.training.passes import ModelPasses
 from cil_func.training.preprocess import Preprocess
 
@@ -116,6 +121,24 @@ def test_by_batch_is_a_loop_over_batches_in_an_order_that_the_key_draws(passes):
     labels = []
     passes().mean(slopes(1, seen=labels), by="batch")
     assert all(len(batch.unique()) > 1 for batch in labels)  # the rows themselves are sorted by class
+
+
+def test_logits_of_a_network_that_grows_are_those_of_all_its_backbones(passes):
+    """Two backbones with numbers of their own, by image and by batch, against the forward pass of evaluation."""
+    made, head = passes(), Head(shared=der.shared, renew=der.renew, apply=der.apply)
+    network = replace(made.network, grows=True, head=head)
+    first, other = (Model(*tree.cast(tuple(network.init(key, SEEN)), dtype=torch.float64)) for key in (3, 4))
+    grown = network.expand(first, 5, WIDTH - SEEN, 1)
+    model = Model(*({**part, "backbone": new["backbone"]} for part, new in zip(grown, other, strict=True)))
+    made = replace(made, network=network, model=model, classes=classes_of([SEEN, WIDTH - SEEN], 1))
+    forward = inference.Forward(
+        network, inference.forward_of(network, made.preprocess, dtype=torch.float64), 64, torch.device("cpu")
+    )
+    features, _ = forward.outputs(model, made.images.gather(made.rows))
+    expected = network.outputs(model.params, features, made.classes).logits.mean(0)
+    for by in ("image", "batch"):
+        found = made.mean(lambda params, logits_of, labels: {"mean": logits_of(params).mean(0)}, by=by)
+        torch.testing.assert_close(found["mean"], expected)
 
 
 @pytest.mark.parametrize(("by", "size", "idle"), [
