@@ -1,8 +1,8 @@
-"""CUDA graphs on the CPU: enough of torch.cuda to capture and replay, so that CI sees the bookkeeping.
+"""Simulates CUDA graphs on the CPU, as far as capture and replay are concerned, for tests without a GPU.
 
-A capture records every operation with the tensors it was given and writes nothing into a tensor that was there
-before; a replay runs them again on those same tensors, into the same results. That is what a GPU does: memory
-has fixed addresses, and what was a number at the capture stays that number.
+A capture records every operation with its tensors, and writes nothing into tensors that were there before. A replay
+runs the operations again on the same tensors, into the same results. A GPU does the same: memory has fixed addresses,
+and what was a Python number at the capture doesn't change.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -57,7 +57,7 @@ class _Stream:
 
 
 def install(monkeypatch) -> None:
-    """Puts the fakes into torch.cuda for one test."""
+    """Replaces the functions of torch.cuda for one test."""
     for name, fake in {
         "CUDAGraph": Graph,
         "graph": _capture,

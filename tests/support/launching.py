@@ -29,7 +29,7 @@ _FORKS.set_forkserver_preload(["launching", "torch._dynamo", "torch.distributed.
 
 
 def command(count: int, *arguments: str, script: str = "train.py", flags: tuple[str, ...] = ()) -> list[str]:
-    """torchrun with `count` processes, and flags of its own; one process without a launcher for 0."""
+    """Returns a command: torchrun with `count` processes and its flags; for 0, one process without a launcher."""
     if count == 0:
         return [sys.executable, script, *arguments]
     elsewhere = any(flag.startswith(("--nnodes", "--master_port")) for flag in flags)
@@ -38,13 +38,13 @@ def command(count: int, *arguments: str, script: str = "train.py", flags: tuple[
 
 
 def start(words: list[str], *, env: dict[str, str] | None = None, **settings) -> subprocess.Popen:
-    """Starts it in the repository, each process with one thread."""
+    """Starts a command in the repository, each process with one thread."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(words, cwd=ROOT, env=_environment(env), **(streams | settings))
 
 
 def fork(words: list[str], *, env: dict[str, str] | None = None) -> "Forked":
-    """Starts a command of `command` in a forked process; torchrun forks its own ones too, by its own options."""
+    """Starts a command of `command` in a forked process. torchrun forks its processes too, by its own options."""
     if words[1:3] == ["-m", "torch.distributed.run"]:
         rest = words[3:]
         if "-m" in rest:  # a path is needed
@@ -56,7 +56,7 @@ def fork(words: list[str], *, env: dict[str, str] | None = None) -> "Forked":
 
 
 def run(words: list[str], *, timeout: float = 300, by=start, **settings) -> subprocess.CompletedProcess:
-    """Runs it to its end, started by `start` or `fork`."""
+    """Runs a command to its end. by: how it is started, `start` or `fork`."""
     process = by(words, **settings)
     try:
         out, err = process.communicate(timeout=timeout)
@@ -67,7 +67,7 @@ def run(words: list[str], *, timeout: float = 300, by=start, **settings) -> subp
 
 
 class Forked:
-    """What the tests use of a subprocess.Popen, for a forked process: the leader of a session of its own."""
+    """A forked process that leads a session of its own, with the methods of subprocess.Popen that tests use."""
 
     def __init__(self, words: list[str], env: dict[str, str]):
         self.args = words
@@ -86,12 +86,12 @@ class Forked:
         os.kill(self._process.pid, sent)
 
     def kill(self) -> None:
-        """Kills the whole session."""
+        """Kills all processes of the session."""
         for pid in self.alive():
             os.kill(pid, signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """(stdout, stderr), at its end. Raises TimeoutExpired, and kills all, if that doesn't come."""
+        """Waits for the end. Returns (stdout, stderr). After the timeout it kills all and raises TimeoutExpired."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             self.kill()
@@ -99,12 +99,12 @@ class Forked:
         return tuple(file.read() for file in self._files)
 
     def alive(self) -> list[int]:
-        """The processes of its session that are there."""
+        """Returns the live processes of the session."""
         return [int(name) for name in filter(str.isdecimal, os.listdir("/proc")) if _session(name) == self._process.pid]
 
 
 def ensure_forks() -> None:
-    """Starts the process that the others are forked from, if it doesn't run."""
+    """Starts the process from which the others are forked, if it doesn't run yet."""
     with _STARTING, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", _environment(None)["PYTHONPATH"])  # it doesn't get ours otherwise
         forkserver.ensure_running()
@@ -117,7 +117,7 @@ def _environment(env: dict[str, str] | None) -> dict[str, str]:
 
 
 def _forked(words: list[str], env: dict[str, str], out: str, err: str) -> None:
-    """In the forked process: becomes the command."""
+    """Runs the command, in the forked process."""
     os.setsid()
     os.chdir(ROOT)
     os.environ.clear()
@@ -139,7 +139,7 @@ def _session(pid: str) -> int | None:
 
 
 def free_port() -> int:
-    """A port that nobody uses, for a process started soon: one of this pytest worker's own thousand.
+    """Returns a free port for a process that is started soon, one of a thousand that this pytest worker has.
 
     They are below those that the system gives out by itself, so nothing takes the port before that process does.
     """
@@ -152,7 +152,7 @@ def free_port() -> int:
 
 
 def results(directory: Path) -> dict:
-    """results.json without what differs from run to run: times and the machine."""
+    """Returns results.json without what differs from run to run: times and the machine."""
     found = json.loads((directory / "results.json").read_text())
     found.pop("environment")
     return found | {"phases": [row | {"seconds": None} for row in found["phases"]]}

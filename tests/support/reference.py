@@ -1,4 +1,4 @@
-"""The CIFAR ResNet written with torch.nn, as one writes it conventionally: the oracle for `cil_func.nn`."""
+"""The CIFAR ResNet written conventionally with torch.nn, to compare `cil_func.networks` with."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ class Block(nn.Module):
         self.stride = stride
 
     def forward(self, x):
-        """The block's output before its last ReLU."""
+        """Returns the block's output before its last ReLU."""
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         if self.stride != 1:  # option A
             x = x[:, :, ::2, ::2]
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Parameter names are this package's paths, so that a tree loads as a state dict."""
+    """The network. The names of its parameters are the package's paths, so that a tree loads as a state dict."""
 
     def __init__(self, depth: int, num_classes: int):
         super().__init__()
@@ -41,7 +41,7 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(64, num_classes)
 
     def maps(self, images):
-        """The outputs of all blocks, before their last ReLU: (B, C, H, W) each."""
+        """Returns the outputs of all blocks before their last ReLU, (B, C, H, W) each."""
         x, found = self.stem["norm"](self.stem["conv"](images)), []
         for stage in (self.stage0, self.stage1, self.stage2):
             for block in stage.values():
@@ -55,13 +55,13 @@ class ResNet(nn.Module):
 
 
 def parameters(params: dict) -> dict[str, torch.Tensor]:
-    """Our parameters (or their gradients) under the names that the network has for them."""
+    """Returns the package's parameters, or their gradients, under the names that the network has for them."""
     (backbone,) = params["backbone"].values()
     return tree.to_paths({**backbone, "classifier": params["classifier"]})
 
 
 def statistics(state: dict) -> dict[str, torch.Tensor]:
-    """Our running statistics under the names that the network has for them."""
+    """Returns the package's running statistics under the names that the network has for them."""
     (backbone,) = state["backbone"].values()
     names = {"mean": "running_mean", "var": "running_var"}
     flat = tree.to_paths(backbone)
@@ -69,7 +69,7 @@ def statistics(state: dict) -> dict[str, torch.Tensor]:
 
 
 def load(depth: int, params: dict, state: dict) -> ResNet:
-    """The torch.nn network with our numbers, in their dtype."""
+    """Returns the torch.nn network with the package's numbers, in their dtype."""
     num_classes = len(params["classifier"]["bias"])
     network = ResNet(depth, num_classes).to(params["classifier"]["bias"].dtype)
     found = network.load_state_dict(parameters(params) | statistics(state), strict=False)
