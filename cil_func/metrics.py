@@ -35,18 +35,52 @@ def forgetting(accuracy_matrix: Sequence[Sequence[float]]) -> float | None:
     is negative. Raises ValueError if there is no row, a row i without i + 1 entries, or a number that is not finite.
     Source: Chaudhry et al. 2018 (arXiv:1801.10112), eq. 3.
     """
-    matrix = [[float(value) for value in row] for row in accuracy_matrix]
-    if not matrix:
-        raise ValueError("forgetting: no row; give one for each phase")
-    for i, row in enumerate(matrix):
-        if len(row) != i + 1:
-            raise ValueError(f"forgetting: row {i} has {len(row)} entries; after phase {i} there are {i + 1}")
-        _check_finite("forgetting", row)
-    *earlier, final = matrix
+    *earlier, final = _triangle("forgetting", accuracy_matrix)
     if not earlier:
         return None
     drops = [max(row[j] for row in earlier[j:]) - final[j] for j in range(len(earlier))]
     return math.fsum(drops) / len(drops)
+
+
+def backward_transfer(accuracy_matrix: Sequence[Sequence[float]]) -> float | None:
+    """Returns by how much later phases have changed the accuracy on earlier ones, in the unit of the matrix (percent).
+
+        BWT = mean over i < T-1 of ( R[T-1][i] - R[i][i] ),   T phases
+
+    accuracy_matrix: row i has the i + 1 accuracies after phase i. Below 0 where earlier phases were forgotten, above 0
+    where later ones have helped. Unlike `forgetting`, it compares with the accuracy right after a phase was learned,
+    and not with the best one.
+    Returns None for a single phase. Raises ValueError as `forgetting` does.
+    Source: Lopez-Paz and Ranzato 2017 (arXiv:1706.08840), eq. 3.
+    """
+    matrix = _triangle("backward_transfer", accuracy_matrix)
+    changes = [matrix[-1][i] - matrix[i][i] for i in range(len(matrix) - 1)]
+    return math.fsum(changes) / len(changes) if changes else None
+
+
+def forward_transfer(accuracy_matrix: Sequence[Sequence[float]], baseline: Sequence[float]) -> float | None:
+    """Returns by how much earlier phases have raised the accuracy on a phase that is not learned yet, in percent.
+
+        FWT = mean over i > 0 of ( R[i-1][i] - b[i] ),   T phases
+
+    accuracy_matrix: (T, T), R[i][j] is the accuracy on phase j after phase i, also for j > i. baseline: b, the T
+    accuracies of a model with its initial weights.
+    A run of this package has no such matrix: before a class is learned, the classifier has no row for it. The measure
+    is for models that have all outputs from the start.
+    Returns None for a single phase. Raises ValueError if the matrix has no row or isn't square, for a baseline of
+    another length, or for a number that is not finite.
+    Source: Lopez-Paz and Ranzato 2017 (arXiv:1706.08840), eq. 4.
+    """
+    matrix, start = [[float(value) for value in row] for row in accuracy_matrix], [float(value) for value in baseline]
+    if not matrix or any(len(row) != len(matrix) for row in matrix) or len(start) != len(matrix):
+        raise ValueError(
+            f"forward_transfer: {len(matrix)} rows of {[len(row) for row in matrix]} entries and a baseline of "
+            f"{len(start)}; give T rows of T entries, T at least 1, and T baselines"
+        )
+    for row in (*matrix, start):
+        _check_finite("forward_transfer", row)
+    gains = [matrix[i - 1][i] - start[i] for i in range(1, len(matrix))]
+    return math.fsum(gains) / len(gains) if gains else None
 
 
 def correct(scores: torch.Tensor, targets: torch.Tensor, *, k: int = 1) -> torch.Tensor:
@@ -194,6 +228,18 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
 def _percent(correct: torch.Tensor) -> float:
     """Returns the share of true entries in percent. correct: (N,) bool. Only the last operation, a division, rounds."""
     return 100 * correct.sum().item() / len(correct)
+
+
+def _triangle(function: str, accuracy_matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Returns the matrix as lists of floats. Raises ValueError unless row i has i + 1 numbers, all finite."""
+    matrix = [[float(value) for value in row] for row in accuracy_matrix]
+    if not matrix:
+        raise ValueError(f"{function}: no row; give one for each phase")
+    for i, row in enumerate(matrix):
+        if len(row) != i + 1:
+            raise ValueError(f"{function}: row {i} has {len(row)} entries; after phase {i} there are {i + 1}")
+        _check_finite(function, row)
+    return matrix
 
 
 def _check_finite(function: str, values: list[float]) -> None:

@@ -40,6 +40,31 @@ def test_forgetting_of_a_single_phase_is_none():
     assert metrics.forgetting([[77.1]]) is None
 
 
+def test_backward_transfer_by_hand():
+    # phase 0: 0.4 at the end, 0.9 when it was learned: -0.5. Phase 1: 0.4 - 0.8 = -0.4. Mean -0.45
+    assert metrics.backward_transfer([[0.9], [0.6, 0.8], [0.4, 0.4, 0.7]]) == pytest.approx(-0.45)
+
+
+def test_backward_transfer_compares_with_the_accuracy_when_learned_and_forgetting_with_the_best():
+    # phase 0 rises from 75 to 80 and ends at 50: 50 - 75 = -25. Phase 1: 55 - 60 = -5. Phase 2: 95 - 90 = 5. Mean -25/3
+    matrix = [[75], [80, 60], [70, 65, 90], [50, 55, 95, 99]]
+    assert metrics.backward_transfer(matrix) == pytest.approx(-25 / 3)
+    # forgetting: 80 - 50 = 30, 65 - 55 = 10, 90 - 95 = -5. Mean 35/3
+    assert metrics.forgetting(matrix) == pytest.approx(35 / 3)
+
+
+def test_forward_transfer_by_hand():
+    # what was known of phase 1 after phase 0: 30, of phase 2 after phase 1: 16; untrained: 10 and 12. (20 + 4) / 2
+    # The baseline of phase 0, and all entries but those above the diagonal, don't count
+    matrix = [[90, 30, 11], [60, 80, 16], [40, 40, 70]]
+    assert metrics.forward_transfer(matrix, [50, 10, 12]) == pytest.approx(12.0)
+    assert metrics.forward_transfer([[0, 30, 0], [0, 0, 16], [0, 0, 0]], [0, 10, 12]) == pytest.approx(12.0)
+
+
+def test_there_is_no_transfer_in_a_single_phase():
+    assert metrics.backward_transfer([[77.1]]) is None and metrics.forward_transfer([[77.1]], [10.0]) is None
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -49,6 +74,14 @@ def test_forgetting_of_a_single_phase_is_none():
         (lambda: metrics.forgetting([[1.0], [1.0]]), "forgetting: row 1 has 1 entries; .* 2"),
         (lambda: metrics.forgetting([[1.0, 2.0], [1.0, 2.0]]), "forgetting: row 0 has 2 entries"),
         (lambda: metrics.forgetting([[1.0], [math.nan, 1.0]]), "forgetting: .*nan"),
+        (lambda: metrics.backward_transfer([]), "backward_transfer: no row"),
+        (lambda: metrics.backward_transfer([[1.0, 2.0], [1.0, 2.0]]), "backward_transfer: row 0 has 2 entries"),
+        (lambda: metrics.backward_transfer([[1.0], [math.inf, 1.0]]), "backward_transfer: .*inf"),
+        (lambda: metrics.forward_transfer([], []), "forward_transfer: 0 rows"),
+        (lambda: metrics.forward_transfer([[1.0], [1.0, 2.0]], [0, 0]), r"forward_transfer: 2 rows of \[1, 2\]"),
+        (lambda: metrics.forward_transfer([[1.0, 2.0], [1.0, 2.0]], [0]), "forward_transfer: .* a baseline of 1"),
+        (lambda: metrics.forward_transfer([[1.0, math.nan], [1.0, 2.0]], [0, 0]), "forward_transfer: .*nan"),
+        (lambda: metrics.forward_transfer([[1.0, 2.0], [1.0, 2.0]], [0, math.nan]), "forward_transfer: .*nan"),
     ],
 )
 def test_sums_refuse(call, message):

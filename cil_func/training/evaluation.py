@@ -76,7 +76,7 @@ def summary(rows: list[dict]) -> dict:
     """Returns the part of results.json that sums up the phases so far, in percent.
 
     rows: what `phase_row` returned for each phase. Keys: accuracy_matrix, average_incremental_accuracy, last_accuracy
-    (the last top1), forgetting (None for one phase).
+    (the last top1), forgetting and backward_transfer (None for one phase).
     """
     matrix = [row["per_phase_top1"] for row in rows]
     top1 = [row["top1"] for row in rows]
@@ -85,4 +85,5 @@ def summary(rows: list[dict]) -> dict:
         "average_incremental_accuracy": metrics.average_incremental_accuracy(top1),
         "last_accuracy": top1[-1],
         "forgetting": metrics.forgetting(matrix),
+        "backward_transfer": metrics.backward_transfer(matrix),
     }

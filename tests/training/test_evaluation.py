@@ -69,5 +69,6 @@ def test_summary_adds_up():
         "average_incremental_accuracy": 75.0,
         "last_accuracy": 60.0,
         "forgetting": 40.0,
+        "backward_transfer": -40.0,
     }
-    assert evaluation.summary(rows[:1])["forgetting"] is None
+    assert evaluation.summary(rows[:1])["forgetting"] is None is evaluation.summary(rows[:1])["backward_transfer"]
