@@ -1,20 +1,29 @@
-"""Class-incremental learning as pure functions over explicit pytrees. The rooms, from the ground up:
+"""Class-incremental learning as pure functions over explicit trees of tensors. Start reading at `experiment`.
 
-    errors, rng, tree               failures with an exit status; keys; pytree algebra
-    classifier, losses, herding     the formulas of the field, each importable and testable alone
-    metrics, optim                  measures; (init, update) pairs and learning rate schedules
-    memory                          which images are kept, and how many
-    config                          the TOML: its keys, its presets, its mistakes
-    networks, model                 backbones and heads with explicit state; one backbone with a linear classifier
-    methods                         a method is a record of functions: wa, icarl, lwf, replay, ...
-    data                            images, phases, augmentation, batches
-    parallel                        several processes that share each batch
-    training                        the training step, its compilation, and the loops around it
-    experiment                      the phase loop: the whole method, top to bottom
-    report                          what a person sees of a run
-    runs                            one run and its directory: what train.py calls
+The modules and folders, from the ground up. Each imports only from those above it (tests/test_rooms.py checks that).
 
-A room imports only from rooms above it in this list (tests/test_rooms.py). Start reading at `experiment`.
+    errors        failures, each with the exit status of its kind
+    rng           random numbers from keys: the same key gives the same draws
+    tree          algebra of nested dicts of tensors
+    classifier    the linear classifier: apply, expand by new classes, align (WA)
+    losses        cross-entropy, distillation and the other losses
+    herding       which images stand for a class (iCaRL)
+    metrics       accuracies, forgetting, transfer, class means
+    optim         optimisers as pairs (init, update), learning rates as functions of the epoch
+    memory        how many exemplars a class has, and which
+    config        the TOML file: its keys, its presets, its mistakes, functions of a user's own by name
+    networks      backbones and heads as functions with explicit parameters and state
+    model         the simple case as two functions: one backbone with a linear classifier
+    methods       a method is a record of functions: wa, icarl, bic, der, ... one short file each
+    data          images, phases, batches; data.reading: files and folders; data.augmentation: random changes
+    parallel      several processes that share each batch, and which of them failed
+    training      the step, its compilation, the loops around it, evaluation
+    experiment    the phase loop: the whole method, from top to bottom
+    report        what a person sees: the screen, tables, figures
+    runs          one run and its directory: setup, plan, checkpoints, signals, the command line
+    __main__      the commands: python -m cil_func
+
+Importing a formula imports nothing above it: `from cil_func import classifier, herding, losses, metrics, model, rng`.
 """
 
 __version__ = "0.1.0"

@@ -2,12 +2,13 @@
 
 import json
 import re
+from inspect import signature
 from pathlib import Path
 
 import torch
 
 import train
-from cil_func import config
+from cil_func import config, methods
 from cil_func.config import explain
 
 ROOT = Path(train.__file__).parent
@@ -19,10 +20,23 @@ def figures_of(record: str) -> dict:
 
 
 def test_the_python_example_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {"features": torch.randn(50, 64, generator=torch.Generator().manual_seed(0))}
     exec(code, names)
     assert names["head"]["weight"].shape == (60, 64) and len(set(names["rows"].tolist())) == 20
+
+
+def test_the_method_of_ones_own_is_the_file_that_is_tested():
+    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    text = re.sub(r'    """.*?"""\n\n', "", (ROOT / "tests/own/adjusted_replay.py").read_text(), flags=re.DOTALL)
+    assert text.endswith(code)
+
+
+def test_the_table_of_methods_names_the_options_of_each():
+    """`make` of a method takes the table [method] as `options`, and its own options as keywords."""
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \| [^|]* \|$", README, re.MULTILINE)
+    listed = {name: re.findall(r"`(\w+)`", options) for name, options in rows if name in methods.TABLE}
+    assert listed == {name: [*signature(make).parameters][1:] for name, make in methods.TABLE.items()}
 
 
 def test_every_train_command_is_understood():
