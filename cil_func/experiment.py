@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -21,21 +21,27 @@ from cil_func.memory import Memory
 from cil_func.networks.network import Model
 from cil_func.training import evaluation
 from cil_func.training.definition import Experiment
+from cil_func.training.events import Emit
 from cil_func.training.passes import ModelPasses
 from cil_func.training.phase import choose, teacher, train, whole
 from cil_func.training.progress import Progress, SaveHook
-from cil_func.training.stage import Emit
 
 HEAD = ("classifier", "head")  # the parts of params that turn features into logits
+
+
+class Save(Protocol):
+    """Takes the results so far, at the end of each phase."""
+
+    def __call__(self, results: dict, /) -> None: ...
 
 
 def run(
     experiment: Experiment,
     *,
     emit: Emit,
-    save: Callable[[dict], None],
+    save: Save,
     progress: Progress | None = None,
-    hook: SaveHook | None = None,
+    hook: SaveHook[Progress] | None = None,
 ) -> tuple[Progress, dict]:
     """Learns all phases. Returns (progress, results): where that ends, with the finished model, and what was measured.
 
@@ -56,28 +62,32 @@ def run(
         teach = partial(teacher, experiment, phase, progress.learned)
         if not progress.selected:  # a stopped run that had selected its exemplars had trained before
             progress = train(experiment, phase, progress, student, teach, key, emit=emit, hook=hook, evaluate=measure)
-        trained, state = whole(network, progress.training.train_state, progress.learned, num_seen)
+        trained, state = whole(network, progress.stage.train_state, progress.learned, num_seen)
         finished, gamma = method.finish(trained, num_new) if phase.index else (trained, None)
         learned = Model(finished, state)
         if method.uses_memory and not progress.selected:
             clock = time.perf_counter()
             exemplars = select(experiment, phase, learned, progress.exemplars, key)
             progress = replace(progress, exemplars=exemplars, select_seconds=time.perf_counter() - clock)
-            hook.at_border(lambda progress=progress: progress, True)
+            hook.at_border(_returning(progress), True)
         extra = remember(experiment, phase, learned, progress.extra, key)
         clock = time.perf_counter()
-        row = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
+        row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
         row |= measure(learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
         row["memory_size"] = memory.size(progress.exemplars)
-        seconds = {"train": progress.training.seconds, "select": progress.select_seconds or 0.0}
+        seconds = {"train": progress.stage.seconds, "select": progress.select_seconds or 0.0}
         row["seconds"] = seconds | {"evaluate": time.perf_counter() - clock}
 
         _agree(experiment, phase, learned, progress, extra)
         progress = Progress(phase.index + 1, learned, progress.exemplars, (*progress.rows, row), extra=extra)
         save(results_of(progress))
         emit({"event": "phase_end", **row, "norms": _norms(trained, finished)})
-        hook.at_border(lambda progress=progress: progress, True)
+        hook.at_border(_returning(progress), True)
     return progress, results_of(progress)
+
+
+def _returning(progress: Progress) -> Callable[[], Progress]:
+    return lambda: progress
 
 
 def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int) -> Model:
@@ -196,7 +206,7 @@ def _agree(experiment: Experiment, phase: Phase, learned: Model, progress: Progr
     """
     parts = {
         "the weights": learned,
-        "the optimiser's state": progress.training.train_state.opt_state,
+        "the optimiser's state": progress.stage.train_state.opt_state,
         "what the method remembers": extra,
         "the exemplars": [progress.exemplars[label] for label in sorted(progress.exemplars)],
         "the class order": torch.tensor(experiment.scenario.class_order),

@@ -39,6 +39,12 @@ class Update(Protocol):
     ) -> tuple[tree.Tree, tree.Tree]: ...
 
 
+class Schedule(Protocol):
+    """(epoch) -> the learning rate of that epoch."""
+
+    def __call__(self, epoch: int, /) -> float: ...
+
+
 @dataclass(frozen=True)
 class Optimiser:
     """An optimiser as two functions, see `Init` and `Update`. `apply_updates` adds what `update` returns."""
@@ -202,7 +208,7 @@ def _one_by_one(*tensors: torch.Tensor) -> bool:
     return transformed or any(each.requires_grad for each in tensors)
 
 
-def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Callable[[int], float]:
+def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Schedule:
     """Returns the function epoch -> rate that falls from `rate` to 0 on half a cosine.
 
     epochs: how many there are; the rate would be 0 in epoch `epochs`, counted from 0. warmup_epochs: how many of them
@@ -219,7 +225,7 @@ def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Callable[[int
 
 def milestones(
     rate: float, *, at: Sequence[int], factor: float, warmup_epochs: int = 0
-) -> Callable[[int], float]:
+) -> Schedule:
     """Returns the function epoch -> rate that multiplies `rate` by `factor` at the start of each epoch in `at`.
 
     at: ascending, counted from 0. warmup_epochs: how many epochs rise linearly to `rate` first, instead; 0: none.
@@ -227,11 +233,11 @@ def milestones(
     return _after_warmup(lambda epoch: rate * factor ** bisect.bisect_right(at, epoch), rate, warmup_epochs)
 
 
-def constant(rate: float, *, warmup_epochs: int = 0) -> Callable[[int], float]:
+def constant(rate: float, *, warmup_epochs: int = 0) -> Schedule:
     """Returns the function epoch -> rate that is always `rate`, after a linear rise over warmup_epochs epochs."""
     return _after_warmup(lambda epoch: rate, rate, warmup_epochs)
 
 
-def _after_warmup(schedule: Callable[[int], float], rate: float, warmup_epochs: int) -> Callable[[int], float]:
+def _after_warmup(schedule: Schedule, rate: float, warmup_epochs: int) -> Schedule:
     """Returns the schedule with a linear rise in front: epoch e < warmup_epochs has rate * (e + 1) / warmup_epochs."""
     return lambda epoch: rate * (epoch + 1) / warmup_epochs if epoch < warmup_epochs else schedule(epoch)

@@ -5,7 +5,7 @@ joined by dots: `classifier.weight`. None is a tree without leaves here, while t
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def to_paths(tree: Tree) -> dict[str, torch.Tensor]:
 
     Raises ValueError for a key with a dot.
     """
-    flat = {}
+    flat: dict[str, torch.Tensor] = {}
     for key, value in tree.items():
         if "." in key:
             raise ValueError(f"to_paths: the key {key!r} holds a dot, which separates keys")
@@ -97,7 +97,7 @@ def to_paths(tree: Tree) -> dict[str, torch.Tensor]:
     return flat
 
 
-def from_paths(flat: dict[str, torch.Tensor]) -> Tree:
+def from_paths(flat: Mapping[str, Tree]) -> Tree:
     """Returns the tree of nested dicts that `to_paths` has made flat, without its empty dicts.
 
     Raises ValueError if one path is the beginning of another.

@@ -149,12 +149,12 @@ def test_the_state_that_a_stage_begins_with_is_not_kept(monkeypatch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_state_that_is_not_finite_is_named(value):
     weights, velocity = {"a": torch.zeros(2, 3), "none": torch.zeros(0)}, {"a": torch.zeros(3, dtype=torch.float64)}
-    stage.refuse_infinite(step_state.TrainState(weights, {}, velocity), 1, Position(2, 3))
+    stage.refuse_infinite(step_state.TrainState(weights, {}, velocity, None), 1, Position(2, 3))
     weights["a"][1, 2] = velocity["a"][0] = torch.finfo(torch.float32).max  # whose sum would not be finite
-    stage.refuse_infinite(step_state.TrainState(weights, {}, velocity), 1, Position(2, 3))
+    stage.refuse_infinite(step_state.TrainState(weights, {}, velocity, None), 1, Position(2, 3))
     velocity["a"][1] = value
     with pytest.raises(NonFiniteError, match=r"phase 1, epoch 2, step 3: optimiser\.a is not finite"):
-        stage.refuse_infinite(step_state.TrainState(weights, {}, velocity), 1, Position(2, 3))
+        stage.refuse_infinite(step_state.TrainState(weights, {}, velocity, None), 1, Position(2, 3))
 
 
 def test_an_epoch_never_waits_for_the_device(monkeypatch):

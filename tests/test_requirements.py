@@ -43,7 +43,7 @@ def test_a_required_package_is_imported_somewhere(name, imported):
         assert "six" in modules_imported(Path(find_spec("continuum").origin).parent)
         return
     plugin = any(point.group == "pytest11" for point in metadata.distribution(name).entry_points)
-    tool = (ROOT / f".{name}.toml").exists()
+    tool = any((ROOT / f".{name}.{kind}").exists() for kind in ("toml", "ini"))
     assert name.lower() in imported or plugin or tool, f"{name} is required, and nothing imports it"
 
 

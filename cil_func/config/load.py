@@ -151,8 +151,8 @@ def _read(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{place}: nested too deep; tables and keys are all there is") from None
     except ValueError as failure:  # TOMLDecodeError, and Python's own for an integer of 4,300 digits
-        what, line, column = _located(str(failure))
-        raise ConfigError(f"{place}{line}: not TOML: {what}{column}") from None
+        what, where, column = _located(str(failure))
+        raise ConfigError(f"{place}{where}: not TOML: {what}{column}") from None
 
 
 def _located(message: str) -> tuple[str, str, str]:

@@ -29,8 +29,8 @@ def of_keys() -> dict[str, str]:
 
 def _of_table(table: type[BaseModel]) -> str:
     """Returns the first paragraph of a table's docstring, "[run]: where ...", without the table's name."""
-    text = _joined(table.__doc__.partition("\n\n")[0]).partition(": ")[2]
-    return text[0].upper() + text[1:]
+    text = _joined((table.__doc__ or "").partition("\n\n")[0]).partition(": ")[2]
+    return text[:1].upper() + text[1:]
 
 
 def _holder(key: str) -> tuple[type, str]:
@@ -47,9 +47,9 @@ def _texts(module: ast.Module) -> Iterator[tuple[tuple[str, str], str]]:
     for node in module.body:
         if isinstance(node, ast.ClassDef):
             for field, below in zip(node.body, node.body[1:], strict=False):
-                text = below.value if isinstance(below, ast.Expr) else None
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Constant):
-                    yield (node.name, field.target.id), _joined(text.value)
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str(text))):
+                        yield (node.name, key), _joined(text)
 
 
 def _joined(text: str) -> str:

@@ -86,7 +86,7 @@ def unknown_key(parts: Sequence[str], hints: Mapping[str, Any]) -> str:
     *table, name = parts
     prefix = ".".join(table)
     beside = {key.rpartition(".")[2]: key for key in hints if key.rpartition(".")[0] == prefix}
-    elsewhere = {key.rpartition(".")[2]: key for key in reversed(hints)}  # reversed: the outermost wins
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed([*hints])}  # reversed: the outermost wins
     whole = nearest(".".join(parts), hints) if table and not beside else None
     meant = elsewhere.get(name) or beside.get(nearest(name, beside) or "") or whole
     meant = meant or elsewhere.get(nearest(name, elsewhere) or "")

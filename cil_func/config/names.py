@@ -109,7 +109,7 @@ def find(name: str, *, key: str) -> Callable[..., Any]:
         raise ConfigError(f'{key}: {shown(name)}: write "package.module:function" or "path/file.py:function"')
     place, attribute = parts["place"], parts["function"]
     module = _file(place, key) if place.endswith(".py") else _module(place, key)
-    missing = object()
+    missing: Any = object()
     found = reduce(lambda value, each: getattr(value, each, missing), attribute.split("."), module)
     if callable(found):
         return found
@@ -134,6 +134,7 @@ def _file(place: str, key: str) -> types.ModuleType:
         return sys.modules[name]
     _can_import_from(os.path.dirname(path))
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader, "a path that ends in .py has both"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:

@@ -9,7 +9,7 @@ in `load.ADDED`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -185,12 +185,18 @@ class PhaseOptim(Table):
     "Epochs between two tests of the classifier inside a phase, before aligning. 0: only phase ends are tested."
 
 
-PartOfOptim = create_model(
-    "PartOfOptim",
-    __base__=Table,
-    __doc__="[optim.first_phase] and [optim.STAGE]: any key of [optim] again, for phase 0 or one stage of a method.",
-    **{name: (hint | None, None) for name, hint in PhaseOptim.__annotations__.items()},
-)
+if TYPE_CHECKING:
+
+    class PartOfOptim(Table):
+        """See below. Its fields exist at run time alone; read them by `getattr`."""
+
+else:
+    PartOfOptim = create_model(
+        "PartOfOptim",
+        __base__=Table,
+        __doc__="[optim.first_phase], [optim.STAGE]: any key of [optim] again, for phase 0 or one stage of a method.",
+        **{name: (hint | None, None) for name, hint in PhaseOptim.__annotations__.items()},
+    )
 
 
 class Optim(PhaseOptim):
@@ -228,7 +234,7 @@ class Config(Table):
     model: Model = Model()
     memory: Memory = Memory()
     method: Method = Method()
-    optim: Optim = Optim()
+    optim: Optim = Optim()  # type: ignore[call-arg]  # mypy takes __pydantic_extra__ for a field without a default
     checkpoint: Checkpoint = Checkpoint()
 
     def optim_of_phase(self, phase: int) -> PhaseOptim:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -48,6 +48,9 @@ class Chunk(NamedTuple):
     done: int
 
 
+Prepared = tuple[Chunk, dict[str, Tensor]]  # a chunk where the images are, and the draws still to be applied to it
+
+
 def epoch_chunks(
     images: Images,
     labels: Tensor,
@@ -88,13 +91,12 @@ def epoch_chunks(
     steps, here = len(all_batches), own.stop - own.start if own else batch_size
     length = _chunk_steps(images, here, PILLOW_PIXELS if by_pillow else CHUNK_PIXELS, device)
 
-    def prepare(start: int) -> tuple[Chunk, dict[str, Tensor]]:
-        """A chunk where the images are, and the draws that are still to be applied to it."""
+    def prepare(start: int) -> Prepared:
         batches = all_batches[start : start + length]
         places = [batch[own] if own else batch for batch in batches]
         here = torch.tensor([place for batch in places for place in batch], dtype=torch.int64)
         chosen, drawn = images.gather(rows[here]), {name: draw[here] for name, draw in draws.items()}
-        if by_pillow:
+        if augment and augment.by_pillow:
             chosen, drawn = augment.apply(chosen, drawn), {}
         batch = Batch(pin(chosen, device), labels[upload(rows[here], labels.device)])
         return Chunk(batch, tuple(map(len, places)), tuple(map(len, batches)), max(0, first_step - start)), drawn
@@ -106,7 +108,7 @@ def epoch_chunks(
         already has (`prepare`).
         """
         chosen, here = (upload(leaf, device) for leaf in chunk.batch)
-        return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if drawn else chosen, here))
+        return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if augment and drawn else chosen, here))
 
     starts = range(first_step // length * length, steps, length)
     ahead = by_pillow or images.device.type != device.type
@@ -157,7 +159,7 @@ def channel_statistics(images: Images, rows: Tensor) -> tuple[tuple[float, ...],
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
 
 
-def _prefetched(prepare: Callable[[int], Any], starts: range) -> Iterator[Any]:
+def _prefetched(prepare: Callable[[int], Prepared], starts: range) -> Iterator[Prepared]:
     """Returns an iterator over prepare(start) for each start, in order.
 
     A thread prepares up to _PREFETCH results ahead. It starts in this call.
@@ -165,7 +167,7 @@ def _prefetched(prepare: Callable[[int], Any], starts: range) -> Iterator[Any]:
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     pending = deque(pool.submit(prepare, start) for start in starts[:_PREFETCH])
 
-    def results() -> Iterator[Any]:
+    def results() -> Iterator[Prepared]:
         try:
             for start in starts[_PREFETCH:]:
                 result = pending.popleft().result()

@@ -15,8 +15,8 @@ CACHE = ".data"  # downloads go into this folder of the working directory, unles
 _TIMEOUT_SECONDS = 30.0  # of silence; without it a filtered network keeps a person waiting for minutes
 
 
-def read(path: str) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """Returns ([train images, train targets, test images, test targets], class names).
+def read(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Returns (train images, train targets, test images, test targets, class names).
 
     path: the folder that holds cifar-100-python/, "" for `.data`. If it isn't there, continuum downloads it (169 MB)
     and checks torchvision's checksums, so that half a file is never taken for the whole.
@@ -36,7 +36,8 @@ def read(path: str) -> tuple[list[np.ndarray], tuple[str, ...]]:
         splits = [CIFAR100(data_path=str(root), train=train, download=True) for train in (True, False)]
     arrays = [np.asarray(array) for split in splits for array in split.get_data()[:2]]
     arrays[1::2] = [targets.astype(np.int64) for targets in arrays[1::2]]
-    return arrays, tuple(splits[0].dataset.classes)
+    train_images, train_targets, test_images, test_targets = arrays
+    return train_images, train_targets, test_images, test_targets, tuple(splits[0].dataset.classes)
 
 
 @contextmanager

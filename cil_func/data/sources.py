@@ -98,8 +98,7 @@ def load(
     if name == "digits":
         dataset = _digits()
     else:
-        arrays, class_names = cifar100.read(path)
-        dataset = Dataset(*arrays, class_names)
+        dataset = Dataset(*cifar100.read(path))
     check(dataset.class_names)
     return _resized(dataset, image_size, memory)
 

@@ -5,15 +5,15 @@ training of a phase, `Extra` what the method remembers between phases, `networks
 logits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
-from cil_func.networks.backbones import Taps
+from cil_func.methods.extra import Extra
 from cil_func.networks.head import LINEAR, Head
-from cil_func.networks.outputs import Classes, Outputs
+from cil_func.networks.outputs import Classes, Outputs, Taps
 from cil_func.tree import Tree
 
 
@@ -143,39 +143,6 @@ class Stage:
     uses_teacher: bool = False
     clamp: float = 0.0
     optim: dict[str, Any] = field(default_factory=dict)
-
-
-class Measure(Protocol):
-    """(params, logits_of, labels) -> a tree of tensors, measured on one batch of B images; the mean over them.
-
-    logits_of(params) -> logits (B, C) of these images, which can be differentiated. labels: (B,) int64.
-    """
-
-    def __call__(self, params: Tree, logits_of: Callable[[Tree], torch.Tensor], labels: torch.Tensor, /) -> Tree: ...
-
-
-class Passes(Protocol):
-    """Passes over a phase's new images, un-augmented, with the phase's finished model in eval mode."""
-
-    def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
-        """Returns the mean of `measure` over all images, a tree like what `measure` returns.
-
-        by: "image": measured on one image at a time; "batch": on batches of the training's size, in random order, each
-        result weighted by its number of images.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Extra:
-    """What a method remembers beside weights and exemplars: a tree of tensors, kept in checkpoints, constant in a step.
-
-    start(params) -> the tree before phase 0. after(extra, params, passes, classes) -> the tree after each phase. In
-    params the classifier has a row for each of the run's C classes, rows of unseen classes are zero.
-    """
-
-    start: Callable[[Tree], Tree]
-    after: Callable[[Tree, Tree, Passes, Classes], Tree]
 
 
 class Imprint(Protocol):

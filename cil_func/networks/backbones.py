@@ -3,40 +3,66 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 
 from cil_func.networks import resnet, timm_models, timm_skeleton
-from cil_func.networks.timm_skeleton import OFF, Drop
+from cil_func.networks.outputs import Taps
+from cil_func.networks.timm_skeleton import OFF, Drop, Size
+from cil_func.tree import Tree
 
-Taps = Callable[[list[torch.Tensor]], dict[str, torch.Tensor]]
+
+class InitBackbone(Protocol):
+    """(key, image_size) -> (params, state): parameters drawn from the int seed `key`, and buffers.
+
+    Buffers are batch norm's running statistics, for example. Both are nested dicts of tensors, on the CPU in float32.
+    image_size: (H, W); None: the backbone's own.
+    """
+
+    def __call__(self, key: int, /, *, image_size: Size | None = None) -> tuple[Tree, Tree]: ...
+
+
+class FeatureDim(Protocol):
+    """() -> how many features a backbone has: D."""
+
+    def __call__(self) -> int: ...
+
+
+class Draws(Protocol):
+    """(image_size, drop) -> whether train mode draws random numbers. Raises ValueError for images that don't fit."""
+
+    def __call__(self, image_size: Size, drop: Drop = OFF, /) -> bool: ...
+
+
+class Answer(Protocol):
+    """() -> yes or no."""
+
+    def __call__(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Backbone:
     """What turns images into features, as functions of explicit trees.
 
-    init(key, *, image_size) -> (params, state): parameters drawn from the int seed `key`, and buffers such as batch
-    norm's running statistics; nested dicts of tensors, on the CPU in float32. image_size: (H, W), or None.
+    init, feature_dim, draws: see their types.
     apply(params, state, images, *, train[, norm_batch, valid, drop, taps, final_relu])
         -> (features (B, D), aux, new state). images: (B, 3, H, W) float. aux: what the taps return, {} without taps.
         It is given an optional argument only where that is not the default: norm_batch where `groups` is true, valid
         where `pads()` is true, drop where `draws` can be true, taps and final_relu where `has_maps` is true. What they
         are: `cil_func.model.apply`, `networks.resnet.apply`.
-    feature_dim() -> D.
     pads() -> whether a batch may hold padding, which `valid` marks.
-    draws(image_size, drop) -> whether train mode draws random numbers. Raises ValueError for images that don't fit.
     drops() -> whether it is a timm model with rates of dropout of its own, which are not used.
     groups: whether groups of norm_batch images can share batch norm's statistics, instead of the whole batch.
     has_maps: whether it can give its feature maps to taps.
     """
 
-    init: Callable
-    apply: Callable
-    feature_dim: Callable[[], int]
-    pads: Callable[[], bool] = lambda: False
-    draws: Callable[..., bool] = lambda image_size, drop=OFF: False
-    drops: Callable[[], bool] = lambda: False
+    init: InitBackbone
+    apply: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor], Tree]]  # not each takes all of the arguments
+    feature_dim: FeatureDim
+    pads: Answer = lambda: False
+    draws: Draws = lambda image_size, drop=OFF: False
+    drops: Answer = lambda: False
     groups: bool = False
     has_maps: bool = False
 
@@ -103,7 +129,7 @@ def run(
         )
     ((name, weights),) = params.items()
     net = net or backbone(name)
-    more = {"norm_batch": norm_batch} if 0 < norm_batch < images.shape[0] else {}
+    more: dict[str, Any] = {"norm_batch": norm_batch} if 0 < norm_batch < images.shape[0] else {}
     more |= ({} if valid is None else {"valid": valid}) | ({"drop": drop} if any(drop) else {})
     if taps or not final_relu:
         if not net.has_maps:

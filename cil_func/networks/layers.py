@@ -8,6 +8,7 @@ warm compilation of a ResNet-32 step, and views take 7 s.
 """
 
 import math
+from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,14 @@ from cil_func import rng
 
 NORM_MOMENTUM = 0.1  # torch.nn.BatchNorm2d's defaults
 NORM_EPSILON = 1e-5
+
+
+class Mode(TypedDict):
+    """Keywords of `conv_norm`, and of the functions that run whole networks."""
+
+    train: bool
+    norm_batch: NotRequired[int]
+    valid: NotRequired[torch.Tensor | None]
 
 
 def conv_init(key: int, in_channels: int, out_channels: int, size: int) -> dict:

@@ -1,6 +1,6 @@
 """What a network returns for a batch, and which classes are known: records of tensors that enter a compiled step."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -17,6 +17,15 @@ class Outputs(NamedTuple):
     aux: dict[str, torch.Tensor] = {}  # noqa: RUF012 (never changed in place)
 
 
+class Taps(Protocol):
+    """maps -> tensors by name, each (B, ...), which become `Outputs.aux`.
+
+    maps: the output of each block of the backbone before its ReLU, (B, C, H, W) each, in order.
+    """
+
+    def __call__(self, maps: list[torch.Tensor], /) -> dict[str, torch.Tensor]: ...
+
+
 class Classes(NamedTuple):
     """Which of the run's C classes are seen by the end of a phase: tensors, so that one step serves all phases.
 
@@ -28,9 +37,10 @@ class Classes(NamedTuple):
 
     seen: torch.Tensor
     old: torch.Tensor
-    phase: torch.Tensor | None = None
-    now: torch.Tensor | None = None
-    counts: torch.Tensor | None = None
+    # None is not among the types: each loss would have to assert, in the compiled step, what every run gives it.
+    phase: torch.Tensor = None  # type: ignore[assignment]  # see above
+    now: torch.Tensor = None  # type: ignore[assignment]  # see above
+    counts: torch.Tensor = None  # type: ignore[assignment]  # see above
 
     @property
     def new(self) -> torch.Tensor:

@@ -5,13 +5,12 @@ where the size halves it takes every second pixel, and the new channels are zero
 pooling at the end, so any size from 4x4 on works: digits are 8x8, CIFAR is 32x32.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
 from cil_func import rng
 from cil_func.networks import layers
+from cil_func.networks.outputs import Taps
 
 DEPTHS = (20, 32, 44, 56, 110)
 WIDTHS = (16, 32, 64)
@@ -51,7 +50,7 @@ def apply(
     train: bool,
     norm_batch: int = 0,
     valid: torch.Tensor | None = None,
-    taps: Callable[[list[torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+    taps: Taps | None = None,
     final_relu: bool = True,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, aux, new state).
@@ -61,7 +60,7 @@ def apply(
     each, in order. None: no maps are kept, and aux is {}.
     final_relu: False pools the last block's output without its ReLU.
     """
-    mode = {"train": train, "norm_batch": norm_batch, "valid": valid}
+    mode: layers.Mode = {"train": train, "norm_batch": norm_batch, "valid": valid}
     dtype = params["stem"]["norm"]["weight"].dtype
     stem, stem_state, maps = params["stem"], state["stem"], []
     x, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode)
@@ -90,7 +89,7 @@ def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
     return params, {"norm1": state1, "norm2": state2}
 
 
-def _block(params: dict, state: dict, x: torch.Tensor, stride: int, mode: dict) -> tuple[torch.Tensor, dict]:
+def _block(params: dict, state: dict, x: torch.Tensor, stride: int, mode: layers.Mode) -> tuple[torch.Tensor, dict]:
     """Returns (shortcut(x) + norm(conv(relu(norm(conv(x))))), new state) of a block, without the ReLU that follows.
 
     x: (B, C, H, W); the result is (B, C', H', W'). mode: train, norm_batch and valid, see `layers.conv_norm`.

@@ -26,8 +26,10 @@ def init(key: int, name: str, *, image_size: Size | None = None) -> tuple[dict, 
     Raises ConfigError if timm has no such model, ValueError for images that it can't take.
     """
     if image_size is not None:
-        timm_skeleton.draws(name, tuple(image_size))  # raises for a size that doesn't fit
-    sized = tuple(image_size) if image_size is not None and timm_skeleton.takes_size(name) else None
+        height, width = image_size
+        image_size = height, width  # also of a list
+        timm_skeleton.draws(name, image_size)  # raises for a size that doesn't fit
+    sized = image_size if image_size is not None and timm_skeleton.takes_size(name) else None
     with _init_lock, rng.seeded(key):  # timm's initialisation draws from torch's global generator
         module = timm_skeleton.create(name, sized)
     params = {path: leaf.detach().clone() for path, leaf in module.named_parameters()}
@@ -65,7 +67,7 @@ def apply(
             module = timm_traced.skeleton(name, images, train=train, drop=drop)
             features = _call(module, weights, buffers, images)
         else:
-            image_size = tuple(images.shape[2:]) if timm_skeleton.takes_size(name) else None
+            image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
             with timm_skeleton.borrow(name, image_size, train=train, drop=drop) as module:
                 features = _call(module, weights, buffers, images)
     wide = torch.promote_types(features.dtype, torch.float32)

@@ -157,7 +157,7 @@ def _switch_off(module: torch.nn.Module) -> torch.nn.Module:
             if isinstance(value, float) and ("drop" in attribute or (layer and attribute in ("p", "prob"))):
                 setattr(part, attribute, 0.0)
                 if value:
-                    module.switched_off = True
+                    vars(module)["switched_off"] = True
     return module
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypedDict
 
 from cil_func.errors import PeerError
 from cil_func.parallel import activity
@@ -26,6 +27,15 @@ _SUSPECT_SECONDS = 3.0  # of silence after which a process counts as lost, once 
 _PATIENCE_SECONDS = 8.0  # for which the cause of a failed collective is looked for
 
 
+class Failure(TypedDict):
+    """Why a run ends; all processes get the same one."""
+
+    rank: int  # of the process that failed; -1 if no single process is the cause
+    exit_code: int  # its exit status
+    message: str  # one line
+    lost: bool  # whether that process is gone or hangs, so that it can't report the failure itself
+
+
 class FailureWatch:
     """Watches the processes of a run from one of them. A context manager: its thread runs inside the block.
 
@@ -35,15 +45,13 @@ class FailureWatch:
     on_loss: called as on_loss(failure) just before the thread ends this process. The thread does that after a failure
     if the main thread doesn't end, since it may wait in a collective for ever.
 
-    A failure is {"rank", "exit_code", "message", "lost"}; all processes get the same one. "lost" tells whether the
-    process "rank" can't report it itself; "rank" is -1 if no single process is the cause.
-
     failure: the run's failure, None as long as there is none. activity: counts what this process passes.
     exit_lock: take it around work that the end of the process must not interrupt.
     """
 
-    def __init__(self, rank: int, size: int, *, prefix: str, timeout: float, on_loss: Callable[[dict], None]):
-        self.rank, self.size, self.failure, self.activity = rank, size, None, Activity()
+    def __init__(self, rank: int, size: int, *, prefix: str, timeout: float, on_loss: Callable[[Failure], None]):
+        self.rank, self.size, self.activity = rank, size, Activity()
+        self.failure: Failure | None = None
         self._prefix, self._timeout, self._on_loss = prefix, timeout, on_loss
         self._beats: dict[int, tuple[int, float]] = {}  # rank -> (its last beat, when that was new)
         self._still: dict[int, tuple[ActivityRecord, float]] = {}  # rank -> (its last record, when that was new)
@@ -65,13 +73,13 @@ class FailureWatch:
         with suppress(RuntimeError):
             self.store.set(f"left/{self.rank}", "")
 
-    def report_failure(self, exit_code: int, message: str) -> dict:
+    def report_failure(self, exit_code: int, message: str) -> Failure:
         """Reports that this process fails. Returns the run's failure, which is another one if that was reported before.
 
         exit_code: of this process; above 128 it ends by a signal. If a process was killed, a launcher sends such a
         signal to all others: then the failure is that the killed process was lost. message: what went wrong, one line.
         """
-        failure = {"rank": self.rank, "exit_code": exit_code, "message": message, "lost": False}
+        failure: Failure = {"rank": self.rank, "exit_code": exit_code, "message": message, "lost": False}
         if exit_code > 128:
             with suppress(RuntimeError):  # the store is gone
                 others = (rank for rank in range(self.size) if rank != self.rank and not self.store.has(f"left/{rank}"))
@@ -79,12 +87,13 @@ class FailureWatch:
                 failure = failure if dead is None else self._lost(dead, "was lost: it is not there any more")
         return self._claim(failure)
 
-    def find_cause(self, fallback: str) -> dict:
+    def find_cause(self, fallback: str) -> Failure:
         """Returns the failure behind a collective that failed in this process. Takes up to 8 seconds.
 
         fallback: the message if no other process is found to be the cause.
         """
-        end, own = time.monotonic() + _PATIENCE_SECONDS, {"rank": self.rank, "exit_code": 1, "message": fallback}
+        end = time.monotonic() + _PATIENCE_SECONDS
+        own: Failure = {"rank": self.rank, "exit_code": 1, "message": fallback, "lost": True}
         try:
             while time.monotonic() < end:
                 if self.failure:
@@ -93,9 +102,9 @@ class FailureWatch:
                 if silent:
                     return self._claim(self._loss(silent[0]))
                 time.sleep(BEAT_SECONDS / 5)
-            return self._claim(self._hanging(0.0) or own | {"lost": True})
+            return self._claim(self._hanging(0.0) or own)
         except RuntimeError:  # the store is gone
-            return own | {"lost": True}
+            return own
 
     def announce(self, key: str, value: str = "") -> None:
         """Publishes a value under a key and so ends `wait_for_announcement(key)` in all processes."""
@@ -141,17 +150,17 @@ class FailureWatch:
             except RuntimeError as error:  # the store is gone
                 message = f"the launcher of rank 0 is gone ({str(error).splitlines()[0]})"
                 self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": message, "lost": True}
-            known = known or (time.monotonic() if self.failure else None)
+            failure = self.failure
+            if not failure:
+                continue
+            known = known or time.monotonic()
             # A process that has reported its own failure gets the time to end by itself.
-            if known and time.monotonic() - known > _GRACE_SECONDS + _PATIENCE_SECONDS * self._is_own_failure():
+            if time.monotonic() - known > _GRACE_SECONDS + _PATIENCE_SECONDS * (failure["rank"] == self.rank):
                 self.exit_lock.acquire(timeout=self._timeout)
                 try:
-                    self._on_loss(self.failure)
+                    self._on_loss(failure)
                 finally:
-                    os._exit(self.failure["exit_code"] or 1)
-
-    def _is_own_failure(self) -> bool:
-        return self.failure["rank"] == self.rank
+                    os._exit(failure["exit_code"] or 1)
 
     def _look(self) -> None:
         """Publishes a beat and the activity of this process, then looks for a failure of the others."""
@@ -196,7 +205,7 @@ class FailureWatch:
             pass
         return False
 
-    def _hanging(self, timeout: float) -> dict | None:
+    def _hanging(self, timeout: float) -> Failure | None:
         """Returns the failure of a process that hangs, see `activity.find_hanging`; None if there is none."""
         now, published = time.monotonic(), self.store.get_all([f"place/{rank}" for rank in range(self.size)])
         if published is None:  # a process has not begun yet
@@ -211,15 +220,15 @@ class FailureWatch:
         found = activity.find_hanging(still, timeout)
         if not found:
             return None
-        rank, what = found
-        if rank is None:
+        hanging, what = found
+        if hanging is None:
             return {"rank": -1, "lost": True, "exit_code": 1, "message": what}
-        return self._lost(rank, what)
+        return self._lost(hanging, what)
 
-    def _loss(self, rank: int) -> dict:
+    def _loss(self, rank: int) -> Failure:
         return self._lost(rank, f"was lost: silent for {time.monotonic() - self._beats[rank][1]:.0f} s")
 
-    def _lost(self, rank: int, how: str) -> dict:
+    def _lost(self, rank: int, how: str) -> Failure:
         host, pid = self._who(rank)
         return {"rank": rank, "lost": True, "exit_code": 1, "message": f"rank {rank} ({host}, process {pid}) {how}"}
 
@@ -227,13 +236,14 @@ class FailureWatch:
         """Returns (host, pid) of a process, ("nowhere", 0) if it has never started."""
         if not self.store.has(f"who/{rank}"):
             return "nowhere", 0
-        return tuple(json.loads(self.store.get(f"who/{rank}")))
+        host, pid = json.loads(self.store.get(f"who/{rank}"))
+        return host, pid
 
-    def _claim(self, failure: dict) -> dict:
+    def _claim(self, failure: Failure) -> Failure:
         """Publishes a failure unless there is one already. Returns the run's failure."""
         try:
             published = self.store.set_once("failure", json.dumps(failure))
         except RuntimeError:  # the store is gone
             published = json.dumps(self.failure or failure)
-        self.failure = json.loads(published)
-        return self.failure
+        self.failure = agreed = json.loads(published)
+        return agreed

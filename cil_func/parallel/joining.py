@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from cil_func.errors import PeerError
-from cil_func.parallel.failure_watch import FailureWatch
+from cil_func.parallel.failure_watch import Failure, FailureWatch
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 
@@ -19,7 +19,7 @@ _FOR_EVER = timedelta(days=7)
 
 
 @contextmanager
-def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[dict], None]) -> Iterator[Processes]:
+def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[Failure], None]) -> Iterator[Processes]:
     """Returns a context manager that yields the `Processes` of a run, with a process group if there are several.
 
     The process group is destroyed at the end of the block, also if the block raises.

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -128,7 +129,7 @@ class Processes:
         whole[parts[self.rank]] = own
         for rank, part in enumerate(parts):
             if part.start < part.stop:
-                self._collect(lambda rank=rank, part=part: dist.broadcast(whole[part], src=rank))
+                self._collect(partial(dist.broadcast, whole[part], src=rank))
         return whole
 
     def sum(self, part: tree.Tree) -> tree.Tree:
@@ -181,7 +182,7 @@ class Processes:
 
     def refuse_shared_gpu(self) -> None:
         """Raises ConfigError if two processes compute on the same GPU, which NCCL can't do."""
-        if self.size == 1 or self.device.type != "cuda":
+        if not self.watch or self.device.type != "cuda":
             return
         gpus = self.watch.exchange("gpu", str(torch.cuda.get_device_properties(self.device).uuid))
         for rank, gpu in enumerate(gpus):
@@ -220,7 +221,7 @@ class Processes:
 
         place: a name, used once, for messages too. The other processes wait.
         """
-        if self.launch.local_rank:
+        if self.launch.local_rank and self.watch:
             return self.watch.wait_for_announcement(self._key(place))
         with self.activity.long_work(place, at_most_seconds=math.inf):
             made = make()

@@ -66,7 +66,7 @@ def _draw_norms(axes: "Axes", norms: Mapping[str, Sequence[float]], row: Row) ->
               label="before aligning")  # fmt: skip
     first_new = len(before) - row["num_new"] - 0.5
     axes.axvline(first_new, color=ORANGE, linewidth=1.5, linestyle="--", label="newest classes begin")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.set(xlabel="class, in order of learning", ylabel="norm of the classifier's row")
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend above the points
     axes.grid(alpha=0.25)

@@ -17,14 +17,15 @@ def make(
     warn: called with one line for each reason why files can't be made. These files are missing in the dict, and the
     others are made. If it is None, the first failure is raised.
     """
-    makers = {
+    makers: dict[str, Callable[[], bytes | None]] = {
         "table.md": lambda: tables.markdown(results).encode(),
         "accuracy.png": lambda: png(figures.accuracy(results)),
         "matrix.png": lambda: png(figures.matrix(results)),
         "alignment.png": lambda: png(alignment.draw(results, log)),
         "loss.png": lambda: png(figures.loss(results, log)),
     }
-    made, failed = {}, {}
+    made: dict[str, bytes | None] = {}
+    failed: dict[str, list[str]] = {}
     for name, maker in makers.items():
         try:
             made[name] = maker()
@@ -33,5 +34,6 @@ def make(
                 raise
             failed.setdefault(f"{type(error).__name__}: {error}", []).append(name)
     for reason, names in failed.items():
+        assert warn, "without it the first failure was raised"
         warn(printable(f"{', '.join(names)} can't be drawn ({reason})"))
     return made

@@ -122,7 +122,8 @@ def _curve(
 
     seen: the x of each phase. phases: results["phases"]. key: the measure's name there. style: of matplotlib's plot.
     """
-    points = [(x, row[key]) for x, row in zip(seen, phases, strict=True) if row.get(key) is not None]
+    having = [(x, row) for x, row in zip(seen, phases, strict=True) if row.get(key) is not None]
+    points: list[number_places.Point] = [(x, row[key]) for x, row in having]
     if points:
         axes.plot(*zip(*points, strict=True), markersize=5, **style)
     return points

@@ -51,7 +51,7 @@ def newest(directory: Path) -> tuple[Loaded | None, list[str]]:
     """
     with files.disk_errors(directory):
         names = checkpoint_files.list_names(directory)
-    problems = []
+    problems: list[str] = []
     for number in sorted(_numbers(names), reverse=True):
         try:
             return unpack(read_pieces(directory, number)), problems

@@ -35,7 +35,7 @@ class EventLog:
         path: str | Path,
         *,
         clock: Callable[[], float] = time.time,
-        on_warning: Callable[[Mapping[str, Any]], None] = lambda event: None,
+        on_warning: Callable[[Mapping[str, Any]], object] = lambda event: None,
     ) -> None:
         self._clock, self._path, self._on_warning = clock, Path(path), on_warning
         with files.disk_errors(path):

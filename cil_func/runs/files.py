@@ -39,7 +39,7 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno, "look at the disk")
+        advice = _ADVICE.get(error.errno or 0, "look at the disk")
         raise DiskError(f"{path}: {error.strerror or error}; {advice}") from error
 
 

@@ -73,7 +73,7 @@ def _fingerprint(data: sources.Dataset) -> str:
     found = hashlib.sha256(repr((data.class_names, data.skipped)).encode(errors="surrogateescape"))
     for images, targets in ((data.train_images, data.train_targets), (data.test_images, data.test_targets)):
         for part in (np.array(images.shape), targets, images):
-            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

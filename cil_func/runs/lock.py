@@ -22,7 +22,7 @@ from cil_func.runs import files
 try:
     import fcntl
 except ImportError:  # on Windows, where everything that needs no lock works
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # mypy knows no module that may be missing
 
 NAME = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})

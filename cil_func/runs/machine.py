@@ -97,7 +97,8 @@ def _fault_on_cuda() -> str:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yields an error and all errors that it was raised from."""
-    left, seen = [error], set()
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
     while left:
         link = left.pop(0)
         if link is None or id(link) in seen:

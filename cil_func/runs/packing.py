@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -77,7 +76,8 @@ def unpack_checkpoint(manifest: bytes, data: Iterable[bytes]) -> Loaded:
     Raises CheckpointError for damaged bytes. Raises ValueError if there are more or fewer parts than the manifest
     names.
     """
-    fields, tree = parse_manifest(manifest), {}
+    fields = parse_manifest(manifest)
+    tree: trees.Tree = {}
     for part, piece in zip(parts_of(fields), data, strict=True):
         verify(part, len(piece), sha256(piece))
         try:
@@ -119,7 +119,7 @@ def parts_of(fields: dict[str, Any]) -> list[Part]:
     return [Part(**part) for part in fields["parts"]]
 
 
-def chunks(tree: trees.Tree) -> Iterator[bytes | np.ndarray]:
+def chunks(tree: trees.Tree) -> Iterator[bytes | memoryview]:
     """Yields the bytes of a safetensors file with all tensors of a tree, piece by piece, without copying the tensors.
 
     tree: nested dicts of tensors on the CPU. A tensor is named by its path, like `params.classifier.weight`.
@@ -145,7 +145,7 @@ def chunks(tree: trees.Tree) -> Iterator[bytes | np.ndarray]:
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for path in ordered:
-        yield leaves[path].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        yield leaves[path].detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def describe_part(tree: trees.Tree, *, number: int) -> Part:

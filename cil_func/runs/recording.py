@@ -48,11 +48,10 @@ def recorder(
         yield Recorder()
         return
     path = directory / "metrics.jsonl"
-    writer = _Writer(directory, ready)
-    writer.write_config()
+    _write_config(directory / "config.toml", ready.config)
     _cut(path, loaded.record["log_bytes"] if loaded else 0)
-    with _screen() as screen, event_log.EventLog(path, on_warning=lambda event: screen(event)) as log:
-        writer.log, writer.screen = log, screen
+    with _screen() as screen, event_log.EventLog(path, on_warning=screen) as log:
+        writer = _Writer(directory, ready, log, screen)
         for message in warnings if loaded is None else ():
             log(_warning(message))
         for problem in screen.remember(path):
@@ -61,12 +60,10 @@ def recorder(
 
 
 class _Writer(Recorder):
-    """The recorder of rank 0. log, screen: set by `recorder` before the first event."""
+    """The recorder of rank 0."""
 
-    def __init__(self, directory: Path, ready: setup.Setup):
-        self.log: event_log.EventLog | None = None
-        self.screen: _Screen | None = None
-        self._directory, self._config = directory, ready.config
+    def __init__(self, directory: Path, ready: setup.Setup, log: event_log.EventLog, screen: "_Screen"):
+        self._log, self._screen, self._directory = log, screen, directory
         self._config_text = configuration.to_toml(ready.config)
         self._header = _header(ready)
         found = environment.environment(ready.experiment.device, ready.config.run.precision, ready.processes.size)
@@ -76,9 +73,9 @@ class _Writer(Recorder):
 
     def emit(self, event: dict) -> None:
         with self._long_work("writing an event"):
-            self.log(event)
-            for problem in self.screen(event):
-                self.log(_warning(problem))
+            self._log(event)
+            for problem in self._screen(event):
+                self._log(_warning(problem))
             if event["event"] not in event_log.NOT_LOGGED:
                 self._restore_config()
 
@@ -87,15 +84,9 @@ class _Writer(Recorder):
             files.write_json(self._directory / "results.json", self._header | results | self._environment)
 
     def log_bytes(self) -> int:
-        self.log.size()  # raises DiskError if the whole directory is gone
+        self._log.size()  # raises DiskError if the whole directory is gone
         self._restore_config()
-        return self.log.size()
-
-    def write_config(self) -> None:
-        """Writes config.toml unless it holds this configuration already; data.path may have changed."""
-        path = self._directory / "config.toml"
-        if not path.exists() or configuration.load(str(path)) != self._config:
-            files.write_text(path, self._config_text)
+        return self._log.size()
 
     def _restore_config(self) -> None:
         """Writes config.toml again, with a "warning" event, if somebody has deleted it."""
@@ -103,6 +94,12 @@ class _Writer(Recorder):
         if not path.exists():
             files.write_text(path, self._config_text)
             self.emit(_warning("config.toml was deleted while the run went on; it is written again"))
+
+
+def _write_config(path: Path, config: configuration.Config) -> None:
+    """Writes config.toml unless it holds this configuration already; data.path may have changed."""
+    if not path.exists() or configuration.load(str(path)) != config:
+        files.write_text(path, configuration.to_toml(config))
 
 
 def _header(ready: setup.Setup) -> dict:
@@ -156,9 +153,12 @@ class _Screen:
 
     def remember(self, path: Path) -> list[str]:
         """Lets the console take note of the events in the log at `path`, to estimate times; shows nothing."""
+        show = self._show
+        if not show:
+            return []
         try:
             for event in event_log.read(path):
-                self._show.remember(event)
+                show.remember(event)
         except Exception as error:
             return [f"{path.name} can't be read whole, so the time left may be wrong ({_text_of(error)})"]
         return []

@@ -95,6 +95,7 @@ def _with_others(
             signals.ignore_more()
             if reporter.done:
                 return 0
+            assert processes.watch, "a single process has no peers"
             failure = processes.watch.find_cause(str(error))
             reporter.lost(failure)
             return failure["exit_code"]

@@ -24,10 +24,11 @@ def of_run(setup: Setup, progress: Progress) -> SavedModel:
     setup: the run. progress: where it ended. With several processes each has to call this: they share the work of
     computing the class means.
     """
-    made, means = setup.experiment, None
+    made, learned, means = setup.experiment, progress.learned, None
+    assert learned, "all phases are learned"
     if made.method.predict == "nme":
-        means = experiment.class_means(made, made.scenario.phases[-1], progress.learned, progress.exemplars)
-    return SavedModel(*progress.learned, means, _description(setup))
+        means = experiment.class_means(made, made.scenario.phases[-1], learned, progress.exemplars)
+    return SavedModel(learned.params, learned.state, means, _description(setup))
 
 
 def network(saved: SavedModel) -> Network:
@@ -54,8 +55,9 @@ def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | st
     the scores may be rounded otherwise. Raises ValueError for images of another type or size.
     """
     settings, device = saved.description["preprocessing"], torch.device(device)
-    shape = (*settings["image_size"], 3)
-    if pixels.dtype != torch.uint8 or pixels.shape[1:] != shape:
+    height, width = settings["image_size"]
+    shape = (height, width, 3)
+    if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != shape:
         fits = f"uint8 images of shape (N, {', '.join(map(str, shape))})"
         raise ValueError(f"scores: images {tuple(pixels.shape)} {pixels.dtype}; give {fits}")
     dtype, compute_dtype = DTYPES[saved.description["precision"]]
@@ -63,9 +65,8 @@ def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | st
         *(torch.tensor(settings[key], dtype=dtype, device=device) for key in ("mean", "std"))
     )
     net, sizes = network(saved), saved.description["phases"]
-    forward = inference.Forward(
-        net, inference.forward_of(net, preprocess, dtype=compute_dtype), inference.batch_size(device, shape[:2]), device
-    )
+    function = inference.forward_of(net, preprocess, dtype=compute_dtype)
+    forward = inference.Forward(net, function, inference.batch_size(device, (height, width)), device)
     model = Model(*tree.cast((saved.params, saved.state), device=device))
     features = forward.features(model, Resident(pixels), torch.arange(len(pixels)), when="scores")  # (N, D)
     logits = net.outputs(saved.params, features, classes_of(sizes, len(sizes) - 1)).logits

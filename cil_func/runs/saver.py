@@ -14,10 +14,10 @@ from cil_func.runs.signals import NAMES, Signals
 from cil_func.training.progress import Progress, SaveHook, pack
 
 # What each process adds for its signal. Any number of processes with SIGINT stays below one with SIGTERM.
-_WEIGHTS = {signal.SIGTERM: 1 << 16, signal.SIGINT: 1}
+_WEIGHTS: dict[int, int] = {signal.SIGTERM: 1 << 16, signal.SIGINT: 1}
 
 
-class CheckpointSaver(SaveHook):
+class CheckpointSaver(SaveHook[Progress]):
     """Saves checkpoints while a run goes on, and stops it after saving if a signal has come.
 
     A border is a moment before a training step or after a part of a phase: the training calls `at_border` there. The

@@ -153,6 +153,7 @@ def _forward(
     """
     device = preprocess.mean.device
     function = inference.forward_of(network, preprocess, dtype=dtype)
+    assert network.image_size, "a run's network is made for a size"
     batch_size = inference.batch_size(device, network.image_size)
     if config.run.compile:
         full = lambda *args: batch_size * (len(args[2]) == batch_size)  # noqa: E731
@@ -162,7 +163,7 @@ def _forward(
     return inference.Forward(network, function, batch_size, device, processes, fill)
 
 
-def _ticking(forward: Callable, processes: Processes) -> Callable:
+def _ticking(forward: inference.RunBackbone, processes: Processes) -> inference.RunBackbone:
     """Returns a function that does what `forward` does, each call of which counts as progress of this process.
 
     Otherwise the other processes would take this one for hanging during a long evaluation.

@@ -5,10 +5,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from cil_func.errors import StoppedError
 
-NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
+NAMES: dict[int, str] = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
 _SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, from the terminal and from the launcher
 
 
@@ -27,7 +28,7 @@ class Signals:
     def __init__(self, at_once: Callable[[int], None] = lambda status: None):
         self.received = 0
         self._at_once, self._deferred, self._ignored, self._when = at_once, False, False, 0.0
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}  # what `signal.signal` has returned
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():

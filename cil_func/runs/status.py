@@ -33,7 +33,8 @@ class Status:
     ) -> None:
         self._path, self._clock, self._renew_seconds = Path(directory) / "status.json", clock, renew_seconds
         self._started = round(clock(), 3)
-        self._ended, self._thread = threading.Event(), None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def running(self) -> None:
         """Writes that the run goes on. Until the end, a thread writes the file again every `renew_seconds`."""

@@ -3,11 +3,12 @@
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cil_func.errors import CilError, DiskError, MachineError, OwnCodeError, StoppedError, printable
-from cil_func.parallel.processes import Processes
+from cil_func.parallel.failure_watch import Failure
+from cil_func.parallel.processes import ALONE, Processes
 from cil_func.runs import files, status
 
 TRACEBACK = "traceback.txt"  # in the run directory
@@ -27,7 +28,7 @@ class StatusReporter:
     """
 
     directory: Path
-    processes: Processes | None = None
+    processes: Processes = field(default_factory=lambda: ALONE)
     owns: bool = False
     done: bool = False
 
@@ -66,25 +67,25 @@ class StatusReporter:
             self.print_line(f"the run is finished; after that: {message}")
             return 0
         message += self._keep_traceback(error)
-        failure = {"rank": self.processes.rank, "exit_code": getattr(error, "exit_status", 1), "message": message}
+        rank, exit_code = self.processes.rank, getattr(error, "exit_status", 1)
+        failure: Failure = {"rank": rank, "exit_code": exit_code, "message": message, "lost": False}
         if self.processes.watch:
-            named = message if isinstance(error, StoppedError) else f"rank {self.processes.rank}: {message}"
-            failure = self.processes.watch.report_failure(failure["exit_code"], named)
-        if failure.get("lost"):
+            named = message if isinstance(error, StoppedError) else f"rank {rank}: {message}"
+            failure = self.processes.watch.report_failure(exit_code, named)
+        if failure["lost"]:
             self.lost(failure)
             return failure["exit_code"]
         self._write(failure["exit_code"], failure["message"])
-        if failure["rank"] == self.processes.rank and known:
+        if failure["rank"] == rank and known:
             self.print_line(failure["message"])
-        elif failure["rank"] == self.processes.rank:
+        elif failure["rank"] == rank:
             traceback.print_exception(error)
         return failure["exit_code"]
 
-    def lost(self, failure: dict) -> None:
+    def lost(self, failure: Failure) -> None:
         """Writes the failure of another process. If that process can't print it, one of the others does.
 
-        failure: {"rank", "exit_code", "message", "lost"} of the process that failed, as `FailureWatch.report_failure`
-        returns it; "lost": whether that process is gone or hangs, so that it can't print.
+        failure: of the process that failed, from `FailureWatch.report_failure`.
         """
         self._write(failure["exit_code"], failure["message"])
         if failure["lost"] and self.processes.rank == (1 if failure["rank"] == 0 else 0):

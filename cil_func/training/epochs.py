@@ -10,6 +10,9 @@ from cil_func import tree
 from cil_func.data.batches import Batch, Chunk
 from cil_func.errors import NonFiniteError
 from cil_func.networks.outputs import Outputs
+from cil_func.optim import Schedule
+from cil_func.training.events import Emit
+from cil_func.training.inference import Teach
 from cil_func.training.runners import CapturedSteps, EagerSteps
 from cil_func.training.step_state import NEVER, Health, Measures, pad
 
@@ -34,45 +37,66 @@ class EpochNumbers(Protocol):
     def padded_to(self) -> int: ...
 
     @property
-    def rate(self) -> Callable[[int], float]: ...
+    def rate(self) -> Schedule: ...
 
     @property
     def dtype(self) -> torch.dtype: ...
+
+
+class Chunks(Protocol):
+    """(epoch, first step) -> what the epoch trains on from that step on, in chunks of whole batches on the device."""
+
+    def __call__(self, epoch: int, first_step: int, /) -> Iterable[Chunk]: ...
+
+
+class AtPosition(Protocol):
+    """Called with the position of the step that is next. May stop the training by an exception."""
+
+    def __call__(self, position: Position, /) -> None: ...
+
+
+class Seed(Protocol):
+    """(position) -> the key of what the step there draws from torch's global generator."""
+
+    def __call__(self, position: Position, /) -> int: ...
+
+
+class Check(Protocol):
+    """Called with the health once an epoch. Raises NonFiniteError if a step was not finite."""
+
+    def __call__(self, health: Health, /) -> None: ...
 
 
 def fit(
     steps: EagerSteps | CapturedSteps,
     numbers: EpochNumbers,
     *,
-    chunks: Callable[[int, int], Iterable[Chunk]],
-    teach: Callable[[torch.Tensor], Outputs | None],
-    seed: Callable[[Position], int] | None = None,
+    chunks: Chunks,
+    teach: Teach,
+    seed: Seed | None = None,
     start: tuple[int, int] = (0, 0),
-    check: Callable[[Health | None], None] = lambda health: None,
-    emit: Callable[[dict], None],
-    before_step: Callable[[Position], None] = lambda position: None,
-    before_chunk: Callable[[Position], None] = lambda position: None,
+    check: Check = lambda health: None,
+    emit: Emit,
+    before_step: AtPosition = lambda position: None,
+    before_chunk: AtPosition = lambda position: None,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """Takes the steps of all epochs of a stage, from `start` on. The train state is in `steps`, which moves it on.
 
     numbers: a `recipe.Recipe`, of which the fields of `EpochNumbers` are used.
-    chunks(epoch, first_step) -> what the epoch trains on from a step on, in chunks of whole batches on the device.
-    teach(images) -> the teacher's outputs for the images of a chunk, uint8 (B, H, W, 3); None: no teacher.
-    seed(position) -> the key of what a step draws from torch's global generator; None: a step draws nothing.
-    start: (epoch, step) of the first step that is taken.
-    check(health): called once an epoch; raises NonFiniteError if a step was not finite.
-    emit(event): takes a "progress" event a step, with the number of images of that step on all processes, and an
-    "epoch" event an epoch.
-    before_step(position): may stop the training by an exception. Everything that a later call needs is then in `steps`
-    and the position.
-    before_chunk(position): called before each wait for a chunk and its teacher, and once more after the last chunk.
-    after_epoch(epoch): called after the epoch's event.
+    chunks: gives the images of an epoch. teach: gives the teacher's outputs for the images of a chunk.
+    seed: None if a step draws nothing from torch's global generator.
+    start: (epoch, step) of the first step that is taken. check: called once an epoch.
+    emit: takes a "progress" event a step, with the number of images of that step on all processes, and an "epoch" event
+    an epoch.
+    before_step: if it stops the training, everything that a later call needs is in `steps` and the position.
+    before_chunk: called before each wait for a chunk and its teacher, and once more after the last chunk.
+    after_epoch: called after the epoch's event.
     """
-    start = Position(*start)
-    upcoming = chunks(*start)
-    for epoch in range(start.epoch, numbers.epochs):
-        started, step = time.perf_counter(), start.step if epoch == start.epoch else 0
+    first = Position(*start)
+    upcoming = chunks(*first)
+    for epoch in range(first.epoch, numbers.epochs):
+        started, step = time.perf_counter(), first.step if epoch == first.epoch else 0
         images = before = step * numbers.batch_size
         rate = None
         before_chunk(Position(epoch, step))

@@ -1,7 +1,7 @@
 """Runs a model over many images in eval mode: for evaluation, for the selection of exemplars, and as the teacher."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,23 @@ from cil_func.training.preprocess import Preprocess
 
 # Pixels that the forward function takes at a time. On a CPU, activations that stay in the cache: 128 images of 32x32
 FORWARD_PIXELS = {"cpu": 1 << 17, "cuda": batches.PILLOW_PIXELS["cuda"]}
-Teach = Callable[[torch.Tensor], Outputs | None]  # images uint8 (B, H, W, 3) -> what the teacher says; None: no teacher
+
+
+class Teach(Protocol):
+    """images uint8 (B, H, W, 3) -> what the teacher says about them; None: there is no teacher."""
+
+    def __call__(self, images: torch.Tensor, /) -> Outputs | None: ...
+
+
+class RunBackbone(Protocol):
+    """(params, state, images) -> (features (B, D), aux) of one backbone in eval mode.
+
+    params, state, aux: of one backbone, as `Network.run` has them. images: (B, H, W, 3) uint8.
+    """
+
+    def __call__(
+        self, params: tree.Tree, state: tree.Tree, images: torch.Tensor, /
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
 
 
 def batch_size(device: torch.device, image_size: tuple[int, int]) -> int:
@@ -27,10 +43,9 @@ def batch_size(device: torch.device, image_size: tuple[int, int]) -> int:
     return max(32, FORWARD_PIXELS[device.type] // (height * width))
 
 
-def forward_of(network: Network, preprocess: Preprocess, *, dtype: torch.dtype) -> Callable:
-    """Returns the function (params, state, images) -> (features (B, D), aux) of one backbone in eval mode.
+def forward_of(network: Network, preprocess: Preprocess, *, dtype: torch.dtype) -> RunBackbone:
+    """Returns the function that runs one backbone in eval mode.
 
-    params, state: of one backbone, as `Network.run` takes them. images: (B, H, W, 3) uint8. aux: see `Network.run`.
     dtype: of the convolutions. The head is left out: its shape grows with the classes, and each would be another graph.
     """
 
@@ -51,7 +66,7 @@ class Forward:
     """
 
     network: Network
-    function: Callable
+    function: RunBackbone
     batch_size: int
     device: torch.device
     processes: Processes = field(default_factory=lambda: ALONE)
@@ -62,11 +77,13 @@ class Forward:
 
         images: (N, H, W, 3) uint8, wherever they are. aux: tensors by name, see `Network.run`.
         """
-        features, aux = None, {}
+        features: torch.Tensor | None = None
+        aux: dict[str, torch.Tensor] = {}
         parts = backbone_parts(model)
         for at, params, state in parts:
             own, aux = self._backbone(params, state, images)
             features = self.network.place(own, len(parts) - 1 if at is None else at, features)
+        assert features is not None, "a model has a backbone"
         return features, aux
 
     def features(self, model: Model, images: Images, rows: torch.Tensor, *, when: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from cil_func import rng, tree
 from cil_func.data.augmentation.operations import upload
 from cil_func.data.images import Images
-from cil_func.methods.base import Measure
+from cil_func.methods.extra import Measure
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes
 from cil_func.parallel.processes import Processes
@@ -21,7 +21,7 @@ _AT_ONCE = 16  # images whose gradients are in memory at a time
 
 @dataclass(frozen=True)
 class ModelPasses:
-    """Measures a model on some images; see `methods.base.Passes`.
+    """Measures a model on some images; see `methods.extra.Passes`.
 
     model: its classifier padded to the run's C classes. classes: which are seen, on the device.
     images, labels: N of them; labels: int64 (N,). rows: int64 (M,), those of both that are measured on.
@@ -41,7 +41,7 @@ class ModelPasses:
     processes: Processes
 
     def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
-        """Returns the mean of `measure` over all images; see `methods.base.Passes.mean`. All processes must call it."""
+        """Returns the mean of `measure` over all images; see `Passes.mean`. All processes must call it."""
         size, rows = _AT_ONCE, self.rows
         if by == "batch":  # as in training: rows may be sorted by class, and gradients of one class add up otherwise
             order = torch.randperm(len(rows), generator=rng.generator(self.key))

@@ -1,7 +1,7 @@
 """The training of a phase: its stages, one after the other, and the teacher that they learn from."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal, Protocol
 
 import torch
 
@@ -11,10 +11,29 @@ from cil_func.memory import Memory
 from cil_func.networks.network import Model, Network
 from cil_func.training import rows, stage, step_state
 from cil_func.training.definition import Experiment
+from cil_func.training.events import Emit
 from cil_func.training.inference import Teach
 from cil_func.training.progress import Progress, SaveHook, StageHook, StageProgress
 from cil_func.training.recipe import fitted
-from cil_func.training.stage import Borders, Emit, TrainingData
+from cil_func.training.stage import Borders, TrainingData
+
+
+class Student(Protocol):
+    """() -> the model that a phase starts from."""
+
+    def __call__(self) -> Model: ...
+
+
+class TeachOf(Protocol):
+    """(used) -> the teacher of a stage, see `teacher`."""
+
+    def __call__(self, *, used: bool) -> Teach: ...
+
+
+class Evaluate(Protocol):
+    """(model, exemplars, by) -> a row of results, see `experiment.evaluate`."""
+
+    def __call__(self, learned: Model, exemplars: Memory, /, *, by: Literal["logits", "nme"] | None = None) -> dict: ...
 
 
 def teacher(experiment: Experiment, phase: Phase, learned: Model | None, *, used: bool) -> Teach:
@@ -38,19 +57,18 @@ def train(
     experiment: Experiment,
     phase: Phase,
     progress: Progress,
-    student: Callable[[], Model],
-    teach: Callable[..., Teach],
+    student: Student,
+    teach: TeachOf,
     key: int,
     *,
     emit: Emit,
-    hook: SaveHook,
-    evaluate: Callable[..., dict],
+    hook: SaveHook[Progress],
+    evaluate: Evaluate,
 ) -> Progress:
     """Trains all stages of a phase, from where `progress` stands; returns the progress after the last one.
 
-    student() -> the model that the phase starts from; called only if no stage was begun before. teach(used=...) -> see
-    `teacher`. key: the phase's. emit(event): takes the events. hook: may save and stop the run.
-    evaluate(model, exemplars, by=...) -> a row of results, asked for between epochs, see `experiment.evaluate`.
+    student: called only if no stage was begun before. teach: gives the teacher of each stage. key: the phase's.
+    emit: takes the events. hook: may save and stop the run. evaluate: called between epochs.
     A later stage without an image to train on is left out.
     """
     learned, num_seen = progress.learned, sum(experiment.sizes(phase))
@@ -69,7 +87,7 @@ def train(
         fresh = progress.training is None or progress.training.number < number
         if fresh:
             progress = _begin(experiment, phase, progress, number, student, key)
-        held, progress = [progress.training], replace(progress, training=None)
+        held, progress = [progress.stage], replace(progress, training=None)
         data = _data(experiment, phase, progress.exemplars, number, key, held[0].chosen)
         if not len(data.rows):  # of a later stage, whose exemplars are too few; the plan warns of it
             progress = replace(progress, training=held[0])
@@ -100,7 +118,7 @@ def train(
 
 
 def _begin(
-    experiment: Experiment, phase: Phase, progress: Progress, number: int, student: Callable[[], Model], key: int
+    experiment: Experiment, phase: Phase, progress: Progress, number: int, student: Student, key: int
 ) -> Progress:
     """Returns the progress at the start of a stage: its train state, made of the model that the stage starts from.
 

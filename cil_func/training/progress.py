@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import torch
 
@@ -15,8 +16,8 @@ from cil_func.training.step_state import Health, Measures, TrainState
 class StageProgress:
     """Where the training of a stage stands.
 
-    train_state: after the last step; None where it was released.
-    totals: the sums of the measures of the epoch's steps so far; None where they were released.
+    train_state: after the last step.
+    totals: the sums of the measures of the epoch's steps so far.
     position: the epoch and the step that is next.
     seconds: how long the phase's training took so far, earlier stages included.
     number: of the stage in its phase, 0, 1, ...
@@ -24,16 +25,12 @@ class StageProgress:
     begins with; else {}.
     """
 
-    train_state: TrainState | None
-    totals: Measures | None
+    train_state: TrainState
+    totals: Measures
     position: Position = Position(0, 0)  # noqa: RUF009 (a tuple)
     seconds: float = 0.0
     number: int = 0
     chosen: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    def without_state(self) -> "StageProgress":
-        """Returns the same with None for train_state and totals."""
-        return replace(self, train_state=None, totals=None)
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Progress:
     rows: the finished phases' rows of results.json.
     training: of the stage that is next or done; None between two phases.
     select_seconds: what the selection of this phase's exemplars took; None until it is done.
-    extra: what the method remembers of the phases before (`methods.base.Extra`), {} if it remembers nothing.
+    extra: what the method remembers of the phases before (`methods.extra.Extra`), {} if it remembers nothing.
     """
 
     phase: int = 0
@@ -57,6 +54,12 @@ class Progress:
     training: StageProgress | None = None
     select_seconds: float | None = None
     extra: tree.Tree = field(default_factory=dict)
+
+    @property
+    def stage(self) -> StageProgress:
+        """`training`, where there is one: not between two phases."""
+        assert self.training, f"{self} has no training"
+        return self.training
 
     @property
     def place(self) -> tuple[int, int, int, int]:
@@ -78,17 +81,20 @@ class Progress:
         return f"{words}, exemplars selected" if self.selected else words
 
 
-class SaveHook:
+At = TypeVar("At")
+
+
+class SaveHook(Generic[At]):
     """What a training calls so that it can be saved and stopped, of which this one does neither.
 
     `runs.saver.CheckpointSaver` does both. In each method make() returns the progress at the moment of the call: for a
     whole run a Progress, for one stage a StageProgress, which `StageHook` turns into the run's.
     """
 
-    def at_border(self, make: Callable[[], "Progress | StageProgress"], boundary: bool) -> None:
+    def at_border(self, make: Callable[[], At], boundary: bool) -> None:
         """Called before each step and, with boundary=True, after each part of a phase. May raise to stop the run."""
 
-    def before_long_work(self, make: Callable[[], "Progress | StageProgress"]) -> None:
+    def before_long_work(self, make: Callable[[], At]) -> None:
         """Called before work that may take long and changes nothing: make() returns the same before it and after it."""
 
     def before_change(self) -> None:
@@ -96,13 +102,13 @@ class SaveHook:
 
 
 @dataclass(frozen=True)
-class StageHook(SaveHook):
+class StageHook(SaveHook[StageProgress]):
     """Passes the progress of a stage on as the progress of the run that it is part of.
 
     hook: of the run. run: the run's progress, whose `training` is replaced by the stage's.
     """
 
-    hook: SaveHook
+    hook: SaveHook[Progress]
     run: Progress
 
     def at_border(self, make: Callable[[], StageProgress], boundary: bool) -> None:
@@ -118,10 +124,10 @@ class StageHook(SaveHook):
 def pack(progress: Progress) -> tuple[tree.Tree, dict]:
     """Returns the progress as (tree of tensors, record that JSON can hold), of which a checkpoint is made.
 
-    The training's state must not have been released. `unpack` undoes it.
+    `unpack` undoes it.
     """
     parts: tree.Tree = {"exemplars": _named(progress.exemplars)}
-    record = {"phase": progress.phase, "rows": list(progress.rows), "training": None}
+    record: dict = {"phase": progress.phase, "rows": list(progress.rows), "training": None}
     record["select_seconds"] = progress.select_seconds
     if progress.learned:
         parts["learned"] = progress.learned._asdict()

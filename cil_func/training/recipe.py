@@ -1,9 +1,9 @@
 """How a stage is trained: its step, compiled or not, and its numbers from [optim]."""
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -26,8 +26,8 @@ class Numbers(Protocol):
     accumulate: int
     norm_batch: int
     learning_rate: float
-    schedule: str
-    milestones: Sequence[int]
+    schedule: Literal["cosine", "milestones", "constant"]
+    milestones: tuple[int, ...]
     milestone_factor: float
     warmup_epochs: int
     eval_every_epochs: int
@@ -37,8 +37,8 @@ class Numbers(Protocol):
 class Recipe:
     """How a stage of a phase is trained.
 
-    step: (train_state, taught, batch, classes, rate) -> (train_state, measures), see `training.step.join`.
-    rate(epoch) -> the learning rate. batch_size: how many images a batch has on all processes together.
+    step: see `training.step.join`. rate: the learning rate of an epoch.
+    batch_size: how many images a batch has on all processes together.
     norm_batch: how many of them share batch norm's statistics; 0: all; 1: there is no batch norm.
     own: this process's places in a batch; None: all.
     padded_to: how many rows this process's part of a batch is filled up to, so that each batch has one shape; 0: it
@@ -50,8 +50,8 @@ class Recipe:
 
     stage: Stage
     optimiser: optim.Optimiser
-    rate: Callable[[int], float]
-    step: Callable
+    rate: optim.Schedule
+    step: step.Step
     epochs: int
     batch_size: int
     norm_batch: int
@@ -80,6 +80,7 @@ class RecipeMaker:
     processes: Processes
     compiled: bool = False
     draws: bool = False
+    _step: Callable[..., step.Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_step", cache(self._new_step))
@@ -145,7 +146,7 @@ class RecipeMaker:
 
     def _new_step(
         self, stage: "_Same", optimiser: "_Same", batch_size: int, norm_batch: int, accumulate: int
-    ) -> Callable:
+    ) -> step.Step:
         """Returns the step for batches of one shape, see `Recipe.step`. stage, optimiser: with what identifies them."""
         parts = step.make(
             stage.value, self.network, optimiser.value, self.preprocess, dtype=self.dtype, norm_batch=norm_batch,
@@ -195,7 +196,7 @@ def _own(processes: Processes, *, batch_size: int, norm_batch: int) -> slice | N
     return batch_split.slice_of_rank(processes.rank, processes.size, batch_size=batch_size, norm_batch=norm_batch)
 
 
-def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate: int) -> Callable:
+def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate: int) -> step.Step:
     """Returns the whole step, compiled: one graph, or two with a collective or a sum between them.
 
     only: how many rows a batch has if it is compiled, others run eagerly; 0: each is compiled, since all are filled up.
@@ -213,7 +214,7 @@ def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate
     return step.join(step.StepParts(gradient, update), processes.reduce, accumulate=accumulate)
 
 
-def _schedule(numbers: Numbers) -> Callable[[int], float]:
+def _schedule(numbers: Numbers) -> optim.Schedule:
     rate, warmup = numbers.learning_rate, numbers.warmup_epochs
     if numbers.schedule == "cosine":
         return optim.cosine(rate, epochs=numbers.epochs, warmup_epochs=warmup)

@@ -6,25 +6,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 
 import torch
 
 from cil_func import rng, tree
 from cil_func.data.batches import Batch
 from cil_func.networks.outputs import Classes, Outputs
+from cil_func.training.events import Emit
 from cil_func.training.step_state import Health, Measures, TrainState, nothing_measured
 
 _GRAPHS = 64  # of one function, in one process; torch's own limit of 8 would end a run whose phases differ much in size
 WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
 
-_emit: ContextVar[Callable[[dict], None]] = ContextVar("emit", default=lambda event: None)
+Function = TypeVar("Function", bound=Callable)
+
+_emit: ContextVar[Emit] = ContextVar("emit", default=lambda event: None)
+_backends: Any = torch.backends  # torch puts objects in the place of these modules, of which mypy knows nothing
 _FLOAT32 = {  # device -> what `results.json` calls an operation -> torch's setting
-    "cuda": {"float32_convolution": torch.backends.cudnn.conv, "float32_matmul": torch.backends.cuda.matmul},
-    "cpu": {"float32_convolution": torch.backends.mkldnn.conv, "float32_matmul": torch.backends.mkldnn.matmul},
+    "cuda": {"float32_convolution": _backends.cudnn.conv, "float32_matmul": torch.backends.cuda.matmul},
+    "cpu": {"float32_convolution": _backends.mkldnn.conv, "float32_matmul": _backends.mkldnn.matmul},
 }
 
 
-def compiled(function: Callable, *, full: Callable[..., int], name: str = "function") -> Callable:
+def compiled(function: Function, *, full: Callable[..., int], name: str = "function") -> Function:
     """Returns `function`, compiled for the calls where full(*args) is not 0; the other calls run eagerly.
 
     full(*args) -> the number of rows of a call that is to be compiled, else 0. Calls with one number of rows, and
@@ -51,11 +56,11 @@ def compiled(function: Callable, *, full: Callable[..., int], name: str = "funct
         _emit.get()({"event": "compiled", "what": name, "seconds": time.perf_counter() - started})
         return result
 
-    return call
+    return cast(Function, call)
 
 
 @contextmanager
-def reported(emit: Callable[[dict], None]) -> Iterator[None]:
+def reported(emit: Emit) -> Iterator[None]:
     """Returns a context manager, inside which emit(event) gets the events of each compilation by `compiled`.
 
     Which are {"event": "compiling", "what": name} before it, and "compiled" with "what" and "seconds" after it.
@@ -153,11 +158,8 @@ class EagerSteps:
         totals, self._totals = self._totals, nothing_measured(self._train_state)
         return totals
 
-    def health(self) -> Health | None:
-        """Returns which step so far, if any, was the first whose gradients, statistics or loss were not finite.
-
-        Its tensors are on the device. None: the train state has no health, as in tests.
-        """
+    def health(self) -> Health:
+        """Returns, on the device, which step was the first whose gradients, statistics or loss were not finite."""
         return self._train_state.health
 
     def snapshot(self) -> tuple[TrainState, Measures]:
@@ -186,7 +188,9 @@ class CapturedSteps:
         *,
         most: int = sys.maxsize,
     ):
-        self._step, self._graph, self._inputs, self._changing, self._most = step, None, None, changing, most
+        self._step, self._changing, self._most = step, changing, most
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Outputs | None, Batch, torch.Tensor] | None = None
         self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
         self._totals = tree.map(torch.clone, totals or nothing_measured(train_state))
 
@@ -194,19 +198,19 @@ class CapturedSteps:
         inputs, rows = (taught, batch, rate), len(batch.labels)
         captured = len(self._inputs[1].labels) if self._inputs else 0
         if captured < rows <= self._most:  # there is none, or it began with an epoch's last batch
-            self._inputs, captured = tree.map(torch.clone, inputs), rows
+            static = tree.map(torch.clone, inputs)
+            self._inputs, captured = static, rows
             with rng.seeded(seed, rate.device):
-                self._capture()
+                self._graph = self._capture(*static)
         self._changing()
         with rng.seeded(seed, rate.device):  # anew: a capture draws as well
-            if rows != captured:
+            if not self._graph or rows != captured:
                 self._write(self._step(self._train_state, taught, batch, self._classes, rate))
                 return
             tree.write(inputs, into=self._inputs)
             self._graph.replay()
 
-    def _capture(self) -> None:
-        taught, batch, rate = self._inputs
+    def _capture(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> torch.cuda.CUDAGraph:
         arguments = (self._train_state, taught, batch, self._classes, rate)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -214,10 +218,11 @@ class CapturedSteps:
             for _ in range(WARM_UP):
                 self._step(*arguments)
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()
         # thread_local: a thread that prepares batches may allocate meanwhile
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._write(self._step(*arguments))
+        return graph
 
     def _write(self, outputs: tuple[TrainState, Measures]) -> None:
         """Puts what a step returned into the static state, in place."""
@@ -232,7 +237,7 @@ class CapturedSteps:
         torch._foreach_zero_(tree.leaves(self._totals))
         return totals
 
-    def health(self) -> Health | None:
+    def health(self) -> Health:
         """As `EagerSteps.health`. The tensors are the static ones, which the next step overwrites."""
         return self._train_state.health
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -15,17 +15,12 @@ from cil_func.data.images import Images
 from cil_func.errors import NonFiniteError
 from cil_func.networks.outputs import Classes
 from cil_func.training.epochs import Position, fit, refuse_failed
+from cil_func.training.events import Emit
 from cil_func.training.inference import Teach
 from cil_func.training.progress import SaveHook, StageProgress
 from cil_func.training.recipe import Recipe
 from cil_func.training.runners import CapturedSteps, EagerSteps
-from cil_func.training.step_state import TrainState, entry_name
-
-
-class Emit(Protocol):
-    """event -> None. Takes an event as it happens: a dict with the key "event", the event's name, and more by name."""
-
-    def __call__(self, event: dict, /) -> None: ...
+from cil_func.training.step_state import Health, TrainState, entry_name
 
 
 class Evaluate(Protocol):
@@ -83,7 +78,7 @@ class Borders:
     """
 
     emit: Emit
-    hook: SaveHook
+    hook: SaveHook[StageProgress]
     evaluate: Evaluate
     alone: bool = True
 
@@ -110,12 +105,14 @@ def train(
     Raises NonFiniteError if a step, a weight or a number of the optimiser's is not finite.
     """
     clock, start = time.perf_counter(), begin()
+    position, seconds_before = start.position, start.seconds
+    progress = partial(StageProgress, number=start.number, chosen=start.chosen)
     runner = partial(CapturedSteps, most=recipe.batch_size) if captured else EagerSteps
     steps = runner(recipe.step, start.train_state, classes, start.totals, borders.hook.before_change)
-    position, start = start.position, start.without_state()
+    del start  # with a train state that is out of date after a step
     steps_per_epoch = len(recipe.batches(len(data.rows)))
 
-    def check(health) -> None:
+    def check(health: Health) -> None:
         name = lambda entry: entry_name(steps.snapshot()[0], entry, recipe.stage)  # noqa: E731
         refuse_failed(health, phase=phase, steps_per_epoch=steps_per_epoch, name=name)
 
@@ -123,8 +120,7 @@ def train(
         check(steps.health())
         train_state, totals = steps.snapshot()
         refuse_infinite(train_state, phase, position)
-        seconds = start.seconds + time.perf_counter() - clock
-        return replace(start, train_state=train_state, totals=totals, position=position, seconds=seconds)
+        return progress(train_state, totals, position, seconds_before + time.perf_counter() - clock)
 
     def before_chunk(position: Position) -> None:
         if borders.alone and position.step < steps_per_epoch:

@@ -5,43 +5,74 @@ measures. `update` takes the vector and returns the next train state. Between th
 up: one collective a step.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 
 from cil_func import optim, tree
 from cil_func.data.batches import Batch
 from cil_func.methods.base import Stage, Targets
+from cil_func.networks import layers
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import Classes, Outputs
 from cil_func.training.preprocess import Preprocess
 from cil_func.training.step_state import NEVER, PADDING, Measures, TrainState, after_step, pad
 
 
-class StepParts(NamedTuple):
-    """The two parts of a step, as functions.
+class Gradient(Protocol):
+    """(train_state, taught, batch, classes) -> (vector, moved): the first part of a step.
 
-    gradient(train_state, taught, batch, classes) -> (vector, moved); update(train_state, vector, moved, classes, rate)
-    -> (train_state, measures)
-    taught: the teacher's outputs for the batch, or None. rate: the learning rate, 0-d.
+    taught: the teacher's outputs for the batch, or None.
     vector: (V,), sums over the batch's images: of the gradients, the new statistics, the loss, and whether the
     prediction was right; then the number of images, and a 0 by which `parallel.processes` sends a signal.
-    moved: the new state, of which `update` takes what is no floating-point number, and the shapes.
+    moved: the new state, of which `Update` takes what is no floating-point number, and the shapes.
     """
 
-    gradient: Callable
-    update: Callable
+    def __call__(
+        self, train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes, /
+    ) -> tuple[torch.Tensor, tree.Tree]: ...
 
 
-def join(
-    parts: StepParts, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda vector: vector, *, accumulate: int = 1
-) -> Callable:
-    """Returns the whole step: (train_state, taught, batch, classes, rate) -> (train_state, measures).
+class Update(Protocol):
+    """(train_state, vector, moved, classes, rate) -> (train_state, measures): the second part of a step.
+
+    vector, moved: see `Gradient`. rate: the learning rate, 0-d.
+    """
+
+    def __call__(
+        self, train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, classes: Classes, rate: torch.Tensor, /
+    ) -> tuple[TrainState, Measures]: ...
+
+
+class StepParts(NamedTuple):
+    """The two parts of a step, as functions."""
+
+    gradient: Gradient
+    update: Update
+
+
+class Step(Protocol):
+    """(train_state, taught, batch, classes, rate) -> (train_state, measures): a whole step.
 
     taught: the teacher's outputs for the batch, or None. rate: the learning rate, 0-d.
-    reduce: the vector of this process -> the sum of all processes' vectors, maybe written into the same memory. The
-    default is for one process.
+    """
+
+    def __call__(
+        self, train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes, rate: torch.Tensor, /
+    ) -> tuple[TrainState, Measures]: ...
+
+
+class Reduce(Protocol):
+    """(vector of this process) -> the sum of all processes' vectors, maybe written into the same memory."""
+
+    def __call__(self, vector: torch.Tensor, /) -> torch.Tensor: ...
+
+
+def join(parts: StepParts, reduce: Reduce = lambda vector: vector, *, accumulate: int = 1) -> Step:
+    """Returns the whole step.
+
+    reduce: the default is for one process.
     accumulate: into how many parts of whole norm groups the batch is cut. Their vectors are added up before the update,
     so that only one part's activations are in memory at a time.
     """
@@ -52,12 +83,15 @@ def join(
         if accumulate == 1:
             vector, moved = parts.gradient(train_state, taught, batch, classes)
         else:
-            vector = None
-            for start in range(0, len(batch.labels), -(-len(batch.labels) // accumulate)):
-                here = slice(start, start + -(-len(batch.labels) // accumulate))
-                piece = tree.map(lambda leaf, here=here: leaf[here], (taught, batch))
+            size = -(-len(batch.labels) // accumulate)
+            pieces: Iterator[tuple[Outputs | None, Batch]] = (
+                tree.map(lambda leaf, start=start: leaf[start : start + size], (taught, batch))
+                for start in range(0, len(batch.labels), size)
+            )
+            vector, moved = parts.gradient(train_state, *next(pieces), classes)
+            for piece in pieces:
                 sums, moved = parts.gradient(train_state, *piece, classes)
-                vector = sums if vector is None else vector + sums
+                vector = vector + sums
         return parts.update(train_state, reduce(vector), moved, classes, rate)
 
     return step
@@ -114,7 +148,7 @@ def make(
         valid = None if rows is None else rows.to(preprocess.mean.dtype)           # (B,)
         targets = Targets(batch.labels if rows is None else batch.labels.clamp(min=0), rows)
         chosen, frozen = tree.partition(train_state.params, stage.trainable)
-        statistics = {"train": False}
+        statistics: layers.Mode = {"train": False}
         if stage.norm == "train":
             statistics = {"train": True, "norm_batch": norm_batch, "valid": valid}
 
@@ -169,9 +203,10 @@ def _constrained(
     """
     if stage.clamp:
         grads = tree.map(lambda leaf: leaf.clamp(-stage.clamp, stage.clamp), grads)
-    if stage.penalty is None:
+    penalty = stage.penalty
+    if penalty is None:
         return grads
-    of_penalty = torch.func.grad(lambda chosen: stage.penalty(tree.merge(chosen, frozen), extra, classes))(chosen)
+    of_penalty = torch.func.grad(lambda chosen: penalty(tree.merge(chosen, frozen), extra, classes))(chosen)
     return tree.map(torch.add, grads, of_penalty)
 
 

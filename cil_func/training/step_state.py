@@ -33,15 +33,15 @@ class TrainState(NamedTuple):
     rows of unseen classes are zero.
     state: batch norm's statistics and other buffers.
     opt_state: the optimiser's state, for the parameters that are trained.
-    health: whether all steps were finite; None in tests that don't look at it.
-    extra: what the method remembers of earlier phases (`methods.base.Extra`), {} if nothing. The teacher is not in it:
+    health: whether all steps were finite.
+    extra: what the method remembers of earlier phases (`methods.extra.Extra`), {} if nothing. The teacher is not in it:
     a step gets the teacher's outputs with the batch.
     """
 
     params: tree.Tree
     state: tree.Tree
     opt_state: tree.Tree
-    health: Health | None = None
+    health: Health
     extra: tree.Tree = {}  # noqa: RUF012 (never changed in place)
 
 

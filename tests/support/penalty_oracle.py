@@ -78,7 +78,7 @@ def check(run: oracle.Run, net: nn.Module, remembered: list) -> None:
 
 
 class Loops:
-    """Passes over a few points in a Python loop: see `methods.base.Passes`. By batch there is one batch.
+    """Passes over a few points in a Python loop: see `methods.extra.Passes`. By batch there is one batch.
 
     logits(params, points (B, ...)) -> (B, C).
     """

@@ -47,7 +47,7 @@ def train(step, *, steps=None, epochs=2, padded_to=0, **changes):
 
 
 def start() -> TrainState:
-    return TrainState({"sum": torch.zeros(())}, {}, {})
+    return TrainState({"sum": torch.zeros(())}, {}, {}, None)
 
 
 def test_runs_every_batch_at_the_epochs_rate_and_reports_means():

@@ -237,7 +237,7 @@ def count_step(train_state, taught, batch, classes, rate):
 
 
 def count_state() -> step_state.TrainState:
-    return step_state.TrainState({"sum": torch.tensor(1.0)}, {"kept": torch.tensor(7.0)}, {})
+    return step_state.TrainState({"sum": torch.tensor(1.0)}, {"kept": torch.tensor(7.0)}, {}, None)
 
 
 def count_inputs(*labels: int) -> tuple[Outputs, Batch]:

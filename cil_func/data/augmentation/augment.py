@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,17 +33,34 @@ _TABLE_ENTRIES = 256  # of a channel, in `kernels.lookup`
 _timm_lock = threading.Lock()  # timm draws from the global generators of the process, so one batch at a time
 
 
+class Draw(Protocol):
+    """(key, count) -> the draws for `count` images: {name: tensor (count, ...)} on the host."""
+
+    def __call__(self, key: int, count: int, /) -> Draws: ...
+
+
+class Apply(Protocol):
+    """(images uint8 (B, H, W, 3), the draws of these images) -> changed images of that shape, on the same device."""
+
+    def __call__(self, images: Tensor, draws: Draws, /) -> Tensor: ...
+
+
+class ApplyPolicy(Protocol):
+    """(planes uint8 (B, 3, H, W), draws) -> planes. fill: uint8 (3,), the colour of what comes in from outside."""
+
+    def __call__(self, planes: Tensor, draws: Draws, /, *, fill: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Augment:
     """A way to change images at random.
 
-    draw: called as draw(key, count), returns the draws for `count` images: {name: tensor (count, ...)} on the host.
-    apply: called as apply(images uint8 (B, H, W, 3), draws of these images), returns changed images of the same shape
-    on their own device. by_pillow: whether Pillow computes image by image, so that a thread of its own saves time.
+    draw: makes the random numbers. apply: changes images by them. by_pillow: whether Pillow computes image by image, so
+    that a thread of its own saves time.
     """
 
-    draw: Callable[[int, int], Draws]
-    apply: Callable[[Tensor, Draws], Tensor]
+    draw: Draw
+    apply: Apply
     by_pillow: bool = False
 
 
@@ -73,12 +91,12 @@ def make(
     """
     fill = tuple(min(255, round(255 * value)) for value in mean)
     policy = randaugment.parse(auto_augment) if auto_augment else None
+    draw_policy: Draw = lambda key, count: {}  # noqa: E731
+    apply_policy: ApplyPolicy | None = None
     if policy and backend == "device":
         draw_policy, apply_policy = partial(randaugment.draw, policy), _by_device
     elif policy:
         draw_policy, apply_policy = _draw_seeds, partial(_by_pillow, auto_augment=auto_augment)
-    else:
-        draw_policy, apply_policy = (lambda *_: {}), None
     jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     draw = partial(
         _draw, crop_padding=crop_padding, flip=flip, jitter=jitter, draw_policy=draw_policy, erasing=erasing
@@ -99,7 +117,7 @@ def _draw(
     crop_padding: int,
     flip: bool,
     jitter: dict[str, float],
-    draw_policy: Callable[[int, int], Draws],
+    draw_policy: Draw,
     erasing: float,
 ) -> Draws:
     """Makes the draws for `count` images: {name: tensor (count, ...)}, without those of changes that are off.
@@ -134,9 +152,7 @@ def _draw_seeds(key: int, count: int) -> Draws:
     return {"seed": torch.randint(2**63 - 1, (count,), generator=generator)}
 
 
-def _apply(
-    images: Tensor, draws: Draws, *, apply_chunk: Callable[[Tensor, Draws], Tensor], padding: int
-) -> Tensor:
+def _apply(images: Tensor, draws: Draws, *, apply_chunk: Apply, padding: int) -> Tensor:
     """Applies `apply_chunk` to a few images at a time: uint8 (B, H, W, 3) -> uint8 (B, H, W, 3).
 
     padding: pixels that `apply_chunk` will put around each image.
@@ -159,7 +175,7 @@ def _apply_chunk(
     draws: Draws,
     *,
     crop_padding: int,
-    apply_policy: Callable[..., Tensor] | None,
+    apply_policy: ApplyPolicy | None,
     fill: tuple[int, ...],
 ) -> Tensor:
     there = images.device

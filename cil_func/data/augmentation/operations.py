@@ -83,8 +83,8 @@ def _layer(images: Tensor, operation: Tensor, argument: Tensor, fill: Tensor) ->
             parts.append(moved.transpose(2, 3).contiguous() if along_columns else moved)
     if _any(spans["rotate"]):
         centre = images.shape[2] / 2, images.shape[3] / 2
-        matrices = [_rotation(degrees, *centre) for degrees in argument[spans["rotate"]].tolist()]
-        matrices = upload(torch.tensor(matrices, dtype=torch.float64), images.device)
+        turns = [_rotation(degrees, *centre) for degrees in argument[spans["rotate"]].tolist()]
+        matrices = upload(torch.tensor(turns, dtype=torch.float64), images.device)
         parts.append(geometry.rotate(images[spans["rotate"]], matrices, fill=fill))
     return torch.cat(parts).index_select(0, upload(order.argsort(), images.device))
 

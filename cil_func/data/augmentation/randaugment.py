@@ -183,7 +183,7 @@ def _choose(policy: Policy, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _choices(name: str, *, increasing: bool) -> tuple[str, ...] | dict[str, float]:
-    named = {"weights": _WEIGHTED, "3a": _THREE, "3aw": _WEIGHTED_THREE}
+    named: dict[str, tuple[str, ...] | dict[str, float]] = {"weights": _WEIGHTED, "3a": _THREE, "3aw": _WEIGHTED_THREE}
     return named.get(name, _INCREASING if increasing else _PLAIN)
 
 

@@ -56,9 +56,11 @@ def read(
     arrays = _read_splits(found, image_size, reader, memory)
     for line in [*found.warnings, *_warnings(Counter(what for what, _ in noted), rules)]:
         warn(line)
-    for line in found.skipped:
-        skip(line)
-    return *arrays, class_names
+    if skip:
+        for line in found.skipped:
+            skip(line)
+    train_images, train_targets, test_images, test_targets = arrays
+    return train_images, train_targets, test_images, test_targets, class_names
 
 
 def _read_splits(

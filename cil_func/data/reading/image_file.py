@@ -64,7 +64,7 @@ def read(
     try:
         with open(file, "rb", opener=_open) as stream:
             _check(os.fstat(stream.fileno()))
-            kind = _OF_NAME.get(PurePath(file).suffix.lower())
+            kind = _OF_NAME.get(PurePath(file).suffix.lower(), "")
             with Image.open(stream, formats=(*FORMATS, *({kind} & set(_BY_NAME)))) as image:
                 rgb = decode(image, rules, lambda what: report(file, what))
         return np.asarray(resize(rgb, image_size) if image_size else rgb)
@@ -144,6 +144,6 @@ def _reason(error: Exception, file: str) -> str:
         return f"{counts[0]} pixels, at most {Image.MAX_IMAGE_PIXELS:,} fit; make it smaller" if counts else str(error)
     if isinstance(error, OSError) and error.strerror:
         kinds = {errno.EISDIR: "it is a folder, not a file", errno.ENXIO: "it is a socket, not a file"}
-        return kinds.get(error.errno, error.strerror)
+        return kinds.get(error.errno or 0, error.strerror)
     lines = str(error).splitlines()
     return f"damaged ({lines[0] if lines else type(error).__name__})"

@@ -4,10 +4,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 WHITE = (255, 255, 255)
 # What `decode` reports of an image besides its pixels.
@@ -47,7 +48,7 @@ class Rules(NamedTuple):
     background: tuple[int, ...] | None = WHITE
 
 
-def decode(image: Image.Image, rules: Rules, report: Callable[[str], object]) -> Image.Image:
+def decode(image: ImageFile, rules: Rules, report: Callable[[str], object]) -> Image.Image:
     """Decodes an opened image and returns it as 8-bit RGB.
 
     image: from `Image.open`, not loaded yet. rules: about orientation and transparent pixels.
@@ -118,7 +119,13 @@ def _brightest(image: Image.Image) -> int:
     """Returns the largest value of a loaded image, 0 to 255, without regard to its alpha channel."""
     if _is_grey16(image):
         return int(_grey8(image).max())
-    return max(high for _, high in image.convert("RGB").getextrema())
+    return max(high for _, high in _extrema(image.convert("RGB")))
+
+
+
+def _extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
+    """Returns the (smallest, largest) value of each channel of an 8-bit image that has several."""
+    return cast("tuple[tuple[int, int], ...]", image.getextrema())  # of one channel it would be a single pair
 
 
 def _grey8(image: Image.Image) -> np.ndarray:
@@ -137,7 +144,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, ...] | None, report: Call
         raise UnreadableError(f"mode {image.mode}, 32 bits a pixel, has no known range; save it with 8 bits")
     elif image.mode in _WITH_ALPHA or ("transparency" in image.info and image.mode in _WITH_CLEAR_COLOUR):
         image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
+        if _extrema(image)[3][0] < 255:
             report(TRANSPARENT)
             if background is not None:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)

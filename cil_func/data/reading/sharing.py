@@ -57,7 +57,8 @@ class SharedArrays:
         buffers: list[pickle.PickleBuffer] = []
         token = secrets.token_bytes(16)
         head = token + pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-        places = [self._place(np.frombuffer(data, dtype=np.uint8)) for data in (head, *(b.raw() for b in buffers))]
+        pieces: list[bytes | memoryview] = [head, *(buffer.raw() for buffer in buffers)]
+        places = [self._place(np.frombuffer(data, dtype=np.uint8)) for data in pieces]
         return json.dumps({"process": os.getpid(), "places": places, "token": token.hex()})
 
     def close(self) -> None:

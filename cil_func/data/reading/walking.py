@@ -28,7 +28,8 @@ def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> 
     images are added, by their extension. Links to folders are followed; names that begin with a dot are ignored.
     """
     found = []
-    for folder, inner, names in os.walk(top, followlinks=True, onerror=lambda e: note(e.filename, e.strerror)):
+    unlisted = lambda error: note(error.filename, error.strerror or str(error))  # noqa: E731
+    for folder, inner, names in os.walk(top, followlinks=True, onerror=unlisted):
         visible = sorted(name for name in inner if not name.startswith("."))
         inner[:] = [name for name in visible if _can_enter(os.path.join(folder, name), note)]
         shown = [name for name in names if _is_meant(name)]

@@ -1,0 +1,62 @@
+"""What a method remembers beside weights and exemplars, and how it is measured on a phase's images."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from cil_func.networks.outputs import Classes
+from cil_func.tree import Tree
+
+
+class LogitsOf(Protocol):
+    """params -> logits (B, C) of some images, which can be differentiated."""
+
+    def __call__(self, params: Tree, /) -> torch.Tensor: ...
+
+
+class Measure(Protocol):
+    """(params, logits_of, labels) -> a tree of tensors, measured on one batch of B images; the mean over them.
+
+    logits_of: gives the logits of these images. labels: (B,) int64.
+    """
+
+    def __call__(self, params: Tree, logits_of: LogitsOf, labels: torch.Tensor, /) -> Tree: ...
+
+
+class Passes(Protocol):
+    """Passes over a phase's new images, un-augmented, with the phase's finished model in eval mode."""
+
+    def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
+        """Returns the mean of `measure` over all images, a tree like what `measure` returns.
+
+        by: "image": measured on one image at a time; "batch": on batches of the training's size, in random order, each
+        result weighted by its number of images.
+        """
+        ...
+
+
+class StartExtra(Protocol):
+    """params -> what is remembered before phase 0.
+
+    In params the classifier has a row for each of the run's C classes, rows of unseen classes are zero.
+    """
+
+    def __call__(self, params: Tree, /) -> Tree: ...
+
+
+class RenewExtra(Protocol):
+    """(extra, params, passes, classes) -> what is remembered after a phase. params: as for `StartExtra`."""
+
+    def __call__(self, extra: Tree, params: Tree, passes: Passes, classes: Classes, /) -> Tree: ...
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a method remembers beside weights and exemplars: a tree of tensors, kept in checkpoints, constant in a step.
+
+    start: gives it before phase 0. after: gives it after each phase.
+    """
+
+    start: StartExtra
+    after: RenewExtra
