@@ -238,7 +238,11 @@ class Config(Table):
     checkpoint: Checkpoint = Checkpoint()
 
     def optim_of_phase(self, phase: int) -> PhaseOptim:
-        """Returns [optim] as it holds for a phase (0, 1, ...): for phase 0 with [optim.first_phase] merged in."""
+        """Returns [optim] as it holds for the training that a phase (0, 1, ...) begins with.
+
+        For phase 0 the keys of [optim.first_phase] replace [optim]'s. If they name another optimiser and give no
+        options, the options are empty: [optim]'s were for the other one. See `optim_of_stage`.
+        """
         return self.optim_of_stage(phase, "")
 
     def optim_of_stage(self, phase: int, stage: str, defaults: Mapping[str, Any] | None = None) -> PhaseOptim:

@@ -26,7 +26,11 @@ def make(options: Options) -> Method:
 
 
 def over_new_classes(options: Options) -> Method:
-    """Returns fine-tuning whose cross-entropy is taken over the phase's new classes alone."""
+    """Returns `finetune.make(options)` with the cross-entropy over the logits of the phase's new classes alone.
+
+    There is no distillation in it; `make` adds that. Of `options` only label_smoothing is read. The images must be of
+    new classes: there is no memory of old ones. Runs with a later phase of a single class are refused (`single_class`).
+    """
 
     def loss(student, teacher, targets, classes):
         return losses.cross_entropy(

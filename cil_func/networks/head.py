@@ -17,7 +17,11 @@ class InitRows(Protocol):
 
 
 class ExpandRows(Protocol):
-    """(rows, key, num_new) -> rows with num_new classes more, at the end; the old ones are bit-identical."""
+    """(rows, key, num_new) -> rows of num_new classes more, appended at the end; the old ones are bit-identical.
+
+    rows: the head's parameters that belong to a class, a tree of leaves (K, ...), see `InitRows`. key: an int seed, for
+    the new ones.
+    """
 
     def __call__(self, rows: Tree, key: int, num_new: int, /) -> Tree: ...
 

@@ -133,8 +133,10 @@ class Network:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Tree]:
         """Runs one backbone: images (B, 3, H, W), float -> (its features (B, D), aux, new state).
 
-        params: {name: weights}; state: {"backbone": {name: ...}}, and so is the new one. train: see
-        `cil_func.model.apply`; groups: its keywords norm_batch and valid. aux: what the taps return, {} without taps.
+        params: {name: weights}, where name is the backbone's, such as "resnet32", and weights a tree; state:
+        {"backbone": {name: buffers}}, and so is the new one. train, and norm_batch and valid (in `groups`): see
+        `cil_func.model.apply`. In train mode the network's `drop` applies.
+        aux: {name: (B, ...)}, what the network's `taps` make of the inner feature maps; {} if it has none.
         """
         drop = self.drop if train else OFF
         return backbones.run(

@@ -15,7 +15,11 @@ from cil_func.tree import Tree
 
 
 def head(proxies: int) -> Head:
-    """Returns the head with `proxies` rows a class: a cosine classifier."""
+    """Returns the head of PODNet: a cosine classifier with `proxies` weight rows a class.
+
+    A class's logit is the mean of its rows' similarities to the feature, weighted by their softmax, times a learned
+    scale, see `logits`.
+    """
     return Head(lambda key, width, count: draw(key, width, count, proxies), expand, scale, apply=logits)
 
 

@@ -35,7 +35,7 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Returns a share in [0, 1] as percent with one decimal, or "-" for None."""
+    """Returns a share in [0, 1] in percent with one decimal and no sign, as "12.3" for 0.123; "-" for None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 

@@ -24,7 +24,7 @@ def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_
     """Returns a warning of one line if the images of a finished run have changed since or can't be read, else "".
 
     config: what the command asks for. directory: the run directory. results: the content of the run's results.json, in
-    which older versions wrote nothing about the images: then "" is returned.
+    which older versions wrote nothing about the images: then "" is returned unless data.path differs.
     moved_from: the run's data.path if that of `config` is another one, else "".
     The images are read only if a file's name, size or time differs. Raises ConfigError if data.path differs and the
     images there are not the run's, or it isn't known which the run had. Raises DataError if data.path differs and its

@@ -73,8 +73,8 @@ class Experiment:
         return [len(earlier.classes) for earlier in self.scenario.phases[: phase.index + 1]]
 
     def classes(self, phase: Phase, device: torch.device | str = "cpu") -> Classes:
-        """Returns the masks of the run's C classes that are seen by the end of a phase, and of those old before it.
+        """Returns the `Classes` of a phase, without counts: which of the run's C classes are seen by its end or old.
 
-        Of a `Classes`, all but `counts`, which is None. device: where its tensors are made.
+        It also says in which phase each class arrives. device: where its tensors are made.
         """
         return classes_of(self.sizes(self.scenario.phases[-1]), phase.index, device=device)

@@ -39,7 +39,8 @@ def contrast(images: Tensor, factors: Tensor) -> Tensor:
 def color(images: Tensor, factors: Tensor) -> Tensor:
     """Blends each image with itself in grey; torchvision calls that saturation.
 
-    images: uint8 planes (N, 3, H, W), and so is the result. factors: float (N,): 0 gives the grey image, 1 the image.
+    images: uint8 planes (N, 3, H, W), and so is the result: clamped to 0..255, the fraction cut off.
+    factors: float (N,): 0 gives the grey image, 1 the image, more a more colourful one.
     """
     return _blend(_grey(images).float(), images, factors)
 
