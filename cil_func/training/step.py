@@ -24,10 +24,10 @@ class Gradient(Protocol):
     """(train_state, taught, batch, classes) -> (vector, moved): the first part of a step.
 
     taught: the teacher's outputs for the batch, or None.
-    vector: (V,), so that several processes can add theirs up before the second part. It is the batch's mean gradients of
-    the trained parameters, new state (batch norm's running statistics) and loss, each times the number of images; then
-    the number of right predictions, the number of images without padding, and a 0 by which `parallel.processes` sends a
-    signal. moved: the new state, a tree, of which `Update` reads the shapes and the integer leaves.
+    vector: (V,), so that several processes can add theirs up before the second part. It is the batch's mean gradients
+    of the trained parameters, new state (batch norm's running statistics) and loss, each times the number of images;
+    then the number of right predictions, the number of images without padding, and a 0 by which `parallel.processes`
+    sends a signal. moved: the new state, a tree, of which `Update` reads the shapes and the integer leaves.
     """
 
     def __call__(
