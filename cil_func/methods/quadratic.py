@@ -11,7 +11,8 @@ from functools import partial
 from typing import Literal
 
 from cil_func import tree
-from cil_func.methods.base import Extra, Penalty
+from cil_func.methods.base import Penalty
+from cil_func.methods.extra import Extra
 
 
 def start(params: tree.Tree) -> tree.Tree:
