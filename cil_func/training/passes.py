@@ -70,10 +70,12 @@ class ModelPasses:
         return tree.map(lambda leaf: leaf * len(labels), found)
 
     def _logits(self, params: Tree, images: torch.Tensor) -> torch.Tensor:
-        features, aux = None, {}
+        features: torch.Tensor | None = None
+        aux: dict[str, torch.Tensor] = {}
         for at, weights, state in backbone_parts(Model(params, self.model.state)):
             own, aux, _ = self.network.run(weights, state, images, train=False)
             features = self.network.place(own, self.classes.now if at is None else at, features)
+        assert features is not None  # a model has a backbone
         return self.network.outputs(params, features, self.classes, aux).logits
 
     def _batches(self, rows: torch.Tensor, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
