@@ -41,12 +41,18 @@ def main() -> int:
             "method": results["method"],
             "seed": results["seed"],
             "class_order": results["class_order"],
-            "config": {**results["config"], "data": {**results["config"]["data"], "path": ""}},  # not this machine's
+            "config": portable(results["config"]),
         },
     })
     print(tables.phase_table(results))
     print(path)
     return 0
+
+
+def portable(config: dict) -> dict:
+    """Returns a configuration without this machine's paths: data.path is "", files of this repository are relative."""
+    text = json.dumps({**config, "data": {**config["data"], "path": ""}})
+    return json.loads(text.replace(f"{RESULTS.parents[1]}/", ""))
 
 
 def figures(results: dict) -> dict:
