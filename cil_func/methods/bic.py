@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from cil_func import classifier
 from cil_func.methods import distillation, replay
 from cil_func.methods.base import Method, Options, Stage
 from cil_func.networks.head import Head
@@ -47,7 +48,7 @@ def newest(rows, shared, features, classes):
 
     A `networks.head.ApplyHead`. alpha and beta are those of this phase.
     """
-    logits = features @ rows["weight"].T + rows["bias"]
+    logits = classifier.apply(rows, features)
     alpha, beta = (of_phase(shared[name], classes.now) for name in ("alpha", "beta"))
     is_new = (classes.phase == classes.now)[: logits.shape[1]]
     return torch.where(is_new, alpha * logits + beta, logits), {}
@@ -58,7 +59,7 @@ def every(rows, shared, features, classes):
 
     A `networks.head.ApplyHead`. Only this phase's alpha and beta have a gradient.
     """
-    logits = features @ rows["weight"].T + rows["bias"]
+    logits = classifier.apply(rows, features)
     phase = classes.phase[: logits.shape[1]]                                       # (K,)
     moves = torch.arange(len(shared["alpha"]), device=phase.device) == classes.now  # (P,)
     alpha, beta = (torch.where(moves, leaf, leaf.detach())[phase] for leaf in (shared["alpha"], shared["beta"]))

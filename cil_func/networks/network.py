@@ -93,9 +93,7 @@ class Network:
             params["head"] = self.head.renew(params["head"], rng.fold_in(key, "head"))
         if not self.grows:
             return Model(params, state)
-        last = str(phase - 1)
-        frozen = [part.get("frozen", {}) | {last: part["backbone"]} for part in (params, state)]
-        return Model({**params, "frozen": frozen[0]}, {**state, "frozen": frozen[1]})
+        return with_frozen(Model(params, state), model)
 
     def _grow_rows(self, rows: Tree, key: int, num_new: int, phase: int) -> Tree:
         """Returns rows for num_new classes and one backbone more: what was there stays, all else is drawn.
@@ -167,6 +165,13 @@ class Network:
         """
         logits, more = self.head.apply(params["classifier"], params.get("head", {}), features, classes)
         return Outputs(logits, features, {**(aux or {}), **more})
+
+
+def with_frozen(model: Model, last: Model) -> Model:
+    """Returns the model with all backbones of the last phase's finished model as its "frozen" part, by their phases."""
+    frozen = [part.get("frozen", {}) for part in last]
+    all_of_last = [old | {str(len(old)): part["backbone"]} for old, part in zip(frozen, last, strict=True)]
+    return Model({**model.params, "frozen": all_of_last[0]}, {**model.state, "frozen": all_of_last[1]})
 
 
 def backbone_parts(model: Model) -> list[tuple[int | None, Tree, Tree]]:

@@ -19,9 +19,9 @@ def network_of(
     Raises ConfigError if the method needs feature maps and the backbone has none, or for a backbone that isn't there.
     """
     backbone = backbone_of(config)
-    if method.taps and not backbone.has_maps:
+    if (method.taps or not method.final_relu) and not backbone.has_maps:
         raise ConfigError(
-            f"model.backbone: {config.model.backbone} shows no feature maps, which {method.name} distils; a resnet of "
+            f"model.backbone: {config.model.backbone} shows no feature maps, which {method.name} needs; a resnet of "
             "this package does"
         )
     return Network(

@@ -12,6 +12,7 @@ from cil_func.experiment import Experiment
 from cil_func.methods.base import Stage
 from cil_func.parallel import batch_split
 from cil_func.runs.setup import Setup
+from cil_func.training import rows
 from cil_func.training.preprocess import DTYPES
 from cil_func.training.recipe import Recipe
 
@@ -70,10 +71,10 @@ def _held_out(experiment: Experiment, index: int) -> int:
     share, kept = experiment.method.hold_out, exemplars(experiment, index)
     if not (share and kept):
         return 0
-    old = [min(count - 1, math.ceil(share * count)) for count in kept]
+    old = [rows.held_of_old(share, count) for count in kept]
     first = sum(experiment.sizes(experiment.scenario.phases[index])[:-1])
     new = _counts(experiment)[first : first + len(experiment.scenario.phases[index].classes)]
-    return sum(old) + sum(min(max(old), count // 2) for count in new)
+    return sum(old) + sum(rows.held_of_new(max(old), count) for count in new)
 
 
 def exemplars(experiment: Experiment, index: int) -> list[int]:
@@ -94,7 +95,7 @@ def _counts(experiment: Experiment) -> list[int]:
 def warnings(setup: Setup) -> list[str]:
     """Returns what a person should know although the run can be trained: one line each, with what to do about it."""
     experiment, settings = setup.experiment, setup.config.method
-    distils = experiment.method.uses_teacher
+    distils = settings.name in effects.WITH_KD
     sizes, found = [len(phase.classes) for phase in experiment.scenario.phases], []
     if sizes[0] == 1:
         name = experiment.class_names[experiment.scenario.class_order[0]]

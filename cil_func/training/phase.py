@@ -8,7 +8,7 @@ import torch
 from cil_func import memory, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
-from cil_func.networks.network import Model, Network
+from cil_func.networks.network import Model, Network, with_frozen
 from cil_func.training import rows, stage, step_state
 from cil_func.training.definition import Experiment
 from cil_func.training.events import Emit
@@ -182,9 +182,7 @@ def whole(network: Network, train_state: step_state.TrainState, learned: Model |
     model = Model(network.cut(train_state.params, num_seen), train_state.state)
     if not network.grows or learned is None:
         return model
-    frozen = [part.get("frozen", {}) for part in learned]
-    frozen = [old | {str(len(old)): part["backbone"]} for old, part in zip(frozen, learned, strict=True)]
-    return Model(*({**part, "frozen": old} for part, old in zip(model, frozen, strict=True)))
+    return with_frozen(model, learned)
 
 
 def choose(experiment: Experiment, phase: Phase, learned: Model, quota: int, key: int) -> Memory:

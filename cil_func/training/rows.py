@@ -39,8 +39,8 @@ def held_out(method: Method, scenario: Scenario, phase: Phase, exemplars: Memory
     """
     if not (method.hold_out and exemplars):
         return torch.empty(0, dtype=torch.int64)
-    old = {  # rounded: 0.28 * 25 is 7.000000000000001
-        label: kept[len(kept) - min(len(kept) - 1, math.ceil(round(method.hold_out * len(kept), 9))) :]
+    old = {
+        label: kept[len(kept) - held_of_old(method.hold_out, len(kept)) :]
         for label, kept in exemplars.items()
         if len(kept) > 1
     }
@@ -49,5 +49,15 @@ def held_out(method: Method, scenario: Scenario, phase: Phase, exemplars: Memory
     for label in labels.unique().tolist():
         own = phase.train_rows[labels == label]
         order = torch.randperm(len(own), generator=rng.generator(rng.fold_in(key, "held_out", label)))
-        new.append(own[order[: min(count, len(own) // 2)]])
+        new.append(own[order[: held_of_new(count, len(own))]])
     return torch.cat([memory.rows(old), *new])
+
+
+def held_of_old(share: float, kept: int) -> int:
+    """Returns how many of an old class's `kept` exemplars are held out; share: `Method.hold_out`."""
+    return min(kept - 1, math.ceil(round(share * kept, 9)))  # rounded: 0.28 * 25 is 7.000000000000001
+
+
+def held_of_new(most: int, count: int) -> int:
+    """Returns how many of a new class's `count` images are held out; most: the largest number of an old class."""
+    return min(most, count // 2)

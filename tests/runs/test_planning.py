@@ -1,11 +1,13 @@
 """What the plan and a run's first lines warn of: digits, set up and not trained."""
 
 import pytest
+import torch
 
 from cil_func import config
 from cil_func.data import sources
-from cil_func.errors import DataError
+from cil_func.errors import ConfigError, DataError
 from cil_func.runs import planning, setup
+from cil_func.training import rows
 
 
 def build(*overrides):
@@ -67,6 +69,33 @@ def test_the_plan_has_a_line_for_each_stage_and_warns_of_one_without_images():
     assert said == ["stage 'bias' of bic has no images in phase 3, and is left out there; raise memory.size"]
     said = planning.warnings(build("method.name=bic", "optim.balance.epochs=1"))
     assert len(said) == 1 and "[optim.balance] has no effect" in said[0]
+
+
+@pytest.mark.parametrize(("method", "share"), [("bic", 0.1), ("bic", 0.28), ("podnet", None)])
+def test_the_plan_counts_what_a_stage_trains_on(method, share):
+    """Also where share * kept is a whole number but for rounding: 0.28 * 25 is 7."""
+    options = [f"method.options.share={share}"] if share else []
+    made = build(f"method.name={method}", "memory.fixed_per_class=25", *options).experiment
+    labels = made.scenario.train_labels
+    first = {label: torch.nonzero(labels == label).flatten()[:25] for label in range(10)}
+    for phase in made.scenario.phases[1:]:
+        seen = made.sizes(phase)
+        old, new = range(sum(seen[:-1])), range(sum(seen[:-1]), sum(seen))
+        exemplars, chosen = ({label: first[label] for label in group} for group in (old, new))
+        for stage in made.method.stages_of(phase.index):
+            found = rows.of_stage(stage, made.method, made.scenario, phase, exemplars, key=3, chosen=chosen)
+            assert planning.stage_images(made, stage, phase.index) == len(found) > 0
+
+
+def test_a_method_that_needs_feature_maps_is_refused_a_backbone_without_them():
+    with pytest.raises(ConfigError, match="timm:test_vit shows no feature maps, which podnet needs"):
+        build("method.name=podnet", "model.backbone=timm:test_vit", "data.image_size=16")
+
+
+def test_the_weight_of_a_distillation_that_a_method_has_not_is_not_warned_of():
+    weights = ("method.kd_weight=1", 'method.kd_combination="convex"')
+    assert len(planning.warnings(build(*weights))) == 1
+    assert planning.warnings(build("method.name=podnet", *weights)) == []
 
 
 def test_folders_named_by_numbers_in_another_order_are_warned_of(monkeypatch):
