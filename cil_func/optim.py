@@ -67,13 +67,22 @@ def make(name: str, *, momentum: float = 0.0, weight_decay: float = 0.0, **optio
     return TABLE[name](**{key: value for key, value in numbers.items() if key in takes}, **options)
 
 
-def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
-    """Stochastic gradient descent with heavy-ball momentum and L2 decay, as `torch.optim.SGD` computes it.
+class DecayMask(Protocol):
+    """path -> whether the parameter at this path, such as "classifier.weight", is decayed."""
+
+    def __call__(self, path: str, /) -> bool: ...
+
+
+def sgd(
+    *, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, decay_mask: DecayMask | None = None
+) -> Optimiser:
+    """Stochastic gradient descent with momentum and L2 decay, as `torch.optim.SGD` computes it.
 
         d = grad + weight_decay * param;   velocity = momentum * velocity + d;   update = -rate * velocity
 
+    nesterov: update = -rate * (d + momentum * velocity) instead. decay_mask: as for `adamw`.
     opt_state: {"momentum": 0-d, "weight_decay": 0-d, "velocity": a tree like params}; velocities start at zero.
-    momentum, weight_decay: their first values. All parameters are decayed.
+    momentum, weight_decay: their first values.
     """
 
     def init(params: tree.Tree) -> tree.Tree:
@@ -83,18 +92,15 @@ def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimiser:
 
     def update(grads, opt_state, params, rate):
         gradients, velocity, leaves = map(tree.leaves, (grads, opt_state["velocity"], params))
-        decayed = _multiply(leaves, opt_state["weight_decay"])
-        velocity = _add(_multiply(velocity, opt_state["momentum"]), _add(gradients, decayed))
-        updates = _multiply(velocity, -rate)
+        decayed = _decayed(params, leaves, decay_mask)
+        decay = _multiply([leaves[at] for at in decayed], opt_state["weight_decay"])
+        directions = _add_at(decayed, gradients, decay)
+        velocity = _add(_multiply(velocity, opt_state["momentum"]), directions)
+        moves = _add(directions, _multiply(velocity, opt_state["momentum"])) if nesterov else velocity
+        updates = _multiply(moves, -rate)
         return tree.unflatten(updates, params), opt_state | {"velocity": tree.unflatten(velocity, params)}
 
     return Optimiser(init, update)
-
-
-class DecayMask(Protocol):
-    """path -> whether the parameter at this path, such as "classifier.weight", is decayed."""
-
-    def __call__(self, path: str, /) -> bool: ...
 
 
 def adamw(
@@ -129,11 +135,8 @@ def adamw(
         square = _add(_multiply(square, beta2), _multiply(_square(gradients), 1 - beta2))
         corrected = _multiply(square, 1 / (1 - beta2**steps))
         moves = _multiply(_over_root(mean, corrected, opt_state["eps"]), -rate / (1 - beta1**steps))
-        paths = tree.to_paths(params) if decay_mask else ()
-        decayed = [at for at, path in enumerate(paths) if decay_mask(path)] if decay_mask else range(len(leaves))
-        decay = _multiply([leaves[at] for at in decayed], -rate * opt_state["weight_decay"])
-        for at, move in zip(decayed, _add([moves[at] for at in decayed], decay), strict=True):
-            moves[at] = move
+        decayed = _decayed(params, leaves, decay_mask)
+        moves = _add_at(decayed, moves, _multiply([leaves[at] for at in decayed], -rate * opt_state["weight_decay"]))
         new = {"steps": steps, "mean": tree.unflatten(mean, params), "square": tree.unflatten(square, params)}
         return tree.unflatten(moves, params), opt_state | new
 
@@ -153,18 +156,40 @@ def adamw_by_name(
     decayed.
     """
 
-    def decayed(path: str) -> bool:
-        return not any(fnmatchcase(path, pattern) for pattern in no_decay)
-
-    return adamw(betas=betas, eps=eps, weight_decay=weight_decay, decay_mask=decayed if no_decay else None)
+    return adamw(betas=betas, eps=eps, weight_decay=weight_decay, decay_mask=_mask(no_decay))
 
 
-TABLE: dict[str, Callable[..., Optimiser]] = {"sgd": sgd, "adamw": adamw_by_name}
+def sgd_by_name(
+    *, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, no_decay: tuple[str, ...] = ()
+) -> Optimiser:
+    """Returns `sgd` with options that a configuration can write. no_decay: as for `adamw_by_name`."""
+    return sgd(momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, decay_mask=_mask(no_decay))
+
+
+def _mask(no_decay: tuple[str, ...]) -> DecayMask | None:
+    """Returns the mask that leaves out the paths with one of these patterns; None without patterns."""
+    return (lambda path: not any(fnmatchcase(path, pattern) for pattern in no_decay)) if no_decay else None
+
+
+TABLE: dict[str, Callable[..., Optimiser]] = {"sgd": sgd_by_name, "adamw": adamw_by_name}
 
 
 def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     """Returns params + updates, leaf by leaf: a new tree like params."""
     return tree.unflatten(_add(tree.leaves(params), tree.leaves(updates)), params)
+
+
+def _decayed(params: tree.Tree, leaves: list[torch.Tensor], decay_mask: DecayMask | None) -> Sequence[int]:
+    """Returns the places of the leaves that are decayed; all of them without a mask."""
+    if decay_mask is None:
+        return range(len(leaves))
+    return [at for at, path in enumerate(tree.to_paths(params)) if decay_mask(path)]
+
+
+def _add_at(places: Sequence[int], leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Returns the leaves, those at `places` with one of the others added to each."""
+    sums = dict(zip(places, _add([leaves[at] for at in places], others), strict=True))
+    return [sums.get(at, leaf) for at, leaf in enumerate(leaves)]
 
 
 def _multiply(leaves: list[torch.Tensor], number: torch.Tensor) -> list[torch.Tensor]:
@@ -223,9 +248,7 @@ def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Schedule:
     return _after_warmup(schedule, rate, warmup_epochs)
 
 
-def milestones(
-    rate: float, *, at: Sequence[int], factor: float, warmup_epochs: int = 0
-) -> Schedule:
+def milestones(rate: float, *, at: Sequence[int], factor: float, warmup_epochs: int = 0) -> Schedule:
     """Returns the function epoch -> rate that multiplies `rate` by `factor` at the start of each epoch in `at`.
 
     at: ascending, counted from 0. warmup_epochs: how many epochs rise linearly to `rate` first, instead; 0: none.

@@ -6,20 +6,33 @@ import torch
 from cil_func import optim, tree
 
 
-@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 5e-4)])
-def test_sgd_takes_the_steps_of_torch(momentum, weight_decay):
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay", "options"),
+    [
+        (0.0, 0.0, {}), (0.9, 0.0, {}), (0.9, 5e-4, {}), (0.9, 5e-4, {"nesterov": True}),
+        (0.9, 0.1, {"no_decay": ("b.*",)}), (0.9, 0.1, {"nesterov": True, "no_decay": ("a", "b.c")}),
+    ],
+)  # fmt: skip
+def test_sgd_takes_the_steps_of_torch(momentum, weight_decay, options):
     generator = torch.Generator().manual_seed(0)
     a, c = (torch.randn(shape, generator=generator).double() for shape in ((3, 2), (4,)))
     params = {"a": a, "b": {"c": c}}
     theirs = [leaf.clone().requires_grad_() for leaf in tree.leaves(params)]
-    reference = torch.optim.SGD(theirs, lr=1.0, momentum=momentum, weight_decay=weight_decay)
-    optimiser = optim.sgd(momentum=momentum, weight_decay=weight_decay)
+    without = [path in ("b.c", "a")[: len(options.get("no_decay", ()))] for path in tree.to_paths(params)]
+    groups = [
+        {"params": [leaf], "weight_decay": 0.0 if bare else weight_decay}
+        for leaf, bare in zip(theirs, without, strict=True)
+    ]
+    nesterov = options.get("nesterov", False)
+    reference = torch.optim.SGD(groups, lr=1.0, momentum=momentum, nesterov=nesterov)
+    optimiser = optim.make("sgd", momentum=momentum, weight_decay=weight_decay, **options)
     opt_state = optimiser.init(params)
     for rate in (0.1, 0.1, 0.05, 0.01):
         grads = tree.map(lambda leaf: torch.randn(leaf.shape, generator=generator).double(), params)
         for parameter, grad in zip(theirs, tree.leaves(grads), strict=True):
             parameter.grad = grad
-        reference.param_groups[0]["lr"] = rate
+        for group in reference.param_groups:
+            group["lr"] = rate
         reference.step()
         arguments = (grads, opt_state, params, torch.tensor(rate, dtype=torch.float64))
         before = tree.map(torch.clone, arguments)
@@ -194,8 +207,8 @@ def test_optimisers_by_name():
     assert float(optim.make("adamw", betas=(0.5, 0.25)).init(params)["beta2"]) == 0.25
     with pytest.raises(ValueError, match='no optimiser "adam"; one of sgd, adamw'):
         optim.make("adam")
-    with pytest.raises(TypeError, match="nesterov"):
-        optim.make("sgd", nesterov=True)
+    with pytest.raises(TypeError, match="amsgrad"):
+        optim.make("sgd", amsgrad=True)
 
 
 # --- Schedules

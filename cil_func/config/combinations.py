@@ -42,8 +42,6 @@ def of_optim(optim: "PhaseOptim", table: str, backbone: str) -> Iterator[str]:
     repairs it, like "optim.first_phase". backbone: model.backbone.
     """
     epochs, norm_batch = optim.epochs, optim.norm_batch
-    if optim.options and optim.name == "sgd":
-        yield _no_options(table, next(iter(optim.options)), f"{table}.name", optim.name)
     if optim.schedule == "milestones" and not (optim.milestones and optim.milestones[-1] < epochs):
         given = f'{shown(optim.milestones)} with schedule = "milestones" and epochs = {shown(epochs)}'
         yield f"{table}.milestones: {given}; one or more increasing epochs, all < epochs"

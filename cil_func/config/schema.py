@@ -157,7 +157,8 @@ class PhaseOptim(Table):
     name: Literal["sgd", "adamw"] | values.Own = "sgd"
     "The optimiser."
     options: FreeTable = FreeTable()
-    "Keywords of the optimiser. adamw: betas, eps, no_decay (patterns of parameters without decay). sgd takes none."
+    """Keywords of the optimiser. sgd: nesterov, no_decay. adamw: betas, eps, no_decay. no_decay: patterns of parameters
+    without weight decay, as "*.bias"."""
     epochs: values.Positive = 170
     "Number of passes over the phase's training images."
     batch_size: values.Images = 128

@@ -1,7 +1,7 @@
 """Finds out what this machine has: what "auto" means on it, and the versions that results depend on."""
 
 import platform
-from importlib.metadata import version
+from importlib import metadata
 
 import torch
 
@@ -36,7 +36,7 @@ def environment(device: torch.device, precision: str, world_size: int) -> dict:
     cuda = device.type == "cuda"
     packages = ("torch", "torchvision", "timm", "continuum", "numpy", "pillow")
     return {
-        **{package: version(package) for package in packages},
+        **{package: _version(package) for package in packages},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
@@ -44,6 +44,14 @@ def environment(device: torch.device, precision: str, world_size: int) -> dict:
         "precision": precision,
         **runners.float32_precision(device.type),
     }
+
+
+def _version(package: str) -> str:
+    """Returns a package's version; "unknown" for one that is a bare folder, without the metadata of an installation."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _has_bfloat16(device: str) -> bool:

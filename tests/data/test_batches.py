@@ -23,6 +23,7 @@ def labels():
     return torch.arange(50) * 10  # tells the row
 
 
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ROWS = torch.tensor([3, 49, 7, 8, 21, 22, 23, 40, 41, 0, 13])
 
 
@@ -219,15 +220,18 @@ def test_channel_statistics_of_one_colour_can_be_divided_by(images):
         batches.channel_statistics(images, ROWS[:0])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("resident_on", ["cpu", "cuda"])
-def test_on_cuda_an_epoch_is_the_cpus(resident_on, images, labels):
+@pytest.mark.parametrize(
+    ("resident_on", "device"),
+    [("cpu", "cpu"), *(pytest.param(*pair, marks=cuda) for pair in (("cpu", "cuda"), ("cuda", "cuda")))],
+)
+def test_on_cuda_an_epoch_is_the_cpus(resident_on, device, images, labels):
     jitter = augment.device(crop_padding=2, flip=True)  # exact on any device
     expected = list(epoch(images, labels, augment=jitter))
-    found = list(epoch(Resident(images.pixels.to(resident_on)), labels, augment=jitter, device=torch.device("cuda")))
-    assert all(chunk.batch.images.is_cuda and chunk.batch.labels.is_cuda for chunk in found)
+    found = list(epoch(Resident(images.pixels.to(resident_on)), labels, augment=jitter, device=torch.device(device)))
+    assert all(leaf.device.type == device for chunk in found for leaf in chunk.batch)
     for place in range(2):  # images, labels
-        assert torch.equal(torch.cat([c[place] for c in found]).cpu(), torch.cat([c[place] for c in expected]))
+        mine, theirs = (torch.cat([chunk.batch[place] for chunk in chunks]) for chunks in (found, expected))
+        assert torch.equal(mine.cpu(), theirs)
 
 
 @pytest.mark.parametrize(
