@@ -183,7 +183,13 @@ def _decayed(params: tree.Tree, leaves: list[torch.Tensor], decay_mask: DecayMas
     """Returns the places of the leaves that are decayed; all of them without a mask."""
     if decay_mask is None:
         return range(len(leaves))
-    return [at for at, path in enumerate(tree.to_paths(params)) if decay_mask(path)]
+    return _places(decay_mask, tuple(tree.to_paths(params)))
+
+
+@torch.compiler.assume_constant_result  # torch.compile can't trace what a mask may do, such as matching patterns
+def _places(decay_mask: DecayMask, paths: tuple[str, ...]) -> list[int]:
+    """Returns the numbers of the paths for which the mask is true."""
+    return [at for at, path in enumerate(paths) if decay_mask(path)]
 
 
 def _add_at(places: Sequence[int], leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -211,6 +211,16 @@ def test_optimisers_by_name():
         optim.make("sgd", amsgrad=True)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_patterns_of_what_is_not_decayed_can_be_compiled(name):
+    params = {"head": {"weight": torch.ones(2), "bias": torch.ones(2)}}
+    optimiser = optim.make(name, weight_decay=0.5, no_decay=("*.bias",))
+    compiled = torch.compile(optimiser.update, fullgraph=True, backend="eager")
+    grads, rate = tree.map(torch.zeros_like, params), torch.tensor(0.1)
+    found, _ = compiled(grads, optimiser.init(params), params, rate)
+    assert found["head"]["weight"].tolist() == pytest.approx([-0.05] * 2) and found["head"]["bias"].tolist() == [0, 0]
+
+
 # --- Schedules
 
 
