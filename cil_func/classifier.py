@@ -6,18 +6,21 @@ classes must be removed after training (`norms`, `align`).
 
 Row c of the weight gives the logit of class c: logit_c = w_c . feature + b_c. New classes have thousands of training
 images and old ones a few exemplars. So after training the new rows are longer than the old ones, the new logits are
-larger, and most predictions name a new class. `align` corrects the lengths of the rows.
+larger, and most predictions name a new class. `align` corrects the lengths of the rows. `drop` takes the rows of some
+classes away.
 
 params is {"weight": (K, D), "bias": (K,)}: K classes in the order in which they came, D features.
 Nothing here changes its arguments.
 """
 
 import math
+import operator
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 
-from cil_func import rng
+from cil_func import rng, tree
 
 Params = dict[str, torch.Tensor]
 
@@ -132,8 +135,7 @@ def pad(params: Params, num_classes: int) -> Params:
     if num_classes < known:
         raise ValueError(f"pad: {known} rows do not fit num_classes={num_classes}; give {known} or more")
     return {
-        name: torch.cat([rows, rows.new_zeros(num_classes - known, *rows.shape[1:])])
-        for name, rows in params.items()
+        name: torch.cat([rows, rows.new_zeros(num_classes - known, *rows.shape[1:])]) for name, rows in params.items()
     }
 
 
@@ -147,6 +149,45 @@ def head(params: Params, num_classes: int) -> Params:
     if not 0 < num_classes <= known:
         raise ValueError(f"head: num_classes={num_classes} of {known} rows; give 1 to {known}")
     return {name: rows[:num_classes] for name, rows in params.items()}
+
+
+def drop(params: tree.Tree, rows: Iterable[int]) -> tree.Tree:
+    """Returns a classifier without the rows of some classes; the others keep their order and their bits.
+
+    params: {"weight": (K, D), "bias": (K,)}, or any tree whose leaves have the K classes as their first axis: several
+    weight rows a class, (K, P, D), or class means, {"means": (K, D)}. A leaf without axes, such as a learned scale,
+    belongs to no class and stays.
+    rows: the indices of the rows that go, in any order; integers, or an integer tensor (R,).
+    The result is a new tree that shares no memory with params. The kept logits don't change, but their softmax does:
+    the probability that the dropped classes had is shared by the others.
+    Raises ValueError for leaves with different numbers of classes, for no row, for a row that isn't there or comes
+    twice, and for rows that leave no class.
+    """
+    axes = {len(leaf) for leaf in tree.leaves(params) if leaf.ndim}
+    if len(axes) != 1:
+        found = ", ".join(str(tuple(leaf.shape)) for leaf in tree.leaves(params))
+        raise ValueError(f"drop: leaves {found or 'are missing'}; each needs the classes as its first axis, (K, ...)")
+    (num_classes,) = axes
+    gone = _row_indices(rows, num_classes)
+    kept = [row for row in range(num_classes) if row not in gone]
+    if not kept:
+        raise ValueError(f"drop: {len(gone)} of {num_classes} rows leave no class; keep 1 or more")
+    return tree.map(lambda leaf: leaf[kept] if leaf.ndim else leaf.clone(), params)
+
+
+def _row_indices(rows: Iterable[int], num_classes: int) -> set[int]:
+    """Returns the rows that `drop` takes away. Raises ValueError as it does."""
+    given = rows.tolist() if isinstance(rows, torch.Tensor) else list(rows)
+    if not given:
+        raise ValueError(f"drop: no row of {num_classes}; give 1 or more")
+    for row in given:
+        if isinstance(row, bool) or not hasattr(row, "__index__") or not 0 <= operator.index(row) < num_classes:
+            raise ValueError(f"drop: row {row!r} of {num_classes}; give indices from 0 to {num_classes - 1}")
+    indices = [operator.index(row) for row in given]
+    twice = sorted({row for row in indices if indices.count(row) > 1})
+    if twice:
+        raise ValueError(f"drop: row {twice[0]} comes twice; give each once")
+    return set(indices)
 
 
 def _shape(function: str, params: Params) -> tuple[int, int]:

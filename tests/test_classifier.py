@@ -137,6 +137,45 @@ def test_align_stays_finite_with_zero_rows():
         assert slope["weight"].isfinite().all(), weight
 
 
+# drop
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16])
+def test_drop_takes_rows_and_keeps_the_bits_and_the_order_of_the_others(dtype):
+    params = random_params(dtype=dtype)
+    before = {name: leaf.clone() for name, leaf in params.items()}
+    left = classifier.drop(params, [3, 0])
+    for name, leaf in left.items():
+        assert leaf.dtype == dtype and torch.equal(leaf, torch.stack([before[name][row] for row in (1, 2, 4)]))
+        leaf.zero_()  # no storage is shared
+        assert torch.equal(params[name], before[name])
+
+
+def test_dropped_classes_leave_the_other_logits():
+    weight = [[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]]
+    params = params_of(weight, bias=torch.tensor([0.5, 0.0, -1.0], dtype=F64))
+    features = torch.tensor([[3.0, 4.0]], dtype=F64)
+    # 3 + 0.5; 4; 6 + 8 - 1
+    assert classifier.apply(params, features).tolist() == [[3.5, 4.0, 13.0]]
+    assert classifier.apply(classifier.drop(params, [1]), features).tolist() == [[3.5, 13.0]]
+    assert classifier.apply(classifier.drop(params, torch.tensor([2, 0])), features).tolist() == [[4.0]]
+
+
+def test_drop_works_on_every_leaf_with_a_class_axis():
+    proxies = torch.arange(12.0).reshape(3, 2, 2)  # two rows a class
+    params = {"weight": proxies, "more": {"means": proxies[:, 0]}, "eta": torch.tensor(2.0)}
+    left = classifier.drop(params, [1])
+    assert left["weight"].tolist() == [[[0.0, 1.0], [2.0, 3.0]], [[8.0, 9.0], [10.0, 11.0]]]
+    assert left["more"]["means"].tolist() == [[0.0, 1.0], [8.0, 9.0]]
+    assert left["eta"].item() == 2.0 and left["eta"] is not params["eta"]
+
+
+def test_dropping_the_newest_rows_undoes_expand():
+    params = random_params()
+    again = classifier.drop(classifier.expand(params, 11, 2), [5, 6])
+    assert all(torch.equal(again[name], params[name]) for name in params)
+
+
 # pad, head
 
 
@@ -169,6 +208,15 @@ def test_pad_and_head_are_inverse():
         (lambda p: classifier.pad(p, 4), r"pad: 5 rows"),
         (lambda p: classifier.head(p, 6), r"head: num_classes=6 of 5"),
         (lambda p: classifier.head(p, 0), r"head: num_classes=0 of 5"),
+        (lambda p: classifier.drop(p, []), r"drop: no row of 5; give 1 or more"),
+        (lambda p: classifier.drop(p, [5]), r"drop: row 5 of 5; give indices from 0 to 4"),
+        (lambda p: classifier.drop(p, [-1]), r"drop: row -1 of 5"),
+        (lambda p: classifier.drop(p, [1.0]), r"drop: row 1\.0 of 5"),
+        (lambda p: classifier.drop(p, torch.tensor([True, False])), r"drop: row True of 5"),
+        (lambda p: classifier.drop(p, [2, 1, 2]), r"drop: row 2 comes twice"),
+        (lambda p: classifier.drop(p, range(5)), r"drop: 5 of 5 rows leave no class"),
+        (lambda p: classifier.drop({**p, "bias": p["bias"][1:]}, [0]), r"drop: leaves \(5, 4\), \(4,\); each needs"),
+        (lambda p: classifier.drop({}, [0]), r"drop: leaves are missing"),
         (lambda p: classifier.apply(p, torch.zeros(2, 3, dtype=F64)), r"apply: features \(2, 3\)"),
         (lambda p: classifier.apply(p, torch.zeros(4, dtype=F64)), r"apply: features \(4,\).*\[None\]"),
         (lambda p: classifier.apply(p, torch.zeros(2, 2, 4, dtype=F64)), r"apply: features \(2, 2, 4\)"),
