@@ -7,9 +7,7 @@ from cil_func.report import alignment, figures, tables
 from cil_func.report.axes import Events, Results, png
 
 
-def make(
-    results: Results, log: Events, *, warn: Callable[[str], None] | None = None
-) -> dict[str, bytes | None]:
+def make(results: Results, log: Events, *, warn: Callable[[str], None] | None = None) -> dict[str, bytes | None]:
     """Returns {file name: its content} of a report; None for a picture that this run doesn't have.
 
     results: the content of results.json; log: the run's events. table.md, accuracy.png and matrix.png are always made,

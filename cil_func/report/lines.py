@@ -64,6 +64,33 @@ def phase_text(event: Event) -> str:
     return f"{brought}, {seen} seen, {images_text(event)}"
 
 
+def result_lines(row: Event) -> list[str]:
+    """Returns what a phase reached, in words: a line about its accuracy and, if it was aligned, two about that.
+
+    row: a "phase_end" event, or an entry of results["phases"].
+    """
+    accuracy = f"accuracy {tables.number(row.get('top1'))} % on all {row.get('classes_seen', '-')} classes seen"
+    if row.get("old_top1") is not None:
+        accuracy += f": {tables.number(row['old_top1'])} on old ones, {tables.number(row.get('new_top1'))} on new ones"
+    return [accuracy] if row.get("gamma") is None else [accuracy, *_aligned_lines(row)]
+
+
+def _aligned_lines(row: Event) -> list[str]:
+    """Returns what aligning did: its factor, the share of predictions that name a new class, and the accuracy.
+
+    If the accuracy became lower, the text says so: "accuracy 99.3 -> 98.1, which hurts". In two lines, since one would
+    be wider than a terminal of 80 columns.
+    """
+    shares = (row.get(key) for key in ("new_share_before_align", "new_share", "fair_share"))
+    before, after, fair = ("-" if share is None else f"{100 * share:.0f}" for share in shares)
+    was, now = row.get("top1_before_align"), row.get("top1")
+    hurts = was is not None and now is not None and round(now, 1) < round(was, 1)
+    return [
+        f"aligned: gamma {tables.number(row['gamma'], 2)}, share of new classes {before} -> {after} % (fair {fair}),",
+        f"         accuracy {tables.number(was)} -> {tables.number(now)}" + ", which hurts" * hurts,
+    ]
+
+
 def images_text(event: Event) -> str:
     """Returns how much a phase or a stage of it trains: "387 images, 40 epochs"."""
     return f"{event.get('train_images') or 0:,} images, {count_text(event.get('epochs') or 0, 'epoch')}"

@@ -76,8 +76,8 @@ class PlainConsole(Console):
         self._print(f"  epoch {self.epoch_name(event)}  test top1 by logits {accuracy} %")
 
     def phase_end(self, event: Event) -> None:
-        """Prints the table's titles and the phase's row. Titles are repeated, since epoch lines separate the rows."""
-        self._print(tables.header_line(), tables.row_line(event))
+        """Prints what the phase reached, and what aligning did."""
+        self._print(*(f"  {line}" for line in lines.result_lines(event)))
 
     def run_end(self, event: Event) -> None:
         """Prints the table of all phases and the summary."""

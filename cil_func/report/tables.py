@@ -22,11 +22,13 @@ class Column(NamedTuple):
 
     title: its heading. width: how many characters it has. cell: called with a row, an entry of results["phases"],
     returns the text in this column, which has at most `width` characters for the values that occur.
+    meaning: what the legend says about it; "" if the title says it all.
     """
 
     title: str
     width: int
     cell: Callable[[Row], str]
+    meaning: str = ""
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -52,34 +54,37 @@ def _seconds(row: Row) -> str:
 
 COLUMNS = (
     Column("phase", 5, lambda row: str(row.get("phase", "-"))),
-    Column("seen", 4, lambda row: str(row.get("classes_seen", "-"))),
-    Column("top1", 5, lambda row: number(row.get("top1"))),
-    Column("bal", 5, lambda row: number(row.get("balanced_top1"))),
-    Column("top5", 5, lambda row: number(row.get("top5"))),
-    Column("nme", 5, lambda row: number(row.get("nme_top1"))),
-    Column("old", 5, lambda row: number(row.get("old_top1"))),
-    Column("new", 5, lambda row: number(row.get("new_top1"))),
-    Column("gamma", 5, lambda row: number(row.get("gamma"), 3)),
-    Column("new share", 13, _new_share),
-    Column("fair", 5, lambda row: percent(row.get("fair_share"))),
-    Column("sec", 5, _seconds),
-)
-
-LEGEND = (
-    "percent; seen: classes; bal: mean of the classes' accuracies, top1 counts images",
-    "new share: predictions that name a class of the newest phase, before -> after",
-    "aligning; fair: those classes' share of the test images; sec: seconds",
-)
+    Column("seen", 4, lambda row: str(row.get("classes_seen", "-")), "number of classes learned so far"),
+    Column("all", 5, lambda row: number(row.get("top1")), "accuracy on the test images of all classes seen, %"),
+    Column("old", 5, lambda row: number(row.get("old_top1")), "accuracy on the classes of earlier phases, %"),
+    Column("new", 5, lambda row: number(row.get("new_top1")), "accuracy on the classes of this phase, %"),
+    Column("bal", 5, lambda row: number(row.get("balanced_top1")), "balanced: mean of the classes' accuracies, %"),
+    Column("top5", 5, lambda row: number(row.get("top5")), "the right class is among the five likeliest, %"),
+    Column("means", 5, lambda row: number(row.get("nme_top1")), "accuracy if the nearest class mean decides (NME), %"),
+    Column("gamma", 5, lambda row: number(row.get("gamma"), 3), "factor by which aligning scaled the new classes"),
+    Column("named new", 13, _new_share, "predictions that name a new class, before -> after aligning, %"),
+    Column("fair", 5, lambda row: percent(row.get("fair_share")), "test images that are of a new class, %"),
+    Column("sec", 5, _seconds, "seconds that the phase took"),
+)  # fmt: skip
 
 
-def header_line() -> str:
-    """Returns the titles of the columns, aligned with `row_line`; 78 characters."""
-    return " ".join(column.title.rjust(column.width) for column in COLUMNS)
+def columns_of(results: Results) -> list[Column]:
+    """Returns the columns that have something to say: without those that are empty, or the same as "all", throughout.
+
+    results: the content of results.json.
+    """
+    rows = results.get("phases", [])
+    texts = {column.title: [column.cell(row) for row in rows] for column in COLUMNS}
+    empty = [title for title, cells in texts.items() if set(cells) <= {"-"}]
+    if texts["bal"] == texts["all"]:
+        empty.append("bal")
+    return [column for column in COLUMNS if column.title not in empty]
 
 
-def row_line(row: Row) -> str:
-    """Returns a phase as a line of text, aligned with `header_line`. row: an entry of results["phases"]."""
-    return " ".join(column.cell(row).rjust(column.width) for column in COLUMNS)
+def legend(columns: Sequence[Column]) -> list[str]:
+    """Returns one line for each column with a meaning: its title, aligned, and what it is."""
+    width = max((len(column.title) for column in columns), default=0)
+    return [f"{column.title:<{width}}  {column.meaning}" for column in columns if column.meaning]
 
 
 def summary_lines(results: Results) -> list[str]:
@@ -90,26 +95,28 @@ def summary_lines(results: Results) -> list[str]:
         ("forgetting", results.get("forgetting"), "points"),
     )
     return [
-        f"{name:<28}  {number(value):>5}" + (f" {unit}" if value is not None else "")
-        for name, value, unit in figures
+        f"{name:<28}  {number(value):>5}" + (f" {unit}" if value is not None else "") for name, value, unit in figures
     ]
 
 
 def phase_table(results: Results) -> str:
-    """Returns the phases, a legend and the summary as plain text, without a newline at the end."""
-    rows = [row_line(row) for row in results.get("phases", [])]
-    rule = "-" * len(header_line())
-    return "\n".join([header_line(), rule, *rows, rule, *LEGEND, "", *summary_lines(results)])
+    """Returns a legend, the phases and the summary as plain text, without a newline at the end."""
+    columns = columns_of(results)
+    titles = " ".join(column.title.rjust(column.width) for column in columns)
+    rows = [" ".join(column.cell(row).rjust(column.width) for column in columns) for row in results.get("phases", [])]
+    rule = "-" * len(titles)
+    return "\n".join([*legend(columns), "", titles, rule, *rows, rule, *summary_lines(results)])
 
 
 def rich_table(results: Results) -> Table:
     """Returns the phases as a table for a terminal of 80 columns or more."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        style = "bold" if column.title == "top1" else None
+    columns = columns_of(results)
+    for column in columns:
+        style = "bold" if column.title == "all" else None
         table.add_column(column.title, justify="right", no_wrap=True, min_width=column.width, style=style)
     for row in results.get("phases", []):
-        table.add_row(*(column.cell(row) for column in COLUMNS))
+        table.add_row(*(column.cell(row) for column in columns))
     return table
 
 
@@ -118,8 +125,7 @@ def markdown(results: Results) -> str:
     lines = [f"# {title(results)}", "", _cells(column.title for column in COLUMNS)]
     lines.append(_cells("---:" for _ in COLUMNS))
     lines += [_cells(column.cell(row) for column in COLUMNS) for row in results.get("phases", [])]
-    legend = " ".join(LEGEND)
-    lines += ["", legend[0].upper() + legend[1:] + ".", ""]
+    lines += ["", *(f"- {column.title}: {column.meaning}" for column in COLUMNS if column.meaning), ""]
     lines += ["- " + " ".join(line.split()) for line in summary_lines(results)]
     return "\n".join([*lines, "", "## Recipe", "", *_recipe(results)]) + "\n"
 

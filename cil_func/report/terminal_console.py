@@ -1,4 +1,4 @@
-"""Shows a run on a terminal: a live bar, under a table of the phases that are done."""
+"""Shows a run on a terminal: a live bar, under what the phases so far reached."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _REFRESH = 0.25  # seconds between two drawings of the bar
 
 
 class TerminalConsole(Console):
-    """Draws a bar with what the run is doing, and prints the row of each finished phase above it.
+    """Draws a bar with what the run is doing, and prints above it what each phase brought and reached.
 
     stream: the terminal. clock: a function that returns seconds. width: columns of the terminal; None asks it.
     The thread that brings the events draws. A drawing thread of its own could have rich's lock while a process is
@@ -35,7 +35,6 @@ class TerminalConsole(Console):
         self._latest: dict[str, Any] = {}  # the newest values of the fields that the bar shows
         self._doing = ""
         self._compiling: tuple[str, float] | None = None  # what the bar says, and when the compilation began
-        self._titled = False  # whether the table's titles are printed
 
     def run_start(self, event: Event) -> None:
         """Prints two lines about the run and shows the bar."""
@@ -49,8 +48,9 @@ class TerminalConsole(Console):
         self._print(lines.resume_line(event))
 
     def phase_start(self, event: Event) -> None:
-        """Removes the last phase's figures from the bar, and shows that the phase starts."""
-        self._latest, self._doing = {}, f"starting: {lines.phase_text(event)}"
+        """Prints a line about the phase above the bar, and removes the last phase's figures from the bar."""
+        self._latest, self._doing = {}, "starting"
+        self._print(f"{self.phase_name(event)}: {lines.phase_text(event)}")
         self._draw(now=True)
 
     def compiling(self, event: Event) -> None:
@@ -84,19 +84,16 @@ class TerminalConsole(Console):
         self._draw()
 
     def phase_end(self, event: Event) -> None:
-        """Prints the phase's row above the bar."""
-        if not self._titled:
-            self._print(tables.header_line(), style="dim")
-        self._titled = True
-        self._print(tables.row_line(event), style="dim")
+        """Prints above the bar what the phase reached, and what aligning did."""
+        self._print(*(f"  {line}" for line in lines.result_lines(event)))
 
     def run_end(self, event: Event) -> None:
-        """Removes the bar, and prints the whole table and the summary."""
+        """Removes the bar, and prints the table, with what its columns mean above it, and the summary."""
         self.close()
         results = self.results(event)
+        self._print("", *tables.legend(tables.columns_of(results)), style="dim")
         self._screen.print(tables.rich_table(results))
-        self._print(*tables.LEGEND, style="dim")
-        self._print("", *tables.summary_lines(results), lines.time_line(event))
+        self._print(*tables.summary_lines(results), lines.time_line(event))
 
     def close(self) -> None:
         """Removes the bar and shows the cursor again. A second call does nothing."""

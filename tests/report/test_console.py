@@ -45,7 +45,10 @@ def test_plain_lines_tell_the_run_the_phases_and_the_end(make_run):
     # 200 of 1200 images done, 0.01 s each
     assert out[4] == "  epoch 1/2  loss  1.5000  train  45.0 %     100 images/s   0:00:10 left"
     assert out[5] == "  epoch 2/2  loss  1.0000  train  45.0 %     100 images/s   0:00:08 left"
-    assert out[6].split()[:3] == ["phase", "seen", "top1"] and out[7].split()[:3] == ["0", "2", "90.0"]
+    assert out[6] == "  accuracy 90.0 % on all 2 classes seen"
+    aligned = out.index("phase 1 (2/3): 2 new classes, 4 seen, 200 images, 2 epochs") + 3
+    assert out[aligned] == "  accuracy 80.0 % on all 4 classes seen: 80.0 on old ones, 95.0 on new ones"
+    assert out[aligned + 1].startswith("  aligned: gamma 0.62, share of new classes 90 -> 51 % (fair 40)")
     assert "\nphase 2 (3/3): " in text
     assert out[-4].split() == ["average", "incremental", "accuracy", "80.0", "%"]
     assert out[-1].split() == ["time", "0:01:15"]
@@ -73,12 +76,31 @@ def test_a_phase_names_its_first_classes(names, text):
     assert lines.phase_text(event).startswith(text)
 
 
-def test_plain_rows_and_titles_are_aligned(make_run):
-    out = play(make_run(num_phases=3)[0], plain=True).splitlines()
-    titles = [line for line in out if line.startswith("phase seen")]
-    rows = [line for line in out if re.match(r" +\d +\d", line)]
-    assert len(titles) == 3 + 1 and len(rows) == 3 + 3  # each as its phase ends, all at the end
-    assert len({len(line) for line in titles + rows}) == 1
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_table_stands_once_under_what_its_columns_mean(make_run, plain):
+    out = screen(play(make_run(num_phases=3)[0], plain=plain)).splitlines()
+    [titles] = [index for index, line in enumerate(out) if line.split()[:3] == ["phase", "seen", "all"]]
+    rows = [index for index, line in enumerate(out) if re.match(r" +\d +\d", line)]
+    assert rows == list(range(titles + 2, titles + 5))
+    meanings = [index for index, line in enumerate(out) if re.match("gamma +factor by which aligning", line)]
+    assert meanings and max(meanings) < titles
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "end"),
+    [(78.3, 84.2, "78.3 -> 84.2"), (99.3, 98.1, "99.3 -> 98.1, which hurts"), (90.04, 90.01, "90.0 -> 90.0"),
+     (None, 84.2, "- -> 84.2")],
+)  # fmt: skip
+def test_what_aligning_did_is_told_in_words_also_when_it_hurt(before, after, end):
+    row = {"top1": after, "classes_seen": 10, "gamma": 0.8, "top1_before_align": before, "new_share_before_align": 0.38,
+           "new_share": 0.24, "fair_share": 0.2}  # fmt: skip
+    accuracy, *aligned = lines.result_lines(row)
+    assert accuracy == f"accuracy {after:.1f} % on all 10 classes seen"
+    assert aligned == [
+        "aligned: gamma 0.80, share of new classes 38 -> 24 % (fair 20),",
+        f"         accuracy {end}",
+    ]
+    assert lines.result_lines({**row, "gamma": None}) == [accuracy]
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(0.01, 2, 2), (1.0, 10, 12), (60.0, 11, 45)])
@@ -153,16 +175,18 @@ def test_terminal_has_a_bar_of_two_lines_that_fit_80_columns(make_run):
     assert out[1].split("   ") == ["  loss 1.0059", "train 45.0 %", "100 images/s"]  # 1.5 - 84 / 170
 
 
-def test_terminal_table_grows_above_the_bar_and_the_end_gives_the_cursor_back(make_run):
+def test_terminal_lines_grow_above_the_bar_and_the_end_gives_the_cursor_back(make_run):
     events, _ = make_run(num_phases=3)
+    events[1]["class_names"] = ["cat", "dog"]
     raw = play(events, plain=False, close=False)  # the run's end closes the bar by itself
     text = screen(raw)
     assert raw.rfind("\x1b[?25h") > raw.rfind("\x1b[?25l") >= 0
-    # as the first phase ends, and in the last table
-    assert text.count("phase seen  top1") == 2 and text.count("    0    2  90.0") == 2
-    assert text.index("    2    6  70.0") < text.index("average incremental accuracy")
-    end = text[text.index("average incremental accuracy") :]
-    assert "forgetting                     12.5 points" in end and "epoch" not in end
+    lasting = ("phase 0 (1/3): 2 new classes (cat, dog), 2 seen", "  accuracy 90.0 % on all 2 classes", "phase 1 (2/3)")
+    places = [text.index(line) for line in lasting]
+    assert places == sorted(places) and text.count("  accuracy 90.0 %") == 1
+    end = text[text.index("    2    6  70.0") :]
+    assert "average incremental accuracy" in end and "epoch" not in end
+    assert "forgetting                     12.5 points" in end
 
 
 def test_close_in_the_middle_of_a_run_shows_the_cursor_and_may_be_repeated(make_run):

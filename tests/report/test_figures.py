@@ -1,6 +1,5 @@
 """The pictures of a finished run."""
 
-
 import pytest
 
 from cil_func.report import alignment, figures

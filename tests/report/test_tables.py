@@ -8,12 +8,27 @@ from rich.console import Console
 from cil_func.report import tables
 
 
+def cells(row):
+    return [column.cell(row) for column in tables.COLUMNS]
+
+
 def test_a_row_shows_percent_shares_and_the_seconds_of_its_parts(make_run):
     _, results = make_run(num_phases=2)
-    first, second = (tables.row_line(row).split() for row in results["phases"])
-    assert first == ["0", "2", "90.0", "77.0", "100.0", "-", "-", "95.0", "-", "51.0", "40.0", "4.8"]
-    assert second == ["1", "4", "80.0", "77.0", "100.0", "88.0", "80.0", "95.0", "0.625", "90.0", "->", "51.0",
-                      "40.0", "4.8"]  # fmt: skip
+    first, second = (cells(row) for row in results["phases"])
+    assert first == ["0", "2", "90.0", "-", "95.0", "77.0", "100.0", "-", "-", "51.0", "40.0", "4.8"]
+    assert second == ["1", "4", "80.0", "80.0", "95.0", "77.0", "100.0", "88.0", "0.625", "90.0 -> 51.0", "40.0", "4.8"]
+
+
+def test_columns_that_say_nothing_are_left_out_and_all_others_but_plain_ones_are_explained(make_run):
+    _, results = make_run(num_phases=2, aligned=False)
+    for row in results["phases"]:
+        row["balanced_top1"] = row["top1"]
+    titles = [column.title for column in tables.columns_of(results)]
+    assert titles == ["phase", "seen", "all", "old", "new", "top5", "named new", "fair", "sec"]
+    explained = [line.split("  ")[0].strip() for line in tables.legend(tables.columns_of(results))]
+    assert explained == titles[1:]
+    results["phases"][1]["balanced_top1"] = 79.0
+    assert "bal" in [column.title for column in tables.columns_of(results)]
 
 
 @pytest.mark.parametrize("num_phases", [1, 3, 50])
@@ -22,7 +37,8 @@ def test_plain_table_is_ascii_aligned_and_at_most_80_columns_wide(make_run, num_
     lines = tables.phase_table(results).splitlines()
     assert tables.phase_table(results).isascii()
     assert max(map(len, lines)) <= 80
-    assert len({len(line) for line in lines[: num_phases + 3]}) == 1  # titles, rule, rows, rule
+    begin = lines.index("") + 1  # below the legend
+    assert len({len(line) for line in lines[begin : begin + num_phases + 3]}) == 1  # titles, rule, rows, rule
 
 
 def test_summary_has_units_and_a_dash_for_a_single_phase(make_run):
@@ -36,7 +52,7 @@ def test_summary_has_units_and_a_dash_for_a_single_phase(make_run):
 
 
 def test_a_row_that_lacks_every_field():
-    assert set(tables.row_line({}).split()) == {"-"}
+    assert set(cells({})) == {"-"} and tables.columns_of({"phases": [{}]}) == []
 
 
 def test_rich_table_fits_a_terminal_of_80_columns_without_cutting_a_cell(make_run):
