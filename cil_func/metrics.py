@@ -175,6 +175,60 @@ def new_share(predictions: torch.Tensor, num_old: int) -> float:
     return (predictions >= num_old).sum().item() / len(predictions)
 
 
+def calibration_bins(
+    confidence: torch.Tensor, correct: torch.Tensor, *, bins: int = 15
+) -> list[tuple[int, float, float]]:
+    """Returns (number of predictions, their mean confidence, the share of them that is right) for each bin.
+
+    confidence: (N,), the probability that a model gives to its own prediction, in [0, 1]. correct: (N,) bool.
+    bins: M, the number of bins of equal width; bin m holds confidences in (m/M, (m+1)/M], the first one 0 too. An empty
+    bin is (0, 0.0, 0.0). Drawn as a reliability diagram, a calibrated model lies on the diagonal.
+    Raises ValueError for shapes that differ, no prediction, bins below 1, or a confidence outside [0, 1].
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
+        raise ValueError(
+            f"calibration_bins: confidence {tuple(confidence.shape)} and correct {tuple(correct.shape)}; "
+            "give (N,) and (N,) with at least 1 prediction"
+        )
+    if bins < 1:
+        raise ValueError(f"calibration_bins: bins={bins}; give 1 or more")
+    confidence = confidence.double()
+    if not ((confidence >= 0) & (confidence <= 1)).all():  # a NaN is neither
+        raise ValueError("calibration_bins: a confidence is outside [0, 1]; give probabilities")
+    places = ((confidence * bins).ceil().long() - 1).clamp(min=0)  # (N,)
+    counts = torch.bincount(places, minlength=bins)
+    sums = (torch.bincount(places, value.double(), minlength=bins) for value in (confidence, correct))
+    means = [(total / counts.clamp(min=1)).tolist() for total in sums]
+    return list(zip(counts.tolist(), *means, strict=True))
+
+
+def expected_calibration_error(confidence: torch.Tensor, correct: torch.Tensor, *, bins: int = 15) -> float:
+    """Returns how far a model's confidence is from the share of its predictions that are right, a fraction in [0, 1].
+
+        ECE = sum over bins m of |B_m| / N * | accuracy(B_m) - confidence(B_m) |
+
+    confidence, correct, bins: as `calibration_bins` takes them, whose errors it raises.
+    0 says that, of the predictions with 80 % confidence, 80 % are right; it doesn't say that many are right.
+    Source: Guo et al. 2017 (arXiv:1706.04599), eq. 3.
+    """
+    found = calibration_bins(confidence, correct, bins=bins)
+    return math.fsum(count * abs(right - sure) for count, sure, right in found) / len(confidence)
+
+
+def negative_flips(correct_before: torch.Tensor, correct_after: torch.Tensor) -> int:
+    """Returns how many of the same images an older model classified rightly and a newer one doesn't.
+
+    correct_before, correct_after: (N,) bool, of the two models on the same images. Divided by N it is the negative flip
+    rate; with the arguments exchanged it counts the images that the newer model has learned.
+    An accuracy that stays the same may hide many flips. Raises ValueError for shapes that differ.
+    Source: Yan et al. 2021 (arXiv:2011.09161), who call them so.
+    """
+    if correct_before.shape != correct_after.shape or correct_before.ndim != 1:
+        shapes = f"{tuple(correct_before.shape)} and {tuple(correct_after.shape)}"
+        raise ValueError(f"negative_flips: {shapes}; give (N,) and (N,), of the same images")
+    return int((correct_before & ~correct_after).sum())
+
+
 def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Returns the mean of each class's L2-normalised features, L2-normalised again: (num_classes, D).
 
@@ -185,8 +239,7 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) 
     """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
-            f"class_means: features {tuple(features.shape)} and labels {tuple(labels.shape)}; "
-            "give (M, D) and (M,)"
+            f"class_means: features {tuple(features.shape)} and labels {tuple(labels.shape)}; give (M, D) and (M,)"
         )
     labels = labels.long()
     _check_range("class_means", "labels", labels, num_classes)
@@ -211,8 +264,7 @@ def nme_scores(features: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """
     if features.ndim != 2 or means.ndim != 2 or features.shape[1] != means.shape[1]:
         raise ValueError(
-            f"nme_scores: features {tuple(features.shape)} and means {tuple(means.shape)}; "
-            "give (N, D) and (K, D)"
+            f"nme_scores: features {tuple(features.shape)} and means {tuple(means.shape)}; give (N, D) and (K, D)"
         )
     # Moving everything by one vector doesn't change distances. Near the origin fewer digits cancel in the squares.
     centre = means.double().mean(dim=0)  # (D,)

@@ -189,6 +189,58 @@ def test_balanced_accuracy_is_scikit_learns():
     assert found != pytest.approx(100 * (predictions == targets).mean())
 
 
+# calibration and flips
+
+
+def test_calibration_by_hand():
+    # 5 bins: (0.2, 0.4] has 0.4, right; (0.6, 0.8] has 0.7 and 0.8, one right; (0.8, 1] has 1.0, wrong
+    confidence = torch.tensor([0.7, 1.0, 0.4, 0.8], dtype=torch.float64)
+    correct = torch.tensor([True, False, True, False])
+    found = metrics.calibration_bins(confidence, correct, bins=5)
+    assert [count for count, *_ in found] == [0, 1, 0, 2, 1]
+    assert found[0] == found[2] == (0, 0.0, 0.0)
+    assert [found[1], found[3], found[4]] == [(1, 0.4, 1.0), (2, 0.75, 0.5), (1, 1.0, 0.0)]
+    # (1 * 0.6 + 2 * 0.25 + 1 * 1) / 4 = 2.1 / 4
+    assert metrics.expected_calibration_error(confidence, correct, bins=5) == pytest.approx(0.525)
+
+
+def test_calibration_error_is_numpys_by_digitize():
+    draws = np.random.default_rng(0)
+    confidence, correct = draws.random(500), draws.random(500) < 0.7
+    place = np.digitize(confidence, np.arange(1, 15) / 15, right=True)  # edges belong to the lower bin
+    gaps = [abs(correct[place == m].mean() - confidence[place == m].mean()) * (place == m).mean() for m in range(15)]
+    found = metrics.expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
+    assert found == pytest.approx(sum(gaps), abs=1e-12) and found > 0.1
+
+
+def test_the_extreme_confidences_have_bins():
+    found = metrics.calibration_bins(torch.tensor([0.0, 1.0]), torch.tensor([False, True]), bins=3)
+    assert found == [(1, 0.0, 0.0), (0, 0.0, 0.0), (1, 1.0, 1.0)]
+
+
+def test_negative_flips_by_hand():
+    before, after = torch.tensor([[True, True, True, False, False], [True, False, False, True, False]])
+    assert metrics.negative_flips(before, after) == 2
+    assert metrics.negative_flips(after, before) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, half, yes: m.calibration_bins(half[None], yes[None]), r"confidence \(1, 2\) and correct \(1, 2\)"),
+        (lambda m, half, yes: m.calibration_bins(half, yes[:1]), r"confidence \(2,\) and correct \(1,\)"),
+        (lambda m, half, yes: m.calibration_bins(half[:0], yes[:0]), r"at least 1 prediction"),
+        (lambda m, half, yes: m.calibration_bins(half, yes, bins=0), r"bins=0; give 1 or more"),
+        (lambda m, half, yes: m.expected_calibration_error(3 * half, yes), r"outside \[0, 1\]"),
+        (lambda m, half, yes: m.expected_calibration_error(half * math.nan, yes), r"outside \[0, 1\]"),
+        (lambda m, half, yes: m.negative_flips(yes, yes[:1]), r"negative_flips: \(2,\) and \(1,\)"),
+    ],
+)
+def test_calibration_and_flips_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(metrics, torch.tensor([0.5, 0.5]), torch.tensor([True, True]))
+
+
 # nearest mean of exemplars
 
 
