@@ -128,7 +128,11 @@ def _listed(prefix: str) -> list[str]:
 
 
 def _headed(key: str, known: str) -> list[str]:
-    """Returns the lines above the keys of a table. key: the table as the person wrote it; known: that of the schema."""
+    """Returns the heading of a table, "[KEY]: its meaning", as lines of at most _WIDTH characters.
+
+    key: the table as the person wrote it ("optim.bias"), which is put into the brackets. known: the table of the schema
+    that it stands for, from `_known` ("optim.first_phase"), whose meaning follows.
+    """
     return textwrap.wrap(f"[{key}]: {_meaning(known)}", _WIDTH, subsequent_indent="  ")
 
 

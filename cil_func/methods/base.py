@@ -99,10 +99,15 @@ def _everything(path: str) -> bool:
 class Options:
     """The numbers and choices of the [method] table. A method ignores those that it has no use for.
 
-    temperature, kd_combination, kd_weight: of distillation, see `distillation.add`.
+    temperature, kd_combination, kd_weight: of the distillation KD from the last phase's model, which `distillation.add`
+    adds to a method's cross-entropy CE. temperature: above 0, divides the logits of both models before the softmax.
+    kd_combination: "convex": the loss is (1 - w) CE + w KD; "sum": CE + w KD. kd_weight: w, a number from 0, or
+    "dynamic": number of old classes / number of classes seen.
     clip_weights: whether `wa` clips the classifier's weights to at least 0 after each update.
     align: whether `wa` and `der` align the classifier's rows at the end of a phase.
-    label_smoothing: of the cross-entropy, from 0 to below 1. lwf_classes: see `lwf`.
+    label_smoothing: of the cross-entropy, from 0 to below 1.
+    lwf_classes: the classes over which `lwf` takes the cross-entropy of a later phase: "new": the phase's own; "seen":
+    all that are seen.
     """
 
     temperature: float = 2.0

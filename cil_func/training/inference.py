@@ -104,10 +104,11 @@ class Forward:
         return features
 
     def teacher(self, model: Model, classes: Classes) -> Teach:
-        """Returns the function images, uint8 (B, H, W, 3) -> Outputs of a model, for all C classes of the run.
+        """Returns the function images, uint8 (B, H, W, 3) -> Outputs of a model; the logits are (B, C), for all C classes.
 
-        model: of the classes seen in its phase; its classifier is padded with zeros. classes: as they were in that
-        phase.
+        model: a phase's finished model, with a classifier of the K classes seen in that phase; this function pads it with
+        rows of zeros to the run's C classes. classes: the `Classes` of that phase, not of the one that is being trained.
+        The images may be on any device; the outputs are on this object's device.
         """
         params = self.network.pad(model.params)
 

@@ -21,12 +21,16 @@ _AT_ONCE = 16  # images whose gradients are in memory at a time
 
 @dataclass(frozen=True)
 class ModelPasses:
-    """Measures a model on some images; see `methods.extra.Passes`.
+    """Averages what a method measures on a model over some images, by `mean`. A `methods.extra.Passes`.
 
-    model: its classifier padded to the run's C classes. classes: which are seen, on the device.
-    images, labels: N of them; labels: int64 (N,). rows: int64 (M,), those of both that are measured on.
-    batch_size: how many images `by="batch"` takes at a time. key: from which the order of rows in batches is drawn.
-    processes: those that share the images, in whole batches.
+    The images are not augmented, and the model runs in eval mode, on the device of `preprocess` and in its dtype.
+
+    network, model: the network and its tensors; the model's classifier is padded with zeros to the run's C classes.
+    classes: which of the C classes are seen by the end of the phase, on the same device.
+    images, labels: N of each; labels: int64 (N,). rows: int64 (M,), on the CPU, M > 0: the numbers of the images, and
+    of their labels, that `mean` averages over. preprocess: normalises the uint8 pixels.
+    batch_size: how many images a batch of `mean(..., by="batch")` has. key: an int seed, from which the order of the
+    images in these batches is drawn. processes: those that share the images, in whole batches.
     """
 
     network: Network

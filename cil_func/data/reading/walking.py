@@ -65,7 +65,11 @@ def _extension(name: str) -> str:
 
 
 def kind_outside_classes(name: str) -> str:
-    """Returns the kind under which a file that lies beside the class folders is counted, from the file's name."""
+    """Returns the kind under which a file that lies beside the class folders is counted, from the file's name.
+
+    "outside of the class folders" for an image; for any other file its extension in lower case (".txt"), or "without an
+    extension".
+    """
     return "outside of the class folders" if image_file.is_image(name) else _extension(name)
 
 
