@@ -1,8 +1,7 @@
 """Optimisers as pairs of pure functions (after optax), and learning rates as functions of the epoch.
 
-Updates go through torch._foreach_*, as torch.optim's do: a few kernels on a GPU instead of several a leaf. The numbers
-of an optimiser (momentum, decay, betas) are 0-d tensors of its state, and the learning rate is an argument: phases with
-other numbers share one compiled step, and each number can be mapped over or differentiated.
+The numbers of an optimiser (momentum, decay, betas) are 0-d tensors of its state, and the learning rate is an argument:
+phases with other numbers share one compiled step, and each number can be mapped over or differentiated.
 """
 
 import bisect
@@ -17,6 +16,7 @@ import torch
 from annotated_types import Interval
 
 from cil_func import tree
+from cil_func.tree import add_leaves, divide_by_roots, multiply_leaves, square_leaves
 
 _Share = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -93,11 +93,11 @@ def sgd(
     def update(grads, opt_state, params, rate):
         gradients, velocity, leaves = map(tree.leaves, (grads, opt_state["velocity"], params))
         decayed = _decayed(params, leaves, decay_mask)
-        decay = _multiply([leaves[at] for at in decayed], opt_state["weight_decay"])
+        decay = multiply_leaves([leaves[at] for at in decayed], opt_state["weight_decay"])
         directions = _add_at(decayed, gradients, decay)
-        velocity = _add(_multiply(velocity, opt_state["momentum"]), directions)
-        moves = _add(directions, _multiply(velocity, opt_state["momentum"])) if nesterov else velocity
-        updates = _multiply(moves, -rate)
+        velocity = add_leaves(multiply_leaves(velocity, opt_state["momentum"]), directions)
+        moves = add_leaves(directions, multiply_leaves(velocity, opt_state["momentum"])) if nesterov else velocity
+        updates = multiply_leaves(moves, -rate)
         return tree.unflatten(updates, params), opt_state | {"velocity": tree.unflatten(velocity, params)}
 
     return Optimiser(init, update)
@@ -131,12 +131,14 @@ def adamw(
     def update(grads, opt_state, params, rate):
         gradients, mean, square, leaves = map(tree.leaves, (grads, opt_state["mean"], opt_state["square"], params))
         steps, beta1, beta2 = opt_state["steps"] + 1, opt_state["beta1"], opt_state["beta2"]
-        mean = _add(_multiply(mean, beta1), _multiply(gradients, 1 - beta1))
-        square = _add(_multiply(square, beta2), _multiply(_square(gradients), 1 - beta2))
-        corrected = _multiply(square, 1 / (1 - beta2**steps))
-        moves = _multiply(_over_root(mean, corrected, opt_state["eps"]), -rate / (1 - beta1**steps))
+        mean = add_leaves(multiply_leaves(mean, beta1), multiply_leaves(gradients, 1 - beta1))
+        square = add_leaves(multiply_leaves(square, beta2), multiply_leaves(square_leaves(gradients), 1 - beta2))
+        corrected = multiply_leaves(square, 1 / (1 - beta2**steps))
+        moves = multiply_leaves(divide_by_roots(mean, corrected, opt_state["eps"]), -rate / (1 - beta1**steps))
         decayed = _decayed(params, leaves, decay_mask)
-        moves = _add_at(decayed, moves, _multiply([leaves[at] for at in decayed], -rate * opt_state["weight_decay"]))
+        moves = _add_at(
+            decayed, moves, multiply_leaves([leaves[at] for at in decayed], -rate * opt_state["weight_decay"])
+        )
         new = {"steps": steps, "mean": tree.unflatten(mean, params), "square": tree.unflatten(square, params)}
         return tree.unflatten(moves, params), opt_state | new
 
@@ -176,7 +178,7 @@ TABLE: dict[str, Callable[..., Optimiser]] = {"sgd": sgd_by_name, "adamw": adamw
 
 def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     """Returns params + updates, leaf by leaf: a new tree like params."""
-    return tree.unflatten(_add(tree.leaves(params), tree.leaves(updates)), params)
+    return tree.unflatten(add_leaves(tree.leaves(params), tree.leaves(updates)), params)
 
 
 def _decayed(params: tree.Tree, leaves: list[torch.Tensor], decay_mask: DecayMask | None) -> Sequence[int]:
@@ -194,49 +196,8 @@ def _places(decay_mask: DecayMask, paths: tuple[str, ...]) -> list[int]:
 
 def _add_at(places: Sequence[int], leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
     """Returns the leaves, those at `places` with one of the others added to each."""
-    sums = dict(zip(places, _add([leaves[at] for at in places], others), strict=True))
+    sums = dict(zip(places, add_leaves([leaves[at] for at in places], others), strict=True))
     return [sums.get(at, leaf) for at, leaf in enumerate(leaves)]
-
-
-def _multiply(leaves: list[torch.Tensor], number: torch.Tensor) -> list[torch.Tensor]:
-    """Returns each leaf times a 0-d tensor."""
-    number = _of_dtype(leaves, number)
-    if not leaves or _one_by_one(*leaves, number):
-        return [leaf * number for leaf in leaves]
-    return list(torch._foreach_mul(leaves, number))
-
-
-def _add(leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Returns the sums of two lists of leaves, pair by pair."""
-    if not leaves or _one_by_one(*leaves, *others):
-        return [leaf + other for leaf, other in zip(leaves, others, strict=True)]
-    return list(torch._foreach_add(leaves, others))
-
-
-def _square(leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-    if not leaves or _one_by_one(*leaves):
-        return [leaf * leaf for leaf in leaves]
-    return list(torch._foreach_mul(leaves, leaves))
-
-
-def _over_root(leaves: list[torch.Tensor], squares: list[torch.Tensor], eps: torch.Tensor) -> list[torch.Tensor]:
-    """Returns leaf / (sqrt(square) + eps), pair by pair; eps is a 0-d tensor."""
-    eps = _of_dtype(leaves, eps)
-    if not leaves or _one_by_one(*leaves, *squares, eps):
-        return [leaf / (square.sqrt() + eps) for leaf, square in zip(leaves, squares, strict=True)]
-    return list(torch._foreach_div(leaves, torch._foreach_add(torch._foreach_sqrt(squares), eps)))
-
-
-def _of_dtype(leaves: list[torch.Tensor], number: torch.Tensor) -> torch.Tensor:
-    """Returns the number in the leaves' dtype, or a 0-d leaf would take the number's."""
-    return number.to(leaves[0].dtype) if leaves else number
-
-
-def _one_by_one(*tensors: torch.Tensor) -> bool:
-    """Whether torch._foreach_* can't be used: under transforms such as vmap, or if a tensor requires a gradient."""
-    # The one question of this kind that torch.compile can trace.
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    return transformed or any(each.requires_grad for each in tensors)
 
 
 def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Schedule:

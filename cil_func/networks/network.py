@@ -77,13 +77,13 @@ class Network:
         return Model({"backbone": {name: params}, "classifier": rows, **more}, {"backbone": {name: state}})
 
     def expand(self, model: Model, key: int, num_new: int, phase: int) -> Model:
-        """Returns the model that phase `phase` > 0 starts from: the last one with classifier rows for num_new classes more.
+        """Returns the model that phase `phase` > 0 starts from: the last one with rows for num_new classes more.
 
-        model: the last phase's, finished. key: the phase's int seed, from which the new rows are drawn, and what the head
-        draws anew of "head" (`Head.renew`). num_new: how many classes the phase brings.
+        model: the last phase's, finished. key: the phase's int seed, from which the new rows are drawn, and what the
+        head draws anew of "head" (`Head.renew`). num_new: how many classes the phase brings.
         A network that grows also gets its backbone into "frozen", under the phase that trained it, and its "backbone"
-        starts from the same weights. Nothing is changed in place; what stays the same shares its tensors with `model`, and
-        so do "backbone" and the newest frozen one.
+        starts from the same weights. Nothing is changed in place; what stays the same shares its tensors with `model`,
+        and so do "backbone" and the newest frozen one.
         """
         params, state = model
         key_of_rows = rng.fold_in(key, "expand")

@@ -104,10 +104,10 @@ class Forward:
         return features
 
     def teacher(self, model: Model, classes: Classes) -> Teach:
-        """Returns the function images, uint8 (B, H, W, 3) -> Outputs of a model; the logits are (B, C), for all C classes.
+        """Returns the function images, uint8 (B, H, W, 3) -> Outputs of a model, with logits (B, C) for all C classes.
 
-        model: a phase's finished model, with a classifier of the K classes seen in that phase; this function pads it with
-        rows of zeros to the run's C classes. classes: the `Classes` of that phase, not of the one that is being trained.
+        model: a phase's finished model, with a classifier of the K classes seen in that phase; this function pads it
+        with rows of zeros to the run's C classes. classes: the `Classes` of that phase, not of the one in training.
         The images may be on any device; the outputs are on this object's device.
         """
         params = self.network.pad(model.params)
