@@ -21,9 +21,31 @@ The modules and folders, from the ground up. Each imports only from those above 
     experiment    the phase loop: the whole method, from top to bottom
     report        what a person sees: the screen, tables, figures
     runs          one run and its directory: setup, plan, checkpoints, signals, the command line
+    deploy        what is done with a finished run: predict, export
     __main__      the commands: python -m cil_func
 
+`load(RUN)` returns the finished model of a run, to predict with: probabilities = cil_func.load(RUN)(["photo.jpg"]).
 Importing a formula imports nothing above it: `from cil_func import classifier, herding, losses, metrics, model, rng`.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cil_func.deploy.predictor import Predictor
+
 __version__ = "0.1.0"
+
+
+def load(run: "str | Path", *, device: str = "auto") -> "Predictor":
+    """Returns the finished model of a run as a `deploy.predictor.Predictor`.
+
+    Called with a list of paths, Pillow images or uint8 arrays (H, W, 3), or an array (B, H, W, 3), it returns the
+    classes' probabilities (B, K). run: the run directory, or a copy of it; the training data are not needed. device:
+    "auto" (a GPU if there is one), "cpu" or "cuda".
+    Raises ConfigError if `run` is no run directory, CheckpointError if the run is not finished or its model is damaged.
+    """
+    from cil_func.deploy import predictor  # late: it imports torch, which a formula's user may not have asked for
+
+    return predictor.load(run, device=device)

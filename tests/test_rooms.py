@@ -136,8 +136,9 @@ def test_the_package_says_what_its_rooms_are():
 
 def test_the_package_itself_imports_nothing():
     """Importing it must not take torch's seconds."""
-    nodes = ast.walk(ast.parse(SOURCES[PACKAGE]))
-    assert [ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))] == []
+    nodes = ast.parse(SOURCES[PACKAGE]).body  # those inside of functions and `if TYPE_CHECKING:` are not executed
+    found = [ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert found == ["from typing import TYPE_CHECKING"]
 
 
 def test_imports_run_down_the_rooms():

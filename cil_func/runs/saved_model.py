@@ -1,5 +1,7 @@
 """Makes the model that a finished run leaves, and predicts with it as the run's own evaluation does."""
 
+from dataclasses import dataclass
+
 import torch
 
 from cil_func import config as configuration
@@ -44,6 +46,52 @@ def network(saved: SavedModel) -> Network:
     )
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Gives images the scores that the run's own evaluation gives them, see `scores`. Made by `scorer`.
+
+    saved: the model. network: its functions. model: its params and state, on the device of `forward`.
+    preprocess: normalises pixels. forward: runs the backbones in batches.
+    """
+
+    saved: SavedModel
+    network: Network
+    model: Model
+    preprocess: Preprocess
+    forward: inference.Forward
+
+    def outputs(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns (logits (N, K), features (N, D)), on the CPU. pixels, errors: as in `scores`."""
+        height, width = self.saved.description["preprocessing"]["image_size"]
+        shape = (height, width, 3)
+        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != shape:
+            fits = f"uint8 images of shape (N, {', '.join(map(str, shape))})"
+            raise ValueError(f"scores: images {tuple(pixels.shape)} {pixels.dtype}; give {fits}")
+        features = self.forward.features(self.model, Resident(pixels), torch.arange(len(pixels)), when="scores")
+        sizes = self.saved.description["phases"]
+        classes = classes_of(sizes, len(sizes) - 1)
+        return self.network.outputs(self.saved.params, features, classes).logits, features
+
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns the scores (N, K), on the CPU. pixels, errors: as in the function `scores`."""
+        logits, features = self.outputs(pixels)
+        return evaluation.scores(logits, features, means=self.saved.means, predict=self.saved.description["predict"])
+
+
+def scorer(saved: SavedModel, *, device: torch.device | str = "cpu") -> Scorer:
+    """Returns the Scorer of a saved model. device: where it computes. Raises ConfigError as `network` does."""
+    settings, device = saved.description["preprocessing"], torch.device(device)
+    dtype, compute_dtype = DTYPES[saved.description["precision"]]
+    preprocess = Preprocess(
+        *(torch.tensor(settings[key], dtype=dtype, device=device) for key in ("mean", "std"))
+    )
+    net = network(saved)
+    function = inference.forward_of(net, preprocess, dtype=compute_dtype)
+    height, width = settings["image_size"]
+    forward = inference.Forward(net, function, inference.batch_size(device, (height, width)), device)
+    return Scorer(saved, net, Model(*tree.cast((saved.params, saved.state), device=device)), preprocess, forward)
+
+
 def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | str = "cpu") -> torch.Tensor:
     """Returns the scores (N, K), on the CPU, that a saved model (`checkpoints.load_model`) gives to images.
 
@@ -54,23 +102,7 @@ def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | st
     Computed as in the run's evaluation, in its precision and batches, but never compiled: for a run with `run.compile`
     the scores may be rounded otherwise. Raises ValueError for images of another type or size.
     """
-    settings, device = saved.description["preprocessing"], torch.device(device)
-    height, width = settings["image_size"]
-    shape = (height, width, 3)
-    if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != shape:
-        fits = f"uint8 images of shape (N, {', '.join(map(str, shape))})"
-        raise ValueError(f"scores: images {tuple(pixels.shape)} {pixels.dtype}; give {fits}")
-    dtype, compute_dtype = DTYPES[saved.description["precision"]]
-    preprocess = Preprocess(
-        *(torch.tensor(settings[key], dtype=dtype, device=device) for key in ("mean", "std"))
-    )
-    net, sizes = network(saved), saved.description["phases"]
-    function = inference.forward_of(net, preprocess, dtype=compute_dtype)
-    forward = inference.Forward(net, function, inference.batch_size(device, (height, width)), device)
-    model = Model(*tree.cast((saved.params, saved.state), device=device))
-    features = forward.features(model, Resident(pixels), torch.arange(len(pixels)), when="scores")  # (N, D)
-    logits = net.outputs(saved.params, features, classes_of(sizes, len(sizes) - 1)).logits
-    return evaluation.scores(logits, features, means=saved.means, predict=saved.description["predict"])
+    return scorer(saved, device=device).scores(pixels)
 
 
 def _description(setup: Setup) -> dict:

@@ -74,6 +74,21 @@ def read(
         raise UnreadableError(_reason(error, file)) from error
 
 
+def from_pillow(image: Image.Image, image_size: int = 0, *, rules: Rules = UPRIGHT_ON_WHITE) -> np.ndarray:
+    """Returns an image of Pillow as `read` returns the file that it was opened from: uint8 (H, W, 3).
+
+    image: opened or made; one that is not loaded yet is loaded. image_size, rules: as in `read`. Raises UnreadableError
+    for damaged pixels and for a mode without a known range of values.
+    """
+    try:
+        rgb = decode(image, rules, lambda what: None)
+        return np.asarray(resize(rgb, image_size) if image_size else rgb)
+    except (UnreadableError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnreadableError(_reason(error, "")) from error
+
+
 # What `resize` does, as model.json records it.
 RESIZE = {"shorter_side_to": "image_size", "interpolation": "bicubic", "antialias": True, "crop": "center"}
 

@@ -8,7 +8,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image
-from PIL.ImageFile import ImageFile
 
 WHITE = (255, 255, 255)
 # What `decode` reports of an image besides its pixels.
@@ -48,15 +47,16 @@ class Rules(NamedTuple):
     background: tuple[int, ...] | None = WHITE
 
 
-def decode(image: ImageFile, rules: Rules, report: Callable[[str], object]) -> Image.Image:
+def decode(image: Image.Image, rules: Rules, report: Callable[[str], object]) -> Image.Image:
     """Decodes an opened image and returns it as 8-bit RGB.
 
-    image: from `Image.open`, not loaded yet. rules: about orientation and transparent pixels.
+    image: from `Image.open`, not loaded yet, or any other image of Pillow.
+    rules: about orientation and transparent pixels.
     report: called with TURNED if the image's orientation is not upright, with TRANSPARENT if it has transparent
     pixels, with DARK if it has 16 bits a value and the upper ones are 0.
     Raises UnreadableError for a mode without a known range of values, and whatever Pillow raises for damaged files.
     """
-    sixteen = any(";16" in str(tile) for tile in image.tile)
+    sixteen = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     # Pillow turns a TIFF upright while it loads it, and removes the tag. It leaves images of other formats as stored.
     stored = _orientation(image) if image.format == "TIFF" else 1
     _load(image)

@@ -1,0 +1,45 @@
+"""Runs a command so that each failure that a person can repair is one line, with the exit status of its kind."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from cil_func.errors import CilError, MachineError
+from cil_func.runs.command_line import INTERRUPTED
+
+
+def answered(name: str, work: Callable[[], int]) -> int:
+    """Calls work() and returns the exit status that it returns.
+
+    name: of the command; it begins the line on stderr that a failure becomes.
+    A CilError gives its own exit status, Ctrl-C 130, any other exception, a bug, its traceback and 1. If nobody reads
+    stdout any more (`| head`), the command ends with 0.
+    """
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return 0
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        text = "the GPU's memory is full; --device cpu uses the machine's" if on_gpu else "the machine's memory is full"
+        return _told(name, MachineError(text))
+    except CilError as error:
+        return _told(name, error)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _told(name: str, error: CilError) -> int:
+    """Prints the line of an error and returns its exit status."""
+    print(f"{name}: {error}", file=sys.stderr)
+    return error.exit_status

@@ -1,0 +1,200 @@
+"""The finished model of a run, as an object that is called with images and returns probabilities."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cil_func import tree
+from cil_func.deploy import inputs
+from cil_func.errors import CheckpointError, ConfigError, DataError
+from cil_func.networks.network import Model, Network, backbone_parts
+from cil_func.networks.outputs import Classes, classes_of
+from cil_func.runs import checkpoints, saved_model, status
+from cil_func.training import runners
+from cil_func.training.preprocess import DTYPES
+
+_IMAGES_A_READING = 1024  # about as many are read into memory at a time, whole batches of the forward pass
+
+
+class Answers(NamedTuple):
+    """What `Predictor.answers` yields for a group of consecutive images.
+
+    rows: the numbers of the images that were read, in order. probabilities: (len(rows), K), float64.
+    unread: {number: reason} of the images that can't be used.
+    """
+
+    rows: list[int]
+    probabilities: torch.Tensor
+    unread: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A finished model: `predictor(images)` returns the probabilities (B, K) of its classes.
+
+    scorer: gives the scores that training's own evaluation gives. reader: prepares images as training did.
+    temperature: what scores are divided by before the softmax; fitted on images held out, or 1.
+    """
+
+    scorer: saved_model.Scorer
+    reader: inputs.ImageReader
+    temperature: float = 1.0
+
+    @property
+    def saved(self) -> checkpoints.SavedModel:
+        """The model's files, as `checkpoints.load_model` returns them."""
+        return self.scorer.saved
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K names; entry k is the name of column k of the probabilities."""
+        return tuple(each["name"] for each in self.saved.description["classes"])
+
+    @property
+    def params(self) -> tree.Tree:
+        """The weights, nested dicts of tensors on the predictor's device."""
+        return self.scorer.model.params
+
+    @property
+    def state(self) -> tree.Tree:
+        """The buffers, such as batch norm's running statistics; nested dicts of tensors on the predictor's device."""
+        return self.scorer.model.state
+
+    @property
+    def network(self) -> Network:
+        """The functions to which params and state belong."""
+        return self.scorer.network
+
+    @cached_property
+    def classes(self) -> Classes:
+        """Which classes came in which phase, as heads take it. Made once, since torch.export can't trace its making."""
+        sizes = self.saved.description["phases"]
+        return classes_of(sizes, len(sizes) - 1, device=self.scorer.forward.device)
+
+    def __call__(self, images: Any, *, flips: bool = False) -> torch.Tensor:
+        """Returns the probabilities (B, K) of the classes, float64 on the CPU.
+
+        images: a list of paths, Pillow images and uint8 arrays (H, W, 3), in any mixture, or one array (B, H, W, 3).
+        flips: whether to return the mean of the probabilities of each image and of its mirror image.
+        The class of the highest probability is the one that the run's own evaluation predicts: its scores are the
+        same to the bit for the same images in the same order on the same machine, if the run was not compiled.
+        Images are read and computed about a thousand at a time.
+        Raises DataError, which names all images that can't be read, ValueError for arrays of another type or shape.
+        """
+        found, mistakes = [self.probabilities(torch.empty(0, len(self.class_names), dtype=torch.float64))], []
+        items = inputs.as_items(images)
+        for answers in self.answers(items, flips=flips):
+            found.append(answers.probabilities)
+            mistakes += [f"{_name(items[row], row)}: {reason}" for row, reason in answers.unread.items()]
+        if mistakes:
+            raise DataError(*mistakes)
+        return torch.cat(found)
+
+    def answers(self, images: Sequence[Any], *, flips: bool = False) -> Iterator[Answers]:
+        """Yields the Answers for consecutive groups of images. An image that can't be read is noted there.
+
+        images, flips: as in `__call__`, in which such an image is an error.
+        """
+        size = self.scorer.forward.batch_size
+        size *= max(1, _IMAGES_A_READING // size)
+        for start in range(0, len(images), size):
+            pixels, unread = self.reader.read(images[start : start + size])
+            rows = [row for row in range(min(size, len(images) - start)) if row not in unread]
+            probabilities = self.of_pixels(pixels, flips=flips)
+            yield Answers(
+                [start + row for row in rows], probabilities, {start + row: why for row, why in unread.items()}
+            )
+
+    def of_pixels(self, pixels: torch.Tensor, *, flips: bool = False) -> torch.Tensor:
+        """Returns the probabilities (B, K) of pixels that are prepared already: uint8 (B, H, W, 3) of the model's size.
+
+        flips: as in `__call__`.
+        """
+        found = self.probabilities(self.scorer.scores(pixels))
+        return (found + self.probabilities(self.scorer.scores(pixels.flip(2)))) / 2 if flips else found
+
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """Returns softmax(scores / temperature), float64: p_k = exp(s_k / T) / sum_j exp(s_j / T).
+
+        scores: (B, K). For a method that predicts by logits, s_k is the logit of class k. For one that predicts by the
+        nearest class mean, s_k = - || f / ||f|| - m_k ||^2, minus the squared distance of the normalised feature f to
+        the mean m_k; as the means are unit vectors too, s_k = 2 cos(f, m_k) - 2.
+        float64, since two logits that differ in the last bit may have the same probability in float32.
+        """
+        return (scores.double() / self.temperature).softmax(dim=1)
+
+    def preprocess(self, images: Any) -> torch.Tensor:
+        """Returns what `apply` takes: (B, 3, H, W), normalised, floating-point, on the predictor's device.
+
+        images: as in `__call__`. All are read at once. Raises DataError and ValueError as `__call__` does.
+        """
+        items = inputs.as_items(images)
+        pixels, unread = self.reader.read(items)
+        if unread:
+            raise DataError(*(f"{_name(items[row], row)}: {reason}" for row, reason in unread.items()))
+        _, compute_dtype = DTYPES[self.saved.description["precision"]]
+        return self.scorer.preprocess(pixels.to(self.scorer.forward.device), compute_dtype)
+
+    def apply(
+        self, params: tree.Tree, state: tree.Tree, images: torch.Tensor, *, train: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, tree.Tree]:
+        """Returns (logits (B, K), features (B, D), new state): the pure forward function, as `cil_func.model.apply`.
+
+        params, state: like the predictor's own, which are not looked at. images: from `preprocess`. train: whether
+        batch norm uses the batch's statistics and moves the state; frozen backbones never do.
+        Works under torch.func, torch.compile and torch.export. It runs all images as one batch.
+        """
+        features: torch.Tensor | None = None
+        moved: tree.Tree = {}
+        parts = backbone_parts(Model(params, state))
+        for at, weights, buffers in parts:
+            own, _, moved = self.network.run(weights, buffers, images, train=train and at is None)
+            features = self.network.place(own, len(parts) - 1 if at is None else at, features)
+        assert features is not None, "a model has a backbone"
+        return self.network.outputs(params, features, self.classes).logits, features, {**state, **moved}
+
+
+def load(run: str | Path, *, device: str = "auto") -> Predictor:
+    """Returns the Predictor of a finished run; `cil_func.load` is this.
+
+    run: the run directory, or a copy of it. device: "auto" (a GPU if there is one), "cpu" or "cuda".
+    On a GPU it makes float32 and cuDNN exact for the whole process, as training does.
+    Raises ConfigError if `run` is no run directory or the device isn't there, CheckpointError if the run is not
+    finished or the model's files are damaged.
+    """
+    directory = Path(run).expanduser()
+    _refuse_unfinished(directory)
+    saved = checkpoints.load_model(directory)
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f'device: "{device}"; give "auto", "cpu" or "cuda"')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError('device: "cuda", and torch finds no CUDA device here; "auto" or "cpu" fits')
+    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if place == "cuda":
+        runners.exact_float32()
+        runners.same_bits()
+    scorer = saved_model.scorer(saved, device=place)
+    return Predictor(scorer, inputs.reader_of(saved.description["preprocessing"]))
+
+
+def _refuse_unfinished(directory: Path) -> None:
+    """Raises ConfigError if a folder is no run directory, CheckpointError if it is one without a finished model."""
+    if not directory.is_dir():
+        what = "it is a file" if directory.exists() else "there is no such directory"
+        raise ConfigError(f"{directory}: {what}; give the directory of a finished run")
+    if (directory / "model.json").exists():
+        return
+    if not any((directory / name).exists() for name in ("config.toml", "status.json", "checkpoints")):
+        raise ConfigError(f"{directory} is no run directory: it holds no model.json; give that of a finished run")
+    what = status.describe(status.read(directory))
+    told = f" ({what})" if what else ""
+    raise CheckpointError(f"{directory}: the run is not finished{told}; the command that began it goes on with it")
+
+
+def _name(item: Any, row: int) -> str:
+    """Returns what a message calls an image: its path, or its number."""
+    return str(item) if isinstance(item, (str, Path)) else f"image {row}"
