@@ -1,0 +1,173 @@
+"""The command `python -m cil_func export RUN`: writes the model so that it runs without this package."""
+
+import argparse
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cil_func.config.parser import Parser
+from cil_func.deploy import model_card, predictor
+from cil_func.deploy.answering import answered
+from cil_func.deploy.portable import Portable
+from cil_func.deploy.predictor import Predictor
+from cil_func.errors import CilError, ConfigError
+from cil_func.runs import checkpoints, files
+
+SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "hf": "-hf"}
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of --to onnx
+_CLOSE = 1e-4  # how far an exported probability may be from ours; float32 itself gives about 1e-6
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command. Returns its exit status.
+
+    arguments: the flags, without the program's name; None: those of this process.
+    0: the file is written and gives the model's answers. 2: a wrong flag or RUN, or a package is missing. 5: the run is
+    not finished, or its model is damaged. 74: the file can't be written.
+    """
+    return answered("export", lambda: _export(_parse(arguments)))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m cil_func export", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="the directory of a finished run")
+    parser.add_argument("--to", choices=list(SUFFIX), default="pt2", help="torch.export's format (default), ONNX, or "
+                        "a folder as on the Hugging Face hub")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="PATH", help="the file, for hf the folder; default RUN's name here")
+    return parser.parse_args(arguments)
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Does what the flags ask for and returns the exit status."""
+    model = predictor.load(options.run, device="cpu")
+    out = options.out or Path(Path(options.run).resolve().name + SUFFIX[options.to])
+    if out.is_dir() != (options.to == "hf") and out.exists():
+        raise ConfigError(f"--out {out}: it is a {'folder' if out.is_dir() else 'file'}; give another name")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
+    WRITERS[options.to](model, Path(options.run), out)
+    return 0
+
+
+def write_pt2(model: Predictor, run: Path, out: Path) -> None:
+    """Writes the model as a file of `torch.export`, and prints how near its answers are. run: not used.
+
+    `torch.export.load(out).module()` takes uint8 images (B, H, W, 3) of the model's size, for any B, and returns the
+    probabilities (B, K), float32. The archive's extra file "model.json" is that of the run.
+    Raises DiskError if it can't be written, CilError if the file gives other answers than the model.
+    """
+    buffer = io.BytesIO()
+    torch.export.save(exported(Portable(model)), buffer, extra_files={"model.json": _description(model)})
+    buffer.seek(0)
+    loaded = torch.export.load(buffer).module()
+    difference = _checked(model, lambda images: loaded(images))
+    files.write_bytes(out, buffer.getvalue())
+    _tell(out, difference)
+
+
+def write_onnx(model: Predictor, run: Path, out: Path) -> None:
+    """Writes the model as an ONNX file, and prints how near its answers in onnxruntime are. run: not used.
+
+    Input "images" and output "probabilities" are those of `write_pt2`. The metadata "model.json" is that of the run.
+    A model of a run in bfloat16 computes in float32, since onnxruntime has no convolution in bfloat16.
+    Raises ConfigError if a package is missing; DiskError and CilError as `write_pt2` does.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--to onnx needs the packages {', '.join(missing)}; pip install {' '.join(missing)}")
+    import onnxruntime
+
+    module = Portable(model, compute_dtype=torch.float32 if _in_bfloat16(model) else None)
+    with _quiet():
+        program = torch.onnx.export(exported(module), dynamo=True, input_names=["images"],
+                                    output_names=["probabilities"], verbose=False)  # fmt: skip
+    program.model.metadata_props["model.json"] = _description(model)
+    buffer = io.BytesIO()
+    program.save(buffer)
+    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    run_session = lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])  # noqa: E731
+    difference = _checked(model, run_session, against=module)
+    files.write_bytes(out, buffer.getvalue())
+    _tell(out, difference, " (computed in float32; the run's own bfloat16 rounds more)" if _in_bfloat16(model) else "")
+
+
+def write_hf(model: Predictor, run: Path, out: Path) -> None:
+    """Writes a folder in the layout of the Hugging Face hub, and prints what is in it.
+
+    run: the run directory, from which the card takes results and recipe. out: the folder, made if it is missing; its
+    files of the same names are replaced. model.safetensors and model.json are the run's own, so that `cil_func.load`
+    reads the folder too; model.pt2 is what `write_pt2` writes, config.json names the classes, README.md is the card.
+    Raises DiskError and CilError as `write_pt2` does.
+    """
+    files.make_directory(out)
+    checkpoints.save_model(out, model.saved)
+    write_pt2(model, run, out / "model.pt2")
+    files.write_json(out / "config.json", model_card.config(model))
+    files.write_json(out / "preprocessor_config.json", model_card.preprocessor(model))
+    files.write_text(out / "README.md", model_card.card(model, run))
+    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+WRITERS: dict[str, Callable[[Predictor, Path, Path], None]] = {
+    "pt2": write_pt2,
+    "onnx": write_onnx,
+    "hf": write_hf,
+}
+
+
+def exported(module: Portable) -> torch.export.ExportedProgram:
+    """Returns the module as torch.export's program, whose batch may be of any size."""
+    with _quiet():
+        return torch.export.export(
+            module, (module.example(2),), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
+        )
+
+
+@contextmanager
+def _quiet():
+    """Returns a context manager that hides what torch's exporters warn and log of their own inner workings."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _checked(model: Predictor, answer: Callable[[torch.Tensor], Any], against: Portable | None = None) -> float:
+    """Returns how far the probabilities of an exported model are from those of the model, at most, on random images.
+
+    answer(images) -> probabilities (B, K). against: what to compare with; None: the model itself.
+    Raises CilError if that is far.
+    """
+    pixels = Portable(model).example(9)
+    expected = model.of_pixels(pixels) if against is None else against(pixels).double()
+    found = torch.cat([answer(pixels[:1]), answer(pixels[1:])]).double()  # batches of another size than the example
+    difference = (found - expected).abs().max().item()
+    if not difference < _CLOSE:
+        raise CilError(f"the exported model's probabilities differ by {difference:.1g}; nothing is written")
+    return difference
+
+
+def _in_bfloat16(model: Predictor) -> bool:
+    return model.saved.description["precision"] == "bfloat16"
+
+
+def _description(model: Predictor) -> str:
+    return json.dumps(model.saved.description)
+
+
+def _tell(out: Path, difference: float, more: str = "") -> None:
+    """Prints which file was written, its size, and how near its answers are."""
+    size = out.stat().st_size / 1e6
+    print(f"{out}: {size:.1f} MB, probabilities within {difference:.0e} of the model's on 9 random images{more}")

@@ -1,0 +1,126 @@
+"""Describes a finished model to strangers: the card and the configuration files of a Hugging Face folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cil_func.deploy.predictor import Predictor
+from cil_func.errors import ConfigError
+from cil_func.report import tables
+from cil_func.runs import report_files
+
+_USE = """\
+```python
+import numpy as np, torch
+from PIL import Image
+
+model = torch.export.load("model.pt2").module()
+image = Image.open("photo.png").convert("RGB").resize({size})
+probabilities = model(torch.from_numpy(np.array(image))[None])  # uint8 (B, {height}, {width}, 3) -> (B, {count})
+```
+"""
+
+_LIMITS = """\
+The model names one of the classes below for every image, also for an image of none of them. It was trained phase by
+phase, and keeps only a few images of the classes of earlier phases: classes that came early may be recognised less well
+than the accuracy over all classes says; the table shows it phase by phase. Try it on images of your own before relying
+on it.
+"""
+
+_NO_RESULTS = "The run's directory had no results.json when this was exported.\n"
+
+
+def config(model: Predictor) -> dict[str, Any]:
+    """Returns the content of config.json: architecture, classes by number and image size, by the hub's keys."""
+    names, description = model.class_names, model.saved.description
+    return {
+        "architectures": [description["backbone"]],
+        "num_labels": len(names),
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "image_size": list(model.reader.size),
+        "method": description["method"],
+        "predict": description["predict"],
+        "temperature": model.temperature,
+    }
+
+
+def preprocessor(model: Predictor) -> dict[str, Any]:
+    """Returns the content of preprocessor_config.json, by the hub's keys: how images are resized and normalised."""
+    settings, (height, width) = model.saved.description["preprocessing"], model.reader.size
+    return {
+        "do_resize": model.reader.resizes,
+        "size": {"shortest_edge": height},
+        "resample": 3,  # Pillow's number of bicubic
+        "do_center_crop": model.reader.resizes,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": settings["mean"],
+        "image_std": settings["std"],
+    }
+
+
+def card(model: Predictor, run: Path) -> str:
+    """Returns the text of README.md: what the model is for, its classes, results, recipe and lineage.
+
+    run: the run directory; if it lacks results.json, the card says so.
+    """
+    description, (height, width) = model.saved.description, model.reader.size
+    try:
+        results, _ = report_files.read_run(run)
+    except ConfigError:
+        results = {}
+    use = _USE.format(size=(width, height), height=height, width=width, count=len(model.class_names))
+    without_title = tables.markdown(results).partition("\n")[2].strip() + "\n" if results else ""
+    sections = {
+        "Use": use + _resize(model),
+        "Intended use and limits": _LIMITS,
+        "Classes": ", ".join(map(_plain, model.class_names)) + "\n",
+        "Lineage": _block("json", json.dumps(_lineage(description), indent=2, ensure_ascii=False)),
+        "Results": without_title or _NO_RESULTS,  # ends in a section on the recipe
+    }
+    backbone, method = description["backbone"], description["method"]
+    title = f"# {_plain(backbone)}, {len(model.class_names)} classes, learned by {_plain(method)}\n"
+    parts = [f"## {name}\n\n{text}" for name, text in sections.items()]
+    return "\n".join([_front_matter(description, results), title, *parts])
+
+
+def _front_matter(description: dict[str, Any], results: dict[str, Any]) -> str:
+    """Returns the card's YAML, which the hub reads. JSON's texts and numbers are YAML too."""
+    lines = ["---", "library_name: pytorch", "pipeline_tag: image-classification"]
+    lines += ["tags:", "- class-incremental-learning", f"- {json.dumps(description['method'])}"]
+    if results:
+        measured = {"name": "top-1 accuracy on all classes, percent", "type": "accuracy"}
+        task = {"type": "image-classification"}
+        data = {"name": str(results.get("config", {}).get("data", {}).get("name", "images")), "type": "images"}
+        found = [{"task": task, "dataset": data, "metrics": [measured | {"value": results["last_accuracy"]}]}]
+        lines.append(f"model-index: {json.dumps([{'name': description['backbone'], 'results': found}])}")
+    return "\n".join([*lines, "---", ""])
+
+
+def _resize(model: Predictor) -> str:
+    """Returns how training has brought images to the model's size, which the example's `resize` only approaches."""
+    if not model.reader.resizes:
+        return "\nTraining has resized nothing: images have to be of this size.\n"
+    return (
+        "\nTraining has turned images upright by EXIF's orientation, put the background behind transparent pixels, "
+        "brought the shorter side to that size (bicubic, antialiased) and cut out the centre: see model.json, "
+        '"preprocessing".\n'
+    )
+
+
+def _lineage(description: dict[str, Any]) -> dict[str, Any]:
+    """Returns what model.json says about where the model comes from."""
+    keys = ("lineage", "phases", "precision", "sha256")
+    return {key: description[key] for key in keys if key in description}
+
+
+def _block(language: str, text: str) -> str:
+    return f"```{language}\n{text.rstrip()}\n```\n"
+
+
+def _plain(text: str) -> str:
+    """Returns a name on one line, with what Markdown would take for markup escaped."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in " ".join(text.split()))

@@ -1,0 +1,40 @@
+"""A finished model as a torch.nn.Module that takes pixels and returns probabilities: what `torch.export` needs."""
+
+import torch
+
+from cil_func import tree
+from cil_func.deploy.predictor import Predictor
+from cil_func.training import evaluation
+from cil_func.training.preprocess import DTYPES
+
+
+class Portable(torch.nn.Module):
+    """Maps uint8 images (B, H, W, 3) of the model's size to probabilities (B, K), float32, preprocessing included.
+
+    model: whose answers it gives, on the CPU. compute_dtype: of the convolutions; None: the run's own.
+    Resizing is not included: it is Pillow's.
+    """
+
+    def __init__(self, model: Predictor, compute_dtype: torch.dtype | None = None):
+        super().__init__()
+        self._model = model
+        self._dtype = compute_dtype or DTYPES[model.saved.description["precision"]][1]
+        self._tensors = tree.to_paths({"params": model.params, "state": model.state})
+        self._names = {path: path.replace(".", "__") for path in self._tensors}  # a buffer's name has no dots
+        for path, leaf in self._tensors.items():
+            self.register_buffer(self._names[path], leaf)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the probabilities (B, K), float32. images: uint8 (B, H, W, 3)."""
+        trees = tree.from_paths({path: getattr(self, name) for path, name in self._names.items()})
+        pixels = self._model.scorer.preprocess(images, self._dtype)  # (B, 3, H, W)
+        logits, features, _ = self._model.apply(trees["params"], trees["state"], pixels)
+        saved = self._model.saved
+        scores = evaluation.scores(logits, features, means=saved.means, predict=saved.description["predict"])
+        return self._model.probabilities(scores).float()
+
+    def example(self, count: int) -> torch.Tensor:
+        """Returns `count` images of random pixels, the same ones at each call, that the module takes."""
+        height, width = self._model.reader.size
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
