@@ -2,7 +2,7 @@
 
 import sys
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from cil_func.config.messages import nearest, shown
 from cil_func.runs.command_line import leave
@@ -54,5 +54,10 @@ def listed() -> str:
     return "\n".join(["python -m cil_func COMMAND ...", "", *lines, "", "COMMAND --help lists what a command takes."])
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The command `cil-func` of an installed package: runs this process's command and ends with its exit status."""
     leave(main())
+
+
+if __name__ == "__main__":
+    command()
