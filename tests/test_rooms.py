@@ -45,6 +45,8 @@ LONGER = {  # files that may be longer, and why
     "cil_func/metrics.py": "the measures of the field, each with its definition and source",
     "benchmarks/run.py": "a whole run by two trainers, with its command line",
 }
+CHAPTERS = "cil_func/tutorial/chapter_"  # text for the most part
+MOST_LINES_OF_A_CHAPTER = 400
 
 
 def modules() -> dict[str, Path]:
@@ -165,7 +167,9 @@ def test_there_are_few_rooms():
 def test_files_are_short():
     files = [path for folder in (PACKAGE, "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
     lengths = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in files}
+    chapters = {name: lengths.pop(name) for name in [*lengths] if name.startswith(CHAPTERS)}
     assert {name for name, lines in lengths.items() if lines > MOST_LINES} == set(LONGER)
+    assert {name for name, lines in chapters.items() if lines > MOST_LINES_OF_A_CHAPTER} == set()
 
 
 @pytest.mark.parametrize(
