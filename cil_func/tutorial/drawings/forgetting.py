@@ -49,5 +49,5 @@ def by_old_images(kept: Sequence[int], curves: Mapping[str, Sequence[float]], fa
     axes.set(xlabel="training images of each old class", ylabel="percent", ylim=(0, 103))
     axes.set_xticks(range(len(kept)), [str(count) for count in kept])
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.legend(frameon=False, loc="center right", fontsize=9)
     return figure
