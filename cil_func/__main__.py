@@ -23,6 +23,7 @@ COMMANDS = {
     "train": Command("cil_func.runs.command_line:main", "trains; the flags of train.py"),
     "report": Command("cil_func.report.__main__:main", "draws the figures and tables of a run again"),
     "predict": Command("cil_func.deploy.predict:main", "names the classes of image files with a finished run"),
+    "calibrate": Command("cil_func.deploy.calibrate:main", "makes a model's percentages mean what they say"),
     "export": Command("cil_func.deploy.export:main", "writes a model as a file that works without this package"),
     "tutorial": Command("cil_func.tutorial.command:main", "teaches class-incremental learning, chapter by chapter"),
     "schema": Command("cil_func.config.json_schema:main", "prints the JSON schema of a configuration"),

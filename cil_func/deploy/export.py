@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cil_func.config.parser import Parser
-from cil_func.deploy import model_card, predictor
+from cil_func.deploy import calibration, model_card, predictor
 from cil_func.deploy.answering import answered
 from cil_func.deploy.portable import Portable
 from cil_func.deploy.predictor import Predictor
@@ -109,6 +109,8 @@ def write_hf(model: Predictor, run: Path, out: Path) -> None:
     """
     files.make_directory(out)
     checkpoints.save_model(out, model.saved)
+    if model.calibration:
+        calibration.save(out, model.calibration, model_sha256=model.saved.description["sha256"])
     write_pt2(model, run, out / "model.pt2")
     files.write_json(out / "config.json", model_card.config(model))
     files.write_json(out / "preprocessor_config.json", model_card.preprocessor(model))

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from cil_func.config.parser import Parser
-from cil_func.deploy import listing, predictor
+from cil_func.deploy import calibration, listing, predictor
 from cil_func.deploy.answering import answered
+from cil_func.deploy.calibration import Reject
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import ConfigError, DataError, printable
 
 NAME = "predict"
+UNKNOWN = "unknown"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +39,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=1, metavar="K", help="name the K most probable classes; default 1")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--flips", action="store_true", help="average over each image and its mirror image")
+    parser.add_argument("--reject", type=float, metavar="Q", help="answer unknown for images stranger than the share Q "
+                        "of held-out ones of each class, such as 0.95")  # fmt: skip
+    parser.add_argument("--reject-by", choices=calibration.RULES, default="distance", help="what strange means")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     return parser.parse_args(arguments)
 
@@ -47,23 +52,32 @@ def _predict(options: argparse.Namespace) -> int:
     known = len(model.class_names)
     if not 1 <= options.top <= known:
         raise ConfigError(f"--top {options.top}: the model knows {known} classes; give 1 to {known}")
+    if options.reject is not None and not 0 < options.reject <= 1:
+        raise ConfigError(f"--reject {options.reject:g}: give a share above 0, at most 1; 0.95 is usual")
+    reject = None if options.reject is None else Reject(options.reject, options.reject_by)
+    if reject:
+        calibration.required(model.calibration)
     files, refused = listing.image_files(options.paths)
     if not files:
         raise DataError(*(f"{path}: {reason}" for path, reason in refused.items()))
     for path, reason in refused.items():
         _tell_unread(path, reason, as_json=options.json)
     unread = len(refused)
-    for path, found in _answers(model, files, flips=options.flips):
+    for path, found in _answers(model, files, flips=options.flips, reject=reject):
         if isinstance(found, str):
             unread += 1
             _tell_unread(path, found, as_json=options.json)
         else:
-            print(_line(path, found, model.class_names, top=options.top, as_json=options.json))
+            print(_line(path, *found, model.class_names, top=options.top, as_json=options.json))
     return DataError.exit_status if unread else 0
 
 
-def _answers(model: Predictor, files: Sequence[str], *, flips: bool) -> Iterator[tuple[str, torch.Tensor | str]]:
-    """Yields (file, its probabilities (K,), or the reason why it can't be read), in order. Shows the progress.
+def _answers(
+    model: Predictor, files: Sequence[str], *, flips: bool, reject: Reject | None
+) -> Iterator[tuple[str, tuple[torch.Tensor, bool] | str]]:
+    """Yields (file, (probabilities (K,), whether it may be of a known class)) in order. Shows the progress.
+
+    For a file that can't be read it yields (file, reason).
 
     The bar is on stderr, and only if that is a terminal and stdout is not: there, the lines themselves are seen.
     """
@@ -71,21 +85,26 @@ def _answers(model: Predictor, files: Sequence[str], *, flips: bool) -> Iterator
     console = Console(stderr=True)
     with ProgressBar(console=console, transient=True, disable=not seen, redirect_stdout=False) as bar:
         task = bar.add_task("images", total=len(files))
-        for answers in model.answers(files, flips=flips):
-            found: dict[int, Any] = dict(zip(answers.rows, answers.probabilities, strict=True)) | answers.unread
+        for answers in model.answers(files, flips=flips, reject=reject):
+            pairs = zip(answers.probabilities, answers.known.tolist(), strict=True)
+            found: dict[int, Any] = dict(zip(answers.rows, pairs, strict=True)) | answers.unread
             yield from ((files[row], found[row]) for row in sorted(found))
             bar.advance(task, len(found))
 
 
-def _line(path: str, probabilities: torch.Tensor, names: Sequence[str], *, top: int, as_json: bool) -> str:
+def _line(path: str, probabilities: torch.Tensor, known: bool, names: Sequence[str], *, top: int, as_json: bool) -> str:
     """Returns the line of an image: its path, then the class and the percentage of each of the `top` best, by tabs.
 
-    probabilities: (K,). With as_json it is an object: path, class, probability, top (a list of such pairs).
+    probabilities: (K,). known: False puts UNKNOWN in the place of all that. With as_json it is an object: path, class,
+    probability, top (a list of such pairs); with known false, class is null, and top has what would have been answered.
     """
     order = sorted(range(len(names)), key=lambda k: -probabilities[k].item())[:top]  # of equal ones the first
     if as_json:
         best = [{"class": names[k], "probability": probabilities[k].item()} for k in order]
-        return json.dumps({"path": path, **best[0], "top": best})
+        answer = best[0] if known else {"class": None, "probability": None}
+        return json.dumps({"path": path, **answer, "known": known, "top": best})
+    if not known:
+        return printable_line([path, UNKNOWN])
     return printable_line([path, *(text for k in order for text in (names[k], f"{100 * probabilities[k]:.1f}%"))])
 
 

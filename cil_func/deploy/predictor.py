@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cil_func import tree
-from cil_func.deploy import inputs
+from cil_func import metrics, tree
+from cil_func.deploy import calibration, inputs
+from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.errors import CheckpointError, ConfigError, DataError
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
@@ -20,15 +21,28 @@ from cil_func.training.preprocess import DTYPES
 _IMAGES_A_READING = 1024  # about as many are read into memory at a time, whole batches of the forward pass
 
 
+class Group(NamedTuple):
+    """Consecutive images that were read together.
+
+    rows: the numbers of those that could be read, in order. pixels: uint8 (len(rows), H, W, 3).
+    unread: {number: reason} of the others.
+    """
+
+    rows: list[int]
+    pixels: torch.Tensor
+    unread: dict[int, str]
+
+
 class Answers(NamedTuple):
     """What `Predictor.answers` yields for a group of consecutive images.
 
-    rows: the numbers of the images that were read, in order. probabilities: (len(rows), K), float64.
-    unread: {number: reason} of the images that can't be used.
+    rows, unread: as in `Group`. probabilities: (len(rows), K), float64. known: (len(rows),) bool, False for an image
+    that is judged to be of no known class; all True where nothing is rejected.
     """
 
     rows: list[int]
     probabilities: torch.Tensor
+    known: torch.Tensor
     unread: dict[int, str]
 
 
@@ -37,12 +51,17 @@ class Predictor:
     """A finished model: `predictor(images)` returns the probabilities (B, K) of its classes.
 
     scorer: gives the scores that training's own evaluation gives. reader: prepares images as training did.
-    temperature: what scores are divided by before the softmax; fitted on images held out, or 1.
+    calibration: what the command calibrate has found; None: it was not used.
     """
 
     scorer: saved_model.Scorer
     reader: inputs.ImageReader
-    temperature: float = 1.0
+    calibration: Calibration | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What scores are divided by before the softmax; 1 without a calibration."""
+        return self.calibration.temperature if self.calibration else 1.0
 
     @property
     def saved(self) -> checkpoints.SavedModel:
@@ -94,28 +113,45 @@ class Predictor:
             raise DataError(*mistakes)
         return torch.cat(found)
 
-    def answers(self, images: Sequence[Any], *, flips: bool = False) -> Iterator[Answers]:
-        """Yields the Answers for consecutive groups of images. An image that can't be read is noted there.
-
-        images, flips: as in `__call__`, in which such an image is an error.
-        """
+    def groups(self, images: Sequence[Any]) -> Iterator[Group]:
+        """Yields about a thousand images at a time, prepared for the model. images: as `inputs.as_items` returns."""
         size = self.scorer.forward.batch_size
-        size *= max(1, _IMAGES_A_READING // size)
+        size *= max(1, _IMAGES_A_READING // size)  # whole batches
         for start in range(0, len(images), size):
             pixels, unread = self.reader.read(images[start : start + size])
             rows = [row for row in range(min(size, len(images) - start)) if row not in unread]
-            probabilities = self.of_pixels(pixels, flips=flips)
-            yield Answers(
-                [start + row for row in rows], probabilities, {start + row: why for row, why in unread.items()}
-            )
+            yield Group([start + row for row in rows], pixels, {start + row: why for row, why in unread.items()})
 
-    def of_pixels(self, pixels: torch.Tensor, *, flips: bool = False) -> torch.Tensor:
-        """Returns the probabilities (B, K) of pixels that are prepared already: uint8 (B, H, W, 3) of the model's size.
+    def answers(self, images: Sequence[Any], *, flips: bool = False, reject: Reject | None = None) -> Iterator[Answers]:
+        """Yields the Answers for consecutive groups of images. An image that can't be read is noted there.
 
-        flips: as in `__call__`.
+        images, flips: as in `__call__`, in which such an image is an error. reject: which images are unknown; None:
+        none. Raises ConfigError for `reject` if there is no calibration.
         """
-        found = self.probabilities(self.scorer.scores(pixels))
-        return (found + self.probabilities(self.scorer.scores(pixels.flip(2)))) / 2 if flips else found
+        for group in self.groups(images):
+            logits, features = self.scorer.outputs(group.pixels)
+            found = self.probabilities(self.scorer.judged(logits, features))
+            known = torch.ones(len(found), dtype=torch.bool)
+            if reject:
+                known = self.known(logits, features, reject)
+            if flips:
+                found = (found + self.of_pixels(group.pixels.flip(2))) / 2
+            yield Answers(group.rows, found, known, group.unread)
+
+    def known(self, logits: torch.Tensor, features: torch.Tensor, reject: Reject) -> torch.Tensor:
+        """Returns for each image whether it may be of a known class, (B,) bool, see `calibration.is_known`.
+
+        logits (B, K), features (B, D): from `apply` or `scorer.outputs`. Raises ConfigError without a calibration.
+        """
+        needed = calibration.required(self.calibration)
+        probabilities = self.probabilities(self.scorer.judged(logits, features))
+        strangeness = calibration.strangeness_of(logits, probabilities)
+        strangeness["distance"] = -metrics.nme_scores(features, needed.means)
+        return calibration.is_known(needed, strangeness, reject)
+
+    def of_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns the probabilities (B, K) of pixels that are prepared already. pixels: uint8 (B, H, W, 3)."""
+        return self.probabilities(self.scorer.scores(pixels))
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
         """Returns softmax(scores / temperature), float64: p_k = exp(s_k / T) / sum_j exp(s_j / T).
@@ -158,10 +194,11 @@ class Predictor:
         return self.network.outputs(params, features, self.classes).logits, features, {**state, **moved}
 
 
-def load(run: str | Path, *, device: str = "auto") -> Predictor:
+def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> Predictor:
     """Returns the Predictor of a finished run; `cil_func.load` is this.
 
     run: the run directory, or a copy of it. device: "auto" (a GPU if there is one), "cpu" or "cuda".
+    calibrated: whether the run's calibration is used, if there is one.
     On a GPU it makes float32 and cuDNN exact for the whole process, as training does.
     Raises ConfigError if `run` is no run directory or the device isn't there, CheckpointError if the run is not
     finished or the model's files are damaged.
@@ -178,7 +215,8 @@ def load(run: str | Path, *, device: str = "auto") -> Predictor:
         runners.exact_float32()
         runners.same_bits()
     scorer = saved_model.scorer(saved, device=place)
-    return Predictor(scorer, inputs.reader_of(saved.description["preprocessing"]))
+    found = calibration.load(directory, model_sha256=saved.description["sha256"]) if calibrated else None
+    return Predictor(scorer, inputs.reader_of(saved.description["preprocessing"]), found)
 
 
 def _refuse_unfinished(directory: Path) -> None:

@@ -74,7 +74,10 @@ class Scorer:
 
     def scores(self, pixels: torch.Tensor) -> torch.Tensor:
         """Returns the scores (N, K), on the CPU. pixels, errors: as in the function `scores`."""
-        logits, features = self.outputs(pixels)
+        return self.judged(*self.outputs(pixels))
+
+    def judged(self, logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Returns the scores (N, K) by the method's rule of prediction, of what `outputs` has returned."""
         return evaluation.scores(logits, features, means=self.saved.means, predict=self.saved.description["predict"])
 
 
