@@ -22,7 +22,7 @@ from cil_func.errors import CilError, ConfigError
 from cil_func.runs import checkpoints, files
 
 SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "hf": "-hf"}
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of --to onnx
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of --to onnx
 _CLOSE = 1e-4  # how far an exported probability may be from ours; float32 itself gives about 1e-6
 
 
@@ -80,21 +80,15 @@ def write_onnx(model: Predictor, run: Path, out: Path) -> None:
     A model of a run in bfloat16 computes in float32, since onnxruntime has no convolution in bfloat16.
     Raises ConfigError if a package is missing; DiskError and CilError as `write_pt2` does.
     """
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(f"--to onnx needs the packages {', '.join(missing)}; pip install {' '.join(missing)}")
-    import onnxruntime
-
     module = Portable(model, compute_dtype=torch.float32 if _in_bfloat16(model) else None)
-    with _quiet():
-        program = torch.onnx.export(exported(module), dynamo=True, input_names=["images"],
-                                    output_names=["probabilities"], verbose=False)  # fmt: skip
+    program = as_onnx(exported(module))
     program.model.metadata_props["model.json"] = _description(model)
     buffer = io.BytesIO()
     program.save(buffer)
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
-    run_session = lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])  # noqa: E731
-    difference = _checked(model, run_session, against=module)
+    difference = _checked(model, in_onnxruntime(buffer.getvalue()), against=module)
     files.write_bytes(out, buffer.getvalue())
     _tell(out, difference, " (computed in float32; the run's own bfloat16 rounds more)" if _in_bfloat16(model) else "")
 
@@ -131,6 +125,24 @@ def exported(module: Portable) -> torch.export.ExportedProgram:
         return torch.export.export(
             module, (module.example(2),), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
         )
+
+
+def as_onnx(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    """Returns the program in ONNX, with the input "images" and the output "probabilities"."""
+    with _quiet():
+        found = torch.onnx.export(
+            program, dynamo=True, input_names=["images"], output_names=["probabilities"], verbose=False
+        )
+    assert found, "torch.onnx.export returns the program if it is given no file"
+    return found
+
+
+def in_onnxruntime(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns the function images uint8 (B, H, W, 3) -> probabilities (B, K) that an ONNX file holds, on a CPU."""
+    import onnxruntime  # late: it is optional
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 @contextmanager

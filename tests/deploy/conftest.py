@@ -31,13 +31,22 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", params=["wa", "icarl"])
-def trained(request, photos, tmp_path_factory):
-    """A run that predicts by logits, and one that predicts by class means."""
+@pytest.fixture(scope="session")
+def runs(photos, tmp_path_factory):
+    """{method: finished run}: "wa" predicts by logits, "icarl" by class means."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.shallow(patch)
         patch.setattr(report_files, "write_report", lambda directory, warn: [])
-        return train(photos, tmp_path_factory.mktemp(request.param), f"method.name={request.param}")
+        return {
+            method: train(photos, tmp_path_factory.mktemp(method), f"method.name={method}")
+            for method in ("wa", "icarl")
+        }
+
+
+@pytest.fixture(params=["wa", "icarl"])
+def trained(request, runs):
+    """A finished run, first one and then the other."""
+    return runs[request.param]
 
 
 def train(photos, directory, *more):

@@ -104,9 +104,16 @@ def test_predict_answers_unknown(trained, calibrated, capsys):
     limit = np.quantile(predictor.calibration.strangeness["energy"], 0.5)
     assert [each["known"] for each in found] == (energies.numpy() <= limit).tolist()
     assert {each["class"] is None for each in found if not each["known"]} == {True}
-    assert main(["predict", str(copy), str(folder), "--reject", "0.5"]) == 0
+    assert main(["predict", str(copy), str(folder), "--reject", "0.1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20 and any(line.endswith("\tunknown") for line in lines)
+    features = predictor.scorer.outputs(predictor.reader.read(files)[0])[1].double().numpy()
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    squares = ((units[:, None] - predictor.calibration.means.numpy()[None]) ** 2).sum(2)
+    own, labels = (
+        part.numpy() for part in (predictor.calibration.strangeness["distance"], predictor.calibration.labels)
+    )
+    limits = np.array([np.quantile(own[labels == k], 0.1) for k in range(4)])
+    assert [line.endswith("\tunknown") for line in lines] == (squares > limits).all(1).tolist()
 
 
 def test_mistakes_are_one_line(trained, calibrated, capsys, tmp_path):

@@ -1,8 +1,10 @@
 """Exported models answer as ours does, in a process where this package can't be imported."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,46 +14,65 @@ import cil_func
 from cil_func.__main__ import main
 from cil_func.deploy import export, portable
 
+WITH_ONNX = all(map(export.find_spec, export.PACKAGES))
 ALONE = """
 import importlib.util, sys
 assert importlib.util.find_spec("cil_func") is None
 import numpy as np, torch
-folder, pixels = sys.argv[1], np.load(sys.argv[2])
-found = {name: torch.export.load(f"{folder}/{name}").module()(torch.from_numpy(pixels)).numpy()
-         for name in ("copy.pt2", "card/model.pt2")}
+folder, pixels = sys.argv[1], np.load(sys.argv[1] + "/pixels.npy")
+found = {"wa": torch.export.load(f"{folder}/card/model.pt2").module()(torch.from_numpy(pixels)).numpy()}
 if importlib.util.find_spec("onnxruntime"):
     import onnxruntime
     session = onnxruntime.InferenceSession(f"{folder}/copy.onnx")
-    found["copy.onnx"] = session.run(["probabilities"], {"images": pixels})[0]
+    found["icarl"] = session.run(["probabilities"], {"images": pixels})[0]
 np.savez(f"{folder}/found.npz", **found)
 assert not any(name.startswith("cil_func") for name in sys.modules)
 """
 
 
-def test_exported_models_answer_alone(trained, tmp_path, capsys, monkeypatch):
+@pytest.fixture(scope="module")
+def folder(runs, tmp_path_factory):
+    """What the command has written: card/ of one run, copy.onnx of the other if it can be made here."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["export", str(runs["wa"].directory), "--to", "hf", "--out", "card"]) == 0  # has a model.pt2
+        assert main(["export", str(runs["icarl"].copy), "--to", "onnx"]) == (0 if WITH_ONNX else 2)
+    return folder
+
+
+def test_exported_models_answer_alone(runs, folder):
     """A batch of 7: the files are made from an example of 2."""
-    monkeypatch.chdir(tmp_path)
-    assert main(["export", str(trained.copy)]) == 0  # into ./copy.pt2
-    assert main(["export", str(trained.directory), "--to", "hf", "--out", "card"]) == 0
-    with_onnx = all(map(export.find_spec, export._PACKAGES))
-    assert main(["export", str(trained.copy), "--to", "onnx"]) == (0 if with_onnx else 2)
-    capsys.readouterr()
-    pixels = trained.setup.experiment.test_images.pixels[:7]
-    np.save(tmp_path / "pixels.npy", pixels.numpy())
-    command = [sys.executable, "-I", "-c", ALONE, str(tmp_path), str(tmp_path / "pixels.npy")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    pixels = runs["wa"].setup.experiment.test_images.pixels[:7]
+    np.save(folder / "pixels.npy", pixels.numpy())
+    command = [sys.executable, "-I", "-c", ALONE, str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    predictor, found = cil_func.load(trained.copy), np.load(tmp_path / "found.npz")
-    expected = predictor(pixels).numpy()
-    assert len(found) == 2 + with_onnx
+    found = np.load(folder / "found.npz")
+    assert len(found) == 1 + WITH_ONNX
     for name in found:
+        expected = cil_func.load(runs[name].copy)(pixels).numpy()
         assert found[name].dtype == np.float32 and abs(found[name] - expected).max() < 1e-5, name
-    check_card(trained, tmp_path / "card", predictor)
 
 
-def check_card(trained, folder, predictor):
-    """The folder of the hub's layout can be read by `load`; its files name the classes and the results."""
-    again = cil_func.load(folder)
+def test_the_server_of_the_readme_answers(runs, folder, monkeypatch):
+    pytest.importorskip("flask")
+    monkeypatch.chdir(folder / "card")
+    text = (Path(export.__file__).parent / "README.md").read_text(encoding="utf-8")
+    names: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1], names)
+    photo = next((runs["wa"].images / "test").glob("*/*.png"))
+    answer = names["app"].test_client().post("/", data={"image": photo.open("rb")}).get_json()
+    predictor = cil_func.load(runs["wa"].copy)
+    row = predictor([photo])[0]
+    assert answer["class"] == predictor.class_names[row.argmax()]
+    assert abs(answer["probability"] - row.max().item()) < 1e-5
+
+
+def test_the_folder_of_the_hub_can_be_loaded(runs, folder):
+    """Its files name the classes and the results."""
+    trained, folder = runs["wa"], folder / "card"
+    again, predictor = cil_func.load(folder), cil_func.load(trained.copy)
     pixels = trained.setup.experiment.test_images.pixels
     assert torch.equal(again(pixels), predictor(pixels))
     config = json.loads((folder / "config.json").read_text())
