@@ -214,9 +214,12 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
     if place == "cuda":
         runners.exact_float32()
         runners.same_bits()
-    scorer = saved_model.scorer(saved, device=place)
     found = calibration.load(directory, model_sha256=saved.description["sha256"]) if calibrated else None
-    return Predictor(scorer, inputs.reader_of(saved.description["preprocessing"]), found)
+    try:
+        reader = inputs.reader_of(saved.description["preprocessing"])
+        return Predictor(saved_model.scorer(saved, device=place), reader, found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory}: model.json is damaged ({error}); put it back from a copy") from error
 
 
 def _refuse_unfinished(directory: Path) -> None:

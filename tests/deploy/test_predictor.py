@@ -1,5 +1,6 @@
 """`cil_func.load`: its answers are those that training measured, for files, Pillow images and arrays alike."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,12 @@ def test_what_is_no_finished_run_is_refused(trained, tmp_path):
     (broken / "model.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
         cil_func.load(broken)
+    incomplete = shutil.copytree(trained.copy, tmp_path / "incomplete")
+    description = json.loads((incomplete / "model.json").read_text())
+    del description["preprocessing"]["mean"]
+    (incomplete / "model.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"model.json is damaged \('mean'\)"):
+        cil_func.load(incomplete)
 
 
 def test_a_formula_is_imported_without_torch():
