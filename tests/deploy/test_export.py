@@ -59,7 +59,7 @@ def test_the_server_of_the_readme_answers(runs, folder, monkeypatch):
     pytest.importorskip("flask")
     monkeypatch.chdir(folder / "card")
     text = (Path(export.__file__).parent / "README.md").read_text(encoding="utf-8")
-    names: dict = {}
+    names = {"__name__": "server"}
     exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1], names)
     photo = next((runs["wa"].images / "test").glob("*/*.png"))
     answer = names["app"].test_client().post("/", data={"image": photo.open("rb")}).get_json()
@@ -116,7 +116,7 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, monkeypatch, words, st
     assert out == "" and err.startswith(f"export: {message}") and err.count("\n") == 1
 
 
-def test_other_answers_are_not_written(trained, tmp_path, capsys, monkeypatch):
+def test_other_answers_are_not_written(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "_CLOSE", 0.0)
-    assert main(["export", str(trained.copy), "--out", str(tmp_path / "model.pt2")]) == 1
+    assert main(["export", str(runs["wa"].copy), "--out", str(tmp_path / "model.pt2")]) == 1
     assert "nothing is written" in capsys.readouterr().err and not (tmp_path / "model.pt2").exists()
