@@ -74,6 +74,8 @@ def run(
         clock = time.perf_counter()
         row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
         row |= measure(learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
+        is_last = phase.index == len(experiment.scenario.phases) - 1
+        by_class = evaluation.by_class(row.pop("confusion"), pairs=is_last)  # too many numbers for results.json
         row["memory_size"] = memory.size(progress.exemplars)
         seconds = {"train": progress.stage.seconds, "select": progress.select_seconds or 0.0}
         row["seconds"] = seconds | {"evaluate": time.perf_counter() - clock}
@@ -81,7 +83,7 @@ def run(
         _agree(experiment, phase, learned, progress, extra)
         progress = Progress(phase.index + 1, learned, progress.exemplars, (*progress.rows, row), extra=extra)
         save(results_of(progress))
-        emit({"event": "phase_end", **row, "norms": _norms(trained, finished)})
+        emit({"event": "phase_end", **row, "norms": _norms(trained, finished), **by_class})
         hook.at_border(_returning(progress), True)
     return progress, results_of(progress)
 
@@ -154,8 +156,9 @@ def evaluate(
     before: Model | None = None,
     by: Literal["logits", "nme"] | None = None,
 ) -> dict:
-    """Returns `evaluation.phase_row` of a model on the test images of all classes seen.
+    """Returns `evaluation.phase_row` of a model on the test images of all classes seen, and "confusion", their counts.
 
+    The counts are those of `metrics.confusion`.
     learned: the model. exemplars: from which class means are taken; {}: there are none.
     before: the model before aligning; None where nothing was aligned. by: how it predicts; None: as the method does.
     """
@@ -166,15 +169,15 @@ def evaluate(
         params = tree.cast({name: part for name, part in model.params.items() if name in HEAD}, device="cpu")
         return experiment.network.outputs(params, features, experiment.classes(phase)).logits
 
-    return evaluation.phase_row(
-        logits_of(learned),
-        features,
-        experiment.scenario.test_labels[tested],
-        experiment.sizes(phase),
-        logits_before_align=None if before is None else logits_of(before),
-        means=class_means(experiment, phase, learned, exemplars),
-        predict=by or experiment.method.predict,
+    labels, sizes = experiment.scenario.test_labels[tested], experiment.sizes(phase)
+    logits, predict = logits_of(learned), by or experiment.method.predict
+    means = class_means(experiment, phase, learned, exemplars)
+    before_align = None if before is None else logits_of(before)
+    row = evaluation.phase_row(
+        logits, features, labels, sizes, logits_before_align=before_align, means=means, predict=predict
     )
+    predictions = evaluation.scores(logits, features, means=means, predict=predict).argmax(dim=1)      # (N,)
+    return row | {"confusion": metrics.confusion(predictions, labels, sum(sizes))}
 
 
 def class_means(experiment: Experiment, phase: Phase, learned: Model, exemplars: Memory) -> torch.Tensor | None:

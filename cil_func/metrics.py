@@ -158,6 +158,22 @@ def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases
     return row
 
 
+def confusion(predictions: torch.Tensor, targets: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Returns how often each class was named for the images of each class: (K, K) int64, entry [target, prediction].
+
+    predictions, targets: (N,) class indices below num_classes. num_classes: K.
+    Raises ValueError for shapes that differ or an index outside [0, K).
+    """
+    if predictions.ndim != 1 or predictions.shape != targets.shape:
+        raise ValueError(
+            f"confusion: predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)}; give (N,) and (N,)"
+        )
+    _check_range("confusion", "predictions", predictions, num_classes)
+    _check_range("confusion", "targets", targets, num_classes)
+    pairs = targets.long() * num_classes + predictions.long()  # (N,)
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
 def new_share(predictions: torch.Tensor, num_old: int) -> float:
     """Returns the fraction, 0 to 1, of predictions that name a class of the newest phase.
 

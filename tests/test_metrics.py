@@ -178,6 +178,20 @@ def test_invalid_arguments_are_refused(call, message):
         call()
 
 
+def test_confusion_is_scikit_learns_and_refuses_what_fits_not():
+    from sklearn.metrics import confusion_matrix
+
+    generator = torch.Generator().manual_seed(0)
+    predictions, targets = torch.randint(5, (2, 200), generator=generator)
+    predictions[predictions == 3] = 4  # a class that is never named
+    counts = metrics.confusion(predictions, targets, 6)  # and one without an image
+    assert counts.tolist() == confusion_matrix(targets, predictions, labels=range(6)).tolist()
+    with pytest.raises(ValueError, match=r"confusion: predictions \(3,\)"):
+        metrics.confusion(predictions[:3], targets, 6)
+    with pytest.raises(ValueError, match="confusion"):
+        metrics.confusion(predictions, targets, 4)
+
+
 def test_balanced_accuracy_is_scikit_learns():
     from sklearn.metrics import balanced_accuracy_score
 

@@ -72,6 +72,22 @@ def phase_row(
     }
 
 
+def by_class(confusion: torch.Tensor, *, pairs: bool) -> dict:
+    """Returns what the event "phase_end" says about single classes, in the order in which they came.
+
+    confusion: see `metrics.confusion`. Keys: class_top1, the accuracy of each class in percent, None for a class
+    without a test image; and with `pairs` confusion, the counts above 0 as [target, prediction, count]: few numbers,
+    since a class is confused with few others.
+    """
+    images, right = confusion.sum(dim=1).tolist(), confusion.diagonal().tolist()
+    top1 = [round(100 * hits / count, 2) if count else None for hits, count in zip(right, images, strict=True)]
+    if not pairs:
+        return {"class_top1": top1}
+    where = confusion.nonzero()                                                    # (P, 2)
+    counts = confusion[where[:, 0], where[:, 1]]
+    return {"class_top1": top1, "confusion": torch.cat([where, counts[:, None]], dim=1).tolist()}
+
+
 def summary(rows: list[dict]) -> dict:
     """Returns the part of results.json that sums up the phases so far, in percent.
 

@@ -105,6 +105,18 @@ def test_the_directory_holds_a_finished_run(runs):
     assert norms["before_align"][:8] == norms["after_align"][:8]
 
 
+def test_the_events_know_each_class_and_the_last_one_what_it_was_taken_for(runs):
+    directory, results = runs["wa"]
+    events = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    ends = [event for event in events if event["event"] == "phase_end"]
+    assert [len(end["class_top1"]) for end in ends] == [4, 8, 10]
+    assert ["confusion" in end for end in ends] == [False, False, True]
+    right = sum(count for target, named, count in ends[-1]["confusion"] if target == named)
+    images = sum(count for _, _, count in ends[-1]["confusion"])
+    assert 100 * right / images == pytest.approx(results["last_accuracy"])
+    assert "confusion" not in results["phases"][-1]
+
+
 def len_new(phase: int) -> int:
     """Training images of the classes of a phase, counted from the data set itself."""
     order = np.random.RandomState(1993).permutation(10)

@@ -62,6 +62,12 @@ def test_a_method_that_predicts_by_class_means_needs_them():
         evaluation.phase_row(FEATURES, FEATURES, LABELS, [2, 1], predict="nme")
 
 
+def test_classes_one_by_one():
+    confusion = torch.tensor([[2, 1, 0], [0, 3, 0], [0, 0, 0]])  # class 2 has no test image
+    assert evaluation.by_class(confusion, pairs=False) == {"class_top1": [66.67, 100.0, None]}
+    assert evaluation.by_class(confusion, pairs=True)["confusion"] == [[0, 0, 2], [0, 1, 1], [1, 1, 3]]
+
+
 def test_summary_adds_up():
     rows = [{"top1": 90.0, "per_phase_top1": [90.0]}, {"top1": 60.0, "per_phase_top1": [50.0, 70.0]}]
     assert evaluation.summary(rows) == {
