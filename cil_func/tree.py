@@ -145,6 +145,16 @@ def merge(first: Tree, second: Tree) -> Tree:
     return merged
 
 
+def embed(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
+    """Returns a copy of `large` in which the entries that `small` has too, from the first of each axis on, are small's.
+
+    large: a tensor with as many axes as `small`, each at least as long.
+    """
+    copy = large.clone()
+    copy[tuple(slice(size) for size in small.shape)] = small
+    return copy
+
+
 # Lists of leaves, by torch._foreach_*, as torch.optim does it: a few kernels on a GPU instead of several a leaf.
 
 

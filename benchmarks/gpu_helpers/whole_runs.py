@@ -13,7 +13,7 @@ import torch
 from benchmarks import measure, run
 from cil_func import config as configuration
 from cil_func import experiment
-from cil_func.runs import planning, setup
+from cil_func.runs import counting, setup
 
 
 class Budget:
@@ -173,7 +173,7 @@ def first_phase_seconds(ready: setup.Setup, figures: dict[str, float]) -> float:
     if rate is None:
         return 0.0
     compilation = figures.get(f"seconds_first_compiled_{recipe.batch_size}", 0.0)
-    return compilation + recipe.epochs * planning.train_images(ready.experiment)[0] / rate
+    return compilation + recipe.epochs * counting.train_images(ready.experiment)[0] / rate
 
 
 def figures_of(

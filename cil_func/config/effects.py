@@ -195,6 +195,7 @@ TABLE: dict[str, Use] = {
     "run.compile": _ALWAYS,
     "run.threads": _ALWAYS,
     "run.timeout_seconds": Use(lambda config, processes: processes != 1, _by("one process")),
+    "run.extends": _ALWAYS,
     "data.name": _ALWAYS,
     "data.options": _ALWAYS,  # refused for the built-in data sets, see combinations.py
     "data.path": _ALWAYS,  # refused for digits
@@ -229,6 +230,7 @@ TABLE: dict[str, Use] = {
     "memory.fixed_per_class": _used_by(WITH_MEMORY),
     "memory.selection": _EXEMPLARS,
     "memory.mirror_means": _EXEMPLARS,
+    "memory.keep": _EXEMPLARS,
     "method.name": _ALWAYS,
     "method.options": _ALWAYS,  # what the method's function doesn't take is refused
     "method.temperature": _KD,

@@ -28,8 +28,8 @@ _MAX_BYTES = 1 << 20  # a larger file is no configuration: someone named a model
 _HINTS = messages.hints_of(Config)
 # Keys that came after the first runs. `fingerprint` leaves them out where they have their default.
 ADDED = (
-    "data.options", "model.options", "memory.mirror_means", "method.options", "optim.name", "optim.options",
-    "optim.accumulate",
+    "data.options", "model.options", "memory.mirror_means", "memory.keep", "method.options", "optim.name",
+    "optim.options", "optim.accumulate", "run.extends",
 )  # fmt: skip
 
 

@@ -41,6 +41,9 @@ class Run(Table):
     "CPU threads of each process. 0: torch's own choice."
     timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0
     "Seconds for which a process may keep the others waiting without progress, before the run ends."
+    extends: values.Folder = ""
+    """Directory of a finished run whose model, exemplars and classes this run starts from; data.* is about the new
+    classes alone. `train.py --extend RUN` sets it."""
 
 
 class Data(Table):
@@ -66,7 +69,7 @@ class Data(Table):
     increment: Literal["auto"] | values.Positive | values.Sizes = 10
     """Number of classes in each later phase, of which the last may have fewer. A list: the sizes of the later phases
     one by one; with initial_increment they have to add up to all classes. auto: a fifth of the classes, and at least
-    two in the first phase."""
+    two in the first phase; with run.extends all new classes."""
     class_order: values.ClassOrder = "canonical"
     """Order in which classes come. canonical: numpy's RandomState(1993).permutation, the field's order. shuffled: drawn
     by order_seed. sorted: as they are numbered. A list: class indices or names."""
@@ -124,6 +127,8 @@ class Memory(Table):
     number of them (iCaRL). closest: those nearest to the class's mean feature."""
     mirror_means: bool = False
     "Whether class means, for the nearest class mean, count each exemplar's mirror image too, as the original iCaRL."
+    keep: bool = True
+    "Whether a finished run keeps its exemplars as image files, from which new classes can be added later."
 
 
 class Method(Table):

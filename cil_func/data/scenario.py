@@ -101,16 +101,20 @@ def build(
     *,
     initial_increment: int,
     increment: Increment,
+    known: int = 0,
 ) -> Scenario:
     """Returns the scenario that cuts the classes, in `order`, into phases.
 
     train_targets, test_targets: int (N,), original class indices. order: of the classes, from `class_order`.
     initial_increment, increment: see `increments`.
-    Raises DataError for increments that don't fit, and for a class without training or test images.
+    known: how many classes of `order`, the first ones, were learned before: they may have no training images.
+    Raises DataError for increments that don't fit, and for another class without training or test images.
     """
     sizes = increments(len(order), initial_increment=initial_increment, increment=increment)
     for split, targets in (("training", train_targets), ("test", test_targets)):
         found = np.unique(targets)
+        if split == "training":
+            found = np.union1d(found, np.asarray(order[:known], dtype=found.dtype))
         if not np.array_equal(found, np.arange(len(order))):
             odd = sorted(set(found.tolist()) ^ set(range(len(order))))
             raise DataError(f"{split} images don't cover the {len(order)} classes: see class {odd[0]}")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ class Dataset(NamedTuple):
     skipped: the files that were left out, by `on_error = "skip"`, like "train/cat/3.png: the file is empty"; paths are
     relative to the data set's. warnings: what a person should know about the files, one line each.
     stamp: a text that differs if the files have changed, see `listing.stamp`; "" for a data set without image files.
+    train_files: the file of each training image, relative to the data set's folder; () without image files.
+    tested_on: for a run that extends another one, on which images its old classes are tested; "" for others.
     """
 
     train_images: np.ndarray
@@ -41,6 +44,8 @@ class Dataset(NamedTuple):
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     stamp: str = ""
+    train_files: tuple[str, ...] = ()
+    tested_on: str = ""
 
 
 def stamp(name: str, path: str) -> str:
@@ -140,6 +145,7 @@ def _load_files(
     skipped: list[str] = []
     warnings: list[str] = []
     stamps: list[str] = []
+    kept: list[str] = []
     arrays = folders.read(
         path,
         image_size=image_size,
@@ -149,11 +155,13 @@ def _load_files(
         warn=warnings.append,
         check=check,
         listed=lambda found: stamps.append(listing.stamp(found)),
+        kept=kept.extend,
         memory=memory,
     )
     train_images, train_targets, _, _, class_names = arrays
     warnings += variation.constant_class_warnings(train_images, train_targets, class_names)
-    return Dataset(*arrays, tuple(skipped), tuple(map(printable, warnings)), stamps[0])
+    inside = tuple(Path(os.path.relpath(file, path)).as_posix() for file in kept)
+    return Dataset(*arrays, tuple(skipped), tuple(map(printable, warnings)), stamps[0], inside)
 
 
 def _check_count(path: str, name: str) -> None:

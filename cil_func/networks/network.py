@@ -117,6 +117,17 @@ class Network:
             return rows
         return {**rows, "weight": F.pad(rows["weight"], (0, self.feature_dim - rows["weight"].shape[1]))}
 
+    def adopt(self, model: Model) -> Model:
+        """Returns the finished model of a shorter run, of fewer classes or phases, in the shapes of this network.
+
+        What belongs to classes and phases to come is as in a new network.
+        """
+        params = {**model.params, "classifier": self._widened(model.params["classifier"])}
+        if "head" in params:
+            fresh = self.head.shared(0, self.backbone.feature_dim(), self.num_classes, self.num_phases)
+            params["head"] = tree.map(lambda old, new: tree.embed(old, new.to(old)), params["head"], fresh)
+        return Model(params, model.state)
+
     def pad(self, params: Tree) -> Tree:
         """Returns params with the classifier's rows padded with zeros to the run's C classes, as a step trains it."""
 

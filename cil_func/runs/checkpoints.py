@@ -99,12 +99,14 @@ class SavedModel(NamedTuple):
     params, state: nested dicts of tensors, as `model.apply` takes them: the weights, and batch norm's statistics.
     means: the class means (K, D) if the method predicts by the nearest mean; None if it predicts by logits.
     description: the content of model.json: class names, preprocessing and more, see `saved_model`.
+    extra: what the method remembers besides, for a later phase (`methods.extra`); {}: nothing.
     """
 
     params: tree.Tree
     state: tree.Tree
     means: torch.Tensor | None
     description: dict[str, Any]
+    extra: tree.Tree = {}  # noqa: RUF012 (trees are never changed)
 
 
 def save_model(directory: Path, saved: SavedModel) -> None:
@@ -114,7 +116,8 @@ def save_model(directory: Path, saved: SavedModel) -> None:
     Tensors are named by their paths: `params.backbone.resnet32.stem.conv.weight`, `state.backbone...`, `means`.
     """
     means = {} if saved.means is None else {"means": saved.means}
-    model = tree.cast({"params": saved.params, "state": saved.state, **means}, device="cpu")
+    extra = {"extra": saved.extra} if saved.extra else {}
+    model = tree.cast({"params": saved.params, "state": saved.state, **means, **extra}, device="cpu")
     files.write_chunks(directory / "model.safetensors", packing.chunks(model))
     header = {"format": MODEL_FORMAT, "sha256": packing.describe_part(model, number=0).sha256}
     files.write_json(directory / "model.json", header | saved.description)
@@ -133,7 +136,7 @@ def load_model(directory: Path) -> SavedModel:
         if packing.sha256(data) != description["sha256"]:
             raise CheckpointError("model.safetensors is damaged, or of another model: model.json has another SHA-256")
         trees = packing.tree_from_bytes(data)
-        return SavedModel(trees["params"], trees["state"], trees.get("means"), description)
+        return SavedModel(trees["params"], trees["state"], trees.get("means"), description, trees.get("extra", {}))
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}; train it again, or put its files back from a copy") from error
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:

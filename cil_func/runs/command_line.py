@@ -15,6 +15,7 @@ from cil_func import config as configuration
 from cil_func.config import effects, explain
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
+from cil_func.runs import extension_config
 
 INTERRUPTED = 130
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.explain is not None:
             print(explain.explain(options.explain))
             return 0
-        config = configuration.load(options.config, options.set)
+        config = _configuration(options)
         if options.print_config:
             _warn(effects.without_effect(config, configuration.set_keys(options.set)))
             print(configuration.to_toml(config), end="")
@@ -56,6 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _configuration(options: argparse.Namespace) -> configuration.Config:
+    """Returns the configuration that the flags ask for: that of --config, or of the run that --extend names."""
+    if options.extend is None:
+        return configuration.load(options.config or "digits.toml", options.set)
+    if options.config is not None:
+        raise ConfigError("--config with --extend: the configuration is that of the run; change single values by --set")
+    return extension_config.of_run(options.extend, options.set)
+
+
 def _warn(message: str) -> None:
     """Prints a warning as one line on stderr, for stdout may be read by a program; "" prints nothing."""
     if message:
@@ -70,11 +80,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="train.py", description="Class-incremental learning with WA and its relatives.", allow_abbrev=False
     )
-    parser.add_argument("--config", default="digits.toml", metavar="NAME", help="a path, else a preset's name")
+    parser.add_argument("--config", metavar="NAME", help="a path, else a preset's name; default digits.toml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides one value; repeatable"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default runs/<config name>")
+    parser.add_argument(
+        "--extend", type=Path, metavar="RUN", help="add the classes in --set data.path=FOLDER to a finished run"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the configuration as TOML and exit")
     parser.add_argument(
         "--explain", nargs="?", const="", metavar="KEY", help="say what a key means, takes and does; alone: list all"
@@ -97,11 +110,15 @@ def positive(text: str) -> int:
 def default_directory(options: argparse.Namespace, config: configuration.Config) -> Path:
     """Returns runs/<config name>, with a short hash of the configuration behind it when --set changed something.
 
+    With --extend it is runs/<name of the run>-extended-<hash>.
+
     options: the flags, from `parse`. config: the configuration with --set applied.
     """
-    name = configuration.name_of(options.config)
+    if options.extend is not None:
+        return Path("runs") / f"{options.extend.resolve().name}-extended-{configuration.fingerprint(config)}"
+    name = configuration.name_of(options.config or "digits.toml")
     try:
-        changed = config != configuration.load(options.config)
+        changed = config != configuration.load(options.config or "digits.toml")
     except ConfigError:  # the file alone is not complete: folder.toml wants a path
         changed = True
     return Path("runs") / (f"{name}-{configuration.fingerprint(config)}" if changed else name)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def make_directory(path: str | Path) -> None:
 
 
 def remove_temporary_files(*folders: str | Path) -> None:
-    """Deletes the temporary files that killed processes left in these folders, not in folders below them.
+    """Deletes the temporary files and folders that killed processes left in these folders, not in folders below them.
 
     Call it only while this process has the run directory's lock (`lock.lock_directory`), so that no other process is
     writing there. A folder that is missing and a file that can't be deleted are ignored: neither does harm.
@@ -143,7 +144,7 @@ def remove_temporary_files(*folders: str | Path) -> None:
             for path in folder.iterdir():
                 if _TEMPORARY.fullmatch(path.name):
                     with contextlib.suppress(OSError):
-                        path.unlink()
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -12,20 +12,25 @@ from cil_func.config import Config, names
 from cil_func.data import own, scenario, sources
 from cil_func.data.reading import sharing
 from cil_func.data.reading.decoding import OWN_MEMORY, ImageMemory
-from cil_func.errors import DataError, Mistakes
+from cil_func.errors import CilError, DataError, Mistakes
 from cil_func.methods.base import Method
 from cil_func.parallel.processes import Processes
+from cil_func.runs import extended_data, parent
 from cil_func.runs.method_of import method_of
+from cil_func.runs.parent import Parent
 
 
-def load(config: Config, method: Method, processes: Processes) -> tuple[sources.Dataset, str]:
+def load(
+    config: Config, method: Method, processes: Processes, extended: Parent | None = None
+) -> tuple[sources.Dataset, str]:
     """Reads the data set of [data]. Returns (the data set, its fingerprint), the same on all processes.
 
     method: whose demands on the phases and the memory are checked. processes: those of the run, all of which call this.
+    extended: the run that this one extends, whose classes and images are put in front.
     fingerprint: a SHA-256 in hexadecimal of all pixels, labels, class names and skipped files.
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
-    data = _load_together(partial(_load, config, method), processes)
+    data = _load_together(partial(_load, config, method, extended), processes)
     found = _fingerprint(data)
     processes.check_equal({"the images": found}, when="after reading them")
     return data, found
@@ -36,33 +41,48 @@ def fingerprint_of(config: Config) -> str:
 
     Raises DataError as `load` does.
     """
-    return _fingerprint(_load(config, method_of(config)))
+    return _fingerprint(_load(config, method_of(config), parent.read(config)))
 
 
 def with_increments(config: Config, num_classes: int) -> Config:
     """Returns the configuration with data.increment = "auto" replaced by what it means for this number of classes.
 
-    With "auto", data.initial_increment may change too, see `scenario.automatic`. A number or a list stays.
+    With "auto", data.initial_increment may change too, see `scenario.automatic`. A number or a list stays. For a run
+    that extends another one num_classes counts the new classes, and "auto" means one phase.
     """
     settings = config.data
+    if config.run.extends and settings.increment == "auto":
+        settings = settings.model_copy(update={"increment": num_classes})
     initial, increment = scenario.automatic(num_classes, settings.initial_increment, settings.increment)
     own = settings.model_copy(update={"initial_increment": initial, "increment": increment})
     return config.model_copy(update={"data": own})
 
 
-def phases(config: Config, data: sources.Dataset) -> scenario.Scenario:
+def phases(config: Config, data: sources.Dataset, extended: Parent | None = None) -> scenario.Scenario:
     """Returns the phases of a run: which classes come in each, and which rows of the images are theirs.
 
-    config: its increments resolved by `with_increments`; they and data.class_order have to fit the classes of `data`.
-    Raises DataError if they don't.
+    config: its increments resolved by `with_increments`; they and data.class_order have to fit the classes of `data`,
+    the new ones if the run extends another one, `extended`, whose phases come first. Raises DataError if they don't.
     """
+    known = len(extended.class_names) if extended else 0
+    order = _order(config, data.class_names[known:])
     return scenario.build(
         data.train_targets,
         data.test_targets,
-        _order(config, data.class_names),
-        initial_increment=config.data.initial_increment,
-        increment=config.data.increment,
+        [*range(known), *(known + index for index in order)],
+        initial_increment=0 if extended else config.data.initial_increment,
+        increment=_sizes(config, len(order), extended) if extended else config.data.increment,
+        known=known,
     )
+
+
+def _sizes(config: Config, num_classes: int, extended: Parent | None) -> list[int]:
+    """Returns how many classes each phase brings, those of the extended run first. num_classes: of the data set."""
+    settings = with_increments(config, num_classes).data
+    sizes = scenario.increments(
+        num_classes, initial_increment=settings.initial_increment, increment=settings.increment
+    )
+    return [*(extended.sizes if extended else []), *sizes]
 
 
 def _fingerprint(data: sources.Dataset) -> str:
@@ -101,14 +121,36 @@ def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -
     return data
 
 
-def _load(config: Config, method: Method, memory: ImageMemory = OWN_MEMORY) -> sources.Dataset:
+def _load(
+    config: Config, method: Method, extended: Parent | None, memory: ImageMemory = OWN_MEMORY
+) -> sources.Dataset:
     """Reads the images that the configuration names into `memory`, in this process.
 
+    extended: the run that this one extends, whose exemplars and test images are joined to the new images.
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
+    if extended is None:
+        return _load_own(config, method, None, memory)
+    extended_data.refuse_method(method, extended)
+    new = _load_own(config, method, extended, memory)
+    tests = extended_data.old_tests(extended, _data_of(extended, method))
+    return extended_data.join(extended, new, tests, uses_memory=method.uses_memory)
+
+
+def _data_of(run: Parent, method: Method) -> sources.Dataset | None:
+    """Returns the data set of a finished run; None if it can't be read any more or isn't what it was."""
+    try:
+        data = _load(run.config, method, parent.read(run.config))
+    except CilError:
+        return None
+    return data if _fingerprint(data) == run.results.get("data_fingerprint") else None
+
+
+def _load_own(config: Config, method: Method, extended: Parent | None, memory: ImageMemory) -> sources.Dataset:
+    """Reads the images of data.path alone, see `_load`."""
     settings = config.data
     if names.is_own(settings.name):
-        return _own(config, method)
+        return _own(config, method, extended)
     return sources.load(
         settings.name,
         path=settings.path,
@@ -116,12 +158,12 @@ def _load(config: Config, method: Method, memory: ImageMemory = OWN_MEMORY) -> s
         on_error=settings.on_error,
         exif_orientation=settings.exif_orientation,
         background=settings.background,
-        check=lambda class_names: _check_classes(config, method, class_names),
+        check=lambda class_names: _check_classes(config, method, class_names, extended),
         memory=memory,
     )
 
 
-def _own(config: Config, method: Method) -> sources.Dataset:
+def _own(config: Config, method: Method, extended: Parent | None) -> sources.Dataset:
     """Returns the data set that the user's own function returns, checked.
 
     The function is called with data.path and data.image_size, each if it has a parameter of that name. Raises DataError
@@ -132,7 +174,7 @@ def _own(config: Config, method: Method) -> sources.Dataset:
         settings.name, settings.options, key="data.name", built_in={}, given=("path", "image_size")
     )
     data = own.checked(make(path=settings.path, image_size=settings.image_size), name=settings.name)
-    _check_classes(config, method, data.class_names)
+    _check_classes(config, method, data.class_names, extended)
     height, width = data.train_images.shape[1:3]
     if settings.image_size and (height, width) != (settings.image_size,) * 2:
         raise DataError(
@@ -142,22 +184,25 @@ def _own(config: Config, method: Method) -> sources.Dataset:
     return data
 
 
-def _check_classes(config: Config, method: Method, class_names: tuple[str, ...]) -> None:
+def _check_classes(
+    config: Config, method: Method, class_names: tuple[str, ...], extended: Parent | None
+) -> None:
     """Raises DataError, with all mistakes, for an order, increments or a memory that don't fit these classes.
 
-    class_names: by class index.
+    class_names: by class index, of [data] alone. extended: the run whose classes come before them.
     """
     mistakes = Mistakes()
+    if extended:
+        with mistakes.collected():
+            extended_data.check_names(class_names, extended)
     with mistakes.collected():
         _order(config, class_names)
     with mistakes.collected():
-        sizes = scenario.increments(
-            len(class_names), initial_increment=config.data.initial_increment, increment=config.data.increment
-        )
+        sizes = _sizes(config, len(class_names), extended)
         if fault := method.fault_of(sizes):
             raise DataError(fault)
     with mistakes.collected():
-        _check_memory(config, method, len(class_names))
+        _check_memory(config, method, len(class_names) + len(extended.class_names if extended else ()))
     mistakes.refuse()
 
 

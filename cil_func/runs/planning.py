@@ -4,21 +4,23 @@ import math
 
 import torch
 
-from cil_func import memory, tree
+from cil_func import tree
 from cil_func.config import effects
 from cil_func.data import scenario
 from cil_func.errors import DataError
 from cil_func.experiment import Experiment
-from cil_func.methods.base import Stage
 from cil_func.parallel import batch_split
+from cil_func.runs import counting, memory_files
 from cil_func.runs.setup import Setup
-from cil_func.training import rows
 from cil_func.training.preprocess import DTYPES
 from cil_func.training.recipe import Recipe
 
 
 def run_start(setup: Setup) -> dict:
-    """Returns the "run_start" event: the method, data, backbone, device; each phase's classes, epochs and images."""
+    """Returns the "run_start" event: the method, data, backbone, device; each phase's classes, epochs and images.
+
+    A phase that the run doesn't train itself, since it extends another run, has 0 epochs.
+    """
     experiment = setup.experiment
     phases = experiment.scenario.phases
     return {
@@ -30,66 +32,24 @@ def run_start(setup: Setup) -> dict:
         "precision": setup.config.run.precision,
         "num_classes": experiment.num_classes,
         "phases": [len(phase.classes) for phase in phases],
-        "epochs": [experiment.recipe(phase.index, "").epochs for phase in phases],
-        "train_images": train_images(experiment),
+        "epochs": [
+            experiment.recipe(phase.index, "").epochs * (phase.index >= setup.first_phase) for phase in phases
+        ],
+        "train_images": counting.train_images(experiment),
     }
 
 
-def check(experiment: Experiment) -> None:
+def check(setup: Setup) -> None:
     """Raises DataError if a phase would train on a single image and the backbone has batch norm, which needs two."""
+    experiment = setup.experiment
     if experiment.network.backbone.pads():
         return
-    for phase, count in enumerate(train_images(experiment)):
-        if count < 2:
+    for phase, count in enumerate(counting.train_images(experiment)):
+        if count < 2 and phase >= setup.first_phase:
             raise DataError(
                 f"phase {phase} trains on a single image, and the batch norm of {experiment.network.name} takes two or "
                 "more; add images, raise data.increment or memory.size, or choose another model.backbone"
             )
-
-
-def train_images(experiment: Experiment) -> list[int]:
-    """Returns for each phase how many images an epoch of its first stage has, exemplars included."""
-    return [stage_images(experiment, experiment.method.main, phase.index) for phase in experiment.scenario.phases]
-
-
-def stage_images(experiment: Experiment, stage: Stage, index: int) -> int:
-    """Returns how many images an epoch of `stage` has in phase `index`; 0: the stage is left out there."""
-    new = [len(phase.train_rows) for phase in experiment.scenario.phases]
-    if stage.rows == "all":
-        return sum(new[: index + 1])
-    kept, phase = exemplars(experiment, index), experiment.scenario.phases[index]
-    if stage.rows == "balanced":
-        quota, counts = max(kept, default=0), _counts(experiment)
-        first = sum(experiment.sizes(phase)[:-1])
-        return sum(kept) + sum(min(quota, count) for count in counts[first : first + len(phase.classes)])
-    held = _held_out(experiment, index)
-    return held if stage.rows == "held_out" else new[index] + sum(kept) - held
-
-
-def _held_out(experiment: Experiment, index: int) -> int:
-    """Returns how many images phase `index` keeps from training; see `training.rows.held_out`."""
-    share, kept = experiment.method.hold_out, exemplars(experiment, index)
-    if not (share and kept):
-        return 0
-    old = [rows.held_of_old(share, count) for count in kept]
-    first = sum(experiment.sizes(experiment.scenario.phases[index])[:-1])
-    new = _counts(experiment)[first : first + len(experiment.scenario.phases[index].classes)]
-    return sum(old) + sum(rows.held_of_new(max(old), count) for count in new)
-
-
-def exemplars(experiment: Experiment, index: int) -> list[int]:
-    """Returns for each old class how many exemplars phase `index` starts with; [] if there are no exemplars."""
-    if index == 0 or not experiment.method.uses_memory:
-        return []
-    seen = sum(experiment.sizes(experiment.scenario.phases[index - 1]))
-    budget = experiment.budget
-    quota = memory.quota(seen, size=budget.size, fixed_per_class=budget.fixed_per_class)
-    return [min(quota, count) for count in _counts(experiment)[:seen]] if quota else []
-
-
-def _counts(experiment: Experiment) -> list[int]:
-    """Returns the number of training images of each of the run's classes, in order of arrival."""
-    return torch.bincount(experiment.scenario.train_labels, minlength=experiment.num_classes).tolist()
 
 
 def warnings(setup: Setup) -> list[str]:
@@ -97,7 +57,7 @@ def warnings(setup: Setup) -> list[str]:
     experiment, settings = setup.experiment, setup.config.method
     distils = settings.name in effects.WITH_KD
     sizes, found = [len(phase.classes) for phase in experiment.scenario.phases], []
-    if sizes[0] == 1:
+    if sizes[0] == 1 and not setup.extended:
         name = experiment.class_names[experiment.scenario.class_order[0]]
         taught = "; in phase 1 distillation from one class says nothing either" if distils else ""
         found.append(
@@ -119,7 +79,8 @@ def warnings(setup: Setup) -> list[str]:
     if unused := effects.unused_stages(setup.config, used):
         found.append(unused)
     for stage in experiment.method.stages:
-        empty = [index for index in range(1, len(sizes)) if not stage_images(experiment, stage, index)]
+        trained = range(max(1, setup.first_phase), len(sizes))
+        empty = [index for index in trained if not counting.stage_images(experiment, stage, index)]
         if empty:
             found.append(
                 f"stage {stage.name!r} of {experiment.method.name} has no images in phase {empty[0]}, and is left out "
@@ -137,27 +98,28 @@ def warnings(setup: Setup) -> list[str]:
 def describe(setup: Setup) -> str:
     """Returns the plan of a run as text, for `--dry-run`. Raises DataError as `check` does."""
     experiment = setup.experiment
-    check(experiment)
+    check(setup)
     start = run_start(setup)
     grows = f" {'parameters':>11}" if experiment.network.grows else ""
     lines = [
         f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
         f"{start['device']}, {start['precision']}",
+        *([f"goes on from {setup.extended.directory} after phase {setup.first_phase - 1}"] if setup.extended else []),
         *_shares(experiment),
         "",
         f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}{grows}  classes",
     ]
     steps = images = 0
-    for phase in experiment.scenario.phases:
+    for phase in experiment.scenario.phases[setup.first_phase :]:
         for stage in experiment.method.stages_of(phase.index):
-            count = stage_images(experiment, stage, phase.index)
+            count = counting.stage_images(experiment, stage, phase.index)
             recipe = experiment.recipe(phase.index, stage.name)
             own = recipe.epochs * len(recipe.batches(count))
             steps, images = steps + own, images + recipe.epochs * count
             if stage.name:
                 lines.append(f"{'':>17} {count:>8} {'':>6} {recipe.epochs:>6} {own:>8}  stage {stage.name!r}")
                 continue
-            seen, kept = sum(experiment.sizes(phase)), sum(exemplars(experiment, phase.index))
+            seen, kept = sum(experiment.sizes(phase)), sum(counting.exemplars(experiment, phase.index))
             size = f" {_parameters(experiment, phase.index):>11,}" if grows else ""
             names = scenario.listed(phase.classes, experiment.class_names)
             lines.append(
@@ -205,6 +167,10 @@ def _sizes(setup: Setup) -> list[str]:
         f"memory: images {_mb(images)}; {', '.join(held)} {_mb(number * sum(held.values()))}; "
         f"activations of a batch about {_mb(activation_bytes(setup))}",
     ]
+    if experiment.method.uses_memory:
+        kept = counting.exemplars(experiment, len(experiment.scenario.phases))
+        size = memory_files.size_of(kept, experiment.train_images.shape)
+        lines.append(f"exemplars: {size['images']:,} at the end, {_mb(size['bytes'])}, {max(kept, default=0)} a class")
     if setup.config.run.compile:
         stages = len(experiment.method.stages_of(len(experiment.scenario.phases) - 1))
         count = 1 + stages * (2 if experiment.processes.size > 1 else 1)

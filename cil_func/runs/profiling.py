@@ -49,7 +49,7 @@ def run(config: Config, directory: Path, steps: int) -> str:
     """
     runners.name_kernels()
     ready = setup.build(config)
-    planning.check(ready.experiment)
+    planning.check(ready)
     trace = _trace(ready, steps)
     path = directory / "trace.json"
     try:

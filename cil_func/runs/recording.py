@@ -104,7 +104,8 @@ def _write_config(path: Path, config: configuration.Config) -> None:
 
 def _header(ready: setup.Setup) -> dict:
     """Returns the keys of results.json that don't depend on what was measured."""
-    experiment, order = ready.experiment, ready.experiment.scenario.class_order
+    experiment, order, extended = ready.experiment, ready.experiment.scenario.class_order, ready.extended
+    of_parent = {"extends": str(extended.directory), "old_classes_tested_on": ready.tested_on} if extended else {}
     return {
         "method": experiment.method.name,
         "class_order": list(order),
@@ -116,6 +117,7 @@ def _header(ready: setup.Setup) -> dict:
         "data_warnings": ready.data_warnings,
         "data_fingerprint": ready.fingerprint,
         "data_stamp": ready.stamp,
+        **of_parent,
     }
 
 

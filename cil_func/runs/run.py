@@ -3,17 +3,25 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from cil_func import experiment
 from cil_func.config import Config
-from cil_func.errors import DiskError, PeerError, StoppedError, printable
+from cil_func.errors import PeerError, StoppedError, printable
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.report import tables
-from cil_func.runs import checkpoints, machine, planning, report_files, same_images, saved_model, setup
+from cil_func.runs import (
+    checkpoints,
+    finishing,
+    machine,
+    parent,
+    planning,
+    same_images,
+    saved_model,
+    setup,
+)
 from cil_func.runs.directory import FoundRun, claim_directory, read_directory, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
@@ -138,7 +146,7 @@ def _run(
         _train(ready, directory, loaded, signals, record)
         reporter.finished()
         if processes.first:
-            _report(directory, record.emit)
+            finishing.draw_report(directory, record.emit)
 
 
 def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -> None:
@@ -161,7 +169,7 @@ def _train(
     loaded: the checkpoint to go on from, None to begin.
     Raises StoppedError if a signal came, after saving, and PeerError if another process was lost.
     """
-    planning.check(ready.experiment)
+    planning.check(ready)
     # In a list, from which it is taken: a reference kept here would keep a copy of the whole state in memory.
     progress = [_start(ready, directory, loaded, record.emit)]
     saver = CheckpointSaver(
@@ -183,7 +191,7 @@ def _train(
                 saved = saved_model.of_run(ready, done)
             saver.wait()
             if ready.processes.first:
-                _write_end(directory, saved, results, record)
+                finishing.write(directory, ready, done, saved, results, record)
         except (StoppedError, PeerError):
             saver.save_after_failure()
             raise
@@ -198,7 +206,12 @@ def _start(
     twice.
     """
     device = ready.experiment.device
-    progress = progressing.unpack(loaded.tree, loaded.record, device=device) if loaded else Progress()
+    if loaded:
+        progress = progressing.unpack(loaded.tree, loaded.record, device=device)
+    elif ready.extended:
+        progress = parent.progress(ready.extended, ready.experiment, dict(ready.held_out))
+    else:
+        progress = Progress()
     started = planning.run_start(ready) | {"directory": printable(str(directory))}
     if loaded:
         loaded.tree.clear()
@@ -209,31 +222,6 @@ def _start(
     for message in (*planning.warnings(ready), *data_warnings(ready)):  # a run that goes on has them in its log
         emit({"event": "warning", "message": printable(message)})
     return progress
-
-
-def _write_end(directory: Path, saved: checkpoints.SavedModel, results: dict, record: Recorder) -> None:
-    """Writes what a finished run leaves: results.json, the model and the "run_end" event."""
-    record.save(results)
-    checkpoints.save_model(directory, saved)
-    keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
-    seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
-    record.emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
-
-
-def _report(directory: Path, emit: Callable[[dict], None]) -> None:
-    """Draws report/. The run is finished by then, so whatever fails here becomes a warning event.
-
-    emit: called with each warning event.
-    """
-    problems: list[str] = []
-    try:
-        report_files.write_report(directory, warn=problems.append)
-    except (Exception, StoppedError) as error:
-        problems.append(f"report/ is not drawn ({type(error).__name__}: {error})")
-    again = f"the run is finished, and this draws it: python -m cil_func.report {directory}"
-    for problem in problems:
-        with suppress(DiskError):  # a full disk may be the reason, and the log is on it too
-            emit({"event": "warning", "message": printable(f"{problem}; {again}")})
 
 
 def data_warnings(ready: setup.Setup) -> list[str]:

@@ -11,6 +11,7 @@ from cil_func.data.images import Resident
 from cil_func.data.reading import image_file
 from cil_func.networks.network import Model, Network
 from cil_func.networks.outputs import classes_of
+from cil_func.runs import lineage
 from cil_func.runs.checkpoints import SavedModel
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import network_of
@@ -30,7 +31,7 @@ def of_run(setup: Setup, progress: Progress) -> SavedModel:
     assert learned, "all phases are learned"
     if made.method.predict == "nme":
         means = experiment.class_means(made, made.scenario.phases[-1], learned, progress.exemplars)
-    return SavedModel(learned.params, learned.state, means, _description(setup))
+    return SavedModel(learned.params, learned.state, means, _description(setup, progress), progress.extra)
 
 
 def network(saved: SavedModel) -> Network:
@@ -108,8 +109,8 @@ def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | st
     return scorer(saved, device=device).scores(pixels)
 
 
-def _description(setup: Setup) -> dict:
-    """Returns the content of model.json: all that a prediction needs besides the tensors."""
+def _description(setup: Setup, progress: Progress) -> dict:
+    """Returns the content of model.json: all that a prediction needs besides the tensors, and where it comes from."""
     made, data, preprocess = setup.experiment, setup.config.data, setup.experiment.preprocess
     stored = configuration.to_dict(setup.config)
     rules = sources.file_rules(data.name, exif_orientation=data.exif_orientation, background=data.background)
@@ -132,4 +133,5 @@ def _description(setup: Setup) -> dict:
             "std": preprocess.std.to(torch.float64).tolist(),
         },
         "precision": setup.config.run.precision,
+        "lineage": lineage.of_run(setup, progress),
     }

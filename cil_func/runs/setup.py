@@ -1,7 +1,7 @@
 """Builds everything that a run needs from its configuration, before anything is trained."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -15,10 +15,11 @@ from cil_func.methods.base import Method
 from cil_func.networks.network import Network
 from cil_func.parallel.launch import device_of, set_threads
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.runs import load_data, machine
+from cil_func.runs import extended_data, load_data, machine, parent
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import check_backbone, known_size, network_of
+from cil_func.runs.parent import Parent
 from cil_func.training import inference, runners
 from cil_func.training.preprocess import DTYPES, Preprocess
 from cil_func.training.recipe import Recipe, RecipeMaker
@@ -35,6 +36,9 @@ class Setup:
     is the same image in both.
     stamp: a hash of the image files' names, classes, sizes and times, found without reading them: the same one means
     untouched files, another one may still mean the same images; "" for data without files.
+    train_files: see `sources.Dataset`, and so is tested_on.
+    extended: the finished run that this one goes on from; None: it starts from nothing. held_out: {label: rows} of
+    that run's exemplars that are not trained on, since old classes are tested on them.
     """
 
     config: Config
@@ -43,6 +47,15 @@ class Setup:
     data_warnings: tuple[str, ...]
     fingerprint: str
     stamp: str
+    train_files: tuple[str, ...] = ()
+    tested_on: str = ""
+    extended: Parent | None = None
+    held_out: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def first_phase(self) -> int:
+        """The index of the first phase that this run trains: 0 unless it extends another run."""
+        return len(self.extended.sizes) if self.extended else 0
 
     @property
     def processes(self) -> Processes:
@@ -62,9 +75,10 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     device = _prepare(config, processes)
     draws = check_backbone(config, known_size(config))  # what can be known before the data are loaded
     method = method_of(config)
-    data, fingerprint = load_data.load(config, method, processes)
-    config = load_data.with_increments(config, len(data.class_names))
-    phases = load_data.phases(config, data)
+    extended = parent.read(config)
+    data, fingerprint = load_data.load(config, method, processes, extended)
+    config = load_data.with_increments(config, len(data.class_names) - len(extended.class_names if extended else ()))
+    phases = load_data.phases(config, data, extended)
     train_images = images.Resident(torch.from_numpy(data.train_images))
     if known_size(config) is None:
         draws = check_backbone(config, train_images.shape, of_data=True)
@@ -89,13 +103,16 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
         preprocess=preprocess,
         recipe=_recipes(config, method, maker),
         forward=_forward(config, network, preprocess, compute_dtype, processes, fill=captured),
-        budget=memory.Budget(**config.memory.model_dump()),
+        budget=memory.Budget(**config.memory.model_dump(exclude={"keep"})),
         seed=config.run.seed,
         captured=captured,
         draws=draws,
         processes=processes,
     )
-    return Setup(config, experiment, data.skipped, data.warnings, fingerprint, data.stamp)
+    return Setup(
+        config, experiment, data.skipped, data.warnings, fingerprint, data.stamp, data.train_files, data.tested_on,
+        extended, extended_data.held_rows(extended, data) if extended else {},
+    )  # fmt: skip
 
 
 def _prepare(config: Config, processes: Processes) -> torch.device:

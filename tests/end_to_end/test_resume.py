@@ -18,7 +18,7 @@ import train
 from benchmarks.reliability_helpers import real_runs, train_with_fault
 from cil_func import config, experiment, tree
 from cil_func.errors import DataError, DiskError
-from cil_func.runs import checkpoints, files, planning, saver, setup
+from cil_func.runs import checkpoints, counting, files, saver, setup
 from cil_func.training import step
 from cil_func.training.preprocess import Preprocess
 
@@ -62,7 +62,7 @@ def test_the_borders_are_those_that_are_counted(undisturbed):
     epochs = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     images = [event["images"] for event in epochs if event["event"] == "epoch"]
     assert [-(-count // 8) for count in images] == list(STEPS)
-    of_lab = planning.train_images(setup.build(config.load("digits", real_runs.SETTINGS)).experiment)
+    of_lab = counting.train_images(setup.build(config.load("digits", real_runs.SETTINGS)).experiment)
     assert sum(-(-count // 64) for count in of_lab) + 3 * len(of_lab) == real_runs.BORDERS
 
 

@@ -6,7 +6,7 @@ import torch
 from cil_func import config
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
-from cil_func.runs import planning, setup
+from cil_func.runs import counting, planning, setup
 from cil_func.training import rows
 
 
@@ -84,7 +84,7 @@ def test_the_plan_counts_what_a_stage_trains_on(method, share):
         exemplars, chosen = ({label: first[label] for label in group} for group in (old, new))
         for stage in made.method.stages_of(phase.index):
             found = rows.of_stage(stage, made.method, made.scenario, phase, exemplars, key=3, chosen=chosen)
-            assert planning.stage_images(made, stage, phase.index) == len(found) > 0
+            assert counting.stage_images(made, stage, phase.index) == len(found) > 0
 
 
 def test_a_method_that_needs_feature_maps_is_refused_a_backbone_without_them():

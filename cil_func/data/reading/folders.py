@@ -25,6 +25,7 @@ def read(
     warn: Callable[[str], None] = lambda line: None,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     listed: Callable[[Listing], object] = lambda found: None,
+    kept: Callable[[list[str]], object] = lambda files: None,
     memory: decoding.ImageMemory = decoding.OWN_MEMORY,
 ) -> Arrays:
     """Reads the images in `path/train/<class>/**` and `path/test/<class>/**`.
@@ -34,7 +35,8 @@ def read(
     skip: called with a line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then
     left out. If it is None, such a file raises DataError. rules: about orientation and transparent pixels.
     warn: called with one line for each thing that is odd and no mistake. check: called with the class names before any
-    image is read; it may raise DataError. listed: called with the Listing before the images are read.
+    image is read; it may raise DataError. listed: called with the Listing before the images are read. kept: called with
+    the training files that were read, in the order of the rows.
     memory: where the images are stored.
 
     Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class names). A
@@ -53,7 +55,7 @@ def read(
     listed(found)
     noted: set[tuple[str, str]] = set()
     reader = partial(image_file.read, rules=rules, report=lambda file, what: noted.add((what, file)))
-    arrays = _read_splits(found, image_size, reader, memory)
+    arrays = _read_splits(found, image_size, reader, memory, kept)
     for line in [*found.warnings, *_warnings(Counter(what for what, _ in noted), rules)]:
         warn(line)
     if skip:
@@ -64,11 +66,16 @@ def read(
 
 
 def _read_splits(
-    found: Listing, image_size: int, reader: decoding.Read, memory: decoding.ImageMemory
+    found: Listing,
+    image_size: int,
+    reader: decoding.Read,
+    memory: decoding.ImageMemory,
+    kept: Callable[[list[str]], object],
 ) -> list[np.ndarray]:
     """Returns [train images, train targets, test images, test targets], without the files that are skipped.
 
     found: the listing; files that can't be read are noted in it. image_size, reader, memory: see `decoding.read_all`.
+    kept: called with the training files that are not skipped.
     Raises DataError for a file that can't be read and is not skipped, and for a class of which no image is left.
     """
     files = [[file for file, _ in split] for split in found.splits]
@@ -85,6 +92,8 @@ def _read_splits(
         lost.lines += _lost_classes(split, unread, found.class_names)
         targets = [target for row, (_, target) in enumerate(split) if row not in unread]
         arrays += [decoding.remove_rows(array, unread), np.array(targets, dtype=np.int64)]
+        if number == 0:
+            kept([file for row, (file, _) in enumerate(split) if row not in unread])
     lost.refuse()
     return arrays
 

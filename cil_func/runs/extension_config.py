@@ -1,0 +1,54 @@
+"""The configuration of a run that extends a finished one, which `train.py --extend RUN` makes of RUN's."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cil_func import config as configuration
+from cil_func.config import Config, effects
+from cil_func.config.messages import shown
+from cil_func.errors import ConfigError
+
+_FIXED = ("model.backbone", "model.options", "data.image_size", "data.mean", "data.std", "run.seed", "run.extends")
+
+
+def of_run(directory: Path, overrides: Sequence[str]) -> Config:
+    """Returns the configuration of a run that goes on from the finished run in `directory` with new classes.
+
+    overrides: those of the command, see `config.load`; data.path has to be among them. Everything else is as it was in
+    the finished run, but for these: data.* is about the new classes alone, which come sorted by name and in one phase
+    unless the overrides say otherwise, and are normalised by the finished run's mean and deviation.
+    Raises ConfigError if the directory holds no finished run, or if an override can't hold for its model.
+    """
+    told = _described(directory)
+    path, before = directory / "config.toml", told["preprocessing"]
+    own = configuration.load(str(path))
+    fixed = [key for key in configuration.set_keys(overrides) if key in _FIXED]
+    if fixed:
+        raise ConfigError(f"--set {fixed[0]}: stays as it is in {directory}, whose model goes on; leave it out")
+    if not any(key in ("data.path", "data.name") for key in configuration.set_keys(overrides)):
+        raise ConfigError("--extend: the new classes are missing; name their folder by --set data.path=FOLDER")
+    given = [] if own.data.name in effects.OF_FILES else ["data.name=image_folder"]
+    given += [
+        f"run.extends={json.dumps(str(directory.resolve()))}", "data.initial_increment=0", "data.increment=auto",
+        "data.class_order=sorted", f"data.mean={before['mean']}", f"data.std={before['std']}",
+        f"run.precision={told['precision']}",
+    ]  # fmt: skip
+    return configuration.load(str(path), [*given, *overrides])
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    """Returns the content of a finished run's model.json. Raises ConfigError if the directory holds no finished run."""
+    where = f"--extend {shown(str(directory), length=200)}"
+    if not directory.is_dir():
+        raise ConfigError(f"{where}: no such directory; give that of a finished run")
+    try:
+        state = json.loads((directory / "status.json").read_text(encoding="utf-8")).get("state")
+        told = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+        told["preprocessing"]["mean"], told["precision"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise ConfigError(f"{where}: holds no finished run; finish it by its own command first") from None
+    if state != "finished":
+        raise ConfigError(f"{where}: the run is {state}; finish it by its own command first")
+    return told

@@ -1,0 +1,110 @@
+"""A finished run that another one goes on from: its model, its exemplars, what it has measured."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cil_func import config as configuration
+from cil_func import tree
+from cil_func.config import Config
+from cil_func.errors import CheckpointError, ConfigError
+from cil_func.experiment import Experiment
+from cil_func.networks.network import Model
+from cil_func.runs import checkpoints, memory_files
+from cil_func.runs.checkpoints import SavedModel
+from cil_func.runs.memory_files import Stored
+from cil_func.training.progress import Progress
+
+
+class Parent(NamedTuple):
+    """What a finished run has left.
+
+    directory: of the run. config: its configuration. saved: its model. results: the content of its results.json.
+    memory: its exemplars; None if it keeps none.
+    """
+
+    directory: Path
+    config: Config
+    saved: SavedModel
+    results: dict[str, Any]
+    memory: Stored | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes that it knows, in order of arrival."""
+        return tuple(each["name"] for each in self.saved.description["classes"])
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many classes each of its phases brought."""
+        return list(self.saved.description["phases"])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images that its model takes."""
+        height, width = self.saved.description["preprocessing"]["image_size"]
+        return height, width
+
+
+def read(config: Config) -> Parent | None:
+    """Reads the run that a configuration extends; None if it extends none.
+
+    Raises ConfigError if it can't be read, CheckpointError if it is damaged.
+    """
+    if not config.run.extends:
+        return None
+    directory = Path(config.run.extends)
+    if not directory.is_dir():
+        raise ConfigError(f"run.extends: {directory} is not there; put the run back, or start anew")
+    saved, stored = checkpoints.load_model(directory), configuration.load(str(directory / "config.toml"))
+    try:
+        results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+        complete = len(results["phases"]) == len(saved.description["phases"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{directory}: results.json can't be used ({error}); put it back from a copy") from error
+    if not complete:
+        raise CheckpointError(f"{directory}: results.json and model.json are of different runs; put them back")
+    return Parent(directory, stored, saved, results, memory_files.load(directory))
+
+
+def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.Tensor]) -> Progress:
+    """Returns where a run that extends `parent` begins: after its last phase, with its model and exemplars.
+
+    experiment: the new run's, of all classes and phases, old ones included; the training images of the old classes are
+    the parent's exemplars, in order of rank. held_out: {label: rows} of those that are kept for tests.
+    Raises ConfigError if the parent's model is no model of the experiment's network.
+    """
+    known, network = len(parent.class_names), experiment.network
+    model = network.adopt(Model(*tree.cast(
+        (parent.saved.params, parent.saved.state), dtype=experiment.dtype, device=experiment.device
+    )))  # fmt: skip
+    _check_fits(parent, experiment, model)
+    labels, exemplars, extra = experiment.scenario.train_labels, {}, {}
+    if experiment.method.uses_memory:
+        for label in range(known):
+            rows = torch.nonzero(labels == label).flatten()
+            exemplars[label] = rows[~torch.isin(rows, held_out.get(label, rows[:0]))]
+    if experiment.method.extra:
+        remembered = tree.cast(parent.saved.extra, device=experiment.device)
+        fresh = experiment.method.extra.start(network.pad(model.params))
+        extra = tree.map(tree.embed, remembered, fresh) if remembered else fresh
+    rows_so_far = tuple(parent.results["phases"])
+    return Progress(len(parent.sizes), model, exemplars, rows_so_far, extra=extra)
+
+
+def _check_fits(parent: Parent, experiment: Experiment, model: Model) -> None:
+    """Raises ConfigError unless a model has the shapes that the experiment's network has for the parent's classes."""
+    fresh = experiment.network.init(0, len(parent.class_names))
+    shapes = [
+        {path: leaf.shape for path, leaf in tree.to_paths({k: v for k, v in part.items() if k != "frozen"}).items()}
+        for pair in (model, fresh)
+        for part in pair
+    ]
+    if shapes[:2] != shapes[2:]:
+        method, before = experiment.method.name, parent.saved.description["method"]
+        raise ConfigError(
+            f"method.name: {method} can't go on with the model of {parent.directory}, which {before} has trained; "
+            f"take {before}"
+        )

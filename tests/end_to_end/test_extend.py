@@ -1,0 +1,202 @@
+"""New classes for a finished run: the same as one run of all phases, whatever is deleted, moved or stopped."""
+
+import json
+import os
+import shutil
+
+import interrupts
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+import train
+from cil_func.runs import checkpoints, finishing, memory_files, saved_model
+
+TINY = [
+    "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
+    "optim.epochs=1", "optim.batch_size=8", "memory.size=12", "memory.fixed_per_class=0", "data.increment=2",
+]  # fmt: skip
+pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """No figures, which take longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finishing, "draw_report", lambda directory, emit: None)
+        yield
+
+
+def folder_of(root, names):
+    """A folder with some of the ten classes of `tiny.images`."""
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+        for name in names:
+            os.symlink(tiny.images() / split / name, root / split / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def names():
+    return sorted(os.listdir(tiny.images() / "train"))[:8]
+
+
+@pytest.fixture(scope="module")
+def folders(names, tmp_path_factory):
+    """The eight classes that are used; the first four of them, then two, then two."""
+    root = tmp_path_factory.mktemp("folders")
+    cuts = {"all": names, "old": names[:4], "new": names[4:6], "newer": names[6:]}
+    return {key: folder_of(root / key, some) for key, some in cuts.items()}
+
+
+def run(images, directory, *more):
+    flags = [flag for word in (f"data.path={images}", *TINY, *more) for flag in ("--set", word)]
+    return train.main(["--config", "folder", *flags, "--out", str(directory)])
+
+
+def extend(old, images, directory, *more):
+    flags = [flag for word in (f"data.path={images}", *more) for flag in ("--set", word)]
+    return train.main(["--extend", str(old), *flags, "--out", str(directory)])
+
+
+def results_of(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def base(folders, tmp_path_factory):
+    """A finished run of WA on four classes, and it extended by two."""
+    root = tmp_path_factory.mktemp("base")
+    assert run(folders["old"], root / "old", "data.class_order=sorted") == 0
+    assert extend(root / "old", folders["new"], root / "new") == 0
+    return root
+
+
+@pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic"])
+def test_extending_twice_is_one_run_of_all_phases(method, folders, tmp_path):
+    chosen = [f"method.name={method}", "data.class_order=sorted", *(["optim.bias.epochs=1"] if method == "bic" else [])]
+    assert run(folders["all"], tmp_path / "whole", *chosen) == 0
+    assert run(folders["old"], tmp_path / "0", *chosen) == 0
+    assert extend(tmp_path / "0", folders["new"], tmp_path / "1") == 0
+    assert extend(tmp_path / "1", folders["newer"], tmp_path / "2") == 0
+    one, other = (checkpoints.load_model(tmp_path / name) for name in ("whole", "2"))
+    torch.testing.assert_close((other.params, other.state), (one.params, one.state), rtol=1e-9, atol=1e-12)
+    rows, found = results_of(tmp_path / "whole"), results_of(tmp_path / "2")
+    assert found["accuracy_matrix"] == rows["accuracy_matrix"] and len(found["phases"]) == 4
+    assert found["old_classes_tested_on"] == "test images"
+    kept, again = (memory_files.load(tmp_path / name) for name in ("whole", "2"))
+    assert (kept is None) == (again is None) == (method in ("lwf", "ewc"))
+    if kept:
+        assert np.array_equal(kept.images, again.images) and kept.class_names == again.class_names
+
+
+def test_a_network_that_grows_is_extended_too(folders, tmp_path):
+    """Not equal to one run: the auxiliary head is drawn for all classes of a run at once."""
+    assert run(folders["old"], tmp_path / "old", "method.name=der", "data.class_order=sorted") == 0
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "new") == 0
+    before, after = (checkpoints.load_model(tmp_path / name) for name in ("old", "new"))
+    assert list(after.params["frozen"]) == ["0", "1"]
+    name = next(iter(before.params["backbone"]))
+    torch.testing.assert_close(after.params["frozen"]["1"], before.params["backbone"], rtol=0, atol=0)
+    tests = sorted(tiny.images().glob("test/*/*"))[:12]
+    images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in tests])
+    scores, found = saved_model.scores(after, torch.from_numpy(images)), results_of(tmp_path / "new")
+    right = scores.argmax(1) == torch.arange(6).repeat_interleave(2)
+    assert 100 * right.double().mean() == pytest.approx(found["last_accuracy"]) and name in after.params["backbone"]
+
+
+def test_memory_holds_the_exemplars_by_class_and_rank(base, names, folders):
+    told = json.loads((base / "old" / "memory" / "memory.json").read_text())
+    assert [each["name"] for each in told["classes"]] == names[:4] and told["per_class"] == [3] * 4  # 12 // 4
+    assert told["images"] == 12 and told["bytes"] == 12 * 8 * 8 * 3 == results_of(base / "old")["memory"]["bytes"]
+    stored = memory_files.load(base / "old")
+    for image, source in zip(stored.images, stored.sources, strict=True):  # of 8 x 8 pixels, so nothing was resized
+        assert np.array_equal(image, np.asarray(Image.open(folders["old"] / source).convert("RGB")))
+
+
+def test_the_new_run_is_whole_and_the_old_one_untouched(base, names, folders, tmp_path):
+    before = {path: path.read_bytes() for path in sorted((base / "old").rglob("*")) if path.is_file()}
+    assert extend(base / "old", folders["new"], tmp_path / "again") == 0
+    assert {path: path.read_bytes() for path in sorted((base / "old").rglob("*")) if path.is_file()} == before
+    model = json.loads((base / "new" / "model.json").read_text())
+    assert [each["name"] for each in model["classes"]] == names[:6] and model["phases"] == [2, 2, 2]
+    lineage = model["lineage"]
+    assert lineage["parent"]["run"] == str(base / "old") and not lineage["deleted"]
+    assert [each["run"] for each in lineage["phases"]] == [str(base / "old")] * 2 + [""]
+    assert [each["exemplars"] for each in lineage["phases"]] == [4] * 3  # 12 // 6 for each of two classes
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (base / "new/model.safetensors").read_bytes()
+
+
+def test_without_the_old_data_some_exemplars_are_kept_for_tests(base, folders, tmp_path):
+    shutil.copytree(base / "old", tmp_path / "copy")
+    text = (tmp_path / "copy" / "config.toml").read_text()
+    (tmp_path / "copy" / "config.toml").write_text(text.replace(str(folders["old"]), str(tmp_path / "gone")))
+    assert extend(tmp_path / "copy", folders["new"], tmp_path / "new") == 0
+    found = results_of(tmp_path / "new")
+    assert found["old_classes_tested_on"] == "held-out exemplars"
+    assert any("4 of their exemplars" in line for line in found["data_warnings"])  # one of three of each class
+    assert found["memory"]["per_class"] == [2] * 6  # those kept for tests are still exemplars
+
+
+def test_a_deleted_exemplar_is_missed_and_a_changed_one_refused(base, folders, tmp_path, capsys):
+    shutil.copytree(base / "old", tmp_path / "copy")
+    images = sorted((tmp_path / "copy" / "memory").rglob("*.png"))
+    images[0].unlink()
+    assert extend(tmp_path / "copy", folders["new"], tmp_path / "new") == 0
+    lineage = json.loads((tmp_path / "new" / "model.json").read_text())["lineage"]
+    assert lineage["deleted"] == [images[0].relative_to(tmp_path / "copy" / "memory").as_posix()]
+    assert results_of(tmp_path / "new")["memory"]["per_class"] == [2] * 6
+    Image.new("RGB", (8, 8)).save(images[1])
+    capsys.readouterr()
+    assert extend(tmp_path / "copy", folders["new"], tmp_path / "other") == 5
+    assert "was changed; delete it, and it is left out" in capsys.readouterr().err
+
+
+def test_interrupted_it_ends_with_the_same_bits(base, folders, tmp_path, monkeypatch):
+    interrupts.in_evaluation(monkeypatch, call=1)
+    assert extend(base / "old", folders["new"], tmp_path / "new") == 130
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        assert extend(base / "old", folders["new"], tmp_path / "new") == 0
+    assert (tmp_path / "new" / "model.safetensors").read_bytes() == (base / "new/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "words"),
+    [
+        (["data.image_size=16"], 2, "data.image_size: stays as it is in"),
+        (["model.backbone=resnet32"], 2, "model.backbone: stays as it is in"),
+        (["method.name=joint"], 2, "joint trains on all images of all classes; train anew"),
+        (["method.name=podnet"], 2, "podnet can't go on with the model of"),
+        (["data.increment=3"], 3, "data.increment = 3; the data has 2 classes, give 1 to 2"),
+        (["memory.size=5"], 3, "memory.size: 5 leaves no exemplar a class once 6 classes are seen"),
+    ],
+)
+def test_what_can_not_be_extended_is_one_line(more, status, words, base, folders, tmp_path, capsys):
+    assert extend(base / "old", folders["new"], tmp_path / "x", *more) == status
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and words in said[0]
+
+
+def test_mistakes_about_the_run_and_the_folder(base, folders, names, tmp_path, capsys):
+    def says(status, *words):
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and all(word in said[0] for word in words), said
+        return status
+
+    assert extend(base / "old", folders["old"], tmp_path / "a") == says(3, f"class {names[0]!r} is known to")
+    assert extend(tmp_path / "none", folders["new"], tmp_path / "b") == says(2, "no such directory")
+    (tmp_path / "empty").mkdir()
+    assert extend(tmp_path / "empty", folders["new"], tmp_path / "c") == says(2, "holds no finished run")
+    assert train.main(["--extend", str(base / "old")]) == says(2, "name their folder by --set data.path=FOLDER")
+    assert train.main(["--extend", str(base / "old"), "--config", "digits"]) == says(2, "--config with --extend")
+    shutil.copytree(base / "old", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "memory")
+    assert extend(tmp_path / "copy", folders["new"], tmp_path / "d") == says(2, "keeps none (memory.keep)")
+    data = bytearray((tmp_path / "copy" / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "copy" / "model.safetensors").write_bytes(data)
+    assert extend(tmp_path / "copy", folders["new"], tmp_path / "e") == says(5, "model.safetensors is damaged")
