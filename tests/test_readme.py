@@ -44,7 +44,8 @@ def test_every_train_command_is_understood():
     assert len(commands) >= 8
     for command in commands:
         options = train.parse(command.split())
-        config.load(options.config, options.set)
+        if not options.extend:
+            config.load(options.config or "digits", options.set)
 
 
 def test_the_table_of_keys_is_the_one_that_the_schema_gives():

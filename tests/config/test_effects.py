@@ -30,17 +30,21 @@ def test_methods_and_data_sets_are_what_the_table_says():
     assert effects.OF_FILES == sources.OF_FILES
 
 
-MEMORY = ["memory.size=60", "memory.fixed_per_class=3", "memory.selection=random", "memory.mirror_means=true"]
+MEMORY = [
+    "memory.size=60", "memory.fixed_per_class=3", "memory.selection=random", "memory.mirror_means=true",
+    "memory.keep=false",
+]  # fmt: skip
 DISTILLATION = ["method.temperature=3", "method.kd_combination=convex", "method.kd_weight=0.5"]
 OF_WA = ["method.clip_weights=true", "method.align=false"]
-SEVERAL = "memory.fixed_per_class and memory.selection and memory.mirror_means"
+SEVERAL = "memory.fixed_per_class and memory.selection and memory.mirror_means and memory.keep"
 LINES = [
     ("digits", ["method.name=finetune", *MEMORY[1:]], f'{SEVERAL} have no effect with method.name = "finetune"'),
     ("digits", ["method.name=joint", MEMORY[0]], 'memory.size has no effect with method.name = "joint"'),
     ("digits", ["method.name=lwf", MEMORY[0]], 'memory.size has no effect with method.name = "lwf"'),
     ("digits", MEMORY[:2], "memory.size has no effect with memory.fixed_per_class = 3"),
     ("digits", ["memory.size=0", *MEMORY[2:]],
-     "memory.selection and memory.mirror_means have no effect with memory.size = 0 and memory.fixed_per_class = 0"),
+     "memory.selection and memory.mirror_means and memory.keep have no effect with memory.size = 0 and "
+     "memory.fixed_per_class = 0"),
     *[("digits", [f"method.name={name}", "method.temperature=3"],
        f'method.temperature has no effect with method.name = "{name}"') for name in ("replay", "finetune", "joint")],
     ("digits", ["method.name=replay", *DISTILLATION[1:]],

@@ -93,7 +93,7 @@ def test_a_table_and_no_key_at_all_list_what_there_is():
         ("epochs", "--explain epochs: unknown table; did you mean optim.epochs?"),
         ("memry", "--explain memry: unknown table; did you mean [memory]?"),
         ("memory.zzz", "--explain memory.zzz: unknown key; [memory] has size, fixed_per_class, selection, "
-                       "mirror_means"),
+                       "mirror_means, keep"),
         ("optim.bias.epoch", "--explain optim.bias.epoch: unknown key; did you mean optim.epochs?"),
     ],
 )  # fmt: skip

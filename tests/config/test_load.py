@@ -71,6 +71,7 @@ OWN = ["method.name", "data.name", "optim.name", "optim.first_phase.name"]
 # For text, lists, numbers with a gap and free tables, what the JSON schema cannot say.
 WRONG = {
     "data.path": ["a\0b"],
+    "run.extends": ["a\0b"],
     "data.image_size": [1, 7],
     "optim.norm_batch": [1],
     "optim.first_phase.norm_batch": [1],
@@ -214,7 +215,8 @@ MESSAGES = {
     "augment.backbone=x": "--set augment.backbone: unknown key; did you mean model.backbone?",
     "optm.epoch=1": "--set optm.epoch: unknown key; did you mean optim.epochs?",
     "optim.epochs.x=1": "--set optim.epochs.x: unknown key; did you mean optim.epochs?",
-    "memory.zzz=1": "--set memory.zzz: unknown key; [memory] has size, fixed_per_class, selection, mirror_means",
+    "memory.zzz=1": "--set memory.zzz: unknown key; [memory] has size, fixed_per_class, selection, mirror_means, "
+                    "keep",
     "zzz=1": "--set zzz: unknown table; there are [run], [data], [augment], [model], [memory], [method], "
              "[optim], [checkpoint]",
     "optim={epochs=1}": "--set optim: a whole table; set its keys, each as optim.key=value",
@@ -524,6 +526,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 THREE = st.lists(st.floats(0, 1, exclude_min=True), min_size=3, max_size=3)
 SPECIAL = {
     "data.path": WORDS,
+    "run.extends": WORDS,
     "data.class_order": st.one_of(
         st.sampled_from(["canonical", "shuffled", "sorted"]),
         st.lists(st.integers(0, 1000), min_size=1, unique=True),

@@ -424,8 +424,9 @@ def test_cleaning_deletes_temporary_files_of_killed_processes_only(tmp_path):
 def test_a_model_comes_back_bit_for_bit(tmp_path):
     params, state = model.init(0, "resnet110", 3)  # more than ten blocks a stage: the file sorts its names
     means = torch.randn(3, 64, dtype=torch.float64)
-    checkpoints.save_model(tmp_path, SavedModel(params, state, means, {"classes": ["a", "b", "ü"]}))
-    loaded_params, loaded_state, loaded_means, description = checkpoints.load_model(tmp_path)
+    checkpoints.save_model(tmp_path, SavedModel(params, state, means, {"classes": ["a", "b", "ü"]}, {"seen": means}))
+    loaded_params, loaded_state, loaded_means, description, extra = checkpoints.load_model(tmp_path)
+    assert torch.equal(extra["seen"], means)
     assert description["classes"] == ["a", "b", "ü"]
     assert loaded_means.dtype == torch.float64 and torch.equal(loaded_means, means)
     for ours, theirs in ((params, loaded_params), (state, loaded_state)):

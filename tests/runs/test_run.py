@@ -3,7 +3,7 @@
 import pytest
 
 from cil_func.errors import DiskError, StoppedError
-from cil_func.runs import run
+from cil_func.runs import finishing
 
 
 @pytest.mark.parametrize("error", [RuntimeError("two\nlines"), StoppedError(143, "stopped"), DiskError("full")])
@@ -11,9 +11,9 @@ def test_whatever_ends_the_report_is_a_warning(tmp_path, monkeypatch, error):
     def fail(directory, warn):
         raise error
 
-    monkeypatch.setattr(run.report_files, "write_report", fail)
+    monkeypatch.setattr(finishing.report_files, "write_report", fail)
     told = []
-    run._report(tmp_path, told.append)
+    finishing.draw_report(tmp_path, told.append)
     [event] = told
     assert event["event"] == "warning" and "\n" not in event["message"]
     assert type(error).__name__ in event["message"] and f"python -m cil_func.report {tmp_path}" in event["message"]
@@ -21,4 +21,4 @@ def test_whatever_ends_the_report_is_a_warning(tmp_path, monkeypatch, error):
     def full(event):
         raise DiskError("full")
 
-    run._report(tmp_path, full)  # the disk may be why, and the log is on it too
+    finishing.draw_report(tmp_path, full)  # the disk may be why, and the log is on it too
