@@ -46,7 +46,8 @@ def show(figure: "Figure", name: str, caption: str) -> Shown:
 @contextmanager
 def collected() -> Iterator[list[Shown]]:
     """Returns a context manager whose value is a list: each figure that is shown in its block is appended to it."""
-    token = _collector.set(found := [])
+    found: list[Shown] = []
+    token = _collector.set(found)
     try:
         yield found
     finally:
