@@ -74,6 +74,7 @@ def expand(params: Params, key: int, num_new: int) -> Params:
     The result is a new tree with K + num_new rows, of the same dtype and on the same device, that shares no memory with
     params. Rows 0..K-1 and their biases are bit-identical. The last num_new rows are those of `init(key, D, num_new)`,
     which are what torch.nn.Linear(D, num_new) would start from.
+    An optimiser's state has the shapes of the old tree: begin a new one, `optimiser.init(expanded params)`.
     Raises ValueError for num_new below 1.
     """
     _, feature_dim = _shape("expand", params)

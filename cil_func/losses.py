@@ -4,10 +4,13 @@
 
 The teacher is the model after the last phase; lambda is set by the method (`methods.distillation`).
 
-The losses take an optional `mask`, (C,) bool, of the classes that take part. With it, a classifier of full width has
-the loss and the gradients of one that is cut to these classes. The mask is a tensor: its values change from phase to
-phase, while shapes stay the same and nothing is compiled again. `rows`, (B,) bool, does the same for images, so that a
-last, smaller batch can be padded to the size of the others.
+A classifier of the K classes seen, as `classifier.expand` makes it, needs no mask: give its logits (B, K) to
+`cross_entropy`, and their first num_old columns, `logits[:, :num_old]`, to `distillation`, beside the teacher's.
+
+For shapes that stay the same over the phases, the losses take an optional `mask`, (C,) bool, of the classes that take
+part. With it, a classifier of full width has the loss and the gradients of one that is cut to these classes. The mask
+is a tensor: its values change from phase to phase, while nothing is compiled again. `rows`, (B,) bool, does the same
+for images, so that a last, smaller batch can be padded to the size of the others.
 
 Values of tensors are not checked, since a compiled step can't branch on them. The caller must see to it that targets
 are in [0, C), that their classes are in the mask, and that the mask has a class. float16 and bfloat16 logits are

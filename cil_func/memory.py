@@ -48,25 +48,27 @@ def quota(classes_seen: int, *, size: int, fixed_per_class: int = 0) -> int:
     return fixed_per_class if fixed_per_class > 0 else size // classes_seen
 
 
-def choose(features: torch.Tensor, count: int, *, selection: str, key: int) -> torch.Tensor:
+def choose(features: torch.Tensor, count: int, *, selection: str = "herding", key: int | None = None) -> torch.Tensor:
     """Returns which of the N images of one class are its exemplars, chosen by their features.
 
     features: (N, D), of images that were *not* augmented, by a model in eval mode, so that all processes choose the
     same. count: how many; if it is above N, all are chosen.
     selection: "herding", see `herding.herd`; "closest": those nearest to the mean of the L2-normalised rows, nearest
-    first, of equally near ones the lowest row; "random": by the int seed `key`, which the other two ignore.
+    first, of equally near ones the lowest row; "random": drawn by `key`. key: an int seed; the other two need none.
     The result: distinct row numbers in order of rank, (min(count, N),) int64 on the CPU.
-    Raises ValueError for another selection, features not 2-D or not finite, or count below 0.
+    Raises ValueError for another selection, "random" without a key, features not 2-D or not finite, or count below 0.
     """
     if selection not in SELECTIONS:
         raise ValueError(f"choose: selection={selection!r}; give one of {', '.join(SELECTIONS)}")
     if count < 0:
         raise ValueError(f"choose: count={count}; give 0 or more")
+    if selection == "random" and key is None:
+        raise ValueError('choose: selection="random" without a key; give an int seed, key=0 for example')
     rows = herding.finite_rows("choose", features)
     count = min(count, len(rows))
     if selection == "herding":
         return herding.herd(features, count)
-    if selection == "random":
+    if key is not None and selection == "random":
         return torch.randperm(len(rows), generator=rng.generator(key))[:count]
     rows = herding.unit_rows(rows)
     distances = np.linalg.norm(rows - rows.sum(axis=0) / max(len(rows), 1), axis=1)  # (N,)

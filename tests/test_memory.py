@@ -108,6 +108,14 @@ def test_choose_refuses(features, count, selection, message):
         memory.choose(features, count, selection=selection, key=0)
 
 
+def test_a_key_is_needed_for_random_selection_alone():
+    """Without a selection it is herding."""
+    assert memory.choose(LINE, 3).tolist() == memory.choose(LINE, 3, selection="herding", key=5).tolist()
+    assert len(memory.choose(LINE, 3, selection="closest")) == 3
+    with pytest.raises(ValueError, match='choose: selection="random" without a key'):
+        memory.choose(LINE, 1, selection="random")
+
+
 # bookkeeping
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from cil_func import rng
 from cil_func.data.augmentation.augment import CHUNK_PIXELS, Augment
 from cil_func.data.augmentation.operations import pin, upload
-from cil_func.data.images import Images
+from cil_func.data.images import Images, Resident
 
 _PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
 # Pixels in a chunk that Pillow prepares, at most; a batch at least. On a GPU as many as the forward graph takes at a
@@ -114,6 +114,39 @@ def epoch_chunks(
     ahead = by_pillow or images.device.type != device.type
     prepared = _prefetched(prepare, starts) if ahead else map(prepare, starts)  # the thread begins here
     return (finish(*parts) for parts in prepared)
+
+
+def epoch_batches(
+    images: Tensor | Images,
+    labels: Tensor,
+    rows: Tensor | None = None,
+    *,
+    batch_size: int,
+    key: int,
+    augment: Augment | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Returns an iterator over the batches of one epoch, in random order: for a loop of one's own.
+
+    images: uint8 (N, H, W, 3), or a set of images. labels: int64 (N,). rows: int64 (M,), those of both that are used,
+    each once; None: all. key: an int, the seed of this epoch's order and augmentation: another one in each epoch.
+    augment: None leaves the images as they are. device: where the batches are put.
+    Each batch has batch_size images, uint8 (B, H, W, 3), the last one what is left. `images.normalise` makes them what
+    a network is given. A run takes the same ones, in chunks of several: `epoch_chunks`.
+    Raises ValueError for a batch_size below 1, or labels that are not one for each image.
+    """
+    if isinstance(images, Tensor):
+        images = Resident(images)
+    if labels.shape != (len(images),):
+        raise ValueError(f"epoch_batches: labels {tuple(labels.shape)} for {len(images)} images; give one for each")
+    rows = torch.arange(len(images)) if rows is None else rows
+    device = torch.device(device)
+    chunks = epoch_chunks(images, labels, rows, batch_size=batch_size, key=key, augment=augment, device=device)
+    return (
+        Batch(*parts)
+        for chunk in chunks
+        for parts in zip(*(leaf.split(chunk.sizes) for leaf in chunk.batch), strict=True)
+    )
 
 
 def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:

@@ -63,6 +63,19 @@ class Resident:
         return self.pixels[upload(rows, self.pixels.device)]
 
 
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns what a network is given: (pixels / 255 - mean) / std, with the channels in front, (B, 3, H, W).
+
+    pixels: uint8 (B, H, W, 3). mean, std: (3,), of pixels scaled to 0..1, see `batches.channel_statistics`; on the
+    pixels' device. It is computed in their dtype. dtype: of the result; None: theirs.
+    Raises ValueError for pixels of another type: floating-point ones may be scaled to 0..1 already.
+    """
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"normalise: images are {pixels.dtype}; give the pixels as uint8, 0 to 255")
+    # Rounded once. The axes move without a copy: channels_last.
+    return ((pixels.to(mean.dtype) / 255 - mean) / std).permute(0, 3, 1, 2).to(dtype or mean.dtype)
+
+
 def resident(pixels: Tensor, device: torch.device) -> Resident:
     """Returns the images as a `Resident`: on `device`, or where they are if they take over half of a GPU's free memory.
 

@@ -249,3 +249,17 @@ def test_a_last_batch_of_one_image_is_joined_to_the_one_before_it(images, labels
     assert [size for chunk in chunks for size in chunk.sizes] == sizes
     later = list(epoch(images, labels, ROWS[:count], joins=joins, first_step=1))
     assert [size for chunk in later for size in chunk.sizes[chunk.done :]] == sizes[1:]
+
+
+def test_batches_of_an_epoch_are_those_of_its_chunks_one_by_one(images, labels):
+    """As tensors or as a set of images; without rows each image comes once."""
+    (chunk,) = epoch(images, labels)
+    found = list(batches.epoch_batches(images.pixels, labels, ROWS, batch_size=4, key=1))
+    assert [len(batch.labels) for batch in found] == [4, 4, 3]
+    assert torch.equal(torch.cat([batch.labels for batch in found]), chunk.batch.labels)
+    for batch in found:
+        assert torch.equal(batch.images, images.pixels[batch.labels // 10])
+    every = list(batches.epoch_batches(images, labels, batch_size=7, key=1))
+    assert sorted(torch.cat([batch.labels for batch in every]).tolist()) == labels.tolist()
+    with pytest.raises(ValueError, match=r"epoch_batches: labels \(11,\) for 50 images"):
+        batches.epoch_batches(images, labels[ROWS], batch_size=4, key=1)

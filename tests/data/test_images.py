@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cil_func.data.images import Mirrored, Resident, resident
+from cil_func.data.images import Mirrored, Resident, normalise, resident
 
 # Two images of one row and three columns, each pixel of one value: 0 1 2 and 3 4 5.
 PIXELS = torch.arange(6, dtype=torch.uint8).reshape(2, 1, 3, 1).expand(2, 1, 3, 3)
@@ -19,6 +19,18 @@ def test_rows_come_back_in_their_order():
     assert (len(images), images.shape, images.device.type, images.nbytes) == (2, (1, 3), "cpu", 18)
     assert values(images, 1, 0, 1) == [[3, 4, 5], [0, 1, 2], [3, 4, 5]]
     assert images.gather(torch.tensor([], dtype=torch.int64)).shape == (0, 1, 3, 3)
+
+
+def test_normalised_images_by_hand():
+    """0, 1 and 2 of 255 with mean 1/255 and deviations 1, 2 and 4 times that; the channels come first."""
+    mean, std = torch.full((3,), 1 / 255, dtype=torch.float64), torch.tensor([1.0, 2.0, 4.0]).double() / 255
+    found = normalise(PIXELS[:1], mean, std)
+    assert found.shape == (1, 3, 1, 3) and found.dtype == torch.float64
+    expected = torch.tensor([[-1.0, 0.0, 1.0], [-0.5, 0.0, 0.5], [-0.25, 0.0, 0.25]]).double()
+    torch.testing.assert_close(found[0, :, 0], expected)
+    assert normalise(PIXELS, mean, std, dtype=torch.float32).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"normalise: images are torch\.float32; give the pixels as uint8"):
+        normalise(PIXELS.float(), mean, std)
 
 
 def test_mirror_images_are_turned_from_left_to_right():
