@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from cil_func import classifier, losses, tree
+from cil_func import losses
 from cil_func.methods import replay, wa
 from cil_func.methods.base import Method, Options
+from cil_func.networks import auxiliary as auxiliary_head
 from cil_func.networks.head import Head
 
 
@@ -29,7 +30,7 @@ def make(options: Options, *, auxiliary: float = 1.0) -> Method:
         )
         return base.loss(student, None, targets, classes) + auxiliary * classes.old.any().to(other.dtype) * other
 
-    head = Head(shared=shared, renew=renew, apply=apply)
+    head = Head(shared=auxiliary_head.shared, renew=auxiliary_head.renew, apply=auxiliary_head.apply)
     method = replace(base, name="der", loss=loss, head=head, grow="backbone")
     return replace(method, finish=wa.align) if options.align else method
 
@@ -48,31 +49,3 @@ def known(classes) -> torch.Tensor:
     They are those of the new classes, and the last one if any class is old.
     """
     return torch.cat([classes.new, classes.old.any()[None]])
-
-
-def shared(key: int, feature_dim: int, num_classes: int, num_phases: int) -> dict:
-    """Returns {"auxiliary": linear classifier} on the features of one backbone, drawn from the int seed `key`.
-
-    It has an output for each of the run's classes, and one more for all old classes. A `networks.head.InitShared`.
-    """
-    return {"auxiliary": classifier.init(key, feature_dim, num_classes + 1)}
-
-
-def renew(shared: dict, key: int) -> dict:
-    """Returns the auxiliary head that a later phase starts from: it is drawn anew, from the int seed `key`."""
-    outputs, feature_dim = shared["auxiliary"]["weight"].shape
-    drawn = classifier.init(key, feature_dim, outputs)
-    return {"auxiliary": tree.map(lambda new, old: new.to(old), drawn, shared["auxiliary"])}
-
-
-def apply(rows, shared, features, classes):
-    """Returns (logits (B, K), {"new": (B, C + 1)}), those of the linear classifier and those of the auxiliary head.
-
-    The classifier gets the features of all backbones, (B, P D), the auxiliary head those of this phase's, (B, D). A
-    `networks.head.ApplyHead`.
-    """
-    feature_dim = shared["auxiliary"]["weight"].shape[1]
-    blocks = features.unflatten(1, (-1, feature_dim))                              # (B, P, D)
-    block = (torch.arange(blocks.shape[1], device=features.device) == classes.now).to(features.dtype)  # (P,)
-    own = (blocks * block[:, None]).sum(1)                                         # (B, D)
-    return classifier.apply(rows, features), {"new": classifier.apply(shared["auxiliary"], own)}

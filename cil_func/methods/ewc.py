@@ -6,9 +6,10 @@ diagonal of the Fisher information. No image is kept.
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 
 from cil_func import losses, tree
 from cil_func.methods import lwf, quadratic
@@ -22,7 +23,7 @@ def make(
     per: Literal["image", "batch"] = "image",
     labels: Literal["data", "predicted"] = "data",
     clip: float = 1e-3,
-    keep: float | Literal["share"] = -1.0,
+    keep: Annotated[float, Interval(le=1)] | Literal["share"] = -1.0,
 ) -> Method:
     """Returns EWC: cross-entropy over the new classes, and the penalty of `quadratic` by the Fisher information.
 

@@ -6,9 +6,10 @@ of the logits (equation 2 and section 4.1). It needs no labels.
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 
 from cil_func import tree
 from cil_func.methods import lwf, quadratic
@@ -22,7 +23,7 @@ def make(
     per: Literal["image", "batch"] = "image",
     length: Literal["squared", "norm"] = "squared",
     clip: float = 1e3,
-    keep: float | Literal["share"] = -1.0,
+    keep: Annotated[float, Interval(le=1)] | Literal["share"] = -1.0,
 ) -> Method:
     """Returns MAS: cross-entropy over the new classes, and the penalty of `quadratic` by the sensitivity of the output.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import classifier, model, rng, tree
-from cil_func.methods import der
+from cil_func.networks import auxiliary
 from cil_func.networks.head import Head
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
@@ -18,7 +18,7 @@ from cil_func.training.preprocess import Preprocess
 
 SIZES = [3, 2, 2]
 PLAIN = Network("resnet20", 7, 3, image_size=(8, 8))
-GROWING = replace(PLAIN, grows=True, head=Head(shared=der.shared, renew=der.renew, apply=der.apply))
+GROWING = replace(PLAIN, grows=True, head=Head(shared=auxiliary.shared, renew=auxiliary.renew, apply=auxiliary.apply))
 F64 = torch.float64
 
 
