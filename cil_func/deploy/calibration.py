@@ -17,14 +17,15 @@ from cil_func.runs import files
 
 NAME = "calibration.safetensors"
 FORMAT = 1
-RULES = ("distance", "logit", "energy", "probability")  # by which an image can be judged to be of no known class
+STORED = ("distance", "logit", "energy", "probability")  # what is stored of each image
+RULES = ("nearest", *STORED)  # by which an image can be judged to be of no known class, see `is_known`
 
 
 class Calibration(NamedTuple):
     """What N images that training has not seen say about a model with K classes.
 
     temperature: what scores are divided by before the softmax. labels: (N,) int64, the images' true classes.
-    strangeness: {rule: (N,) float64} how strange each image is by each of RULES, see `strangeness_of`; "distance" is
+    strangeness: {rule: (N,) float64} how strange each image is by each of STORED, see `strangeness_of`; "distance" is
     that to the mean of its own class. means: (K, D), the class means that distances are measured to.
     report: what was measured with it: numbers by name.
     """
@@ -43,7 +44,7 @@ class Reject(NamedTuple):
     """
 
     quantile: float
-    rule: str = "distance"
+    rule: str = "nearest"
 
 
 def required(calibration: Calibration | None) -> Calibration:
@@ -104,10 +105,10 @@ def distances_left_out(features: torch.Tensor, labels: torch.Tensor, num_classes
 
 
 def thresholds(calibration: Calibration, reject: Reject) -> torch.Tensor:
-    """Returns the highest strangeness of images of known classes: (K,) for "distance", one of each class, else ()."""
-    values = calibration.strangeness[reject.rule]
-    if reject.rule != "distance":
-        return values.quantile(reject.quantile)
+    """Returns the highest strangeness of images of known classes: (K,) for distances, one of each class, else ()."""
+    if reject.rule not in ("nearest", "distance"):
+        return calibration.strangeness[reject.rule].quantile(reject.quantile)
+    values = calibration.strangeness["distance"]
     own = (values[calibration.labels == k] for k in range(len(calibration.means)))
     return torch.stack([of_class.quantile(reject.quantile) for of_class in own])
 
@@ -116,10 +117,16 @@ def is_known(calibration: Calibration, strangeness: dict[str, torch.Tensor], rej
     """Returns for each image whether it may be of a known class, (B,) bool; one of no known class is "unknown".
 
     strangeness: {rule: how strange each image is}, "distance": (B, K), the squared distance to each mean; else (B,).
-    By "distance" an image is unknown if it is further from every class than the share `quantile` of the held-out images
-    of that class; by another rule, if it is stranger than that share of all held-out images.
+    By "nearest" an image is unknown if it is further from its nearest class than the share `quantile` of the held-out
+    images of that class. By "distance" it has to be further than that from every class: one class whose images lie far
+    apart then accepts nearly everything. By another rule it is unknown if it is stranger than that share of all
+    held-out images.
     """
-    known = strangeness[reject.rule] <= thresholds(calibration, reject)
+    limits = thresholds(calibration, reject)
+    if reject.rule == "nearest":
+        least = strangeness["distance"].min(1)
+        return least.values <= limits[least.indices]
+    known = strangeness[reject.rule] <= limits
     return known.any(1) if reject.rule == "distance" else known
 
 
@@ -147,7 +154,7 @@ def load(directory: Path, *, model_sha256: str) -> Calibration | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         if about["format"] != FORMAT or about["model"] != model_sha256:
             raise CheckpointError(f"{path}: it is of another model or version; {again}")
-        strangeness = {rule: tensors[f"strangeness.{rule}"] for rule in RULES}
+        strangeness = {rule: tensors[f"strangeness.{rule}"] for rule in STORED}
         return Calibration(about["temperature"], tensors["labels"], strangeness, tensors["means"], about["report"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: it is damaged ({error}); {again}") from error

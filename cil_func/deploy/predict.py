@@ -41,7 +41,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--flips", action="store_true", help="average over each image and its mirror image")
     parser.add_argument("--reject", type=float, metavar="Q", help="answer unknown for images stranger than the share Q "
                         "of held-out ones of each class, such as 0.95")  # fmt: skip
-    parser.add_argument("--reject-by", choices=calibration.RULES, default="distance", help="what strange means")
+    parser.add_argument("--reject-by", choices=calibration.RULES, default="nearest", help="what strange means")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     return parser.parse_args(arguments)
 
