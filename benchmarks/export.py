@@ -36,8 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     conditions = measure.conditions("cpu", commit=options.commit) | {"backbone": BACKBONE, "repeats": options.repeats}
     predictor = drawn()
     figures: dict[str, float] = {}
+    answers = exported(predictor)
     with torch.inference_mode():
-        for name, answer in exported(predictor).items():
+        for name, answer in answers.items():
             for count in BATCHES:
                 figures |= compared(name, answer, predictor, count, options.repeats)
     measure.table([("figure", "value"), *figures.items()])

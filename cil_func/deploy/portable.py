@@ -19,19 +19,26 @@ class Portable(torch.nn.Module):
         super().__init__()
         self._model = model
         self._dtype = compute_dtype or DTYPES[model.saved.description["precision"]][1]
-        self._tensors = tree.to_paths({"params": model.params, "state": model.state})
-        self._names = {path: path.replace(".", "__") for path in self._tensors}  # a buffer's name has no dots
-        for path, leaf in self._tensors.items():
-            self.register_buffer(self._names[path], leaf)
+        self._trees = {"params": model.params, "state": model.state}
+        for path, leaf in tree.to_paths(self._trees).items():
+            self.register_buffer(path.replace(".", "__"), leaf)  # a buffer's name has no dots
+        assert model.classes  # made now: the tracing in torch.export can't
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the probabilities (B, K), float32. images: uint8 (B, H, W, 3)."""
-        trees = tree.from_paths({path: getattr(self, name) for path, name in self._names.items()})
+        trees = self._of_buffers(self._trees, "")
         pixels = self._model.scorer.preprocess(images, self._dtype)  # (B, 3, H, W)
         logits, features, _ = self._model.apply(trees["params"], trees["state"], pixels)
         saved = self._model.saved
         scores = evaluation.scores(logits, features, means=saved.means, predict=saved.description["predict"])
         return self._model.probabilities(scores).float()
+
+    def _of_buffers(self, like: tree.Tree, start: str) -> tree.Tree:
+        """Returns the tree `like`, nested dicts, with the module's buffers as its leaves. start: of their names."""
+        return {
+            key: self._of_buffers(part, f"{start}{key}__") if isinstance(part, dict) else getattr(self, start + key)
+            for key, part in like.items()
+        }
 
     def example(self, count: int) -> torch.Tensor:
         """Returns `count` images of random pixels, the same ones at each call, that the module takes."""

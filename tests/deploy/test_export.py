@@ -11,8 +11,12 @@ import pytest
 import torch
 
 import cil_func
+from cil_func import config
 from cil_func.__main__ import main
-from cil_func.deploy import export, portable
+from cil_func.deploy import export, inputs, portable
+from cil_func.deploy.predictor import Predictor
+from cil_func.runs import saved_model
+from cil_func.runs.checkpoints import SavedModel
 
 WITH_ONNX = all(map(export.find_spec, export.PACKAGES))
 ALONE = """
@@ -95,6 +99,27 @@ def test_the_module_is_the_model_in_float32(trained):
     pixels = module.example(3)
     assert torch.allclose(module(pixels).double(), predictor(pixels), atol=1e-6)
     assert torch.equal(module.example(3), pixels) and pixels.shape == (3, 8, 8, 3)
+
+
+def test_a_network_without_buffers_and_one_that_grows(runs):
+    """The trees of a vision transformer and of several backbones come back from the module's buffers."""
+    for method, backbone, size in (("wa", "timm:test_vit", 16), ("der", "resnet20", 8)):
+        predictor = drawn(runs["wa"], method, backbone, size)
+        module = portable.Portable(predictor)
+        pixels = module.example(2)
+        assert torch.allclose(module(pixels).double(), predictor(pixels), atol=1e-6), backbone
+
+
+def drawn(trained, method, backbone, size):
+    """A Predictor of a model with random weights, of two phases."""
+    description = json.loads((trained.copy / "model.json").read_text())
+    given = config.to_dict(config.load("digits", [f"method.name={method}", f"model.backbone={backbone}"]))
+    description |= {"config": {table: given[table] for table in ("method", "model")}, "predict": "logits"}
+    description["preprocessing"]["image_size"] = [size, size]
+    network = saved_model.network(SavedModel({}, {}, None, description))
+    model = network.expand(network.init(0, 2), 1, 2, 1)
+    scorer = saved_model.scorer(SavedModel(model.params, model.state, None, description))
+    return Predictor(scorer, inputs.reader_of(description["preprocessing"]))
 
 
 @pytest.mark.parametrize(
