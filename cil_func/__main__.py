@@ -26,6 +26,7 @@ COMMANDS = {
     "calibrate": Command("cil_func.deploy.calibrate:main", "makes a model's percentages mean what they say"),
     "export": Command("cil_func.deploy.export:main", "writes a model as a file that works without this package"),
     "tutorial": Command("cil_func.tutorial.command:main", "teaches class-incremental learning, chapter by chapter"),
+    "sweep": Command("cil_func.studies.sweep:main", "trains many runs: grids, seeds, class orders; their table"),
     "schema": Command("cil_func.config.json_schema:main", "prints the JSON schema of a configuration"),
 }
 

@@ -1,0 +1,1 @@
+"""Many runs, and runs beside others: sweeps and their tables, what differs between two of them."""

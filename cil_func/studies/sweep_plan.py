@@ -1,0 +1,104 @@
+"""The runs of a sweep: every combination of the values of a grid, of seeds and of class orders."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cil_func import config as configuration
+from cil_func.config import Config
+from cil_func.config.messages import shown
+from cil_func.errors import ConfigError
+
+SEED, ORDER = "run.seed", "data.order_seed"
+_ODD = re.compile(r"[^\w.+-]+")  # what is replaced in the name of a run directory
+
+
+class Run(NamedTuple):
+    """One run of a sweep.
+
+    name: of its directory inside the sweep's. settings: what it sets, each "table.key=value". group: the part of them
+    that comes from the grid; runs of one group differ in seed and order alone. pair: (seed, order), by which runs of
+    two groups are compared.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    group: tuple[str, ...]
+    pair: tuple[str, str]
+
+
+def runs(grid: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> list[Run]:
+    """Returns all runs of a sweep, group after group.
+
+    grid: each "table.key=v1,v2"; a value that holds commas itself is put into brackets or quotes. seeds, orders: of
+    run.seed, and of data.order_seed with a shuffled class order; (): the configuration's own.
+    Raises ConfigError for a grid that isn't written like that, and for a key or value that comes twice.
+    """
+    axes = [_axis(text) for text in grid]
+    keys = [key for key, _ in axes] + [SEED] * bool(seeds) + [ORDER, "data.class_order"] * bool(orders)
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ConfigError(f"sweep: {twice[0]} comes twice; name each key once, seeds by --seeds, orders by --orders")
+    found: list[Run] = []
+    for values in itertools.product(*(values for _, values in axes)):
+        group = tuple(f"{key}={value}" for (key, _), value in zip(axes, values, strict=True))
+        words = [f"{key.rpartition('.')[2]}-{value}" for (key, _), value in zip(axes, values, strict=True)]
+        for seed, order in itertools.product(seeds or [""], orders or [""]):
+            more = [f"{SEED}={seed}"] if seed else []
+            more += ["data.class_order=shuffled", f"{ORDER}={order}"] if order else []
+            name = "_".join([*words, *([f"seed-{seed}"] if seed else []), *([f"order-{order}"] if order else [])])
+            found.append(Run(_ODD.sub("", name)[:120] or "run", (*group, *more), group, (seed, order)))
+    names = [run.name for run in found]
+    same = [name for name in names if names.count(name) > 1]
+    if same:
+        raise ConfigError(f"sweep: two runs would be called {same[0]}; values have to differ in letters and numbers")
+    return found
+
+
+def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> list[Config]:
+    """Returns the configuration of each run. Raises ConfigError, which names the run, if one of them is wrong.
+
+    config: a path or preset. settings: for all runs, each "table.key=value"; those of a run come after them.
+    """
+    found = []
+    for run in planned:
+        try:
+            found.append(configuration.load(config, [*settings, *run.settings]))
+        except ConfigError as error:
+            words = f" (run {run.name})" if len(planned) > 1 else ""
+            raise ConfigError(f"{error}{words}") from error
+    return found
+
+
+def command(config: str, settings: Sequence[str], run: Run, directory: Path) -> list[str]:
+    """Returns the arguments of train.py that train a run of the sweep in `directory`."""
+    words = [word for setting in (*settings, *run.settings) for word in ("--set", setting)]
+    return ["--config", config, *words, "--out", str(directory / run.name)]
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    """Returns (key, values) of a --grid. Raises ConfigError if it isn't "table.key=v1,v2"."""
+    key, equals, values = text.partition("=")
+    found = _split(values)
+    if not equals or "." not in key or not all(found):
+        raise ConfigError(f"--grid {shown(text)}: write --grid table.key=v1,v2")
+    if len(set(found)) < len(found):
+        raise ConfigError(f"--grid {shown(text)}: a value comes twice")
+    return key.strip(), found
+
+
+def _split(text: str) -> list[str]:
+    """Returns the parts between commas, but not those between commas inside brackets, braces or quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if letter == "," and not depth and not quote:
+            parts.append("")
+            continue
+        parts[-1] += letter
+        if quote or letter in "\"'":
+            quote = "" if letter == quote else quote or letter
+        else:
+            depth += (letter in "[{") - (letter in "]}")
+    return [part.strip() for part in parts]

@@ -1,0 +1,104 @@
+"""The table of a sweep: mean and deviation of each group of runs, and paired differences to the first group."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cil_func.runs import files
+from cil_func.studies.sweep_plan import Run
+
+MEASURES = {
+    "average_incremental_accuracy": "average", "last_accuracy": "last", "forgetting": "forgetting",
+}  # fmt: skip
+
+
+def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns one entry for each group of runs, from the results of its finished runs.
+
+    {"group": its settings, "n": how many runs are finished, "of": how many there are, "runs": their names, and for each
+    of MEASURES {"mean", "deviation" (of a sample; None for fewer than two runs), "values"}, and "difference": mean and
+    deviation of the differences to the first group's run of the same seed and order, and their number n; None for the
+    first group and without pairs}.
+    """
+    results = {run: found for run in planned if (found := _results(directory / run.name))}
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in planned:
+        groups.setdefault(run.group, []).append(run)
+    first = next(iter(groups.values()), [])
+    entries = []
+    for group, members in groups.items():
+        done = [run for run in members if run in results]
+        entry: dict[str, Any] = {
+            "group": list(group), "n": len(done), "of": len(members), "runs": [run.name for run in done],
+        }  # fmt: skip
+        base = {run.pair: results[run] for run in first if run in results and members is not first}
+        for key in MEASURES:
+            values = [results[run][key] for run in done if results[run][key] is not None]
+            differences = [
+                results[run][key] - base[run.pair][key]
+                for run in done
+                if run.pair in base and None not in (results[run][key], base[run.pair][key])
+            ]
+            entry[key] = {**_summary(values), "values": values, "difference": _paired(differences)}
+        entries.append(entry)
+    return entries
+
+
+def markdown(entries: Sequence[dict[str, Any]]) -> str:
+    """Returns the table as Markdown, one row a group: mean ± deviation in percent, and the paired differences."""
+    lines = [
+        "| " + " | ".join(["runs", "n", *MEASURES.values(), "last, difference to the first row"]) + " |",
+        "| " + " | ".join(["---"] * (3 + len(MEASURES))) + " |",
+    ]
+    for entry in entries:
+        name = ", ".join(setting.rpartition(".")[2] for setting in entry["group"]) or "all"
+        count = str(entry["n"]) if entry["n"] == entry["of"] else f"{entry['n']} of {entry['of']}"
+        cells = [_text(entry[key]) for key in MEASURES]
+        difference = entry["last_accuracy"]["difference"]
+        paired = f"{_text(difference, '+.1f')} (n = {difference['n']})" if difference else "-"
+        lines.append("| " + " | ".join([f"`{name}`", count, *cells, paired]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(directory: Path, entries: Sequence[dict[str, Any]], plan: dict[str, Any]) -> None:
+    """Writes table.md and table.json into the sweep's directory. plan: what was swept. Raises DiskError."""
+    files.write_text(directory / "table.md", markdown(entries))
+    files.write_json(directory / "table.json", {**plan, "groups": list(entries)})
+
+
+def is_finished(directory: Path) -> bool:
+    """Returns whether a run directory says that its run is finished."""
+    return _json(directory / "status.json").get("state") == "finished"
+
+
+def _results(directory: Path) -> dict[str, Any]:
+    """Returns the content of a finished run's results.json; {} if the run isn't finished or can't be read."""
+    found = _json(directory / "results.json") if is_finished(directory) else {}
+    return found if all(key in found for key in MEASURES) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _summary(values: list[float]) -> dict[str, float | None]:
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "deviation": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def _paired(differences: list[float]) -> dict[str, Any] | None:
+    return {**_summary(differences), "n": len(differences)} if differences else None
+
+
+def _text(entry: dict[str, Any], form: str = ".1f") -> str:
+    if entry["mean"] is None:
+        return "-"
+    return f"{entry['mean']:{form}}" + ("" if entry["deviation"] is None else f" ± {entry['deviation']:.1f}")
