@@ -15,7 +15,9 @@ from cil_func import config
 from cil_func.errors import ConfigError
 from cil_func.studies import sweep, sweep_jobs, sweep_plan, sweep_table
 
-TINY = tiny.settings("run.compile=false", "optim.epochs=1", "model.backbone=resnet20", "data.increment=5")
+TINY = tiny.settings(
+    "run.compile=false", "optim.epochs=1", "model.backbone=resnet20", "data.increment=2", folder=tiny.images(4, 6)
+)
 
 
 def test_the_runs_are_all_combinations_group_after_group():
@@ -101,7 +103,7 @@ def test_a_directory_with_another_run_is_refused(tmp_path, capsys):
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
     flags = [word for setting in TINY for word in ("--set", setting)]
-    grid = ["--grid", "memory.size=3,20", "--grid", "method.name=wa"]  # 3 exemplars can't be had of ten classes
+    grid = ["--grid", "memory.size=3,20", "--grid", "method.name=wa"]  # 3 exemplars can't be had of four classes
     assert sweep.main([str(tmp_path), *flags, *grid]) == 3
     said = capsys.readouterr().out
     assert "size-3_name-wa: failed with exit status 3" in said and "memory.size" in said
