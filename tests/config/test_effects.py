@@ -68,7 +68,7 @@ LINES = [
      'optim.first_phase.milestones has no effect with optim.first_phase.schedule = "cosine"'),
     ("digits", ["optim.first_phase={milestones=[3]}"],
      'optim.first_phase.milestones has no effect with optim.schedule = "cosine"'),
-    ("digits", ["optim.eval_every_epochs=20"], "optim.eval_every_epochs has no effect with optim.epochs = 20"),
+    ("digits", ["optim.eval_every_epochs=40"], "optim.eval_every_epochs has no effect with optim.epochs = 40"),
     ("digits", ["data.order_seed=3"], 'data.order_seed has no effect with data.class_order = "canonical"'),
     ("digits", ["data.on_error=skip"], 'data.on_error has no effect with data.name = "digits"'),
     ("cifar", ["data.exif_orientation=apply", "data.background=[]"],
@@ -99,7 +99,7 @@ def test_a_key_without_effect_is_named_with_what_decides(name, overrides, expect
         ("digits", ["optim.schedule=milestones", "optim.milestones=[3]", "optim.milestone_factor=0.5"]),
         # in phase 0 alone
         ("digits", ["optim.first_phase.schedule=milestones", "optim.milestones=[3]", "optim.milestone_factor=0.5"]),
-        ("digits", ["optim.first_phase.epochs=30", "optim.eval_every_epochs=25"]),
+        ("digits", ["optim.first_phase.epochs=60", "optim.eval_every_epochs=50"]),
         ("digits", ["data.class_order=shuffled", "data.order_seed=3"]),
         ("cifar", ["augment.backend=pil"]),
         ("folder", ["data.path=x", "data.on_error=skip", "data.exif_orientation=ignore", "data.background=[0, 0, 0]"]),

@@ -35,10 +35,11 @@ def test_a_single_class_in_phase_0_is_warned_of(method):
 
 
 def test_a_convex_weight_of_1_that_leaves_new_classes_unlearned_is_warned_of():
-    [warning] = planning.warnings(build("method.kd_weight=1.0"))
+    convex = ("method.kd_combination=convex", "method.kd_weight=1.0")
+    [warning] = planning.warnings(build(*convex))
     assert "classes of later phases are never learned; set a weight below 1" in warning
     for fine in ("method.kd_weight=0.9", "method.kd_combination=sum", "method.name=replay", "data.increment=10"):
-        assert planning.warnings(build("method.kd_weight=1.0", fine)) == []
+        assert planning.warnings(build(*convex, fine)) == []
 
 
 def test_lwf_with_a_single_class_in_a_later_phase_is_refused_before_training():
@@ -62,12 +63,12 @@ def test_the_plan_of_a_network_that_grows_counts_its_parameters_by_phase():
 
 def test_the_plan_has_a_line_for_each_stage_and_warns_of_one_without_images():
     """100 exemplars: ceil(0.1 x 50) = 5 of each of 2 old classes are held out, and 5 of each of 2 new ones."""
-    lines = planning.describe(build("method.name=bic")).splitlines()
+    lines = planning.describe(build("method.name=bic", "memory.size=100")).splitlines()
     stages = [line.split() for line in lines if "stage 'bias'" in line]
     assert [words[0] for words in stages] == [str(4 * 5), str(4 * 3 + 2 * 3), str(6 * 2 + 2 * 2), str(8 * 2 + 2 * 2)]
     said = planning.warnings(build("method.name=bic", "memory.size=10"))
     assert said == ["stage 'bias' of bic has no images in phase 3, and is left out there; raise memory.size"]
-    said = planning.warnings(build("method.name=bic", "optim.balance.epochs=1"))
+    said = planning.warnings(build("method.name=bic", "memory.size=100", "optim.balance.epochs=1"))
     assert len(said) == 1 and "[optim.balance] has no effect" in said[0]
 
 

@@ -50,7 +50,8 @@ def learn(monkeypatch, method: str, *more: str) -> Run:
         f"data.initial_increment={SIZES[0]}", f"data.increment={SIZES[1]}", f"data.mean={list(MEAN)}",
         f"data.std={list(STD)}", "augment.crop_padding=0", "run.precision=float64", "run.device=cpu",
         f"optim.epochs={EPOCHS}", "optim.batch_size=16", f"optim.learning_rate={RATE}",
-        f"optim.weight_decay={DECAY}", "memory.size=21", *more,
+        f"optim.weight_decay={DECAY}", "memory.size=21", "method.kd_combination=convex", "method.kd_weight=dynamic",
+        *more,
     ])).experiment  # fmt: skip
     batches, started, exemplars, expand, select = defaultdict(list), [], [], experiment.expand, experiment.select
 

@@ -1,0 +1,170 @@
+"""How good is each method on the digits? All built-in methods with several seeds, as ordinary runs, in one table.
+
+    python -m benchmarks.digits [--methods wa,replay] [--seeds 0,1,2] [--runs FOLDER]
+    python -m benchmarks.digits --draw benchmarks/results/digits.png
+
+Trains the default configuration with each method and seed in FOLDER/<method>-<seed>, one after the other, in processes
+of one thread. Called again it goes on: finished runs are read, a stopped one continues from its checkpoint. After each
+run it writes results/digits-cpu.json anew: all runs of FOLDER, and each method's means over its seeds. --draw trains
+nothing: it draws the README's figure from that file.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.record import portable
+from cil_func import methods
+from cil_func.report.axes import BLUE, GREEN, GREY, ORANGE, new_figure, png
+from cil_func.runs import files
+
+ROOT = Path(__file__).parents[1]
+NAME = "digits"
+SUMMARY = {"average": "average_incremental_accuracy", "last": "last_accuracy", "forgetting": "forgetting"}
+PHASES = ("top1", "top1_before_align", "nme_top1", "gamma", "new_share", "new_share_before_align")
+DRAWN = {  # label, colour, marker, line
+    "joint": ("joint: all images of all classes", GREY, "", "--"),
+    "wa": ("wa: weight aligning", BLUE, "o", "-"),
+    "replay": ("replay: the exemplars alone", ORANGE, "s", "-"),
+    "finetune": ("finetune: no exemplars", GREEN, "^", "-"),
+}
+HEADING = ("method", "seeds", "average", "+-", "last", "+-", "forgetting", "seconds")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--methods", default=",".join(methods.TABLE), help="separated by commas; default: all")
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--runs", type=Path, default=Path("runs/digits-methods"), help="folder of the run directories")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of every run")
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="draws the figure of the record, trains nothing")
+    options = parser.parse_args(arguments)
+    if options.draw:
+        record = json.loads((options.json or measure.RESULTS / f"{NAME}-cpu.json").read_text(encoding="utf-8"))
+        options.draw.write_bytes(draw(record))
+        return 0
+    conditions = measure.conditions("cpu", commit=options.commit) | {"threads": 1}
+    for seed in options.seeds.split(","):  # all methods of one seed first: a table that is cut short compares methods
+        for method in options.methods.split(","):
+            if status := train(options.runs / f"{method}-{seed}", method, seed, options.set):
+                print(f"benchmarks.digits: {method}, seed {seed}, ended with exit status {status}", file=sys.stderr)
+                return status
+            path = write(read(options.runs), conditions, options.json)
+    show(json.loads(path.read_text(encoding="utf-8")))
+    print(path)
+    return 0
+
+
+def train(directory: Path, method: str, seed: str, overrides: Sequence[str]) -> int:
+    """Trains one run in a process of its own, unless it is finished. Returns the exit status of train.py.
+
+    overrides: further values, as --set takes them.
+    """
+    status = directory / "status.json"
+    if status.is_file() and json.loads(status.read_text(encoding="utf-8"))["state"] == "finished":
+        return 0
+    settings = (f"method.name={method}", f"run.seed={seed}", "run.threads=1", "run.device=cpu", *overrides)
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, str(ROOT / "train.py"), "--out", str(directory), *words]
+    return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+
+
+def read(folder: Path) -> list[dict]:
+    """Returns the results.json of each finished run below a folder, by method in the order of the package, by seed."""
+    found = []
+    for path in folder.glob("*/status.json"):
+        if json.loads(path.read_text(encoding="utf-8"))["state"] == "finished":
+            found.append(json.loads((path.parent / "results.json").read_text(encoding="utf-8")))
+    order = [*methods.TABLE]
+    return sorted(found, key=lambda results: (order.index(results["method"]), results["seed"]))
+
+
+def write(found: Sequence[dict], conditions: dict, json_path: Path | None) -> Path:
+    """Writes the table, one run a line. Returns its path.
+
+    found: from `read`. conditions: from measure.conditions. json_path: the file; None: results/digits-cpu.json.
+    """
+    first = found[0]["config"]
+    kept = {**conditions, "environment": found[0]["environment"], "config": portable(first)}
+    head = json.dumps({"name": NAME, "figures": figures(found), "conditions": kept}, indent=2, allow_nan=False)
+    rows = ",\n".join(f"    {json.dumps(row(results), allow_nan=False)}" for results in found)
+    path = json_path or measure.RESULTS / f"{NAME}-cpu.json"
+    files.write_text(path, f'{head[:-2]},\n  "runs": [\n{rows}\n  ]\n}}\n')
+    return path
+
+
+def row(results: dict) -> dict:
+    """Returns the part of a run that the table has: SUMMARY, seconds, and PHASES as lists, an item for each phase."""
+    seconds = sum(sum(phase["seconds"].values()) for phase in results["phases"])
+    return {
+        "method": results["method"],
+        "seed": results["seed"],
+        "compile": results["config"]["run"]["compile"],
+        **{name: _rounded(results[key]) for name, key in SUMMARY.items()},
+        "seconds": round(seconds),
+        **{key: [_rounded(phase[key]) for phase in results["phases"]] for key in PHASES},
+    }
+
+
+def figures(found: Sequence[dict]) -> dict[str, float]:
+    """Returns each method's number of runs, and the mean and standard deviation over them of SUMMARY and the seconds.
+
+    The deviation is that of a sample (n - 1 in the denominator); it is left out for a method with one run.
+    """
+    rows = [row(results) for results in found]
+    made: dict[str, float] = {}
+    for method in dict.fromkeys(one["method"] for one in rows):
+        own = [one for one in rows if one["method"] == method]
+        made[f"{method}_seeds"] = len(own)
+        for name in (*SUMMARY, "seconds"):
+            values = [one[name] for one in own]
+            made[f"{method}_{name}"] = _rounded(statistics.mean(values))
+            if len(values) > 1:
+                made[f"{method}_{name}_deviation"] = _rounded(statistics.stdev(values))
+    return made
+
+
+def show(record: dict) -> None:
+    """Prints the means by method. record: the content of the written file."""
+    found = record["figures"]
+    names = ("seeds", "average", "average_deviation", "last", "last_deviation", "forgetting", "seconds")
+    listed = [key.removesuffix("_seeds") for key in found if key.endswith("_seeds")]
+    measure.table([HEADING, *([method, *(found.get(f"{method}_{name}") for name in names)] for method in listed)])
+
+
+def draw(record: dict) -> bytes:
+    """Draws the accuracy by classes seen of the methods in DRAWN. Returns the bytes of a PNG file.
+
+    record: the content of the written file. A line is the mean over the seeds, a band reaches from the lowest to the
+    highest of them. A method without runs is left out.
+    """
+    figure = new_figure(7, 3.4)
+    axes = figure.add_subplot()
+    increment = record["conditions"]["config"]["data"]["increment"]
+    for method, (label, colour, marker, line) in DRAWN.items():
+        curves = [one["top1"] for one in record["runs"] if one["method"] == method]
+        if not curves:
+            continue
+        seen = [increment * (phase + 1) for phase in range(len(curves[0]))]
+        columns = [*zip(*curves, strict=True)]
+        axes.fill_between(seen, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.2, linewidth=0)
+        means = [statistics.mean(column) for column in columns]
+        axes.plot(seen, means, color=colour, marker=marker, linestyle=line, label=label)
+        axes.annotate(f"{means[-1]:.0f}", (seen[-1], means[-1]), (6, 0), textcoords="offset points", va="center")
+    axes.set(xlabel="classes seen", ylabel="accuracy on all of them (%)", xticks=seen, ylim=(0, 105))
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower left")
+    return png(figure)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
