@@ -78,6 +78,7 @@ def card(model: Predictor, run: Path) -> str:
         "Use": use + _resize(model),
         "Intended use and limits": _LIMITS,
         "Classes": ", ".join(map(_plain, model.class_names)) + "\n",
+        "Calibration": _calibration(model),
         "Lineage": _block("json", json.dumps(_lineage(description), indent=2, ensure_ascii=False)),
         "Results": without_title or _NO_RESULTS,  # ends in a section on the recipe
     }
@@ -108,6 +109,18 @@ def _resize(model: Predictor) -> str:
         "\nTraining has turned images upright by EXIF's orientation, put the background behind transparent pixels, "
         "brought the shorter side to that size (bicubic, antialiased) and cut out the centre: see model.json, "
         '"preprocessing".\n'
+    )
+
+
+def _calibration(model: Predictor) -> str:
+    """Returns what the command calibrate has found, or that it was not used."""
+    if model.calibration is None:
+        return "Not calibrated: the probabilities are those of training, usually too sure.\n"
+    report = model.calibration.report
+    return (
+        f"Temperature {model.temperature:.3f}, fitted on {report['images']} images that training has not seen. "
+        "Fitted on half of them and measured on the other, the expected calibration error is "
+        f"{100 * report['ece_before']:.1f} % before and {100 * report['ece_after']:.1f} % after.\n"
     )
 
 

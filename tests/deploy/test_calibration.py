@@ -11,7 +11,7 @@ from scipy.special import softmax as scipy_softmax
 
 import cil_func
 from cil_func.__main__ import main
-from cil_func.deploy import calibrate, calibration
+from cil_func.deploy import calibrate, calibration, model_card
 from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.errors import CheckpointError
 
@@ -81,7 +81,8 @@ def test_calibrating_changes_probabilities_and_no_prediction(trained, calibrated
     assert (report["images"], report["unknown_images"]) == (16, 4)
     assert lines[0].startswith(f"temperature {after.temperature:.3f}, from 16 images") and len(lines) == 8
     assert f"{100 * report['ece_after']:.1f} % after" in lines[1]
-    assert cil_func.load(copy, device="cpu").calibration.temperature == after.temperature
+    text = f"## Calibration\n\nTemperature {after.temperature:.3f}, fitted on 16 images"
+    assert text in model_card.card(after, copy) and "\nNot calibrated: " in model_card.card(before, copy)
     if after.saved.means is None:
         outputs = calibrate.read(before, str(folder))
         own = outputs.at(outputs.labels >= 0)

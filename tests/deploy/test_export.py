@@ -88,7 +88,7 @@ def test_the_folder_of_the_hub_can_be_loaded(runs, folder):
     front = yaml.safe_load(card.split("---\n")[1])
     (entry,) = front["model-index"][0]["results"][0]["metrics"]
     assert entry["value"] == trained.results["last_accuracy"] and front["pipeline_tag"] == "image-classification"
-    for name in ("Use", "Intended use and limits", "Classes", "Results", "Recipe", "Lineage"):
+    for name in ("Use", "Intended use and limits", "Classes", "Results", "Recipe", "Calibration", "Lineage"):
         assert f"\n## {name}\n" in card
 
 
