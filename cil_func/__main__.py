@@ -21,7 +21,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("cil_func.runs.command_line:main", "trains; the flags of train.py"),
-    "report": Command("cil_func.report.__main__:main", "draws the figures and tables of a run again"),
+    "report": Command("cil_func.report.__main__:main", "draws the report of a run again, or compares several runs"),
     "predict": Command("cil_func.deploy.predict:main", "names the classes of image files with a finished run"),
     "calibrate": Command("cil_func.deploy.calibrate:main", "makes a model's percentages mean what they say"),
     "export": Command("cil_func.deploy.export:main", "writes a model as a file that works without this package"),

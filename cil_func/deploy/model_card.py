@@ -69,7 +69,7 @@ def card(model: Predictor, run: Path) -> str:
     """
     description, (height, width) = model.saved.description, model.reader.size
     try:
-        results, _ = report_files.read_run(run)
+        results = dict(report_files.read_run(run).results)
     except ConfigError:
         results = {}
     use = _USE.format(size=(width, height), height=height, width=width, count=len(model.class_names))

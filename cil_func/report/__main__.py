@@ -1,25 +1,36 @@
-"""`python -m cil_func report DIR`, or `python -m cil_func.report DIR`: draws a run's report again, from its files."""
+"""`python -m cil_func report RUN... [--out DIR]`: draws a run's report again, or compares several runs."""
 
 import sys
 
 from cil_func.config.parser import Parser
-from cil_func.errors import CilError
+from cil_func.errors import CilError, ConfigError
 from cil_func.runs import report_files, status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes DIR/report/ and prints the paths of its files. Returns the exit status.
+    """Writes the report of one run or of several, and prints the paths of its files. Returns the exit status.
 
-    arguments: of the command line, after the program's name; None: those of this process.
+    arguments: of the command line, after the program's name; None: those of this process. One run: into RUN/report or
+    --out. Several: into --out; without it the table is printed and nothing is written.
     Exit status 0: all is drawn. 1: some files can't be drawn; the reasons are printed, one a line. 2: there is nothing
-    to draw. 74: report/ can't be written.
+    to draw. 74: the files can't be written.
     """
     parser = Parser(prog="python -m cil_func report", description=__doc__)
-    parser.add_argument("directory", metavar="DIR", help="a run directory: it holds results.json")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory: it holds results.json")
+    parser.add_argument("--out", metavar="DIR", help="the folder to write; of one run by default RUN/report")
     problems: list[str] = []
     try:
-        directory = parser.parse_args(arguments).directory
-        written = report_files.write_report(directory, warn=problems.append)
+        options = parser.parse_args(arguments)
+        if options.out == "":
+            raise ConfigError("--out is empty; name a folder")
+        if len(options.runs) == 1:
+            written = report_files.write_report(options.runs[0], out=options.out, warn=problems.append)
+        elif options.out:
+            written = report_files.write_comparison(options.runs, options.out)
+        else:
+            print(report_files.comparison(options.runs))
+            print("note: --out DIR writes this table as Markdown, CSV and LaTeX, and report.html", file=sys.stderr)
+            written = []
     except CilError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -27,9 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(path)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    record = status.read(directory)
-    if record.get("state") not in (None, "finished"):
-        print(f"note: the run is not finished: {status.describe(record)}", file=sys.stderr)
+    for directory in options.runs:
+        record = status.read(directory)
+        if record.get("state") not in (None, "finished"):
+            which = "the run" if len(options.runs) == 1 else directory
+            print(f"note: {which} is not finished: {status.describe(record)}", file=sys.stderr)
     return 1 if problems else 0
 
 

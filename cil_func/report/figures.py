@@ -1,34 +1,23 @@
-"""Draws the pictures of accuracy, the accuracy matrix and the loss. Axes of accuracies are in percent."""
+"""Draws the pictures of accuracy and of the accuracy matrix. Axes of accuracies are in percent."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cil_func.report import number_places, tables
-from cil_func.report.axes import (
-    BLUE,
-    GREY,
-    MOST_TICKS,
-    ORANGE,
-    Events,
-    Results,
-    Row,
-    name_phases,
-    new_figure,
-    set_ticks,
-)
+from cil_func.report import number_places, published, tables
+from cil_func.report.axes import BLUE, GREEN, GREY, MOST_TICKS, ORANGE, Results, Row, new_figure, set_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NUMBER_WIDTH = 0.07  # of a number in accuracy.png, as a part of the distance from the first point to the last
+_NUMBER_WIDTH = 0.07  # of a number in accuracy.svg, as a part of the distance from the first point to the last
 
 
 def accuracy(results: Results) -> "Figure":
     """Draws top-1 by logits, by nearest class mean and before aligning, against the number of classes seen.
 
     results: the content of results.json. A curve that no phase has values of is left out. With more than ten phases the
-    points have no numbers.
+    points have no numbers. Published accuracies of the method are lines across, if the run's protocol was published.
     """
     figure = new_figure(7.5, 5.2)
     axes = figure.add_subplot()
@@ -45,6 +34,7 @@ def accuracy(results: Results) -> "Figure":
         heights = number_places.heights(curves[-1], curves, width=_NUMBER_WIDTH * (seen[-1] - seen[0]))
         for (x, value), height in zip(curves[-1], heights, strict=True):
             axes.text(x, height, f"{value:.1f}", ha="center", va="center", fontsize=9, color=BLUE)
+    _reference_lines(axes, results)
     axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(0, 112), yticks=range(0, 101, 20))
     set_ticks(axes, seen)
     axes.grid(alpha=0.25)
@@ -84,35 +74,16 @@ def matrix(results: Results) -> "Figure":
     return figure
 
 
-def loss(results: Results, log: Events) -> "Figure | None":
-    """Draws the training loss of each epoch, with the phases marked.
-
-    results: the content of results.json, for the title. log: the run's events. Returns None if no event has a loss.
-    """
-    # A run that goes on repeats the epochs after its checkpoint. The later event is the right one.
-    latest = {(e["phase"], e["epoch"]): e.get("loss") for e in log if e.get("event") == "epoch"}
-    by_phase: dict[int, list[float]] = {}
-    for phase, epoch in sorted(latest):
-        value = latest[phase, epoch]
-        by_phase.setdefault(phase, []).append(float("nan") if value is None else value)
-    if not by_phase:
-        return None
-    figure = new_figure(8.5, 4.4)
-    axes = figure.add_subplot()
-    start, middles = 0, []
-    for position, values in enumerate(by_phase.values()):
-        if position % 2:
-            axes.axvspan(start + 0.5, start + len(values) + 0.5, color=GREY, alpha=0.12, linewidth=0)
-        xs = range(start + 1, start + len(values) + 1)
-        axes.plot(xs, values, color=BLUE, marker="o" if len(values) < 15 else None, markersize=3)
-        middles.append(start + (len(values) + 1) / 2)
-        start += len(values)
-    axes.set(xlabel="epoch, counted over all phases", ylabel="training loss", xlim=(0.5, start + 0.5))
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.grid(alpha=0.25)
-    name_phases(axes, middles, list(by_phase))
-    axes.set_title(tables.title(results))
-    return figure
+def _reference_lines(axes: "Axes", results: Results) -> None:
+    """Draws the published average and last accuracy of the run's method, if its protocol was published."""
+    found = published.of_method(published.protocol_of(results), results.get("method", ""))
+    if found is None:
+        return
+    about = "~" * found.uncertain
+    for value, what, dash in ((found.average, "average", (0, (6, 3))), (found.last, "last", (0, (1, 2)))):
+        if value is not None:
+            axes.axhline(value, color=GREEN, linewidth=1.3, linestyle=dash,
+                         label=f"published {what}: {about}{value:.1f}")  # fmt: skip
 
 
 def _curve(

@@ -1,4 +1,4 @@
-"""Finds heights for the numbers in accuracy.png, so that none covers a curve or another number."""
+"""Finds heights for the numbers in the accuracy figure, so that none covers a curve or another number."""
 
 from collections.abc import Sequence
 

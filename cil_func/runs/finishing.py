@@ -61,7 +61,7 @@ def draw_report(directory: Path, emit: Callable[[dict], None]) -> None:
         report_files.write_report(directory, warn=problems.append)
     except (Exception, StoppedError) as error:
         problems.append(f"report/ is not drawn ({type(error).__name__}: {error})")
-    again = f"the run is finished, and this draws it: python -m cil_func.report {directory}"
+    again = f"the run is finished, and this draws it: python -m cil_func report {directory}"
     for problem in problems:
         with suppress(DiskError):  # a full disk may be the reason, and the log is on it too
             emit({"event": "warning", "message": printable(f"{problem}; {again}")})

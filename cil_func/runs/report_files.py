@@ -1,41 +1,54 @@
-"""Reads a run's results and events, and writes its report/ folder."""
+"""Reads a run's files, and writes its report/ folder; reads several runs, and writes their comparison."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cil_func.errors import ConfigError, printable
-from cil_func.report import contents
-from cil_func.runs import event_log, files
+from cil_func.report import contents, several
+from cil_func.report.material import Material
+from cil_func.runs import event_log, exemplar_files, files, status
 
 
-def write_report(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> list[Path]:
-    """Draws `directory`/report/ from the run's files. Returns the paths of the files that were written.
+def write_report(
+    directory: str | Path, *, out: str | Path | None = None, warn: Callable[[str], None] | None = None
+) -> list[Path]:
+    """Draws a run's report from its files. Returns the paths of the files that were written, report.html last.
 
-    directory: a run directory. A picture of an earlier drawing that this run doesn't have any more is deleted.
+    directory: the run directory. out: the folder to write, made if it is missing; None: `directory`/report. A picture
+    of an earlier drawing that this run doesn't have any more is deleted there.
     warn: called with one line for each reason why files can't be drawn; the other files are written. None: the first
     failure is raised.
-    Raises ConfigError for a folder without a readable results.json. Raises DiskError if report/ can't be written.
+    Raises ConfigError for a folder without a readable results.json. Raises DiskError if the folder can't be written.
     """
     directory = Path(directory)
-    folder = directory / "report"
-    results, log = read_run(directory)
+    folder = Path(out) if out else directory / "report"
+    run = read_run(directory)
     files.make_directory(folder)
-    made = contents.make(results, log, warn=warn and (lambda line: warn(printable(f"{folder}: {line}"))))
-    for name, content in made.items():
-        if content is None:
-            (folder / name).unlink(missing_ok=True)
-        else:
-            files.write_bytes(folder / name, content)
-    return [folder / name for name, content in made.items() if content is not None]
+    return _write(folder, contents.make(run, warn=warn and (lambda line: warn(printable(f"{folder}: {line}")))))
 
 
-def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Reads a run directory. Returns (the content of results.json, the events of metrics.jsonl in order).
+def write_comparison(directories: Sequence[str | Path], out: str | Path) -> list[Path]:
+    """Writes the report of several runs. Returns the paths of the files that were written, report.html last.
 
-    There are no events if metrics.jsonl is missing.
-    Raises ConfigError if results.json is missing or has no phases, or if one of the files is damaged.
+    directories: of the runs. out: the folder to write, made if it is missing.
+    Raises ConfigError for a folder without a readable results.json. Raises DiskError if `out` can't be written.
+    """
+    runs = [read_run(Path(directory)) for directory in directories]
+    files.make_directory(Path(out))
+    return _write(Path(out), several.make(runs))
+
+
+def comparison(directories: Sequence[str | Path]) -> str:
+    """Returns the Markdown table of several runs, without writing it. Raises ConfigError as `write_comparison` does."""
+    return several.markdown(several.groups_of([read_run(Path(directory)) for directory in directories]))
+
+
+def read_run(directory: Path) -> Material:
+    """Reads the files of a run directory that a report shows. What is missing besides results.json is left empty.
+
+    Raises ConfigError if results.json is missing or has no phases, or if it or metrics.jsonl is damaged.
     """
     path = directory / "results.json"
     try:
@@ -50,4 +63,30 @@ def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise ConfigError(f"{directory}: results.json or metrics.jsonl is broken: {error}") from error
     if not isinstance(results, dict) or not results.get("phases"):
         raise ConfigError(f"{path}: holds no phases, so there is nothing to draw")
-    return results, log
+    return Material(
+        directory=printable(str(directory)),
+        results=results,
+        log=log,
+        lineage=_lineage(directory / "model.json"),
+        exemplars=exemplar_files.read(directory / "memory"),
+        state=status.read(directory).get("state") or "",
+    )
+
+
+def _lineage(path: Path) -> Mapping[str, Any]:
+    """Returns what model.json says about where the run came from; {} if it says nothing, or can't be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("lineage")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return found if isinstance(found, dict) else {"lineage": found} if found else {}
+
+
+def _write(folder: Path, made: Mapping[str, bytes | None]) -> list[Path]:
+    """Writes {file name: content} into a folder, and deletes files without content. Returns the written paths."""
+    for name, content in made.items():
+        if content is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            files.write_bytes(folder / name, content)
+    return [folder / name for name, content in made.items() if content is not None]

@@ -28,7 +28,11 @@ def _make_run(num_phases=3, epochs=2, aligned=True):
                            "images": 200, "images_per_second": 100.0, "seconds": 2.0})  # fmt: skip
         rows.append(_row(phase, seen, aligned and phase > 0))
         norms = {"before_align": [1.0] * (seen - 2) + [2.0] * 2, "after_align": [1.0] * seen}
-        events.append({"event": "phase_end", **rows[-1], "norms": norms})
+        by_class = {"class_top1": [80.0] * (seen - 2) + ([100.0, 90.0] if phase else [95.0, 95.0])}
+        if phase == num_phases - 1:  # every old class is taken for the first new one in 20 % of 10 images
+            old = [pair for c in range(seen - 2) for pair in ([c, c, 8], [c, seen - 2, 2])]
+            by_class["confusion"] = [*old, [seen - 2, seen - 2, 10], [seen - 1, seen - 2, 1], [seen - 1, seen - 1, 9]]
+        events.append({"event": "phase_end", **rows[-1], "norms": norms, **by_class})
     accuracies = [row["top1"] for row in rows]
     figures = {"average_incremental_accuracy": sum(accuracies) / num_phases, "last_accuracy": accuracies[-1],
                "forgetting": 12.5 if num_phases > 1 else None}  # fmt: skip

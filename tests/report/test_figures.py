@@ -2,16 +2,17 @@
 
 import pytest
 
-from cil_func.report import alignment, figures
+from cil_func.report import alignment, by_class, curves, figures
+from cil_func.report.axes import svg
 
 
-def curves(axes):
+def lines(axes):
     return {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
 
 
 def test_accuracy_plots_percent_against_classes_seen(make_run):
     [axes] = figures.accuracy(make_run(3)[1]).axes
-    assert curves(axes) == {
+    assert lines(axes) == {
         "top-1": [90, 80, 70],
         "nearest class mean (NME)": [88, 88],
         "top-1 before aligning": [60, 60],
@@ -50,23 +51,77 @@ def test_matrix_writes_each_number_once_and_nothing_above_the_diagonal(make_run)
     assert texts == {(0, 0): "95", (0, 1): "80", (1, 1): "95", (0, 2): "80", (1, 2): "80", (2, 2): "95"}
 
 
-def test_alignment_shows_shares_beside_the_fair_one_and_the_norms(make_run):
-    log, results = make_run(3)
-    shares, norms = alignment.draw(results, log).axes
-    bars = [round(patch.get_height(), 6) for patch in shares.patches]
+def test_shares_stand_beside_the_fair_one(make_run):
+    axes = alignment.shares(make_run(3)[1]).axes[0]
+    bars = [round(patch.get_height(), 6) for patch in axes.patches]
     assert bars == [90, 90, 51, 51]  # before, before, after, after: phases 1 and 2
-    fair = [segment[0][1] for segment in shares.collections[0].get_segments()]
+    fair = [segment[0][1] for segment in axes.collections[0].get_segments()]
     assert fair == pytest.approx([40, 40])
-    shown = curves(norms)
+    unaligned = alignment.shares(make_run(3, aligned=False)[1]).axes[0]
+    assert [round(patch.get_height(), 6) for patch in unaligned.patches] == [51, 51]
+    assert alignment.shares(make_run(1)[1]) is None
+
+
+def test_norms_of_the_last_phase_before_and_after_aligning(make_run):
+    log, results = make_run(3)
+    shown = lines(alignment.norms(results, log).axes[0])
     assert shown["before aligning"] == [1, 1, 1, 1, 2, 2] and shown["after aligning"] == [1] * 6
-    assert alignment.draw(results, []).axes[0].get_xlabel() == "phase"  # without norms in the log
-    assert alignment.draw(make_run(3, aligned=False)[1], log) is None
+    log, results = make_run(3, aligned=False)
+    assert lines(alignment.norms(results, log).axes[0])["norm"] == [1] * 6
+    assert alignment.norms(results, []) is None
 
 
 def test_loss_takes_the_later_of_two_events_and_bridges_no_phases(make_run):
     log, results = make_run(2, epochs=2)
     again = next(dict(e, loss=0.5) for e in log if e["event"] == "epoch" and e["epoch"] == 1)
-    axes = figures.loss(results, [*log, again]).axes[0]
-    assert [list(line.get_ydata()) for line in axes.get_lines()] == [[1.5, 0.5], [1.5, 1.0]]
-    assert [list(line.get_xdata()) for line in axes.get_lines()] == [[1, 2], [3, 4]]
-    assert figures.loss(results, []) is None
+    loss, accuracy = curves.draw(results, [*log, again], curves.LOSS).axes
+    assert [list(line.get_ydata()) for line in loss.get_lines()] == [[1.5, 0.5], [1.5, 1.0]]
+    assert [list(line.get_xdata()) for line in loss.get_lines()] == [[1, 2], [3, 4]]
+    assert [list(line.get_ydata()) for line in accuracy.get_lines()] == [[45, 45], [45, 45]]
+    assert curves.draw(results, [], curves.LOSS) is None
+    assert curves.draw(results, log, curves.STEPS) is None  # events of an older version have no norms
+
+
+def test_a_later_stage_follows_its_phase_and_covers_nothing(make_run):
+    log, _ = make_run(2, epochs=2)
+    stage = {"event": "epoch", "phase": 0, "stage": "bias", "epoch": 0, "loss": 7.0}
+    epochs = curves.epochs_of([*log, stage])
+    assert [event["loss"] for event in epochs] == [1.5, 1.0, 7.0, 1.5, 1.0]
+
+
+def test_confusion_is_in_percent_of_each_class_with_a_line_at_each_border(make_run):
+    log, results = make_run(2)
+    axes = by_class.confusion(results, log).axes[0]
+    assert axes.images[0].get_array().tolist() == [[80, 0, 20, 0], [0, 80, 20, 0], [0, 0, 100, 0], [0, 0, 10, 90]]
+    assert {tuple(line.get_ydata()) for line in axes.get_lines()} == {(1.5, 1.5), (0, 1)}  # the row's, the column's
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["c0", "c1", "c2", "c3"]
+    assert by_class.confusion(results, []) is None
+
+
+def test_a_class_is_named_with_what_it_was_mostly_taken_for(make_run):
+    log, results = make_run(2)
+    assert by_class.class_rows(results, log) == [
+        [0, "c0", 0, 95.0, 80.0, -15.0, "c2 (20 %)"],
+        [1, "c1", 0, 95.0, 80.0, -15.0, "c2 (20 %)"],
+        [2, "c2", 1, 100.0, 100.0, 0.0, ""],
+        [3, "c3", 1, 90.0, 90.0, 0.0, "c2 (10 %)"],
+    ]
+    shown = lines(by_class.accuracy(results, log).axes[0])
+    assert shown["when it was learned"] == [95, 95, 100, 90] and shown["after the last phase"] == [80, 80, 100, 90]
+    assert by_class.accuracy(results, []) is None
+
+
+def test_forgetting_is_the_best_earlier_accuracy_minus_the_last(make_run):
+    _, results = make_run(3)
+    results["accuracy_matrix"] = [[75.0], [80.0, 60.0], [50.0, 55.0, 90.0]]
+    curves_of_phases, bars = by_class.forgetting(results).axes
+    assert [list(line.get_ydata()) for line in curves_of_phases.get_lines()] == [[75, 80, 50], [60, 55], [90]]
+    assert [patch.get_height() for patch in bars.patches] == [30, 5]
+    assert by_class.forgetting(make_run(1)[1]) is None
+
+
+def test_a_dollar_in_a_class_name_begins_no_formula(make_run):
+    log, results = make_run(2)
+    results["class_names"] = ["a$b$c", "a\nb", "x" * 40, "$"]
+    drawn = svg(by_class.confusion(results, log), "confusion").decode()
+    assert "a$b$c" in drawn and "a\\nb" in drawn and "x" * 13 + "..." in drawn

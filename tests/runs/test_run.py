@@ -16,7 +16,7 @@ def test_whatever_ends_the_report_is_a_warning(tmp_path, monkeypatch, error):
     finishing.draw_report(tmp_path, told.append)
     [event] = told
     assert event["event"] == "warning" and "\n" not in event["message"]
-    assert type(error).__name__ in event["message"] and f"python -m cil_func.report {tmp_path}" in event["message"]
+    assert type(error).__name__ in event["message"] and f"python -m cil_func report {tmp_path}" in event["message"]
 
     def full(event):
         raise DiskError("full")

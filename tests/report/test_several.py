@@ -1,0 +1,75 @@
+"""The report of several runs: how they are grouped, and their table in each form."""
+
+import csv
+import io
+
+import pytest
+
+from cil_func.report import several
+from cil_func.report.__main__ import main
+from cil_func.report.material import Material
+from cil_func.runs import files
+
+
+def run(make_run, method="wa", average=80.0, *, phases=3, seed=0, epochs=40):
+    _, results = make_run(phases)
+    results |= {"method": method, "average_incremental_accuracy": average, "seed": seed}
+    results["config"] = {"run": {"seed": seed}, "optim": {"epochs": epochs}, "data": {"name": "digits"}}
+    for row in results["phases"]:
+        row["top1"] = average
+    return Material(f"runs/{method}-{seed}", results, [])
+
+
+def test_mean_and_sample_deviation_by_hand(make_run):
+    runs = [run(make_run, average=value, seed=seed) for seed, value in enumerate((80.0, 82.0, 87.0))]
+    [group] = several.groups_of(runs)
+    # mean 83; squares 9 + 1 + 16 = 26; 26 / 2 = 13, whose root is 3.61
+    assert several.rows_of([group])[0] == ["wa", "3", "83.0 ± 3.6", "70.0 ± 0.0", "12.5 ± 0.0"]
+    [line] = several.curves([group]).axes[0].get_lines()
+    assert list(line.get_xdata()) == [2, 4, 6] and list(line.get_ydata()) == pytest.approx([83, 83, 83])
+    assert line.get_label() == "wa, 3 runs"
+
+
+def test_runs_of_one_method_with_another_recipe_are_a_group_of_their_own(make_run):
+    runs = [run(make_run), run(make_run, seed=1), run(make_run, epochs=20), run(make_run, "replay")]
+    groups = several.groups_of(runs)
+    names = [(group.name, len(group.runs)) for group in groups]
+    assert names == [("wa (optim.epochs = 40)", 2), ("wa (optim.epochs = 20)", 1), ("replay", 1)]
+
+
+def test_the_table_in_each_form(make_run):
+    runs = [run(make_run, average=80.0), run(make_run, average=82.0, seed=1), run(make_run, "a_b|c", 50.0)]
+    runs[2].results["forgetting"] = None
+    groups = several.groups_of(runs)
+    assert several.markdown(groups).splitlines()[2:] == [
+        "| wa | 2 | 81.0 ± 1.4 | 70.0 ± 0.0 | 12.5 ± 0.0 |",
+        r"| a_b\|c | 1 | 50.0 | 70.0 | - |",
+    ]
+    first, second = csv.DictReader(io.StringIO(several.as_csv(groups)))
+    assert float(first["average_incremental_accuracy_deviation"]) == pytest.approx(2**0.5)  # (1 + 1) / 1
+    assert (second["method"], second["runs"], second["forgetting_mean"]) == ("a_b|c", "1", "")
+    latex = several.latex(groups)
+    assert r"wa & 2 & 81.0 $\pm$ 1.4 & 70.0 $\pm$ 0.0 & 12.5 $\pm$ 0.0 \\" in latex
+    assert r"a\_b|c & 1 & 50.0 & 70.0 & - \\" in latex and r"average, \% &" in latex
+
+
+def test_runs_of_other_phases_are_warned_of(make_run):
+    pages = [several.make([run(make_run), run(make_run, "replay", phases=phases)])["report.html"] for phases in (3, 2)]
+    assert [b"be compared" in content for content in pages] == [False, True]
+
+
+def test_the_command_writes_or_prints_the_comparison(tmp_path, make_run, capsys):
+    paths = []
+    for name in ("wa", "replay"):
+        paths.append(tmp_path / name)
+        paths[-1].mkdir()
+        files.write_json(paths[-1] / "results.json", dict(run(make_run, name).results))
+    assert main([*map(str, paths)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[2] == "| wa | 1 | 80.0 | 70.0 | 12.5 |" and "--out DIR" in printed.err
+    assert main([*map(str, paths), "--out", str(tmp_path / "both")]) == 0
+    written = {path.name for path in (tmp_path / "both").iterdir()}
+    assert written == {"report.html", "table.md", "table.csv", "table.tex", "accuracy.svg"}
+    capsys.readouterr()
+    assert main([str(paths[0]), str(tmp_path / "nowhere"), "--out", str(tmp_path / "both")]) == 2
+    assert "no readable results.json" in capsys.readouterr().err
