@@ -1,6 +1,6 @@
 """Stores a finished run's figures in the repository: `python -m benchmarks.record RUN_DIR NAME [--commit HASH]`.
 
-Prints the phase table and writes benchmarks/results/NAME-<device>.json, or --json PATH: all figures that the README may
+Prints the phase table and writes benchmarks/results/NAME-<device>.json, or --json PATH: all figures that a page may
 quote, with the configuration, the versions and the commit that they come from.
 """
 

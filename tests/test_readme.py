@@ -1,18 +1,32 @@
-"""What the README prints has to be so: its Python runs, its commands parse, its numbers are in the records."""
+"""What the README and the pages print has to be so: Python runs, commands parse, numbers are in the records."""
 
 import json
 import re
 from inspect import signature
 from pathlib import Path
 
+import pytest
 import torch
 
 import train
+from cil_func import __main__ as door
 from cil_func import config, methods
 from cil_func.config import explain
 
 ROOT = Path(train.__file__).parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def page(folder: str) -> str:
+    """Returns the text of README.md in a folder of the repository."""
+    return (ROOT / folder / "README.md").read_text(encoding="utf-8")
+
+
+README, METHODS, RESULTS = page("."), page("cil_func/methods"), page("benchmarks")
+FOLDERS = sorted(
+    path.parent.relative_to(ROOT) for room in ("cil_func", "benchmarks") for path in (ROOT / room).rglob("README.md")
+)
+PAGES = {str(folder): page(folder) for folder in (Path("."), *FOLDERS)}
+MOST_LINES = 120  # of the README: two screens
 
 
 def figures_of(record: str) -> dict:
@@ -20,61 +34,102 @@ def figures_of(record: str) -> dict:
 
 
 def test_the_python_example_runs():
-    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", page("cil_func"), re.DOTALL)
     names = {"features": torch.randn(50, 64, generator=torch.Generator().manual_seed(0))}
     exec(code, names)
     assert names["head"]["weight"].shape == (60, 64) and len(set(names["rows"].tolist())) == 20
 
 
 def test_the_method_of_ones_own_is_the_file_that_is_tested():
-    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", METHODS, re.DOTALL)
     text = re.sub(r'    """.*?"""\n\n', "", (ROOT / "tests/own/adjusted_replay.py").read_text(), flags=re.DOTALL)
     assert text.endswith(code)
 
 
 def test_the_table_of_methods_names_the_options_of_each():
     """`make` of a method takes the table [method] as `options`, and its own options as keywords."""
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \| [^|]* \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \| [^|]* \|$", METHODS, re.MULTILINE)
     listed = {name: re.findall(r"`(\w+)`", options) for name, options in rows if name in methods.TABLE}
     assert listed == {name: [*signature(make).parameters][1:] for name, make in methods.TABLE.items()}
 
 
+def test_the_readme_is_short():
+    assert README.count("\n") <= MOST_LINES
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_to_a_file(name):
+    """Links in words, pictures too; a part behind # is that of a heading."""
+    for target, _, part in re.findall(r"\]\((?!http)([^)#]*)(#?)([^)]*)\)", PAGES[name]):
+        path = ROOT / name / target
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if part else []
+        assert not part or part in [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings]
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert {str(folder / "README.md") for folder in FOLDERS} <= set(re.findall(r"\]\((\S+README\.md)\)", README))
+
+
+def commands(start: str) -> list[str]:
+    """Returns what follows `start` in the commands of all pages: lines of blocks, and code in table cells."""
+    line = rf"^(?:torchrun(?: --\S+)* |(?:.* && )?(?:\.venv/bin/)?python ){start}\b(.*?)(?:  #.*| +#.*)?$"
+    cell = rf"`(?:torchrun(?: --\S+)* |python ){start}\b([^`]*)` \|$"
+    return [words for text in PAGES.values() for form in (line, cell) for words in re.findall(form, text, re.MULTILINE)]
+
+
 def test_every_train_command_is_understood():
-    commands = re.findall(r"^(?:python|torchrun|\.venv/bin/python) train\.py(.*?)(?:#.*)?$", README, re.MULTILINE)
-    assert len(commands) >= 8
-    for command in commands:
+    found = commands(r"train\.py")
+    assert len(found) >= 20
+    for command in found:
         options = train.parse(command.split())
-        if not options.extend:
+        if not options.extend:  # then the configuration is that of a run, which isn't there
             config.load(options.config or "digits", options.set)
 
 
+def test_every_other_command_is_there():
+    named = {words.split()[0] for words in commands("-m cil_func") if words.strip()}
+    assert named and named <= set(door.COMMANDS)
+
+
 def test_the_table_of_keys_is_the_one_that_the_schema_gives():
-    """`python -m cil_func schema --markdown` prints it; paste that here when a key has changed."""
-    assert f"<summary>All keys</summary>\n\n{explain.readme_table()}\n</details>\n" in README
+    """`python -m cil_func schema --markdown` prints it; paste that there when a key has changed."""
+    assert page("cil_func/config").endswith(f"## All keys\n\n{explain.readme_table()}")
 
 
-def test_accuracies_are_those_of_the_records():
-    """Each row of the two tables of results against the record that it is said to come from."""
-    rows = {name: [float(cell) for cell in cells.split("|")] for name, cells in re.findall(
-        r"^\| (joint|wa|icarl|replay|lwf|finetune) \|(.*) \|$", README, re.MULTILINE
-    )}  # fmt: skip
-    assert len(rows) == 6
-    for name, (average, last, forgetting, _) in rows.items():
-        figures = figures_of(f"digits-{name}")
-        found = [figures[key] for key in ("average_incremental_accuracy", "last_accuracy", "forgetting")]
-        assert [average, last, forgetting] == [round(value, 1) for value in found]
+def test_accuracies_of_all_methods_on_the_digits_are_those_of_the_record():
+    """Means and deviations over seeds; each method of the record has its row."""
+    figures = figures_of("digits")
+    rows = {name: cells.split("|") for name, cells in re.findall(r"^\| (\w+) \| (\d+ \|.*) \|$", RESULTS, re.MULTILINE)}
+    assert set(rows) == {key.removesuffix("_seeds") for key in figures if key.endswith("_seeds")}
+    for name, (seeds, *cells) in rows.items():
+        assert int(seeds) == figures[f"{name}_seeds"]
+        for cell, key in zip(cells, ("average", "last", "forgetting"), strict=True):
+            expected = [figures[f"{name}_{key}"]] + [figures[f"{name}_{key}_deviation"]] * (int(seeds) > 1)
+            assert [float(number) for number in cell.split("±")] == [round(value, 1) for value in expected], (name, key)
+
+
+def test_accuracies_on_cifar_are_those_of_the_records():
     runs = {"WA, sum": "wa-sum-10", "WA, convex": "wa-convex-5", "iCaRL": "icarl-5", "replay, 5": "replay-5"}
     for start, name in runs.items():
-        (cells,) = re.findall(rf"^\| {start}[^|]*\|(.*)\|$", README, re.MULTILINE)
+        (cells,) = re.findall(rf"^\| {start}[^|]*\|(.*)\|$", RESULTS, re.MULTILINE)
         figures = figures_of(f"cifar100-b50-{name}")
         top1 = [float(value) for value in cells.split("|")[0].split(",")]
         assert top1 == [round(figures[f"top1_phase_{phase}"], 1) for phase in range(6)]
 
 
+def test_accuracies_of_the_method_of_ones_own_are_those_of_the_records():
+    """Last accuracy and average, with the adjustment and without."""
+    (text,) = re.findall(r"On digits, 5 epochs a phase.*?\n\n", METHODS, re.DOTALL)
+    records = [figures_of(f"digits-adjusted-replay-{tau}") for tau in (1, 0)]
+    expected = [figures[key] for figures in records for key in ("last_accuracy", "average_incremental_accuracy")]
+    assert [float(value) for value in re.findall(r"\d+\.\d(?= )", text)] == [round(value, 1) for value in expected]
+
+
 def test_speeds_are_those_of_the_records():
     """Each row names the module and the figure that it quotes."""
     row = r"^\| [^|]+ \| `(\S+)(?: --epochs (\d+) --data FOLDER)?` \| `(\w+)` \| ([\d.]+) \|$"
-    rows = re.findall(row, README, re.MULTILINE)
+    rows = re.findall(row, RESULTS, re.MULTILINE)
     assert len(rows) >= 9
     for module, epochs, figure, value in rows:
         name = f"{module}-epochs{epochs}" if epochs else module
@@ -82,7 +137,8 @@ def test_speeds_are_those_of_the_records():
 
 
 def test_counts_of_reliability_are_those_of_the_record():
-    ((tried, broken),) = re.findall(r"to real processes and files, ([\d,]+) times with (\d+) broken promises", README)
+    sentence = r"to real processes and files, ([\d,]+) times with (\d+) broken promises"
+    ((tried, broken),) = re.findall(sentence, page("cil_func/runs"))
     figures = figures_of("reliability")
     for name, told in (("tried", tried), ("broken", broken)):
         assert int(told.replace(",", "")) == sum(value for key, value in figures.items() if key.startswith(name))
@@ -93,18 +149,18 @@ def test_accuracies_at_10_epochs_are_those_of_the_records():
     records = [figures_of(f"run-epochs10{seed}") for seed in ("", "-seed1", "-seed2")]
     means = {}
     for name, side in (("conventional, float32", "conventional"), ("ours, bfloat16", "cold")):
-        (cells,) = re.findall(rf"^\| {name} \|(.*)\|$", README, re.MULTILINE)
+        (cells,) = re.findall(rf"^\| {name} \|(.*)\|$", RESULTS, re.MULTILINE)
         found = [[figures[f"{what}_{side}"] for what in ("average", "last")] for figures in records]
         means[side] = [sum(values) / len(records) for values in zip(*found, strict=True)]
         expected = [[round(value, 1) for value in pair] for pair in (*found, means[side])]
         assert [[float(value) for value in cell.split(",")] for cell in cells.split("|")] == expected
     assert all(abs(ours - theirs) < 1 for ours, theirs in zip(*means.values(), strict=True))
-    (text,) = re.findall(r"Ours with an empty compile cache.*", README)
+    (text,) = re.findall(r"Ours with an empty compile cache.*", RESULTS)
     assert re.findall(r"\d\.\d+", text) == [f"{figures['speedup_cold']:.2f}" for figures in records]
 
 
 def test_accuracies_by_precision_are_those_of_the_records():
-    (text,) = re.findall(r"What it costs is less.*?\n\n", README, re.DOTALL)
+    (text,) = re.findall(r"What it costs is less.*", RESULTS, re.DOTALL)
     told = [float(value) for value in re.findall(r"\d\d\.\d", text)]
     precisions, average = ("bfloat16", "float32"), "average_incremental_accuracy"
     cifar = [figures_of(f"cifar100-b50-wa-sum-5-{precision}") for precision in precisions]

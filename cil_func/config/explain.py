@@ -1,4 +1,4 @@
-"""Explains keys to a person: `train.py --explain KEY`, and the table in the README."""
+"""Explains keys to a person: `train.py --explain KEY`, and the table in README.md beside it."""
 
 import textwrap
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def explain(key: str) -> str:
 
 
 def readme_table() -> str:
-    """Returns the README's table of all keys, in Markdown."""
+    """Returns the table of all keys in README.md beside this file, in Markdown."""
     rows = [("key", "meaning", "values", "default"), ("---",) * 4]
     for key in _HINTS:
         if _is_table(key):

@@ -11,12 +11,12 @@ from cil_func.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the schema, or with --markdown the README's table of keys; returns the exit status.
+    """Prints the schema, or with --markdown the table of keys of README.md; returns the exit status.
 
     arguments: the flags; None: those of this process.
     """
     parser = Parser(prog="python -m cil_func schema", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--markdown", action="store_true", help="print the README's table of all keys instead")
+    parser.add_argument("--markdown", action="store_true", help="print the table of all keys instead")
     try:
         options = parser.parse_args(arguments)
     except ConfigError as error:

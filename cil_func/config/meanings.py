@@ -1,6 +1,6 @@
 """What each key means, in words: the strings under the keys in `schema.py`, read from its source.
 
-`train.py --explain`, the README's table and the JSON schema all print them.
+`train.py --explain`, the table in README.md and the JSON schema all print them.
 """
 
 import ast

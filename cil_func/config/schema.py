@@ -1,6 +1,6 @@
 """The schema of the configuration: one class a table, and under each key its meaning.
 
-The string under a key is what `train.py --explain KEY`, the README's table and the JSON schema say about it. The
+The string under a key is what `train.py --explain KEY`, README.md's table and the JSON schema say about it. The
 defaults are those of `cifar.toml`, with one norm group of 128 images and without RandAugment. What two keys must not be
 together is in `combinations.py`.
 
@@ -44,9 +44,6 @@ class Run(Table):
     extends: values.Folder = ""
     """Directory of a finished run whose model, exemplars and classes this run starts from; data.* is about the new
     classes alone. `train.py --extend RUN` sets it."""
-    loggers: values.Loggers = ()
-    """Where the run's numbers go besides its own files. tensorboard: into the run directory's tensorboard/. wandb: to
-    Weights & Biases, as its own settings say. Each needs its package."""
 
 
 class Data(Table):
