@@ -196,6 +196,7 @@ TABLE: dict[str, Use] = {
     "run.threads": _ALWAYS,
     "run.timeout_seconds": Use(lambda config, processes: processes != 1, _by("one process")),
     "run.extends": _ALWAYS,
+    "run.loggers": _ALWAYS,
     "data.name": _ALWAYS,
     "data.options": _ALWAYS,  # refused for the built-in data sets, see combinations.py
     "data.path": _ALWAYS,  # refused for digits

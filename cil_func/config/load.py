@@ -29,7 +29,7 @@ _HINTS = messages.hints_of(Config)
 # Keys that came after the first runs. `fingerprint` leaves them out where they have their default.
 ADDED = (
     "data.options", "model.options", "memory.mirror_means", "memory.keep", "method.options", "optim.name",
-    "optim.options", "optim.accumulate", "run.extends",
+    "optim.options", "optim.accumulate", "run.extends", "run.loggers",
 )  # fmt: skip
 
 

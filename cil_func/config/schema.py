@@ -44,6 +44,9 @@ class Run(Table):
     extends: values.Folder = ""
     """Directory of a finished run whose model, exemplars and classes this run starts from; data.* is about the new
     classes alone. `train.py --extend RUN` sets it."""
+    loggers: values.Loggers = ()
+    """Where the run's numbers go besides its own files. tensorboard: into the run directory's tensorboard/. wandb: to
+    Weights & Biases, as its own settings say. Each needs its package."""
 
 
 class Data(Table):

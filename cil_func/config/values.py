@@ -29,6 +29,12 @@ def _not_empty(values: tuple) -> tuple:
     return values
 
 
+def _no_repetition(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name appears twice")
+    return names
+
+
 def _each_once(order: str | tuple) -> str | tuple:
     if not isinstance(order, str) and (not order or len(set(order)) < len(order)):
         raise ValueError("empty, or a class appears twice")
@@ -85,6 +91,11 @@ Own = Annotated[
 Backbone = Annotated[
     str, Field(pattern=r"^(resnet(20|32|44|56|110)|timm:[A-Za-z0-9_]+)$"),
     Allowed('"resnet20", 32, 44, 56 or 110 (CIFAR\'s), or "timm:NAME", a NAME without dots', example="timm:resnet18"),
+]  # fmt: skip
+Loggers = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...],
+    _from_list, AfterValidator(_no_repetition),
+    Allowed('a list of "tensorboard", "wandb" or both', example=["tensorboard"]),
 ]  # fmt: skip
 Epochs = Annotated[
     tuple[Positive, ...],

@@ -11,6 +11,7 @@ from cil_func.errors import printable
 from cil_func.report import console
 from cil_func.report.base_console import Console
 from cil_func.runs import checkpoints, environment, event_log, files, setup
+from cil_func.runs import loggers as logging
 
 
 class Recorder:
@@ -50,20 +51,36 @@ def recorder(
     path = directory / "metrics.jsonl"
     _write_config(directory / "config.toml", ready.config)
     _cut(path, loaded.record["log_bytes"] if loaded else 0)
-    with _screen() as screen, event_log.EventLog(path, on_warning=screen) as log:
-        writer = _Writer(directory, ready, log, screen)
+    with _screen() as screen, event_log.EventLog(path, on_warning=screen) as log, logging.opened() as loggers:
+        writer = _Writer(directory, ready, log, screen, loggers)
         for message in warnings if loaded is None else ():
             log(_warning(message))
         for problem in screen.remember(path):
             writer.emit(_warning(problem))
+        work = ready.processes.activity.long_work
+        with work("opening the loggers"):
+            problems = loggers.open(ready.config.run.loggers, directory, configuration.to_dict(ready.config))
+        for problem in problems:
+            writer.emit(_warning(problem))
         yield writer
+        with work("closing the loggers"):
+            problems = loggers.close()
+        for problem in problems:
+            writer.emit(_warning(problem))
 
 
 class _Writer(Recorder):
     """The recorder of rank 0."""
 
-    def __init__(self, directory: Path, ready: setup.Setup, log: event_log.EventLog, screen: "_Screen"):
-        self._log, self._screen, self._directory = log, screen, directory
+    def __init__(
+        self,
+        directory: Path,
+        ready: setup.Setup,
+        log: event_log.EventLog,
+        screen: "_Screen",
+        loggers: logging.Loggers,
+    ):
+        self._log, self._screen, self._loggers, self._directory = log, screen, loggers, directory
         self._config_text = configuration.to_toml(ready.config)
         self._header = _header(ready)
         found = environment.environment(ready.experiment.device, ready.config.run.precision, ready.processes.size)
@@ -76,6 +93,8 @@ class _Writer(Recorder):
             self._log(event)
             for problem in self._screen(event):
                 self._log(_warning(problem))
+            for problem in self._loggers(event):  # it is not used any more, so it can't fail at the warning too
+                self.emit(_warning(problem))
             if event["event"] not in event_log.NOT_LOGGED:
                 self._restore_config()
 

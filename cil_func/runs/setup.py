@@ -15,7 +15,7 @@ from cil_func.methods.base import Method
 from cil_func.networks.network import Network
 from cil_func.parallel.launch import device_of, set_threads
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.runs import extended_data, load_data, machine, parent
+from cil_func.runs import extended_data, load_data, loggers, machine, parent
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import check_backbone, known_size, network_of
@@ -72,6 +72,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
     """
     config = resolve(config)
+    loggers.check(config)
     device = _prepare(config, processes)
     draws = check_backbone(config, known_size(config))  # what can be known before the data are loaded
     method = method_of(config)

@@ -77,6 +77,7 @@ WRONG = {
     "optim.first_phase.norm_batch": [1],
     "data.increment": [[], [0], [10, 0], [1.5], ["a"], 0, "five"],
     "data.class_order": ["cannonical", [], [0, 0], ["a", "a"], [0, "a"], [-1], [0.5], [True]],
+    "run.loggers": ["wandb", [""], ["tensorbord"], ["wandb", "wandb"], [1]],
     "data.background": [[255], [0, 0, 256], [0, 0, -1], [0.5, 0.5, 0.5], ["white"] * 3],
     "data.mean": [[0.5], [0.5, 0.5, 1.1], [0.5, 0.5, -0.1], ["a", "b", "c"], [math.nan, 0.5, 0.5]],
     "data.std": [[0.5, 0.5], [0.0, 0.5, 0.5], [0.5, 0.5, 1.1], [True, True, True], [0.5, math.inf, 0.5]],
@@ -186,6 +187,10 @@ MESSAGES = {
     "data.image_size=4": "data.image_size: 4 is not allowed; 0 or an integer in 8..1024",
     "method.kd_weight=-1": 'method.kd_weight: -1 is not allowed; "dynamic" or a number >= 0',
     "run.timeout_seconds=0": "run.timeout_seconds: 0 is not allowed; a number > 0 and <= 86400",
+    'run.loggers=["tensorbord"]': 'run.loggers: ["tensorbord"] is not allowed; a list of "tensorboard", "wandb" or '
+                                  "both",
+    'run.loggers=["wandb", "wandb"]': 'run.loggers: ["wandb", "wandb"] is not allowed; a list of "tensorboard", '
+                                      '"wandb" or both',
     "data.on_error=Skip": 'data.on_error: "Skip" is not allowed; one of "stop", "skip"; did you mean "skip"?',
     "method.name=wq": 'method.name: "wq" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", "icarl", '
                       '"ewc", "mas", "bic", "podnet", "der" or your own "package.module:function" or '
@@ -525,6 +530,7 @@ def _of_kind(kind):
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 THREE = st.lists(st.floats(0, 1, exclude_min=True), min_size=3, max_size=3)
 SPECIAL = {
+    "run.loggers": st.lists(st.sampled_from(["tensorboard", "wandb"]), unique=True),
     "data.path": WORDS,
     "run.extends": WORDS,
     "data.class_order": st.one_of(
