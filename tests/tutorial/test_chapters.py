@@ -17,6 +17,10 @@ MOST_BYTES = 60_000  # of a figure
 # {chapter: {name of an answer: the value}}, the answers to its two questions "predict, then run".
 ANSWERS = {
     1: {"answer_1": pytest.approx(88.9, abs=0.05), "answer_2": [True, True]},
+    5: {"answer_1": 0, "answer_2": (0.5, 1)},
+    6: {"answer_1": {4: [128, 128, 128, 128], 3: [256, 256, 0]}, "answer_2": True},
+    7: {"answer_1": (True, True), "answer_2": "lower"},
+    8: {"answer_1": 90, "answer_2": ("lwf", "icarl")},
 }
 
 

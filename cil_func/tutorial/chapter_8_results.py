@@ -1,0 +1,245 @@
+# %% [markdown]
+# # 8. Results and what they mean
+#
+# You can now train a model phase by phase. This chapter reads results: which number to look at, how sure it is, what
+# published numbers hide, and how to measure an idea of your own.
+#
+# ## Methods, with their spread
+#
+# Six methods on the digits, each with three seeds, by the small runs of chapters 5 and 7: 4, 3 and 3 classes, 20
+# exemplars. `python -m cil_func.tutorial.recorded_runs` trained them, and trains them again if you like. A band goes
+# from the lowest seed to the highest.
+
+# %%
+from statistics import fmean
+
+from cil_func.tutorial import recorded_runs
+from cil_func.tutorial.drawings import results as drawings
+from cil_func.tutorial.figures import show
+
+methods = recorded_runs.load()
+print("method     average   last  (lowest .. highest)   forgetting   nearest mean, last")
+for name, runs in methods.items():
+    last = [run["last_accuracy"] for run in runs]
+    average, forgetting = (fmean(run[key] for run in runs) for key in ("average_incremental_accuracy", "forgetting"))
+    nearest = [run["nme_top1"][-1] for run in runs]
+    shown = "-" if None in nearest else f"{fmean(nearest):.1f}"
+    spread = f"({min(last):.1f} .. {max(last):.1f})"
+    print(f"{name:<9} {average:>8.1f} {fmean(last):>6.1f}  {spread:<20} {forgetting:>12.1f} {shown:>14}")
+show(
+    drawings.curves(methods, [4, 7, 10]),
+    "methods",
+    "Top-1 after each phase: the mean of three seeds, and a band from the lowest to the highest.",
+)
+
+# %% [markdown]
+# - `joint` trains on all images each time: the upper bound. `finetune` sees the new ones alone: the lower bound. Report
+#   a method between its two bounds, or its number means little.
+# - Bands are wide. Where they overlap, three seeds don't tell which method is better. One seed tells even less.
+# - `icarl` answers by the nearest mean of exemplars, the others by the classifier. Look at the last column: with *this*
+#   little memory the nearest mean is better for `wa` and `replay` too. Features forget less than classifiers do.
+# - `lwf` keeps no image, and is ahead of `wa` here. It takes the cross-entropy of later phases over the new classes
+#   alone (`method.lwf_classes`), so no gradient pushes old rows away. On CIFAR-100 the order is the other way round:
+#   below, WA has 67.0 / 52.2, and LwF has 43.4 / 23.2 in the same protocol
+#   ([survey](https://arxiv.org/abs/2302.03648)). A small problem doesn't rank methods.
+#
+# ## Which accuracy?
+#
+# | number | where | says |
+# | --- | --- | --- |
+# | average incremental accuracy | `average_incremental_accuracy` | the whole way, phase 0 included |
+# | last accuracy | `last_accuracy` | the model that you are left with |
+# | by nearest mean | `nme_top1` | what the features hold; some papers report this one |
+# | on old and new classes | `old_top1`, `new_top1` | which side pays |
+# | before aligning | `top1_before_align` | what aligning did |
+# | class by class | `balanced_top1` | the same weight for each class |
+#
+# Papers mix the first three. PyCIL's curve for iCaRL is by the nearest mean, its others are by the classifier; its
+# table of PODNet is by the nearest mean ([PyCIL issues 44](https://github.com/G-U-N/PyCIL/issues/44) and
+# [50](https://github.com/G-U-N/PyCIL/issues/50)).
+#
+# ## Five recipes called WA
+#
+# The name of a method doesn't fix its numbers. Five recipes call themselves WA. H is the soft cross-entropy with
+# temperature T, KL the divergence, n old and m new classes, l = n / (n + m):
+#
+# | recipe | loss in later phases | clips weights | in this package |
+# | --- | --- | --- | --- |
+# | a tutorial's text | (1 - l) CE + l H | no | `kd_combination=convex`, `kd_weight=dynamic` |
+# | [PyCIL](https://github.com/G-U-N/PyCIL) today | (1 - l) CE + l H | no | the same |
+# | PyCIL until February 2023, and the [survey](https://arxiv.org/abs/2302.03648) | CE + 2 H, T = 2 | no | `sum`, `2` |
+# | that tutorial's code | CE + 0.5 T^2 KL, T = 2 | no | `sum`, `2` |
+# | [DER](https://github.com/Rhyssiyan/DER-ClassIL.pytorch)'s authors | (1 - l) CE + l KL | yes | `convex`, `dynamic`, `clip_weights=true` |
+#
+# Published *curves* of WA come from the third one. Two of the five are the same training in disguise: the third and the
+# fourth have the same gradient. KL is H minus the teacher's entropy, which doesn't depend on the student; and
+# 0.5 T^2 = 2 for T = 2.
+
+# %%
+import torch
+
+from cil_func import losses
+
+generator = torch.Generator().manual_seed(0)
+student, taught = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+T = 2.0
+
+
+def kl(student):
+    p, log_q = (taught / T).softmax(1), (student / T).log_softmax(1)
+    return (p * (p.log() - log_q)).sum(1).mean()
+
+
+third = torch.func.grad(lambda s: 2 * losses.distillation(s, taught, temperature=T))(student)
+fourth = torch.func.grad(lambda s: 0.5 * T**2 * kl(s))(student)
+torch.testing.assert_close(third, fourth)
+print("2 H and 0.5 T^2 KL: the same gradient within rounding")
+
+# %% [markdown]
+# ## What else moves a published number
+#
+# CIFAR-100, 2000 exemplars, ResNet-32, top-1 in percent, average / last. Read off PyCIL's published figure, within 0.4:
+#
+# | method | B0, 10 a phase | B50, 10 a phase |
+# | --- | --- | --- |
+# | replay | 59.1 / 40.9 | 52.2 / 41.1 |
+# | iCaRL | 64.2 / 49.4 | 61.1 / 52.0 |
+# | **WA** | **67.0 / 52.2** | **64.2 / 56.0** |
+# | DER | 69.6 / 58.6 | 68.2 / 61.9 |
+#
+# Before you compare with such a row, compare what is *not* in it:
+#
+# - **Augmentation.** FOSTER has 64.7 with crops and flips, and 73.5 with AutoAugment and Cutout
+#   ([PyCIL issue 19](https://github.com/G-U-N/PyCIL/issues/19)). WA, iCaRL and DER above are without.
+# - **Memory rule.** 2000 in all, or 20 for each class from the start: FOSTER has 72.9 or 70.9
+#   ([FOSTER issue 4](https://github.com/G-U-N/ECCV22-FOSTER/issues/4)).
+# - **Network and protocol.** WA in DyTox's protocol, a ResNet-18, has 69.5 / 53.8 at B0, 10 a phase
+#   ([DyTox](https://github.com/arthurdouillard/dytox)); with the ResNet-32 above 67.0 / 52.2.
+# - **Initialisation.** PyCIL draws new rows with length about 1 and bias 0. `torch.nn.Linear`, and so this package, draws
+#   them with length 0.58. It moves the lengths of rows, and so gamma.
+# - **Class order and seed**: see the bands above.
+
+# %%
+show(
+    drawings.moves({
+        "augmentation\n(FOSTER, B0)": ("crop, flip", 64.7, "+ AutoAugment, Cutout", 73.5),
+        "memory rule\n(FOSTER, B0)": ("20 a class", 70.9, "2000 in all", 72.9),
+        "network\n(WA, B0)": ("ResNet-32", 67.0, "ResNet-18", 69.5),
+        "method\n(B0, plain)": ("iCaRL", 64.2, "WA", 67.0),
+    }),
+    "moves",
+    "How far published averages move by choices beside the method, and by the method.",
+)  # fmt: skip
+
+# %% [markdown]
+# A choice of augmentation moves a number three times as far as the step from iCaRL to WA. So print it beside every
+# number. Each run of this package keeps its whole configuration, versions, seed and class order in `results.json`.
+#
+# A recorded run of ours, on the B50 protocol, with a schedule of a sixth of the published length:
+
+# %%
+import json
+from pathlib import Path
+
+import cil_func
+
+path = Path(cil_func.__file__).parents[1] / "benchmarks/results/cifar-fast-cuda.json"
+if path.exists():  # records come with the repository, not with an installed package
+    figures = json.loads(path.read_text())["figures"]
+    average, last = figures["average_incremental_accuracy"], figures["last_accuracy"]
+    steps = [(figures[f"top1_before_align_phase_{phase}"], figures[f"top1_phase_{phase}"]) for phase in range(1, 6)]
+    print(f"average {average:.1f}, last {last:.1f}; published with the full schedule: 64.2, 56.0")
+    print("aligning, phase by phase: " + ", ".join(f"{before:.1f} -> {after:.1f}" for before, after in steps))
+
+# %% [markdown]
+# | idea | function | test |
+# | --- | --- | --- |
+# | average | `metrics.average_incremental_accuracy` | `tests/test_metrics.py::test_average_incremental_accuracy_by_hand` |
+# | the published sum | `losses.distillation` | `tests/methods/test_methods.py::test_the_published_sum_has_the_gradient_of_half_t_squared_kl` |
+#
+# ## Your own method
+#
+# A method is a record of functions: a loss, what happens after a phase, how it predicts. Yours needs no change of the
+# package: put a function that returns a record into a file, and name it, `method.name=FILE.py:FUNCTION`. An idea from
+# chapter 5: if aligning fully is sometimes too much, go only a part of the way, `new rows <- gamma^power * new rows`.
+# The whole file is `cil_func/tutorial/own_method.py`:
+
+# %%
+import inspect
+
+from cil_func.tutorial import own_method, whole_runs
+
+print(inspect.getsource(own_method.make))
+
+# %% [markdown]
+# Keywords of the function are options: `method.options.power`. Try it where aligning was too much, with 100 exemplars
+# and the convex rule:
+
+# %%
+CONVEX = ("method.kd_combination=convex", "method.kd_weight=dynamic", "memory.size=100", "run.seed=1")
+OWN = "method.name=cil_func.tutorial.own_method:make"
+half = whole_runs.learn(OWN, "method.options.power=0.5", *CONVEX).results
+full = whole_runs.learn(OWN, "method.options.power=1.0", *CONVEX).results
+top1 = {
+    "power 0: not aligned": [row["top1_before_align"] or row["top1"] for row in full["phases"]],
+    "power 0.5": [row["top1"] for row in half["phases"]],
+    "power 1: WA": [row["top1"] for row in full["phases"]],
+}
+for label, values in top1.items():
+    print(f"{label:<22} {[round(value, 1) for value in values]}")
+show(drawings.powers(top1), "powers", "The method above with three powers, where aligning does harm. One seed.")
+
+# %% [markdown]
+# (The first row is measured before aligning in the run of the last one, so its phase 2 starts from an aligned phase 1.)
+# Is it a good method? One seed on digits can't say. Three things keep you honest: choose `power` on a first phase or on
+# held-out training images, `data.validation`, never on the test images that you report; report all seeds; and report
+# the best simple method beside it. Methods tuned on the scenario that they are reported on lose much of their lead
+# elsewhere ([Cha and Cho 2024](https://arxiv.org/abs/2403.09066)).
+# `tests/own/adjusted_replay.py` is another one: replay with a loss of its own.
+#
+# | idea | function | test |
+# | --- | --- | --- |
+# | a method is a record | `base.Method` | `tests/end_to_end/test_own_code.py::test_a_method_by_its_path_with_an_option` |
+# | a method of one's own | `own_method.make` | `tests/tutorial/test_own_method.py::test_power_one_is_wa_and_zero_leaves_the_rows` |
+#
+# ## Months later
+#
+# A finished run is a directory that can be used without its training data.
+#
+# ```sh
+# python -m cil_func predict runs/animals photo.jpg --top 3     # names and probabilities
+# python -m cil_func calibrate runs/animals unseen/             # fits the temperature of chapter 5
+# python -m cil_func export runs/animals --to onnx              # a file that answers without this package
+# ```
+#
+# New classes come later: a folder with their images, and `runs/animals`, which is only read. The exemplars of the old
+# classes come from its `memory/`. The new directory is complete and can be extended again. `compare` says, class by
+# class, what got better and worse.
+#
+# ```sh
+# python train.py --extend runs/animals --set data.path=more_animals --out runs/animals-2
+# python -m cil_func compare runs/animals runs/animals-2
+# ```
+#
+# ## Predict, then run
+#
+# **Question 1.** A method reports an average of 70 and a last accuracy of 50 over two phases. What was its accuracy in
+# phase 0?
+
+# %% answer
+answer_1 = 2 * 70 - 50
+print(f"(x + 50) / 2 = 70, so x = {answer_1}. An average may owe much to a phase in which nothing could be forgotten.")
+
+# %% [markdown]
+# **Question 2.** Leave `joint` out. Which of the other five methods above forgets least, and which has the best last
+# accuracy?
+
+# %% answer
+forgetting = {name: fmean(run["forgetting"] for run in runs) for name, runs in methods.items()}
+lasts = {name: fmean(run["last_accuracy"] for run in runs) for name, runs in methods.items()}
+others = [name for name in methods if name != "joint"]
+answer_2 = (min(others, key=forgetting.get), max(others, key=lasts.get))
+print(
+    f"{answer_2[0]} forgets least, {forgetting[answer_2[0]]:.1f} points; {answer_2[1]} is best at the end, {lasts[answer_2[1]]:.1f} %."
+)
+print("Forgetting counts what is lost of the best accuracy that a class ever had, however low that was.")
