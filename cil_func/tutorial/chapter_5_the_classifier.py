@@ -225,12 +225,6 @@ def calibration(logits):
 for name, by in (("T = 1", torch.tensor(1.0)), (f"T = {T:.2f}", T)):
     entropy, error, _ = calibration(logits / by)
     print(f"{name:<8} cross-entropy {entropy:.2f}, ECE {error:.1f} %")
-confidence, answer = logits[judged].softmax(1).max(1)
-for name, named in (("old", answer < 7), ("new", answer >= 7)):
-    right = (answer == truth[judged])[named].double().mean()
-    print(
-        f"predictions of {name} classes: confidence {100 * confidence[named].mean():.0f} %, right {100 * right:.0f} %"
-    )
 raw_bins, scaled_bins = calibration(logits)[2], calibration(logits / T)[2]
 show(
     drawings.reliability({"T = 1": raw_bins, "T fitted": scaled_bins}),
@@ -240,9 +234,9 @@ show(
 
 # %% [markdown]
 # The temperature lowers the cross-entropy, for which it was fitted. The calibration error doesn't fall: some bins come
-# nearer to the line, others leave it. The last two lines of output say why. The model is far too sure where it names a
-# new class, and about right where it names an old one. One number for both can't repair that, so mend the bias first.
-# (And with 180 images in 8 bins the error is a rough number.)
+# nearer to the line, others leave it. One number scales all confidences alike, so it can't repair errors that differ
+# from class to class. (And with 180 images in 8 bins the error is a rough number.) Judge a repair on images that it was
+# not fitted on, as here.
 #
 # A temperature changes no prediction: dividing all logits by one number keeps their order. Aligning does change
 # predictions. The method `bic` stands between the two: it fits a factor and a shift for the *new* logits on held-out

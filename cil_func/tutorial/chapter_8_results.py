@@ -36,6 +36,7 @@ show(
 # - `joint` trains on all images each time: the upper bound. `finetune` sees the new ones alone: the lower bound. Report
 #   a method between its two bounds, or its number means little.
 # - Bands are wide. Where they overlap, three seeds don't tell which method is better. One seed tells even less.
+#   `python -m cil_func sweep` trains several seeds and class orders and compares methods pair by pair.
 # - `icarl` answers by the nearest mean of exemplars, the others by the classifier. Look at the last column: with *this*
 #   little memory the nearest mean is better for `wa` and `replay` too. Features forget less than classifiers do.
 # - `lwf` keeps no image, and is ahead of `wa` here. It takes the cross-entropy of later phases over the new classes
@@ -213,12 +214,10 @@ show(drawings.powers(top1), "powers", "The method above with three powers, where
 # ```
 #
 # New classes come later: a folder with their images, and `runs/animals`, which is only read. The exemplars of the old
-# classes come from its `memory/`. The new directory is complete and can be extended again. `compare` says, class by
-# class, what got better and worse.
+# classes come from its `memory/`. The new directory is complete and can be extended again.
 #
 # ```sh
 # python train.py --extend runs/animals --set data.path=more_animals --out runs/animals-2
-# python -m cil_func compare runs/animals runs/animals-2
 # ```
 #
 # ## Predict, then run

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cil_func.tutorial import whole_runs
 
 FILE = Path(__file__).with_suffix(".json")
@@ -33,7 +35,8 @@ def main() -> int:
     for method in METHODS:
         methods[method] = [_run(method, seed) for seed in SEEDS]
         print(f"{method:<9} last {[round(run['last_accuracy'], 1) for run in methods[method]]}", flush=True)
-    content = {"settings": [*whole_runs.SETTINGS, *SETTINGS], "methods": methods}
+    conditions = {"settings": [*whole_runs.SETTINGS, *SETTINGS], "torch": torch.__version__, "device": "cpu"}
+    content = {**conditions, "methods": methods}
     FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 

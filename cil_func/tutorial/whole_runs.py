@@ -35,7 +35,7 @@ def perceptron(hidden: int = 64, features: int = 32) -> Backbone:
     hidden, features: the widths of the first and of the second layer.
     """
 
-    def init(key, *, image_size):
+    def init(key, *, image_size=None):
         pixels = 3 * image_size[0] * image_size[1]
         first = classifier.init(rng.fold_in(key, "first"), pixels, hidden)
         return {"first": first, "second": classifier.init(rng.fold_in(key, "second"), hidden, features)}, {}

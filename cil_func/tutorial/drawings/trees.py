@@ -31,8 +31,8 @@ def seeds(steps: Sequence[int], accuracies: torch.Tensor) -> Figure:
     """Draws the accuracies of models that differ in their seeds. accuracies: (steps, models), percent."""
     figure = new_figure(5.6, 3.2)
     axes = figure.add_subplot()
-    axes.plot(steps, accuracies, color=GREY, linewidth=0.8)
-    axes.plot(steps, accuracies.mean(1), color=BLUE, linewidth=2.2, label="mean")
+    axes.plot(steps, accuracies.numpy(), color=GREY, linewidth=0.8)
+    axes.plot(steps, accuracies.mean(1).numpy(), color=BLUE, linewidth=2.2, label="mean")
     axes.plot([], [], color=GREY, linewidth=0.8, label="one seed")
     axes.set(xlabel="step", ylabel="test accuracy (%)")
     axes.legend(frameon=False, loc="lower right")
