@@ -21,7 +21,7 @@ The modules and folders, from the ground up. Each imports only from those above 
     experiment    the phase loop: the whole method, from top to bottom
     report        what a person sees: the screen, tables, figures
     runs          one run and its directory: setup, plan, checkpoints, signals, the command line
-    deploy        what is done with a finished run: predict, calibrate, export
+    deploy        what is done with a finished run: predict, calibrate, export, compare, edit
     tutorial      eight chapters that teach the field by running this package
     studies       many runs: sweeps and their tables, what differs between two runs
     __main__      the commands: python -m cil_func

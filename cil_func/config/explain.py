@@ -46,6 +46,14 @@ def readme_table() -> str:
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in rows)
 
 
+def meaning(key: str) -> str:
+    """Returns what a key means, in words; for an option that of its table, for a key of a stage that of [optim].
+
+    key: dotted, as a configuration has it.
+    """
+    return _meaning(_known(key.split(".")))
+
+
 def example(key: str) -> Any:
     """Returns a value that a key takes and that isn't its default, in TOML's types; {} for a table of free options.
 

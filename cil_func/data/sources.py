@@ -14,7 +14,7 @@ from cil_func.data import cifar100
 from cil_func.data.reading import class_folders, decoding, folders, image_file, listing, variation
 from cil_func.data.reading.decoding import ImageMemory
 from cil_func.data.reading.pixels import WHITE, Rules
-from cil_func.errors import ConfigError, DataError, printable
+from cil_func.errors import ConfigError, DataError, Mistakes, printable
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
 ON_ERROR = ("stop", "skip")
@@ -56,6 +56,18 @@ def stamp(name: str, path: str) -> str:
     if name not in OF_FILES:
         return ""
     return listing.stamp(listing.list_images(path, test_names=_TEST_NAMES[name], skip=True))
+
+
+def test_files(name: str, path: str, *, skip: bool) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+    """Lists the test images of a data set of image files, without opening them.
+
+    name: one of OF_FILES. path: as `load` takes it. skip: whether paths that can't be used are left out.
+    Returns (the (file, class index) of each image, the class names by index), in the order of `load`'s test images.
+    Raises DataError with all that is wrong with the folder.
+    """
+    found = listing.list_images(path, test_names=_TEST_NAMES[name], skip=skip)
+    Mistakes(found.mistakes).refuse()
+    return found.splits[1], tuple(map(listing.text_of, found.class_names))
 
 
 def load(

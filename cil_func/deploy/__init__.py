@@ -8,6 +8,13 @@ calibrate.py    the command calibrate
 export.py       the command export: files that work without this package
 portable.py     the model as a torch.nn.Module, which torch's exporters take
 model_card.py   describes a model to strangers
+compare.py      the command compare: what got better and worse between two models; see compare.md
+comparison.py   two models' answers to the same images, class by class
+compare_text.py, compare_page.py  the comparison as text and as an HTML page
+labelled.py     the test images of a run or a folder, with the names of their classes
+edit.py         the command edit: a model without some classes, or with new names of them; see compare.md
+edit_plan.py    what an edit does, checked
+edit_history.py  the edits that a model has gone through
 listing.py      which files the paths of a command line mean
 answering.py    runs a command, each failure as one line and an exit status
 """

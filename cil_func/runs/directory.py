@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cil_func import config as configuration
 from cil_func.config import Config
+from cil_func.config.flat import flat
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError, InUseError
 from cil_func.parallel.processes import Processes
@@ -166,21 +167,12 @@ def _differences(wanted: Config, stored: Config) -> dict[str, str]:
     wanted: the command's, "here". stored: the run's, "there". An "auto" of `wanted` is not different from what it
     became.
     """
-    new, old = (dict(_flat(configuration.to_dict(config))) for config in (wanted, stored))
+    new, old = flat(wanted), flat(stored)
     resolved = {key for key in ("run.device", "run.precision", "data.increment") if new[key] == "auto"}
     if "data.increment" in resolved and not wanted.data.initial_increment:
         resolved.add("data.initial_increment")
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in resolved]
     return {key: f"{key} is {_text_of(old, key)} there and {_text_of(new, key)} here" for key in keys}
-
-
-def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of all keys in nested tables. prefix: put before each key, like "optim."."""
-    for key, value in tables.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _text_of(values: dict[str, Any], key: str) -> str:

@@ -44,6 +44,14 @@ def fingerprint_of(config: Config) -> str:
     return _fingerprint(_load(config, method_of(config), parent.read(config)))
 
 
+def images_of(config: Config) -> sources.Dataset:
+    """Reads the images that [data] names, in this process alone; for a run that extends another one the new classes'.
+
+    Raises DataError as `load` does.
+    """
+    return _load(config, method_of(config), None)
+
+
 def with_increments(config: Config, num_classes: int) -> Config:
     """Returns the configuration with data.increment = "auto" replaced by what it means for this number of classes.
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ def save(directory: Path, memory: Memory, images: Images, class_names: Sequence[
         folder.mkdir()
     classes: list[dict[str, Any]] = []
     for label, name in enumerate(class_names):
-        inside = f"{label:03d}-{_SAFE.sub('_', name)[:80]}"
+        inside = _folder_of(label, name)
         rows = memory.get(label, torch.empty(0, dtype=torch.int64))
         if len(rows):
             with files.disk_errors(there):
@@ -81,6 +81,42 @@ def save(directory: Path, memory: Memory, images: Images, class_names: Sequence[
     with files.disk_errors(there):
         os.rename(folder, there)
     return size
+
+
+def copy(directory: Path, out: Path, names: Mapping[int, str]) -> None:
+    """Copies the exemplars of some classes into another run directory. Does nothing if there are none to copy from.
+
+    directory, out: run directories; out has no memory yet. names: {label: name} of the classes that are copied; there
+    their labels are 0, 1, ... in this order. Images that a person has deleted stay listed, as `load` tells them.
+    Raises CheckpointError if memory.json is damaged, DiskError.
+    """
+    source, folder = directory / FOLDER, out / FOLDER
+    if not (source / "memory.json").exists():
+        return
+    try:
+        found = json.loads((source / "memory.json").read_text(encoding="utf-8"))
+        by_label = {each["label"]: each["images"] for each in found["classes"]}
+        classes: list[dict[str, Any]] = []
+        with files.disk_errors(folder):
+            folder.mkdir()
+            for new, (label, name) in enumerate(names.items()):
+                inside, entries = _folder_of(new, name), []
+                for entry in by_label.get(label, []):
+                    file = f"{inside}/{Path(entry['file']).name}"
+                    entries.append({**entry, "file": file})
+                    if (source / entry["file"]).exists():
+                        (folder / inside).mkdir(exist_ok=True)
+                        shutil.copyfile(source / entry["file"], folder / file)
+                classes.append({"label": new, "name": name, "images": entries})
+        size = size_of([len(each["images"]) for each in classes], tuple(found["image_size"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{source / 'memory.json'}: can't be used ({error}); put it back from a copy") from error
+    files.write_json(folder / "memory.json", found | size | {"classes": classes})
+
+
+def _folder_of(label: int, name: str) -> str:
+    """Returns the name of a class's folder."""
+    return f"{label:03d}-{_SAFE.sub('_', name)[:80]}"
 
 
 def remove(directory: Path) -> None:

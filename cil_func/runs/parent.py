@@ -61,9 +61,15 @@ def read(config: Config) -> Parent | None:
     saved, stored = checkpoints.load_model(directory), configuration.load(str(directory / "config.toml"))
     try:
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-        complete = len(results["phases"]) == len(saved.description["phases"])
+        gone = bool(results.get("before_edit"))  # left by the command edit, which empties "phases"
+        complete = gone or len(results["phases"]) == len(saved.description["phases"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory}: results.json can't be used ({error}); put it back from a copy") from error
+    if gone:
+        raise ConfigError(
+            f"{directory}: classes were dropped from it, so what its phases have measured holds no more; extend the "
+            "run before that edit, and drop classes afterwards"
+        )
     if not complete:
         raise CheckpointError(f"{directory}: results.json and model.json are of different runs; put them back")
     return Parent(directory, stored, saved, results, memory_files.load(directory))

@@ -1,1 +1,7 @@
-"""Many runs, and runs beside others: sweeps and their tables, what differs between two of them."""
+"""Many runs, and runs beside others: sweeps and their tables, what differs between two of them.
+
+sweep.py, sweep_plan.py, sweep_jobs.py, sweep_table.py  the command sweep; see sweeps.md
+diff.py          the command diff; see diff.md
+differences.py   which keys differ between two configurations, and what that is known to be worth
+worth.toml       what is known, each with its source
+"""

@@ -1,0 +1,69 @@
+"""The edits that a model has gone through, as model.json's lineage lists them, and the names that classes have had."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+NameOf = Callable[[str], str]  # from a class's name in one place to its name in another
+
+
+def edits(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the edits that a model has gone through, the oldest first; [] for a model as it was trained.
+
+    description: the content of model.json. An edit has "dropped", a list of names, "renamed", {old name: new name},
+    "unlearned", which is false, and "parent": {"run", "sha256"}, the directory and the SHA-256 of the model before it.
+    """
+    return list((description.get("lineage") or {}).get("edits", []))
+
+
+def with_edit(
+    description: Mapping[str, Any], *, run: str, dropped: Sequence[str], renamed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns the "lineage" of a model that is edited: all that there was, and one edit more.
+
+    description: the content of the model.json before. run: the directory of that model. dropped, renamed: the change.
+    """
+    edit = {
+        "parent": {"run": run, "sha256": description["sha256"]},
+        "dropped": list(dropped),
+        "renamed": dict(renamed),
+        "unlearned": False,  # the features of the other classes were learned with the dropped ones' images
+    }
+    return {**(description.get("lineage") or {}), "edits": [*edits(description), edit]}
+
+
+def renames(description: Mapping[str, Any]) -> NameOf:
+    """Returns the function from the name that a class had in the run's data to the one that it has in this model."""
+    return _applied(edits(description))
+
+
+def renames_since(old: Mapping[str, Any], new: Mapping[str, Any]) -> NameOf:
+    """Returns the function from the name that a class has in an older model to the one that it has in a newer one.
+
+    old, new: the contents of model.json. Edits that the older model has gone through too don't count.
+    """
+    before, after = edits(old), edits(new)
+    return _applied(after[len(before) :] if after[: len(before)] == before else after)
+
+
+def after(first: NameOf, second: NameOf) -> NameOf:
+    """Returns name -> second(first(name))."""
+    return lambda name: second(first(name))
+
+
+def described(directory: Path) -> dict[str, Any]:
+    """Returns the content of a run's model.json; {} if it can't be read, as of a run that isn't there any more."""
+    try:
+        return json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _applied(found: Sequence[Mapping[str, Any]]) -> NameOf:
+    def name_of(name: str) -> str:
+        for edit in found:
+            name = edit["renamed"].get(name, name)
+        return name
+
+    return name_of

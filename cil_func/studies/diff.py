@@ -1,0 +1,147 @@
+"""The command `python -m cil_func diff A B`: what differs between two configurations or runs, and what it is worth."""
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cil_func import config as configuration
+from cil_func.config import Config
+from cil_func.config.messages import shown
+from cil_func.config.parser import Parser
+from cil_func.errors import CilError, ConfigError, printable
+from cil_func.studies.differences import differences
+
+NAME = "diff"
+_WIDTH = 100  # characters of a line
+_MEASURED = ("average_incremental_accuracy", "last_accuracy", "forgetting")
+
+
+class Side(NamedTuple):
+    """One of the two that are compared.
+
+    name: as the command gives it. config: its configuration. results: the content of results.json if it is a run that
+    has one, else {}.
+    """
+
+    name: str
+    config: Config
+    results: dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command. Returns its exit status: 0, or 2 for a wrong flag and what is neither configuration nor run.
+
+    arguments: the flags, without the program's name; None: those of this process.
+    """
+    parser = Parser(prog="python -m cil_func diff", description=__doc__, allow_abbrev=False)
+    for name in ("a", "b"):
+        parser.add_argument(name, metavar=name.upper(), help="a preset's name, a TOML file or a run directory")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        options: argparse.Namespace = parser.parse_args(arguments)
+        found = compare(read(options.a), read(options.b))
+    except CilError as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return error.exit_status
+    text = json.dumps(found, indent=2, ensure_ascii=False) if options.json else "\n".join(lines(found))
+    print(text.encode(errors="replace").decode())
+    return 0
+
+
+def read(name: str) -> Side:
+    """Returns the configuration, and the results of a run, that a preset's name, a TOML file or a run directory has.
+
+    A folder that is called like a preset, and is no run, doesn't hide it. Raises ConfigError, one line.
+    """
+    directory = Path(name).expanduser()
+    if directory.is_dir() and any((directory / file).exists() for file in ("config.toml", "results.json")):
+        return _read_run(name, directory)
+    try:
+        return Side(name, configuration.load(name), {})
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("--config ")) from None
+
+
+def _read_run(name: str, directory: Path) -> Side:
+    """Returns the Side of a run directory: config.toml, or without one the configuration in results.json."""
+    results: dict[str, Any] = {}
+    try:
+        if (directory / "results.json").exists():
+            results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+        if (directory / "config.toml").exists():
+            return Side(name, configuration.load(str(directory / "config.toml")), results)
+        return Side(name, configuration.from_dict(results["config"]), results)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{directory}: results.json can't be used ({error}); put it back from a copy") from error
+
+
+def compare(a: Side, b: Side) -> dict[str, Any]:
+    """Returns what the command prints with --json: "a", "b", "differences" (see `differences`) and "measured".
+
+    a, b: of each its name and "is", "run" or "configuration". measured: {measure: [A's, B's]} if both are runs with
+    results, else {}; "same_images" is None unless both runs name the fingerprint of their images.
+    """
+    both = a.results and b.results
+    prints = [side.results.get("data_fingerprint") for side in (a, b)]
+    return {
+        **{
+            key: {"name": side.name, "is": "run" if side.results else "configuration"}
+            for key, side in (("a", a), ("b", b))
+        },
+        "differences": differences(a.config, b.config),
+        "measured": {key: [side.results.get(key) for side in (a, b)] for key in _MEASURED} if both else {},
+        "same_images": prints[0] == prints[1] if all(prints) else None,
+    }
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the lines of the text: the keys that have an effect, then those that have none. found: from `compare`."""
+    yield printable(f"A  {found['a']['name']}")
+    yield printable(f"B  {found['b']['name']}")
+    every = found["differences"]
+    used = [each for each in every if each["used_by"]]
+    for each in used:
+        yield ""
+        yield from _entry(each)
+    if not used:
+        yield from ("", "no key that has an effect differs")
+    if unused := [each for each in every if not each["used_by"]]:
+        yield from ("", "These differ too, and have no effect in either:")
+        yield from (_values(each) for each in unused)
+    if found["measured"]:
+        yield from ("", "measured (percent, A and B)" + (", on other images" if found["same_images"] is False else ""))
+        for key, (first, second) in found["measured"].items():
+            yield f"  {key:<28}  {_number(first)}  {_number(second)}"
+
+
+def _entry(each: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the lines of one key that has an effect in A or B: the values, its meaning, what is known."""
+    yield _values(each)
+    yield from textwrap.wrap(each["meaning"], _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    if len(each["used_by"]) == 1:
+        yield f"    It has an effect in {each['used_by'][0].upper()} alone."
+    for known in each["worth"]:
+        text = f"Worth: {known['text']} [{', '.join(known['source'])}]"
+        yield from textwrap.wrap(
+            text,
+            _WIDTH,
+            initial_indent="    ",
+            subsequent_indent="      ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+def _values(each: Mapping[str, Any]) -> str:
+    """Returns "  key: A's value -> B's value"."""
+    unset = "as in [optim]" if each["key"].startswith("optim.first_phase.") else "not set"
+    first, second = (unset if each[side] is None else shown(each[side]) for side in "ab")
+    return printable(f"  {each['key']}: {first} -> {second}")
+
+
+def _number(value: float | None) -> str:
+    return f"{'-' if value is None else format(value, '.1f'):>6}"
