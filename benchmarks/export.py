@@ -3,7 +3,7 @@
 A model with random weights, resnet32 and 100 classes at 32 x 32 pixels, answers one image, and a batch of 128: as a
 `cil_func.load` Predictor ("eager"), by torch.export's file ("pt2") and in onnxruntime ("onnx", where it is installed).
 Each exported one is called in turn with the eager one; times are medians, speedup_* the median of the paired ratios,
-eager over exported. Before, all must give the same probabilities within 1e-5.
+eager over exported, with the same number of threads. Before, all must give the same probabilities within 1e-5.
 """
 
 import io
@@ -68,7 +68,7 @@ def exported(predictor: Predictor) -> dict[str, Answer]:
     if all(map(find_spec, export.PACKAGES)):
         buffer = io.BytesIO()
         export.as_onnx(program).save(buffer)
-        found["onnx"] = export.in_onnxruntime(buffer.getvalue())
+        found["onnx"] = export.in_onnxruntime(buffer.getvalue(), threads=torch.get_num_threads())
     return found
 
 

@@ -137,11 +137,16 @@ def as_onnx(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     return found
 
 
-def in_onnxruntime(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Returns the function images uint8 (B, H, W, 3) -> probabilities (B, K) that an ONNX file holds, on a CPU."""
+def in_onnxruntime(content: bytes, *, threads: int = 0) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns the function images uint8 (B, H, W, 3) -> probabilities (B, K) that an ONNX file holds, on a CPU.
+
+    threads: how many it computes with; 0: onnxruntime's own choice.
+    """
     import onnxruntime  # late: it is optional
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
