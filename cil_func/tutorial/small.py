@@ -77,7 +77,7 @@ def fit(
     labels: torch.Tensor,
     *,
     key: int = 0,
-    epochs: int = 20,
+    epochs: int = 10,
     batch_size: int = 32,
     rate: float = 0.1,
 ) -> Params:

@@ -1,6 +1,7 @@
 """Each chapter runs, its page is what it prints, its questions have the answers that stand here, its table is true."""
 
 import ast
+import math
 import re
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,9 @@ MOST_BYTES = 60_000  # of a figure
 # {chapter: {name of an answer: the value}}, the answers to its two questions "predict, then run".
 ANSWERS = {
     1: {"answer_1": pytest.approx(88.9, abs=0.05), "answer_2": [True, True]},
+    2: {"answer_1": True, "answer_2": pytest.approx(290 / 330, abs=1e-3)},
+    3: {"answer_1": (7, 20), "answer_2": ([4.0, 7.0], [1.0, 7.0])},
+    4: {"answer_1": pytest.approx((0.0, 0.0), abs=1e-12), "answer_2": pytest.approx(math.log(8), abs=1e-5)},
     5: {"answer_1": 0, "answer_2": (0.5, 1)},
     6: {"answer_1": {4: [128, 128, 128, 128], 3: [256, 256, 0]}, "answer_2": True},
     7: {"answer_1": (True, True), "answer_2": "lower"},

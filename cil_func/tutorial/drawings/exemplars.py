@@ -49,11 +49,13 @@ def herding(points: torch.Tensor, orders: Mapping[str, Sequence[int]]) -> Figure
     mean = points.mean(0)
     for axes, (title, rows) in zip(panels, orders.items(), strict=True):
         axes.scatter(*points.T, s=14, color="#B0B0B0", label="image")
-        axes.scatter(*points[list(rows)].T, s=70, facecolor="white", edgecolor=BLUE, linewidth=1.4, label="chosen")
+        axes.scatter(
+            *points[list(rows)].T, s=130, facecolor="white", edgecolor=BLUE, linewidth=1.6, zorder=3, label="chosen"
+        )
         for rank, row in enumerate(rows, 1):
-            axes.text(*points[row], str(rank), ha="center", va="center", fontsize=7)
+            axes.text(*points[row], str(rank), ha="center", va="center", fontsize=9, zorder=4)
         path = points[list(rows)].cumsum(0) / torch.arange(1, len(rows) + 1)[:, None]
-        axes.plot(*path.T, color=ORANGE, marker="s", markersize=3, linewidth=1, label="mean of the first 1, 2, ...")
+        axes.plot(*path.T, color=ORANGE, marker="s", markersize=4, linewidth=1.2, label="mean of the first 1, 2, ...")
         axes.scatter(*mean, marker="*", s=150, color="black", zorder=5, label="mean of all")
         axes.set_title(title)
         axes.set_aspect("equal")

@@ -80,10 +80,10 @@ def online(counts: Sequence[int], curves: Mapping[str, Sequence[float]]) -> Figu
     """Draws accuracies while images arrive. counts: images seen so far. curves: {label: an accuracy for each count}."""
     figure = new_figure(6.4, 3.4)
     axes = figure.add_subplot()
-    styles = [(BLUE, "o", "-"), (ORANGE, "s", "--")]
+    styles = [(BLUE, "o", "-"), (ORANGE, "s", "--"), ("black", "^", ":")]
     for (label, values), (colour, marker, line) in zip(curves.items(), styles, strict=False):
         axes.plot(counts, values, color=colour, marker=marker, markersize=4, linestyle=line, label=label)
-    axes.set(xlabel="images seen, one at a time", ylabel="test accuracy, all 10 classes (%)", ylim=(0, 100))
+    axes.set(xlabel="images seen, one at a time", ylabel="test accuracy, all 10 classes (%)", ylim=(0, 103))
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.12), frameon=False, fontsize=9)
     return figure

@@ -1,0 +1,276 @@
+# %% [markdown]
+# # 3. Remembering images
+#
+# The plainest remedy against forgetting is to keep some images of the old classes and to train on them again, together
+# with the new ones. The images that are kept are *exemplars*, the place where they are is the *memory* or *replay
+# buffer*, and training on them is *rehearsal* or *replay*. Two questions arise: how many of each class, and which?
+#
+# ## How many: the quota
+#
+# The memory has a fixed size for all classes together. So each class may keep
+#
+#     quota = size // classes seen
+#
+# and gives up some of its exemplars whenever new classes arrive. (The other convention is a fixed number a class; then
+# the memory grows. A published number means little without knowing which of the two was used.)
+
+# %%
+import itertools
+
+import torch
+
+from cil_func import herding, losses, memory, metrics
+from cil_func.tutorial import small
+from cil_func.tutorial.drawings import exemplars
+from cil_func.tutorial.figures import show
+
+data = small.digits()
+SIZE, PER_PHASE = 50, 2
+for seen in (2, 4, 6, 8, 10):
+    each = memory.quota(seen, size=SIZE)
+    print(f"{seen:>2} classes seen: {each:>2} exemplars each, {seen * each} in all")
+
+# %% [markdown]
+# | idea | function | test |
+# | --- | --- | --- |
+# | quota | `memory.quota` | `tests/test_memory.py::test_quota_by_hand` |
+# | the budget is never exceeded | `memory.update` | `tests/test_memory.py::test_no_sequence_of_phases_exceeds_the_budget` |
+#
+# ## The replay buffer
+#
+# A memory is a dict from labels to row numbers of the training set. Images are not moved or copied. The rows of a class
+# are in order of rank, best first. `memory.update` adds the new classes and cuts every class to its quota, from the end.
+# So a phase is: train on new rows and `memory.rows(kept)`, then choose exemplars of the new classes, then update.
+#
+# On which images does a later phase train? Every batch is drawn from both together, so a class with 145 images is seen
+# more often than one with 12. That is cause 2 of chapter 2, and replay alone does nothing about it.
+
+# %%
+
+
+def cross_entropy(params, images, labels):
+    """Cross-entropy over all classes of the network."""
+    return losses.cross_entropy(small.apply(params, images), labels)
+
+
+def replay(selection, size):
+    """Runs all phases with exemplars chosen by `selection`. Returns (top-1 of each phase, memory before each)."""
+    kept, top1, before = {}, [], []
+    params = small.init(0, PER_PHASE)
+    for phase in data.phases:
+        num_seen = PER_PHASE * (phase.index + 1)
+        before.append(kept)
+        if phase.index:
+            params = small.expand(params, phase.index, PER_PHASE)
+        rows = torch.cat([phase.train_rows, memory.rows(kept)])
+        params = small.fit(params, cross_entropy, data.train[rows], data.train_labels[rows], key=phase.index)
+
+        quota, chosen = memory.quota(num_seen, size=size), {}
+        for label in range(num_seen - PER_PHASE, num_seen):
+            of_class = (data.train_labels == label).nonzero()[:, 0]
+            features = small.features(params, data.train[of_class])
+            chosen[label] = of_class[memory.choose(features, quota, selection=selection, key=label)]
+        kept = memory.update(kept, chosen, quota)
+        seen = data.test_labels < num_seen
+        top1.append(metrics.accuracy(small.apply(params, data.test[seen]), data.test_labels[seen]))
+    return top1, before
+
+
+runs = {size: replay("herding", size) for size in (0, 10, SIZE, 200)}
+for size, (top1, _) in runs.items():
+    print(f"{size:>3} exemplars: top-1 " + " ".join(f"{value:5.1f}" for value in top1))
+
+# %%
+show(
+    exemplars.replay(
+        [[len(kept[label]) for label in sorted(kept)] for kept in runs[SIZE][1]],
+        [len(phase.train_rows) for phase in data.phases],
+        data.names,
+    ),
+    "replay",
+    "Replay with 50 exemplars. Left: the memory shrinks class by class and stays as large. Right: beside the new images "
+    "it is small.",
+)
+
+# %% [markdown]
+# Size 0 is finetune. With 10 exemplars the first phases are remembered, and at the end, with one image of each class,
+# nothing is. With 200, twenty of each class at the end, most is.
+#
+# ## Which: herding
+#
+# Random exemplars are a fair sample. Herding (in CIL since iCaRL, [Rebuffi et al. 2017](https://arxiv.org/abs/1611.07725),
+# algorithm 4) wants more: the mean of the chosen should be near the mean of *all* images of the class, in the space of
+# features. It is greedy. Having chosen p_1 ... p_(k-1), it takes
+#
+#     p_k = argmin over i not chosen of || mu - (f_i + sum over j < k of f_(p_j)) / k ||      mu: mean of all f
+#
+# In two dimensions one can watch it. The points lie on an arc, so that no point is near the mean. (`normalize=False`,
+# since the picture is of the points themselves. In a run features are made length 1 first.)
+
+# %%
+generator = torch.Generator().manual_seed(3)
+angle = 3.9 * torch.rand(60, generator=generator) - 0.4
+radius = 1 + 0.12 * torch.randn(60, generator=generator)
+cloud = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+orders = {
+    "herding": herding.herd(cloud, 6, normalize=False).tolist(),
+    "a random choice": torch.randperm(60, generator=generator)[:6].tolist(),
+}
+show(
+    exemplars.herding(cloud, orders),
+    "herding",
+    "Six of 60 points, numbered in the order of choice, and the way of their mean. Herding goes from side to side, so "
+    "that its mean closes in on the mean of all; the mean of a random choice wanders.",
+)
+
+# %% [markdown]
+# Each choice corrects the error that the choices before it have left. So *every* beginning of the list is a good memory.
+# That matters: when the quota falls from 25 to 12, the first 12 are what herding of 12 would have chosen.
+
+# %%
+six, three = herding.herd(cloud, 6, normalize=False), herding.herd(cloud, 3, normalize=False)
+assert torch.equal(six[:3], three)
+print(f"the first three of six: {six[:3].tolist()}, three alone: {three.tolist()}")
+
+# %% [markdown]
+# ### Greedy against the best
+#
+# Greedy isn't best. On a small case every subset can be tried. Of 12 points we take 1 to 6, by herding and by looking at
+# all subsets.
+
+# %%
+few = cloud[:12].double()
+
+
+def distance(rows):
+    """Returns how far the mean of the chosen rows is from the mean of all."""
+    return (few[list(rows)].mean(0) - few.mean(0)).norm().item()
+
+
+greedy_rows = herding.herd(few, 6, normalize=False).tolist()
+best_rows = [min(itertools.combinations(range(12), k), key=distance) for k in range(1, 7)]
+random_rows = torch.randperm(12, generator=generator).tolist()
+curves = {
+    "random": [distance(random_rows[:k]) for k in range(1, 7)],
+    "herding": [distance(greedy_rows[:k]) for k in range(1, 7)],
+    "best of all subsets": [distance(rows) for rows in best_rows],
+}
+for label, values in curves.items():
+    print(f"{label:<20} " + " ".join(f"{value:.3f}" for value in values))
+assert all(
+    best <= greedy + 1e-12 for best, greedy in zip(curves["best of all subsets"], curves["herding"], strict=True)
+)
+print(f"best two: {best_rows[1]}, best three: {best_rows[2]}")
+show(
+    exemplars.distances(curves),
+    "subsets",
+    "Herding against the best of all subsets of 12 points, and against a random order. Herding is far below the "
+    "random order and above the best.",
+)
+
+# %% [markdown]
+# The best subsets have a second fault, beside their cost: the best three need not contain the best two. A memory that
+# shrinks can't go from one to the other, since the images it would need are gone.
+#
+# ### The cost
+#
+# In step k herding looks at the n - k + 1 rows that are not chosen yet. To choose m of n it looks at
+#
+#     sum over k = 1 ... m of (n - k + 1)  =  n m - m (m - 1) / 2  =  O(n m)
+#
+# rows, each in time O(D). All subsets are C(n, m). For a class of CIFAR-100, n = 500 and m = 20:
+
+# %%
+import math
+
+n, m = 500, 20
+looked_at = sum(n - k + 1 for k in range(1, m + 1))
+assert looked_at == n * m - m * (m - 1) // 2
+print(f"herding looks at {looked_at:,} rows; there are {math.comb(n, m):.1e} subsets")
+
+# %% [markdown]
+# | idea | function | test |
+# | --- | --- | --- |
+# | herding | `herding.herd` | `tests/test_herding.py::test_one_dimension_by_hand` |
+# | every beginning is a choice | `herding.herd` | `tests/test_herding.py::test_a_short_choice_is_the_start_of_a_long_one_without_replacement` |
+# | choosing exemplars | `memory.choose` | `tests/test_memory.py::test_herding_is_herd` |
+#
+# ## Is it worth it?
+#
+# The mean is what herding cares for, and the prediction by the nearest mean (chapter 1) depends on nothing else. So
+# there it should help. We take features of a network that has seen all digits, and means of 1, 2, 5, ... exemplars,
+# chosen by herding, and at random from ten keys.
+
+# %%
+everything = small.fit(small.init(1, 10), cross_entropy, data.train, data.train_labels, epochs=5)
+features, tested = small.features(everything, data.train), small.features(everything, data.test)
+
+
+def nearest_mean(count, selection, key):
+    """Returns the accuracy by the nearest mean of `count` exemplars of each class."""
+    kept = {}
+    for label in range(10):
+        of_class = (data.train_labels == label).nonzero()[:, 0]
+        kept[label] = of_class[memory.choose(features[of_class], count, selection=selection, key=100 * key + label)]
+    rows = memory.rows(kept)
+    means = metrics.class_means(features[rows], data.train_labels[rows], 10)
+    return metrics.accuracy(metrics.nme_scores(tested, means), data.test_labels)
+
+
+counts = [1, 2, 5, 10, 20]
+by_mean = {
+    "herding": [[nearest_mean(count, "herding", 0)] for count in counts],
+    "random, ten draws": [[nearest_mean(count, "random", key) for key in range(10)] for count in counts],
+}
+of_all = metrics.accuracy(
+    metrics.nme_scores(tested, metrics.class_means(features, data.train_labels, 10)), data.test_labels
+)
+for label, values in by_mean.items():
+    print(
+        f"{label:<18} "
+        + "  ".join(f"{count}: {sum(each) / len(each):.1f}" for count, each in zip(counts, values, strict=True))
+    )
+print(f"means of all images: {of_all:.1f}")
+show(
+    exemplars.nearest_mean(counts, by_mean, of_all),
+    "nearest_mean",
+    "Accuracy by the nearest mean of few exemplars. One herded image a class does what takes several random ones; the "
+    "band is the range of ten draws.",
+)
+
+# %% [markdown]
+# For *training* on the exemplars the matter is less clear, for herded images are the typical ones and say little about
+# the borders of a class. Here is replay with the same 50 exemplars chosen in three ways, the last being those closest to
+# the mean. One run each, so differences of a few points mean nothing.
+
+# %%
+for selection in memory.SELECTIONS:
+    curve, _ = runs[SIZE] if selection == "herding" else replay(selection, SIZE)
+    print(f"{selection:<8} top-1 " + " ".join(f"{value:5.1f}" for value in curve))
+
+# %% [markdown]
+# In the last phase random exemplars are ahead here, and the closest ones, which are all alike, are behind.
+#
+# ## Predict, then run
+#
+# **Question 1.** A memory of 2000 exemplars has 50 classes. Ten more arrive. How many exemplars does an old class lose?
+# How many of the 2000 places stay empty?
+
+# %% answer
+before_new, after_new = (memory.quota(classes, size=2000) for classes in (50, 60))
+answer_1 = (before_new - after_new, 2000 - 60 * after_new)
+print(f"{before_new} became {after_new}: a class loses {answer_1[0]}; {answer_1[1]} places stay empty")
+
+# %% [markdown]
+# **Question 2.** Five points on a line: 0, 1, 4, 7 and 10. Their mean is 4.4. Which two does herding choose, in order, and
+# which two are best?
+
+# %% answer
+line = torch.tensor([[0.0], [1.0], [4.0], [7.0], [10.0]])
+chosen = herding.herd(line, 2, normalize=False)
+pairs = {pair: abs(line[list(pair)].mean().item() - 4.4) for pair in itertools.combinations(range(5), 2)}
+best = min(pairs, key=pairs.__getitem__)
+answer_2 = (line[chosen, 0].tolist(), line[list(best), 0].tolist())
+print(
+    f"herding: {answer_2[0]}, off by {pairs[tuple(sorted(chosen.tolist()))]:.1f}; best: {answer_2[1]}, off by {pairs[best]:.1f}"
+)
