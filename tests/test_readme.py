@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from inspect import signature
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_every_train_command_is_understood():
     found = commands(r"train\.py")
     assert len(found) >= 20
     for command in found:
-        options = train.parse(command.split())
+        options = train.parse(shlex.split(command))
         if not options.extend:  # then the configuration is that of a run, which isn't there
             config.load(options.config or "digits", options.set)
 
