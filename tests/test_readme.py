@@ -23,10 +23,13 @@ def page(folder: str) -> str:
 
 
 README, METHODS, RESULTS = page("."), page("cil_func/methods"), page("benchmarks")
-FOLDERS = sorted(
-    path.parent.relative_to(ROOT) for room in ("cil_func", "benchmarks") for path in (ROOT / room).rglob("README.md")
+BESIDE_CODE = sorted(
+    str(path.relative_to(ROOT))
+    for room in ("cil_func", "benchmarks")
+    for path in (ROOT / room).rglob("*.md")
+    if path.parent.name not in ("pages", "results")  # of the tutorial; records
 )
-PAGES = {str(folder): page(folder) for folder in (Path("."), *FOLDERS)}
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *BESIDE_CODE)}
 MOST_LINES = 120  # of the README: two screens
 
 
@@ -62,14 +65,14 @@ def test_the_readme_is_short():
 def test_every_link_leads_to_a_file(name):
     """Links in words, pictures too; a part behind # is that of a heading."""
     for target, _, part in re.findall(r"\]\((?!http)([^)#]*)(#?)([^)]*)\)", PAGES[name]):
-        path = ROOT / name / target
+        path = (ROOT / name).parent / target
         assert path.exists(), target
         headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if part else []
         assert not part or part in [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings]
 
 
 def test_every_page_is_linked_from_the_readme():
-    assert {str(folder / "README.md") for folder in FOLDERS} <= set(re.findall(r"\]\((\S+README\.md)\)", README))
+    assert set(BESIDE_CODE) <= set(re.findall(r"\]\((\S+\.md)\)", README))
 
 
 def commands(start: str) -> list[str]:
