@@ -227,6 +227,16 @@ def test_calibration_error_is_numpys_by_digitize():
     assert found == pytest.approx(sum(gaps), abs=1e-12) and found > 0.1
 
 
+def test_calibration_error_is_torchmetrics():
+    from torchmetrics.functional.classification import binary_calibration_error  # late: it takes seconds
+
+    draws = torch.Generator().manual_seed(0)
+    confidence = 0.5 + 0.5 * torch.rand(500, generator=draws, dtype=torch.float64)  # as of a prediction of two classes
+    correct = torch.rand(500, generator=draws) < 0.7
+    theirs = binary_calibration_error(confidence, correct.long(), n_bins=15).item()
+    assert metrics.expected_calibration_error(confidence, correct) == pytest.approx(theirs, abs=1e-6)
+
+
 def test_the_extreme_confidences_have_bins():
     found = metrics.calibration_bins(torch.tensor([0.0, 1.0]), torch.tensor([False, True]), bins=3)
     assert found == [(1, 0.0, 0.0), (0, 0.0, 0.0), (1, 1.0, 1.0)]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from flask import Flask
 
 import cil_func
 from cil_func import config
@@ -60,11 +62,11 @@ def test_exported_models_answer_alone(runs, folder):
 
 
 def test_the_server_of_the_readme_answers(runs, folder, monkeypatch):
-    pytest.importorskip("flask")
     monkeypatch.chdir(folder / "card")
     text = (Path(export.__file__).parent / "README.md").read_text(encoding="utf-8")
     names = {"__name__": "server"}
     exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1], names)
+    assert isinstance(names["app"], Flask)
     photo = next((runs["wa"].images / "test").glob("*/*.png"))
     answer = names["app"].test_client().post("/", data={"image": photo.open("rb")}).get_json()
     predictor = cil_func.load(runs["wa"].copy)
@@ -84,7 +86,6 @@ def test_the_folder_of_the_hub_can_be_loaded(runs, folder):
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     assert settings["crop_size"] == {"height": 8, "width": 8} and settings["image_mean"]
     card = (folder / "README.md").read_text()
-    yaml = pytest.importorskip("yaml")
     front = yaml.safe_load(card.split("---\n")[1])
     (entry,) = front["model-index"][0]["results"][0]["metrics"]
     assert entry["value"] == trained.results["last_accuracy"] and front["pipeline_tag"] == "image-classification"
