@@ -40,8 +40,8 @@ def imported() -> set[str]:
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_required_package_is_imported_somewhere(name, imported):
-    """But for pytest's plugins, which it finds by itself, tools with a file of settings, what continuum forgot, and what
-    is optional for the package, of which torch imports onnxscript by itself.
+    """But for pytest's plugins, which it finds by itself, tools with a file of settings, what continuum forgot, and
+    what is optional for the package, of which torch imports onnxscript by itself.
     """
     if name == "six":
         assert "six" in modules_imported(Path(find_spec("continuum").origin).parent)
