@@ -1,7 +1,7 @@
 """How good is each method on the digits? All built-in methods with several seeds, as ordinary runs, in one table.
 
     python -m benchmarks.digits [--methods wa,replay] [--seeds 0,1,2] [--runs FOLDER]
-    python -m benchmarks.digits --draw benchmarks/results/digits.png
+    python -m benchmarks.digits --draw benchmarks/results/digits.svg
 
 Trains the default configuration with each method and seed in FOLDER/<method>-<seed>, one after the other, in processes
 of one thread. Called again it goes on: finished runs are read, a stopped one continues from its checkpoint. After each
@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.record import portable
 from cil_func import methods
-from cil_func.report.axes import BLUE, GREEN, GREY, ORANGE, new_figure, png
+from cil_func.report.axes import BLUE, GREEN, GREY, ORANGE, new_figure, svg
 from cil_func.runs import files
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
     parser.add_argument("--runs", type=Path, default=Path("runs/digits-methods"), help="folder of the run directories")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of every run")
-    parser.add_argument("--draw", type=Path, metavar="PNG", help="draws the figure of the record, trains nothing")
+    parser.add_argument("--draw", type=Path, metavar="SVG", help="draws the figure of the record, trains nothing")
     options = parser.parse_args(arguments)
     if options.draw:
         record = json.loads((options.json or measure.RESULTS / f"{NAME}-cpu.json").read_text(encoding="utf-8"))
@@ -138,7 +138,7 @@ def show(record: dict) -> None:
 
 
 def draw(record: dict) -> bytes:
-    """Draws the accuracy by classes seen of the methods in DRAWN. Returns the bytes of a PNG file.
+    """Draws the accuracy by classes seen of the methods in DRAWN. Returns the bytes of an SVG file.
 
     record: the content of the written file. A line is the mean over the seeds, a band reaches from the lowest to the
     highest of them. A method without runs is left out.
@@ -159,7 +159,9 @@ def draw(record: dict) -> bytes:
     axes.set(xlabel="classes seen", ylabel="accuracy on all of them (%)", xticks=seen, ylim=(0, 105))
     axes.grid(alpha=0.25)
     axes.legend(loc="lower left")
-    return png(figure)
+    picture = svg(figure, NAME)
+    assert picture is not None  # None is for no figure
+    return picture
 
 
 def _rounded(value: float | None) -> float | None:

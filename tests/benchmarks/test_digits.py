@@ -74,4 +74,4 @@ def test_the_figure_is_drawn_from_the_record(tmp_path):
         "conditions": {"config": {"data": {"increment": 2}}},
         "runs": list(map(digits.row, digits.read(tmp_path))),
     }
-    assert digits.draw(record).startswith(b"\x89PNG")
+    assert b"<svg" in digits.draw(record)[:200]
