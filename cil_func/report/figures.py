@@ -30,11 +30,12 @@ def accuracy(results: Results) -> "Figure":
                label="nearest class mean (NME)"),
         _curve(axes, seen, phases, "top1", color=BLUE, marker="o", label="top-1"),
     ]  # fmt: skip
+    published_lines = _reference_lines(axes, results)
     if len(phases) <= MOST_TICKS // 2:
-        heights = number_places.heights(curves[-1], curves, width=_NUMBER_WIDTH * (seen[-1] - seen[0]))
+        lines = [*curves, *([(seen[0], value), (seen[-1], value)] for value in published_lines)]
+        heights = number_places.heights(curves[-1], lines, width=_NUMBER_WIDTH * (seen[-1] - seen[0]))
         for (x, value), height in zip(curves[-1], heights, strict=True):
             axes.text(x, height, f"{value:.1f}", ha="center", va="center", fontsize=9, color=BLUE)
-    _reference_lines(axes, results)
     axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(0, 112), yticks=range(0, 101, 20))
     set_ticks(axes, seen)
     axes.grid(alpha=0.25)
@@ -74,16 +75,17 @@ def matrix(results: Results) -> "Figure":
     return figure
 
 
-def _reference_lines(axes: "Axes", results: Results) -> None:
-    """Draws the published average and last accuracy of the run's method, if its protocol was published."""
+def _reference_lines(axes: "Axes", results: Results) -> list[float]:
+    """Draws the published average and last accuracy of the run's method, if there are some, and returns them."""
     found = published.of_method(published.protocol_of(results), results.get("method", ""))
     if found is None:
-        return
+        return []
     about = "~" * found.uncertain
     for value, what, dash in ((found.average, "average", (0, (6, 3))), (found.last, "last", (0, (1, 2)))):
         if value is not None:
             axes.axhline(value, color=GREEN, linewidth=1.3, linestyle=dash,
                          label=f"published {what}: {about}{value:.1f}")  # fmt: skip
+    return [value for value in (found.average, found.last) if value is not None]
 
 
 def _curve(

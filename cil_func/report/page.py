@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from cil_func.report import by_class, markup, published, tables
+from cil_func.report import by_class, lines, markup, published, tables
 from cil_func.report.axes import Results
 from cil_func.report.markup import Section
 from cil_func.report.material import Exemplars, Material
@@ -89,7 +89,7 @@ def _phases(results: Results) -> list[str]:
     rows = [
         [
             *(column.cell(row) for column in columns),
-            ", ".join(str(name) for name in names[row["classes_seen"] - row["num_new"] : row["classes_seen"]]),
+            lines.names_text([str(name) for name in names[row["classes_seen"] - row["num_new"] : row["classes_seen"]]]),
         ]
         for row in results["phases"]
     ]
