@@ -140,11 +140,8 @@ show(
 
 # %%
 import json
-from pathlib import Path
 
-import cil_func
-
-path = Path(cil_func.__file__).parents[1] / "benchmarks/results/cifar-fast-cuda.json"
+path = recorded_runs.FILE.parents[2] / "benchmarks/results/cifar-fast-cuda.json"
 if path.exists():  # records come with the repository, not with an installed package
     figures = json.loads(path.read_text())["figures"]
     average, last = figures["average_incremental_accuracy"], figures["last_accuracy"]
@@ -218,6 +215,7 @@ show(drawings.powers(top1), "powers", "The method above with three powers, where
 #
 # ```sh
 # python train.py --extend runs/animals --set data.path=more_animals --out runs/animals-2
+# python -m cil_func compare runs/animals runs/animals-2        # class by class: better, worse
 # ```
 #
 # ## Predict, then run
