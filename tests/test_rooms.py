@@ -28,8 +28,10 @@ ORDER = (
     ("experiment",),
     ("report",),
     ("runs",),
-    ("deploy", "studies", "tutorial"),
-    ("__main__", "__init__"),
+    ("deploy", "studies"),
+    ("__init__",),
+    ("tutorial",),  # its chapters use the package as others do
+    ("__main__",),
 )
 # Modules that are commands, which count as part of the last row whatever room they are in.
 COMMANDS = ("cil_func.report.__main__",)
