@@ -22,8 +22,8 @@ The modules and folders, from the ground up. Each imports only from those above 
     report        what a person sees: the screen, tables, figures
     runs          one run and its directory: setup, plan, checkpoints, signals, the command line
     deploy        what is done with a finished run: predict, calibrate, export, compare, edit
-    tutorial      eight chapters that teach the field by running this package
     studies       many runs: sweeps and their tables, what differs between two runs
+    tutorial      eight chapters that teach the field by running this package
     __main__      the commands: python -m cil_func
 
 `load(RUN)` returns the finished model of a run, to predict with: probabilities = cil_func.load(RUN)(["photo.jpg"]).
