@@ -90,7 +90,7 @@ def test_the_directory_holds_a_finished_run(runs):
     names = {path.name for path in directory.iterdir()}
     assert names == {
         "config.toml", "metrics.jsonl", "results.json", "status.json", "model.safetensors", "model.json", "report",
-        "checkpoints", ".lock",
+        "checkpoints", "memory", ".lock",
     }  # fmt: skip
     status = json.loads((directory / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("finished", 0)
