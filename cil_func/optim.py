@@ -85,6 +85,8 @@ def sgd(
     momentum, weight_decay: their first values.
     """
 
+    places = _decayed(decay_mask)
+
     def init(params: tree.Tree) -> tree.Tree:
         some = next(iter(tree.leaves(params)), torch.zeros(()))  # nothing may be trained
         numbers = {"momentum": some.new_tensor(momentum), "weight_decay": some.new_tensor(weight_decay)}
@@ -92,7 +94,7 @@ def sgd(
 
     def update(grads, opt_state, params, rate):
         gradients, velocity, leaves = map(tree.leaves, (grads, opt_state["velocity"], params))
-        decayed = _decayed(params, leaves, decay_mask)
+        decayed = places(params)
         decay = multiply_leaves([leaves[at] for at in decayed], opt_state["weight_decay"])
         directions = _add_at(decayed, gradients, decay)
         velocity = add_leaves(multiply_leaves(velocity, opt_state["momentum"]), directions)
@@ -121,6 +123,7 @@ def adamw(
     float32, 1 - 0.999 would already be wrong in its fifth digit.
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2, with the decay multiplied by the rate.
     """
+    places = _decayed(decay_mask)
     numbers = {"steps": 0.0, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
 
     def init(params: tree.Tree) -> tree.Tree:
@@ -135,7 +138,7 @@ def adamw(
         square = add_leaves(multiply_leaves(square, beta2), multiply_leaves(square_leaves(gradients), 1 - beta2))
         corrected = multiply_leaves(square, 1 / (1 - beta2**steps))
         moves = multiply_leaves(divide_by_roots(mean, corrected, opt_state["eps"]), -rate / (1 - beta1**steps))
-        decayed = _decayed(params, leaves, decay_mask)
+        decayed = places(params)
         moves = _add_at(
             decayed, moves, multiply_leaves([leaves[at] for at in decayed], -rate * opt_state["weight_decay"])
         )
@@ -181,17 +184,20 @@ def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     return tree.unflatten(add_leaves(tree.leaves(params), tree.leaves(updates)), params)
 
 
-def _decayed(params: tree.Tree, leaves: list[torch.Tensor], decay_mask: DecayMask | None) -> Sequence[int]:
-    """Returns the places of the leaves that are decayed; all of them without a mask."""
+def _decayed(decay_mask: DecayMask | None) -> Callable[[tree.Tree], Sequence[int]]:
+    """Returns the function params -> the places of the leaves that are decayed; without a mask all are.
+
+    torch.compile doesn't look into a mask, since it can't trace what one may do, such as matching patterns.
+    """
     if decay_mask is None:
-        return range(len(leaves))
-    return _places(decay_mask, tuple(tree.to_paths(params)))
+        return lambda params: range(len(tree.leaves(params)))
 
+    # Here and not as a decorator of the module's: it imports torch.compile's parts, which takes a second.
+    @torch.compiler.assume_constant_result
+    def places(paths: tuple[str, ...]) -> list[int]:
+        return [at for at, path in enumerate(paths) if decay_mask(path)]
 
-@torch.compiler.assume_constant_result  # torch.compile can't trace what a mask may do, such as matching patterns
-def _places(decay_mask: DecayMask, paths: tuple[str, ...]) -> list[int]:
-    """Returns the numbers of the paths for which the mask is true."""
-    return [at for at, path in enumerate(paths) if decay_mask(path)]
+    return lambda params: places(tuple(tree.to_paths(params)))
 
 
 def _add_at(places: Sequence[int], leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
