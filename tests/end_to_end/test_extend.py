@@ -12,21 +12,13 @@ import torch
 from PIL import Image
 
 import train
-from cil_func.runs import checkpoints, finishing, memory_files, saved_model
+from cil_func.runs import checkpoints, memory_files, saved_model
 
 TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
     "optim.epochs=1", "optim.batch_size=8", "memory.size=12", "memory.fixed_per_class=0", "data.increment=2",
 ]  # fmt: skip
 pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
-
-
-@pytest.fixture(scope="module")
-def undrawn():
-    """No figures, which take longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finishing, "draw_report", lambda directory, emit: None)
-        yield
 
 
 def folder_of(root, names):

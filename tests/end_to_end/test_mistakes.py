@@ -40,7 +40,7 @@ def one_line(capsys) -> str:
         (["--set", "optim.epochs=0"], "optim.epochs"),
         (["--set", "optim.epochs"], "="),
         (["--set", "method.name=wq"], '"wa"'),
-        (["--set", "method.kd_weight=2"], "method.kd_weight"),
+        (["--set", "method.kd_combination=convex"], "method.kd_weight"),
         (["--set", "augment.auto_augment=rand-k9"], "augment.auto_augment"),
         (["--set", "data.name=image_folder"], "data.path"),
         (["--set", "model.backbone=timm:resnet1000"], "timm"),
@@ -204,7 +204,7 @@ def test_dry_run_counts_and_trains_nothing(tmp_path, capsys, monkeypatch):
     rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()]
     phases = [[int(cell) for cell in row[:7]] for row in rows if len(row) > 7]
     assert [row[:3] for row in phases] == [[0, 4, 4], [1, 4, 8], [2, 2, 10]]
-    assert [row[4] for row in phases] == [0, 100, 96]  # 4 x 25 and 8 x 12 exemplars
+    assert [row[4] for row in phases] == [0, 20, 16]  # 4 x 5 and 8 x 2 exemplars
     assert sum(row[3] - row[4] for row in phases) == 1437  # four fifths of 1,797
     assert all(row[6] == 2 * -(-row[3] // 32) for row in phases)
     parameters = sum(leaf.numel() for leaf in reference.ResNet(20, 10).parameters())

@@ -9,7 +9,7 @@ import torch
 
 import train
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
 CODE = """
 import numpy as np

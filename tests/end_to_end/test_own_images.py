@@ -16,6 +16,8 @@ TINY = [
     "optim.epochs=1", "optim.batch_size=4",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def make_folder(root, num_classes, seed=0):
     """3 training images and 1 test image of each class."""

@@ -128,7 +128,7 @@ def test_a_size_that_only_the_data_show_is_refused_before_training(folder, tmp_p
 def test_a_vit_learns_images_that_are_not_square_and_is_read_back(folder, tmp_path):
     overrides = (*folder(16, 32, 5, 4), "data.image_size=0", "model.backbone=timm:test_vit")
     assert command(*overrides, flags=("--out", str(tmp_path / "run"))) == 0
-    params, state, _, description = checkpoints.load_model(tmp_path / "run")
+    params, state, _, description, _ = checkpoints.load_model(tmp_path / "run")
     settings = description["preprocessing"]
     assert settings["image_size"] == [16, 32]
     mean, std = (torch.tensor(settings[key]).float().view(1, 3, 1, 1) for key in ("mean", "std"))
