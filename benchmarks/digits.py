@@ -85,17 +85,30 @@ def read(folder: Path) -> list[dict]:
 
 
 def write(found: Sequence[dict], conditions: dict, json_path: Path | None) -> Path:
-    """Writes the table, one run a line. Returns its path.
+    """Writes the table, one run a line, each with the commit that it is of. Returns its path.
 
-    found: from `read`. conditions: from measure.conditions. json_path: the file; None: results/digits-cpu.json.
+    A run that the file has already, with the same numbers, keeps the commit that it has there. found: from `read`.
+    conditions: from measure.conditions. json_path: the file; None: results/digits-cpu.json.
     """
     first = found[0]["config"]
     kept = {**conditions, "environment": found[0]["environment"], "config": portable(first)}
     head = json.dumps({"name": NAME, "figures": figures(found), "conditions": kept}, indent=2, allow_nan=False)
-    rows = ",\n".join(f"    {json.dumps(row(results), allow_nan=False)}" for results in found)
     path = json_path or measure.RESULTS / f"{NAME}-cpu.json"
+    rows = ",\n".join(f"    {json.dumps(each, allow_nan=False)}" for each in _with_commits(found, conditions, path))
     files.write_text(path, f'{head[:-2]},\n  "runs": [\n{rows}\n  ]\n}}\n')
     return path
+
+
+def _with_commits(found: Sequence[dict], conditions: dict, path: Path) -> list[dict]:
+    """Returns the rows of the runs, each with "commit": that of the same row in the file at `path`, else today's."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
+    rows = []
+    for results in found:
+        new = row(results)
+        same = [old for old in before["runs"] if {**old, "commit": None} == {**new, "commit": None}]
+        commit = same[0].get("commit", before["conditions"]["commit"]) if same else conditions["commit"]
+        rows.append({**new, "commit": commit})
+    return rows
 
 
 def row(results: dict) -> dict:

@@ -10,7 +10,7 @@ from cil_func.config import Config, effects
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
 
-_FIXED = ("model.backbone", "model.options", "data.image_size", "data.mean", "data.std", "run.seed", "run.extends")
+_FIXED = ("model.backbone", "model.options", "data.mean", "data.std", "run.seed", "run.extends")
 
 
 def of_run(directory: Path, overrides: Sequence[str]) -> Config:
@@ -35,7 +35,15 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
         "data.class_order=sorted", f"data.mean={before['mean']}", f"data.std={before['std']}",
         f"run.precision={told['precision']}",
     ]  # fmt: skip
-    return configuration.load(str(path), [*given, *overrides])
+    config = configuration.load(str(path), [*given, *overrides])
+    sides = {*before["image_size"]} if before["resize"] else set()  # images that aren't square are never resized
+    if config.data.image_size not in (own.data.image_size, *sides):
+        height, width = before["image_size"]
+        raise ConfigError(
+            f"data.image_size: {config.data.image_size}, and {directory} has learned images of {width}x{height}; "
+            "leave it out, or give that side"
+        )
+    return config
 
 
 def _described(directory: Path) -> dict[str, Any]:

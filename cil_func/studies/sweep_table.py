@@ -1,11 +1,11 @@
 """The table of a sweep: mean and deviation of each group of runs, and paired differences to the first group."""
 
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cil_func.report import several
 from cil_func.runs import files
 from cil_func.studies.sweep_plan import Run
 
@@ -88,10 +88,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _summary(values: list[float]) -> dict[str, float | None]:
-    return {
-        "mean": statistics.fmean(values) if values else None,
-        "deviation": statistics.stdev(values) if len(values) > 1 else None,
-    }
+    found = several.spread(values)
+    return found._asdict() if found else {"mean": None, "deviation": None}
 
 
 def _paired(differences: list[float]) -> dict[str, Any] | None:

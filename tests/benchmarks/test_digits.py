@@ -57,6 +57,16 @@ def test_finished_runs_are_read_and_not_trained_again(tmp_path, started, capsys)
     )
 
 
+def test_a_run_keeps_the_commit_that_it_was_trained_at(tmp_path, started):
+    flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--methods", "wa"]
+    store(tmp_path, "wa", 0, [100.0, 80.0])
+    assert digits.main([*flags, "--seeds", "0", "--commit", "abc"]) == 0
+    store(tmp_path, "wa", 1, [100.0, 90.0])
+    assert digits.main([*flags, "--seeds", "0,1", "--commit", "def"]) == 0
+    rows = json.loads((tmp_path / "table.json").read_text())["runs"]
+    assert [(each["seed"], each["commit"]) for each in rows] == [(0, "abc"), (1, "def")]
+
+
 def test_a_stopped_run_goes_on_and_a_failure_ends_the_command(tmp_path, started, capsys):
     store(tmp_path, "wa", 0, [100.0], state="stopped")
     assert (

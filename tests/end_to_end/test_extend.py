@@ -159,7 +159,7 @@ def test_interrupted_it_ends_with_the_same_bits(base, folders, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("more", "status", "words"),
     [
-        (["data.image_size=16"], 2, "data.image_size: stays as it is in"),
+        (["data.image_size=16"], 2, "data.image_size: 16, and"),
         (["model.backbone=resnet32"], 2, "model.backbone: stays as it is in"),
         (["method.name=joint"], 2, "joint trains on all images of all classes; train anew"),
         (["method.name=podnet"], 2, "podnet can't go on with the model of"),
@@ -171,6 +171,27 @@ def test_what_can_not_be_extended_is_one_line(more, status, words, base, folders
     assert extend(base / "old", folders["new"], tmp_path / "x", *more) == status
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and words in said[0]
+
+
+def test_new_images_of_another_size_are_refused_with_a_way_out(folders, names, tmp_path, capsys):
+    """Of a run that takes images at their own size."""
+    assert run(folders["old"], tmp_path / "old", "data.image_size=0") == 0
+    for split in ("train", "test"):
+        for name in names[4:6]:
+            (tmp_path / "large" / split / name).mkdir(parents=True)
+            for file in (folders["new"] / split / name).iterdir():
+                Image.open(file).resize((12, 12)).save(tmp_path / "large" / split / name / file.name)
+    capsys.readouterr()
+    assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new") == 3
+    assert "the new images are 12x12" in (said := capsys.readouterr().err) and "set data.image_size = 8" in said
+    assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new2", "data.image_size=8") == 0
+
+
+def test_a_folder_of_exemplars_that_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".memory.123.tmp" / "000-cat").mkdir(parents=True)
+    (tmp_path / "memory").mkdir()
+    checkpoints.clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["memory"]
 
 
 def test_mistakes_about_the_run_and_the_folder(base, folders, names, tmp_path, capsys):
