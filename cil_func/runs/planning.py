@@ -87,7 +87,7 @@ def warnings(setup: Setup) -> list[str]:
                 "there; raise memory.size"
             )
     number = scenario.misleading_index(experiment.class_names)
-    if number is not None and isinstance(setup.config.data.class_order, str):
+    if number is not None and isinstance(setup.config.data.class_order, str) and not setup.extended:
         found.append(
             f"class folders named by numbers are counted in alphabetical order: index {number} is class "
             f"{experiment.class_names[number]!r}; to choose the order, list the names in data.class_order"

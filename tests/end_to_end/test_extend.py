@@ -67,10 +67,11 @@ def base(folders, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic"])
-def test_extending_twice_is_one_run_of_all_phases(method, folders, tmp_path):
-    chosen = [f"method.name={method}", "data.class_order=sorted", *(["optim.bias.epochs=1"] if method == "bic" else [])]
-    assert run(folders["all"], tmp_path / "whole", *chosen) == 0
-    assert run(folders["old"], tmp_path / "0", *chosen) == 0
+def test_extending_twice_is_one_run_of_all_phases(method, folders, names, tmp_path):
+    chosen = [f"method.name={method}", *(["optim.bias.epochs=1"] if method == "bic" else [])]
+    order = [names[index] for index in (2, 0, 3, 1)]  # not that of the class indices
+    assert run(folders["all"], tmp_path / "whole", *chosen, f"data.class_order={order + names[4:]}") == 0
+    assert run(folders["old"], tmp_path / "0", *chosen, f"data.class_order={order}") == 0
     assert extend(tmp_path / "0", folders["new"], tmp_path / "1") == 0
     assert extend(tmp_path / "1", folders["newer"], tmp_path / "2") == 0
     one, other = (checkpoints.load_model(tmp_path / name) for name in ("whole", "2"))
@@ -125,11 +126,13 @@ def test_without_the_old_data_some_exemplars_are_kept_for_tests(base, folders, t
     shutil.copytree(base / "old", tmp_path / "copy")
     text = (tmp_path / "copy" / "config.toml").read_text()
     (tmp_path / "copy" / "config.toml").write_text(text.replace(str(folders["old"]), str(tmp_path / "gone")))
-    assert extend(tmp_path / "copy", folders["new"], tmp_path / "new") == 0
+    assert extend(tmp_path / "copy", folders["new"], tmp_path / "new", "memory.fixed_per_class=3") == 0
     found = results_of(tmp_path / "new")
     assert found["old_classes_tested_on"] == "held-out exemplars"
+    events = map(json.loads, (tmp_path / "new" / "metrics.jsonl").read_text().splitlines())
+    assert [event["train_images"] for event in events if event["event"] == "phase_start"] == [2 * 18 + 4 * (3 - 1)]
     assert any("4 of their exemplars" in line for line in found["data_warnings"])  # one of three of each class
-    assert found["memory"]["per_class"] == [2] * 6  # those kept for tests are still exemplars
+    assert found["memory"]["per_class"] == [3] * 6  # those kept for tests are still exemplars
 
 
 def test_a_deleted_exemplar_is_missed_and_a_changed_one_refused(base, folders, tmp_path, capsys):
