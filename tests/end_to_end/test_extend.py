@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import train
-from cil_func.runs import checkpoints, memory_files, saved_model
+from cil_func.runs import checkpoints, extension_config, memory_files, saved_model, setup
 
 TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
@@ -83,6 +83,18 @@ def test_extending_twice_is_one_run_of_all_phases(method, folders, names, tmp_pa
     assert (kept is None) == (again is None) == (method in ("lwf", "ewc"))
     if kept:
         assert np.array_equal(kept.images, again.images) and kept.class_names == again.class_names
+
+
+def test_images_have_the_labels_of_their_classes(folders, names, tmp_path):
+    """In an order of arrival that isn't that of the class indices."""
+    order = [names[index] for index in (2, 0, 3, 1)]
+    assert run(folders["old"], tmp_path / "old", f"data.class_order={order}") == 0
+    made = setup.build(extension_config.of_run(tmp_path / "old", [f"data.path={folders['new']}"])).experiment
+    for label, name in enumerate(order + names[4:6]):
+        files = sorted((tiny.images() / "test" / name).iterdir())
+        pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+        assert np.array_equal(made.test_images.pixels[made.scenario.test_labels == label].numpy(), pixels)
+        assert made.class_names[made.scenario.class_order[label]] == name
 
 
 def test_a_network_that_grows_is_extended_too(folders, tmp_path):
