@@ -40,18 +40,19 @@ def run(
     *,
     emit: Emit,
     save: Save,
-    progress: Progress | None = None,
+    start: Callable[[], Progress] = Progress,
     hook: SaveHook[Progress] | None = None,
 ) -> tuple[Progress, dict]:
     """Learns all phases. Returns (progress, results): where that ends, with the finished model, and what was measured.
 
     emit(event) takes every event as it happens. save(results) takes the results so far, at the end of each phase.
     Results are what `results_of` returns.
-    progress: where an earlier run of the same configuration stood; None: starts with phase 0.
+    start: called once; returns where an earlier run of the same configuration stood, by default the start of phase 0.
+    A function, so that no caller holds that state, a copy of the whole model, while the run goes on.
     hook: called at each border, see `progress.SaveHook`, and may stop the run by an exception; None: nothing is saved.
     Raises NonFiniteError if the loss or the features are not finite, CilError if the processes disagree.
     """
-    progress, hook = progress or Progress(), hook or SaveHook()
+    progress, hook = start(), hook or SaveHook()
     method, network = experiment.method, experiment.network
     for phase in experiment.scenario.phases[progress.phase :]:
         key = rng.fold_in(experiment.seed, "phase", phase.index)

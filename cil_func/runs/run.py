@@ -186,7 +186,7 @@ def _train(
         try:
             with runners.reported(record.emit):
                 done, results = experiment.run(
-                    ready.experiment, emit=record.emit, save=record.save, progress=progress.pop(), hook=saver
+                    ready.experiment, emit=record.emit, save=record.save, start=progress.pop, hook=saver
                 )
                 saved = saved_model.of_run(ready, done)
             saver.wait()

@@ -44,7 +44,9 @@ def _images() -> Path:
 
 def run(made: experiment.Experiment, progress: Progress | None = None, hook: SaveHook | None = None) -> Progress:
     """Runs it from `progress` on; returns where it ends."""
-    return experiment.run(made, emit=lambda event: None, save=lambda results: None, progress=progress, hook=hook)[0]
+    return experiment.run(
+        made, emit=lambda event: None, save=lambda results: None, start=lambda: progress or Progress(), hook=hook
+    )[0]
 
 
 def result(progress: Progress) -> tuple:
