@@ -23,9 +23,10 @@ from benchmarks.reliability_helpers.damage import Tally
 from benchmarks.reliability_helpers.real_runs import ROOT, SETTINGS, RealRuns
 
 COUNTS = {  # kind -> (usually, with --full)
-    "kill": (60, 200), "kill_of_two": (10, 30), "restart": (5, 10), "every_step": (1, 1), "crash_in_a_save": (1, 1),
-    "bit_flips": (2000, 2000), "truncations": (500, 500), "sigterm": (20, 50), "disk_full": (10, 50),
-    "non_finite": (32, 32), "bad_configurations": (500, 500), "bad_folders": (100, 100),
+    "kill": (60, 200), "kill_of_an_extension": (20, 60), "kill_of_two": (10, 30), "restart": (5, 10),
+    "every_step": (1, 1), "crash_in_a_save": (1, 1), "bit_flips": (2000, 2000), "truncations": (500, 500),
+    "sigterm": (20, 50), "disk_full": (10, 50), "non_finite": (32, 32), "bad_configurations": (500, 500),
+    "bad_folders": (100, 100),
 }  # fmt: skip
 
 
@@ -165,9 +166,9 @@ def _refused(flags: list[str], status: int, says) -> str:
 KINDS: dict[str, Callable[[RealRuns, int], Tally]] = {
     function.__name__: function
     for function in (
-        disturbances.kill, disturbances.kill_of_two, disturbances.restart, disturbances.every_step, crash_in_a_save,
-        bit_flips, truncations, disturbances.sigterm, disk_full, disturbances.non_finite, bad_configurations,
-        bad_folders,
+        disturbances.kill, disturbances.kill_of_an_extension, disturbances.kill_of_two, disturbances.restart,
+        disturbances.every_step, crash_in_a_save, bit_flips, truncations, disturbances.sigterm, disk_full,
+        disturbances.non_finite, bad_configurations, bad_folders,
     )
 }  # fmt: skip
 

@@ -5,6 +5,8 @@ went wrong. In each case the same command goes on in the directory, and has to e
 nothing happened.
 """
 
+import hashlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,8 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from benchmarks import measure
 from benchmarks.reliability_helpers.damage import Tally
-from benchmarks.reliability_helpers.real_runs import BORDERS, SYNCS, RealRuns, difference, live_process, status
+from benchmarks.reliability_helpers.real_runs import (
+    BORDERS,
+    SYNCS,
+    RealRuns,
+    as_flags,
+    difference,
+    live_process,
+    status,
+)
+
+SETTINGS_OF_FOLDERS = (  # of the run that is extended
+    "data.image_size=8", "data.increment=2", "optim.epochs=2", "optim.batch_size=16", "memory.size=40",
+    "run.compile=false", "run.threads=1", "run.device=cpu", "checkpoint.every_seconds=0.2",
+)  # fmt: skip
 
 
 def gather(tasks: list[Callable[[], str]], *, at_once: int) -> Tally:
@@ -33,10 +49,10 @@ def gather(tasks: list[Callable[[], str]], *, at_once: int) -> Tally:
     return Tally(len(tasks), [text for text in found if text])
 
 
-def kill(runs: RealRuns, count: int) -> Tally:
+def kill(runs: RealRuns, count: int, *, syncs: int = 0) -> Tally:
     """SIGKILL at random moments; each third one at a random call inside a save."""
     _, seconds = runs.undisturbed(0)
-    moments = [(runs.random.uniform(0.2, 0.95) * seconds, runs.random.randint(1, SYNCS)) for _ in range(count)]
+    moments = [(runs.random.uniform(0.2, 0.95) * seconds, runs.random.randint(1, syncs or SYNCS)) for _ in range(count)]
 
     def one(number: int) -> str:
         moment, at = moments[number]
@@ -53,6 +69,31 @@ def kill(runs: RealRuns, count: int) -> Tally:
         return problem and f"{where}: {problem}"
 
     return gather([partial(one, number) for number in range(count)], at_once=2)
+
+
+def kill_of_an_extension(runs: RealRuns, count: int) -> Tally:
+    """SIGKILL while classes are added to a finished run (--extend): that run keeps every byte."""
+    parent = runs.new_directory()
+    images = parent.parent / "images"
+    measure.write_images(images / "old", classes=6, train=60, test=10, size=8, seed=runs.random.randrange(1 << 30))
+    for split in ("train", "test"):
+        (images / "new" / split).mkdir(parents=True)
+        for label in (4, 5):
+            os.rename(images / "old" / split / f"class{label:03d}", images / "new" / split / f"class{label:03d}")
+    settings = as_flags([*SETTINGS_OF_FOLDERS, f"data.path={images / 'old'}"])
+    done = RealRuns(runs.folder, 0, ["--config", "folder", *settings]).run_to_end(parent, 0)
+    if done.returncode:
+        return Tally(count, [f"the run to extend failed: {done.stderr}"])
+    before = _contents(parent)
+    added = ["--extend", str(parent), *as_flags([f"data.path={images / 'new'}"])]
+    tally = kill(RealRuns(parent.parent / "extended", runs.random.randrange(1 << 30), added), count, syncs=20)
+    return tally if _contents(parent) == before else Tally(tally.tried, [*tally.failures, "the old run has changed"])
+
+
+def _contents(directory: Path) -> dict[str, tuple[str, int]]:
+    """Returns {path: (SHA-256, time of the last change)} of all files below a directory."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
 
 
 def kill_of_two(runs: RealRuns, count: int) -> Tally:

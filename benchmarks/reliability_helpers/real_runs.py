@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +24,13 @@ SYNCS = 50  # how often that run syncs or renames a file, at least
 class RealRuns:
     """Starts the small run again and again, each time in a new directory below `folder`.
 
-    seed: of `random`, from which callers draw. Each method takes the number of processes: 0 means one process without
-    a launcher, 1 or more are started by torchrun.
+    seed: of `random`, from which callers draw. flags: of train.py, in place of those of the small run. Each method
+    takes the number of processes: 0 means one process without a launcher, 1 or more are started by torchrun.
     """
 
-    def __init__(self, folder: Path, seed: int):
+    def __init__(self, folder: Path, seed: int, flags: Sequence[str] = ()):
         self.folder, self.random, self._numbers = folder, random.Random(seed), 0
+        self.flags = flags or as_flags(SETTINGS)
         self._undisturbed: dict[int, tuple[Path, float]] = {}
 
     def new_directory(self) -> Path:
@@ -52,13 +54,12 @@ class RealRuns:
         count: of processes, see the class. fault: what `train_with_fault` is to do, None for nothing. flags: further
         ones for torchrun.
         """
-        directory.parent.mkdir(exist_ok=True)
-        settings = [word for setting in SETTINGS for word in ("--set", setting)]
+        directory.parent.mkdir(parents=True, exist_ok=True)
         script = ["train.py"] if fault is None else ["-m", "benchmarks.reliability_helpers.train_with_fault"]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *flags] if count else []
         own = {"OMP_NUM_THREADS": "1", "FAULT": json.dumps(fault)}
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        words = [sys.executable, *launcher, *script, "--out", str(directory), *settings]
+        words = [sys.executable, *launcher, *script, "--out", str(directory), *self.flags]
         return subprocess.Popen(words, cwd=ROOT, env=os.environ | own, start_new_session=True, **streams)
 
     def start_and_wait(self, count: int, moment: float) -> tuple[Path, subprocess.Popen]:
@@ -89,6 +90,11 @@ class RealRuns:
         if done.returncode:
             return f"it ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
         return difference(directory, self.undisturbed(count)[0])
+
+
+def as_flags(settings: Sequence[str]) -> list[str]:
+    """Returns settings "table.key=value" as flags of train.py."""
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def status(directory: Path) -> dict:
