@@ -72,6 +72,7 @@ def distillation(
     temperature: float | torch.Tensor,
     mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the soft cross-entropy of the student's predictions against the teacher's, which keeps old knowledge:
 
@@ -81,6 +82,8 @@ def distillation(
     the classes that take part; None: all. rows: (B,) bool, the images that take part; None: all.
     temperature: T, a number, or a 0-d tensor, whose range is not checked, for torch.func. T above 1 softens both
     predictions, so that what the teacher says about the wrong classes counts more.
+    groups: (C,) int64 from 0 to C - 1, for the sum over groups of classes of the value over each group alone, as EEIL
+    has it (Castro et al. 2018, arXiv:1807.09536, section 3.2); None: all classes are one group.
 
     There is no factor T^2, since published recipes differ there: the method chooses the weight. The teacher's entropy
     is not subtracted; KL divergence subtracts it and has the same gradient with respect to the student. The gradient is
@@ -101,9 +104,29 @@ def distillation(
     if not softened and not 0 < temperature < float("inf"):
         raise ValueError(f"distillation: temperature={temperature}; it must be above 0 and finite")
     # masked after the division, since a large temperature would make the constant as small as a logit
-    log_student = F.log_softmax(_hide(_widen(student_logits) / temperature, mask), dim=1)
-    teacher = F.softmax(_hide(_widen(teacher_logits) / temperature, mask), dim=1)
+    student, taught = (_hide(_widen(each) / temperature, mask) for each in (student_logits, teacher_logits))
+    if groups is not None:
+        terms = _log_softmax_by_group(taught, groups).exp() * _log_softmax_by_group(student, groups)   # (B, C)
+        return -_mean((terms if mask is None else torch.where(mask, terms, 0.0)).sum(dim=1), rows)
+    log_student, teacher = F.log_softmax(student, dim=1), F.softmax(taught, dim=1)
     return -_mean((teacher * log_student).sum(dim=1), rows)
+
+
+def binary_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, *, mask: torch.Tensor | None = None, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Returns the mean over the batch of  -sum_c q_c log sigmoid(s_c) + (1 - q_c) log(1 - sigmoid(s_c)).
+
+    logits s, targets q: (B, C), targets in [0, 1]. mask: (C,) bool, the classes c that are added up; None: all. rows:
+    (B,) bool, the images that take part; None: all.
+    Returns a 0-d tensor in nats. Works under torch.func and torch.compile(fullgraph=True).
+    Raises ValueError for shapes that differ or an empty batch.
+    Source: Rebuffi et al. 2017 (arXiv:1611.07725), algorithm 3.
+    """
+    _check("binary_cross_entropy", "logits", logits, mask)
+    _check_pair("binary_cross_entropy", logits, targets)
+    terms = F.binary_cross_entropy_with_logits(_widen(logits), _widen(targets), reduction="none")      # (B, C)
+    return _mean((terms if mask is None else torch.where(mask, terms, 0.0)).sum(dim=1), rows)
 
 
 def nca(
@@ -149,6 +172,16 @@ def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Te
     """
     _check_pair("cosine_distance", first, second)
     return _mean(1 - F.cosine_similarity(first, second), rows)
+
+
+def _log_softmax_by_group(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Returns logits (B, C) minus the logarithm of the sum of exp(logits) over the classes of the same group."""
+    index = groups.expand_as(logits)
+    lowest = torch.zeros_like(logits)
+    largest = lowest.scatter_reduce(1, index, logits.detach(), "amax", include_self=False).gather(1, index)
+    shifted = logits - largest
+    same = (groups[:, None] == groups).to(logits.dtype)                             # (C, C)
+    return shifted - (shifted.exp() @ same).log()
 
 
 def _is_tensor(function: str, name: str, value: float | torch.Tensor) -> bool:

@@ -110,6 +110,32 @@ def nca_by_loops(logits, targets):
     return total / len(logits)
 
 
+def test_binary_cross_entropy_is_torchs_summed_over_the_classes():
+    logits, wanted = draw(4, 6), torch.sigmoid(draw(4, 6, seed=1))
+    expected = F.binary_cross_entropy(torch.sigmoid(logits), wanted, reduction="none")
+    torch.testing.assert_close(losses.binary_cross_entropy(logits, wanted), expected.sum() / 4)
+    masked = losses.binary_cross_entropy(logits, wanted, mask=MASK, rows=ROWS)
+    torch.testing.assert_close(masked, expected[ROWS][:, KEPT].sum() / 3)
+    far = losses.binary_cross_entropy(torch.tensor([[200.0, -200.0]]), torch.tensor([[0.0, 0.0]]))
+    assert far.item() == 200
+
+
+def test_distillation_by_groups_is_a_sum_of_those_of_the_groups_however_far_apart_their_logits_are():
+    groups = torch.tensor([2, 0, 2, 0, 0, 5])
+    student, teacher = draw(4, 6), draw(4, 6, seed=1)
+    apart = 500.0 * groups  # a common softmax has nothing left of the lower ones
+    parts = [groups == group for group in (0, 2, 5)]
+    find = lambda student, **more: losses.distillation(student + apart, teacher, temperature=2, groups=groups, **more)  # noqa: E731
+    whole = lambda student: sum(losses.distillation(student[:, own], teacher[:, own], temperature=2) for own in parts)  # noqa: E731
+    torch.testing.assert_close(find(student), whole(student))
+    torch.testing.assert_close(grad(find)(student), grad(whole)(student))
+    two = parts[0] | parts[1]
+    torch.testing.assert_close(
+        find(student.masked_fill(~two, math.nan), mask=two, rows=ROWS),
+        sum(losses.distillation(student[ROWS][:, own], teacher[ROWS][:, own], temperature=2) for own in parts[:2]),
+    )
+
+
 def test_nca_by_hand():
     # target the best: log(1 + 1/3), where cross-entropy has the same; target the other: ln 3 + log(1 + 1)
     logits = torch.tensor([[LN3, 0.0], [LN3, 0.0]], dtype=F64)

@@ -52,7 +52,7 @@ def test_the_method_of_ones_own_is_the_file_that_is_tested():
 
 def test_the_table_of_methods_names_the_options_of_each():
     """`make` of a method takes the table [method] as `options`, and its own options as keywords."""
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \| [^|]* \|$", METHODS, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([^|]*) \| [^|]* \|$", METHODS, re.MULTILINE)
     listed = {name: re.findall(r"`(\w+)`", options) for name, options in rows if name in methods.TABLE}
     assert listed == {name: [*signature(make).parameters][1:] for name, make in methods.TABLE.items()}
 

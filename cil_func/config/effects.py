@@ -8,17 +8,15 @@ known, so every key counts as used by it.
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, get_args
 
-from cil_func.config import messages, names
+from cil_func.config import messages, names, of_methods
 from cil_func.config.messages import shown
 from cil_func.config.schema import Config, Method, PartOfOptim, PhaseOptim
 from cil_func.config.stages import is_stage
 
 METHODS: tuple[str, ...] = get_args(get_args(Method.model_fields["name"].annotation)[0])  # the built-in ones
-WITH_MEMORY = ("wa", "icarl", "replay", "bic", "podnet", "der")  # methods that keep exemplars
-WITH_KD = ("wa", "icarl", "lwf", "bic")  # methods with the distillation that [method] describes
-WITH_ALIGN = ("wa", "der")  # methods that can align the classifier's rows
-WITHOUT_SMOOTHING = ("podnet",)  # methods whose loss is no cross-entropy
-STAGES = {"bic": ("bias",), "podnet": ("balance",)}  # the stages of methods that have some
+WITH_MEMORY, WITH_KD = of_methods.using("memory"), of_methods.using("distillation")
+WITH_TEMPERATURE, WITH_ALIGN = of_methods.using("temperature"), of_methods.using("align")
+STAGES = {name: uses.stages for name, uses in of_methods.TABLE.items() if uses.stages}
 OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # data sets that are read from image files
 
 
@@ -124,6 +122,10 @@ def _selects(config: Config, processes: int) -> bool:
 
 def _distils(config: Config, processes: int) -> bool:
     return _is_one_of(config, WITH_KD) and config.method.kd_weight != 0
+
+
+def _softens(config: Config, processes: int) -> bool:
+    return config.method.name in WITH_TEMPERATURE or _distils(config, processes)
 
 
 def _method_or(*keys: str, methods: Collection[str]) -> Callable[[Config], tuple[str, ...]]:
@@ -234,14 +236,12 @@ TABLE: dict[str, Use] = {
     "memory.keep": _EXEMPLARS,
     "method.name": _ALWAYS,
     "method.options": _ALWAYS,  # what the method's function doesn't take is refused
-    "method.temperature": _KD,
+    "method.temperature": Use(_softens, _KD.deciding),
     "method.kd_combination": _KD,
     "method.kd_weight": _used_by(WITH_KD),
     "method.clip_weights": _used_by(["wa"]),
     "method.align": _used_by(WITH_ALIGN),
-    "method.label_smoothing": Use(
-        lambda config, processes: config.method.name not in WITHOUT_SMOOTHING, _by("method.name")
-    ),
+    "method.label_smoothing": _used_by(of_methods.using("smoothing")),
     "method.lwf_classes": _used_by(["lwf"]),
     **{key: use for name in PhaseOptim.model_fields for key, use in _optim_uses(name).items()},
     "checkpoint.every_seconds": _ALWAYS,

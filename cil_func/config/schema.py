@@ -138,8 +138,12 @@ class Method(Table):
     """[method]: how old classes are remembered. A method ignores the keys that it doesn't use."""
 
     name: (
-        Literal["wa", "finetune", "replay", "joint", "lwf", "icarl", "ewc", "mas", "bic", "podnet", "der"] | values.Own
-    ) = "wa"
+        Literal[
+            "wa", "finetune", "replay", "joint", "lwf", "icarl", "ewc", "mas", "bic", "podnet", "der",
+            "icarl-bce", "balanced", "eeil", "lucir",
+        ]
+        | values.Own
+    ) = "wa"  # fmt: skip
     "The method of class-incremental learning."
     options: FreeTable = FreeTable()
     "Keywords of the method's own function, beside the keys of this table."
@@ -210,7 +214,7 @@ else:
 
 class Optim(PhaseOptim):
     """[optim]: the optimiser and its schedule, which start anew in each phase. [optim.STAGE]: any of its keys again,
-    for a stage of a method (bic: bias, podnet: balance).
+    for a stage of a method (bic: bias; podnet, balanced, eeil, lucir: balance).
 
     pydantic takes any name of a table for a stage's; `load` refuses those that can't be one (`stages.py`).
     """

@@ -2,7 +2,23 @@
 
 from collections.abc import Mapping
 
-from cil_func.methods import bic, der, ewc, finetune, icarl, joint, lwf, mas, podnet, replay, wa
+from cil_func.methods import (
+    balanced,
+    bic,
+    der,
+    eeil,
+    ewc,
+    finetune,
+    icarl,
+    icarl_bce,
+    joint,
+    lucir,
+    lwf,
+    mas,
+    podnet,
+    replay,
+    wa,
+)
 from cil_func.methods.base import Classes, Method, Options, Outputs, Stage, Targets
 
 TABLE = {
@@ -17,6 +33,10 @@ TABLE = {
     "bic": bic.make,
     "podnet": podnet.make,
     "der": der.make,
+    "icarl-bce": icarl_bce.make,
+    "balanced": balanced.make,
+    "eeil": eeil.make,
+    "lucir": lucir.make,
 }
 
 

@@ -32,9 +32,9 @@ class Loss(Protocol):
     """(student, teacher, targets, classes) -> 0-d tensor, the mean over the batch's images.
 
     student: what the network says about the batch; its logits are (B, C), for all C classes of the run.
-    teacher: what the last phase's finished model says about the same images; None if `Stage.uses_teacher` is false,
-    unless the network grows. Phase 0 has no last model: there all of the teacher's tensors are 0, `classes.old` is
-    nowhere true, and the loss must not depend on the teacher.
+    teacher: what the teacher (`Stage.teacher`), by default the last phase's finished model, says about the same images;
+    None if `Stage.uses_teacher` is false, unless the network grows. Phase 0 has no last model: there all of the
+    teacher's tensors are 0, `classes.old` is nowhere true, and the loss must not depend on the teacher.
     """
 
     def __call__(
@@ -135,6 +135,7 @@ class Stage:
     clamp: the loss's gradient is cut, entry by entry, to at most this absolute value; 0: no limit.
     penalty: its gradient is added after that; it is not part of the reported loss. None: nothing is added.
     project: applied to the params after each update. uses_teacher: whether the loss needs a teacher, see `Loss`.
+    teacher: "last": the last phase's finished model; "before": the model that this stage begins with.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Stage:
     penalty: Penalty | None = None
     project: Project = _unchanged
     uses_teacher: bool = False
+    teacher: Literal["last", "before"] = "last"
     clamp: float = 0.0
     optim: dict[str, Any] = field(default_factory=dict)
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import losses
-from cil_func.methods import replay
-from cil_func.methods.base import Method, Options, Stage
+from cil_func.methods import balance, replay
+from cil_func.methods.base import Method, Options
 from cil_func.networks import proxies as proxy_head
 
 MAPS = ("stage0", "stage1", "stage2", "final")
@@ -32,15 +32,13 @@ def make(options: Options, *, proxies: int = 10, pod: float = 3.0, flat: float =
         factor = (num_seen / num_new).sqrt() * classes.old.any()
         return _nca(student, targets, classes) + factor * (pod * torch.stack(maps).mean() + flat * cosine)
 
-    balance = Stage(
-        "balance", lambda student, teacher, targets, classes: _nca(student, targets, classes), rows="balanced",
-        trainable=lambda path: path.startswith("classifier."), norm="eval", clamp=5.0,
-        optim={"epochs": tuned_epochs, "learning_rate": 0.05, "schedule": "constant", "warmup_epochs": 0},
-    )  # fmt: skip
+    def balanced(student, teacher, targets, classes):
+        return _nca(student, targets, classes)
+
     return replace(
         replay.make(options), name="podnet", loss=loss, head=proxy_head.head(proxies), taps=pool, final_relu=False,
         rows_trained="new", uses_teacher=True, clamp=5.0, imprint=proxy_head.centres,
-        stages=(balance,) if tuned_epochs else (),
+        stages=balance.stage(balanced, epochs=tuned_epochs, rate=0.05, clamp=5.0),
     )  # fmt: skip
 
 

@@ -88,6 +88,7 @@ def train(
         if fresh:
             progress = _begin(experiment, phase, progress, number, student, key)
         held, progress = [progress.stage], replace(progress, training=None)
+        own = held[0].before
         data = _data(experiment, phase, progress.exemplars, number, key, held[0].chosen)
         if not len(data.rows):  # of a later stage, whose exemplars are too few; the plan warns of it
             progress = replace(progress, training=held[0])
@@ -101,7 +102,7 @@ def train(
             held.pop,  # the state that a stage begins with is not kept
             data,
             classes=experiment.classes(phase, experiment.device)._replace(counts=data.counts(experiment.num_classes)),
-            teach=teach(used=each.uses_teacher),
+            teach=_teacher_before(experiment, phase, own, learned) if own else teach(used=each.uses_teacher),
             key=rng.fold_in(key, "stage", each.name) if each.name else key,
             phase=phase.index,
             borders=Borders(
@@ -115,6 +116,15 @@ def train(
         )
         progress = replace(progress, training=done)
     return progress
+
+
+def _teacher_before(experiment: Experiment, phase: Phase, before: Model, learned: Model | None) -> Teach:
+    """Returns the function images -> the outputs of the model that a stage of this phase began with.
+
+    before: see `StageProgress`. learned: the last phase's finished model, which has the frozen backbones.
+    """
+    model = with_frozen(before, learned) if experiment.network.grows and learned else before
+    return experiment.forward.teacher(model, experiment.classes(phase, experiment.device))
 
 
 def _begin(
@@ -142,7 +152,7 @@ def _begin(
         chosen = choose(experiment, phase, model, quota, key)
     training = StageProgress(
         train_state, step_state.nothing_measured(train_state), number=number, chosen=chosen,
-        seconds=before.seconds if before else 0.0,
+        seconds=before.seconds if before else 0.0, before=Model(params, state) if each.teacher == "before" else None,
     )  # fmt: skip
     return replace(progress, training=training, extra=extra)
 

@@ -23,6 +23,8 @@ class StageProgress:
     number: of the stage in its phase, 0, 1, ...
     chosen: for a stage on "balanced" rows, {label: rows} of the new classes, selected by the model that the stage
     begins with; else {}.
+    before: for a stage that is taught by the model it began with, that model, its classifier padded to the run's C
+    classes; else None.
     """
 
     train_state: TrainState
@@ -31,6 +33,7 @@ class StageProgress:
     seconds: float = 0.0
     number: int = 0
     chosen: dict[int, torch.Tensor] = field(default_factory=dict)
+    before: Model | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def pack(progress: Progress) -> tuple[tree.Tree, dict]:
         named = training.train_state._asdict() | {"health": training.train_state.health._asdict()}
         del named["extra"]  # the run's own, which a step doesn't change
         parts["training"] = {**named, "totals": training.totals._asdict(), "chosen": _named(training.chosen)}
+        if training.before:
+            parts["training"]["before"] = training.before._asdict()
         record["training"] = {
             "stage": training.number, "epoch": training.position.epoch, "step": training.position.step,
             "seconds": training.seconds,
@@ -168,8 +173,8 @@ def unpack(parts: tree.Tree, record: dict, *, device: torch.device) -> Progress:
 
 def _stage(part: tree.Tree, extra: tree.Tree, at: dict, chosen: dict[int, torch.Tensor]) -> StageProgress:
     train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]), extra)
-    position = Position(at["epoch"], at["step"])
-    return StageProgress(train_state, Measures(**part["totals"]), position, at["seconds"], at["stage"], chosen)
+    position, before = Position(at["epoch"], at["step"]), Model(**part["before"]) if "before" in part else None
+    return StageProgress(train_state, Measures(**part["totals"]), position, at["seconds"], at["stage"], chosen, before)
 
 
 def _named(rows: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:

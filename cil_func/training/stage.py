@@ -106,7 +106,7 @@ def train(
     """
     clock, start = time.perf_counter(), begin()
     position, seconds_before = start.position, start.seconds
-    progress = partial(StageProgress, number=start.number, chosen=start.chosen)
+    progress = partial(StageProgress, number=start.number, chosen=start.chosen, before=start.before)
     runner = partial(CapturedSteps, most=recipe.batch_size) if captured else EagerSteps
     steps = runner(recipe.step, start.train_state, classes, start.totals, borders.hook.before_change)
     del start  # with a train state that is out of date after a step

@@ -3,7 +3,7 @@
 import pytest
 
 from cil_func import config, methods
-from cil_func.config import effects
+from cil_func.config import effects, of_methods
 from cil_func.config.messages import hints_of
 from cil_func.data import sources
 
@@ -24,9 +24,12 @@ def test_every_key_of_the_schema_is_classified():
 def test_methods_and_data_sets_are_what_the_table_says():
     made = {name: methods.make(name, methods.Options()) for name in methods.TABLE}
     assert {name for name, method in made.items() if method.uses_memory} == set(effects.WITH_MEMORY) & set(made)
-    own_use = {"podnet", "der"}  # they use the last model for something else
+    own_use = {"podnet", "der", "icarl-bce", "eeil", "lucir"}  # they use the last model for something else
     taught = {name for name, method in made.items() if method.uses_teacher}
     assert taught - own_use == set(effects.WITH_KD) & set(made)
+    assert list(of_methods.TABLE) == list(methods.TABLE)
+    for name, method in made.items():  # stages that are left out by default have the name too
+        assert {stage.name for stage in method.stages} <= set(of_methods.TABLE[name].stages)
     assert effects.OF_FILES == sources.OF_FILES
 
 

@@ -18,9 +18,11 @@ from pydantic import BaseModel
 
 from benchmarks.reliability_helpers import bad_configurations
 from cil_func import config
+from cil_func.config import effects
 from cil_func.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+METHODS = ", ".join(f'"{name}"' for name in effects.METHODS)
 PRESETS = ["cifar", "cifar-b0-10", "cifar-fast", "cifar-survey", "digits", "folder"]
 NEEDS = {"folder": ["data.path=somewhere"]}  # what a preset can't know
 
@@ -192,14 +194,12 @@ MESSAGES = {
     'run.loggers=["wandb", "wandb"]': 'run.loggers: ["wandb", "wandb"] is not allowed; a list of "tensorboard", '
                                       '"wandb" or both',
     "data.on_error=Skip": 'data.on_error: "Skip" is not allowed; one of "stop", "skip"; did you mean "skip"?',
-    "method.name=wq": 'method.name: "wq" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", "icarl", '
-                      '"ewc", "mas", "bic", "podnet", "der" or your own "package.module:function" or '
+    "method.name=wq": f'method.name: "wq" is not allowed; one of {METHODS} or your own "package.module:function" or '
                       '"path/file.py:function"; did you mean "wa"?',
     "optim.name=adam": 'optim.name: "adam" is not allowed; one of "sgd", "adamw" or your own "package.module:function" '
                        'or "path/file.py:function"; did you mean "adamw"?',
-    "method.name=own.py": 'method.name: "own.py" is not allowed; one of "wa", "finetune", "replay", "joint", "lwf", '
-                          '"icarl", "ewc", "mas", "bic", "podnet", "der" or your own "package.module:function" or '
-                          '"path/file.py:function"',
+    "method.name=own.py": f'method.name: "own.py" is not allowed; one of {METHODS} or your own '
+                          '"package.module:function" or "path/file.py:function"',
     "data.increment=[]": 'data.increment: [] is not allowed; "auto" or an integer >= 1 or a list of integers >= 1',
     "method.options.x=1979-05-27": "method.options.x: 1979-05-27 is not allowed; a string, true or false, an integer "
                                    "of 64 bits, a finite number, or a list or table of these",

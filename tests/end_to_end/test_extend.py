@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import train
+from cil_func.config import effects
 from cil_func.runs import checkpoints, extension_config, memory_files, saved_model, setup
 
 TINY = [
@@ -66,9 +67,9 @@ def base(folders, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic"])
+@pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic", "eeil"])
 def test_extending_twice_is_one_run_of_all_phases(method, folders, names, tmp_path):
-    chosen = [f"method.name={method}", *(["optim.bias.epochs=1"] if method == "bic" else [])]
+    chosen = [f"method.name={method}", *[f"optim.{name}.epochs=1" for name in effects.STAGES.get(method, ())]]
     order = [names[index] for index in (2, 0, 3, 1)]  # not that of the class indices
     assert run(folders["all"], tmp_path / "whole", *chosen, f"data.class_order={order + names[4:]}") == 0
     assert run(folders["old"], tmp_path / "0", *chosen, f"data.class_order={order}") == 0

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import methods
+from cil_func.networks.outputs import classes_of
 
 WIDTH, SEEN, OLD = 8, 6, 4
-CLASSES = methods.Classes(seen=torch.arange(WIDTH) < SEEN, old=torch.arange(WIDTH) < OLD)
-FIRST = methods.Classes(seen=torch.arange(WIDTH) < OLD, old=torch.zeros(WIDTH, dtype=torch.bool))
+SIZES = [3, 1, 2, 2]  # classes 0 to 3 are old, 4 and 5 new, 6 and 7 to come
+CLASSES = classes_of(SIZES, 2)._replace(counts=torch.tensor([7, 7, 7, 7, 7, 7, 0, 0]))
+FIRST = classes_of([OLD, 2, 2], 0)._replace(counts=torch.tensor([7, 7, 7, 7, 0, 0, 0, 0]))
 
 
 def draw(key: int) -> methods.Outputs:
@@ -28,7 +30,8 @@ NEW_CE = F.cross_entropy(LOGITS[:, OLD:], LABELS - OLD)
 SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
 CONSTANT = methods.Options(kd_weight=0.3)  # no binary fraction: rounded to float32 it would be another weight
 LAMBDA = OLD / SEEN
-BY_LOGITS = [name for name in methods.TABLE if name not in ("podnet", "der")]  # whose losses need nothing else
+OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir")  # no cross-entropy, or they need more than logits
+BY_LOGITS = [name for name in methods.TABLE if name not in OTHER_LOSSES]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_phase_0_is_cross_entropy_alone(name):
 
 
 @pytest.mark.parametrize("options", [SUM, CONSTANT, methods.Options()])
-@pytest.mark.parametrize("name", ["wa", "icarl", "lwf"])
+@pytest.mark.parametrize("name", ["wa", "icarl", "lwf", "icarl-bce", "eeil"])
 def test_what_a_teacher_says_in_phase_0_does_not_count(name, options):
     """Bit by bit: one graph serves phase 0, where no class is old, and the later ones."""
     targets, loss = methods.Targets(torch.tensor([0, 1, 2, 3, 0])), methods.make(name, options).loss
@@ -149,6 +152,10 @@ def test_declarations():
         "bic": (True, True, "new", False, "logits"),
         "podnet": (True, True, "new", False, "logits"),
         "der": (True, False, "new", False, "logits"),
+        "icarl-bce": (True, True, "new", False, "nme"),
+        "balanced": (True, False, "new", False, "logits"),
+        "eeil": (True, True, "new", False, "logits"),
+        "lucir": (True, True, "new", False, "logits"),
     }
     for name, declared in expected.items():
         method = methods.make(name, methods.Options())

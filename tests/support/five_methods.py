@@ -21,7 +21,11 @@ from cil_func.runs import setup
 from cil_func.training.progress import Progress, SaveHook
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="four-classes-")  # deleted when the process ends
-METHODS = ("ewc", "mas", "bic", "podnet", "der")
+METHODS = (
+    "ewc", "mas", "bic", "podnet", "der",
+    "icarl-bce", "balanced", "eeil", "lucir",
+)  # fmt: skip
+OPTIONS = {"balanced": ["method.options.tuned_epochs=2"], "lucir": ["method.options.tuned_epochs=2"]}
 SETTINGS = (
     "run.precision=float64", "run.compile=false", "run.threads=1", "data.name=image_folder", "data.image_size=8",
     "data.increment=2", "optim.epochs=2", "optim.batch_size=12", "optim.norm_batch=6", "optim.learning_rate=0.01",
@@ -31,7 +35,7 @@ SETTINGS = (
 
 def build(method: str, processes=ALONE) -> experiment.Experiment:
     """The experiment of a method on 9 training images of each class."""
-    settings = [*SETTINGS, f"data.path={_images()}", f"method.name={method}"]
+    settings = [*SETTINGS, f"data.path={_images()}", f"method.name={method}", *OPTIONS.get(method, ())]
     return setup.build(load("digits", settings), processes).experiment
 
 

@@ -13,6 +13,10 @@ from cil_func.training.preprocess import Preprocess
 
 SIZES = [3, 2, 2]
 RATE = 0.1
+COUNTS = torch.tensor([4, 5, 6, 20, 30, 0, 0])  # images of each class that the stage trains on
+OPTIONS = {
+    "podnet": {"tuned_epochs": 1, "proxies": 3}, "balanced": {"tuned_epochs": 1}, "lucir": {"tuned_epochs": 1},
+}  # fmt: skip
 # (images, rows, norm_batch): half a group of padding, a whole one, two; a batch that is one group
 PADDED = [(12, 16, 0), (12, 17, 0), (8, 12, 4), (6, 12, 4), (4, 12, 4), (2, 12, 6)]
 
@@ -20,7 +24,7 @@ PADDED = [(12, 16, 0), (12, 17, 0), (8, 12, 4), (6, 12, 4), (4, 12, 4), (2, 12, 
 @cache
 def setting(name: str, phase: int, dtype: torch.dtype) -> tuple:
     """(method, network, student's params and state, teach, preprocess) of the start of a phase, 0 or 1."""
-    made = methods.make(name, methods.Options(), {"tuned_epochs": 1, "proxies": 3} if name == "podnet" else {})
+    made = methods.make(name, methods.Options(), OPTIONS.get(name))
     network = Network(
         "resnet20", sum(SIZES), len(SIZES), image_size=(8, 8), head=made.head, taps=made.taps,
         final_relu=made.final_relu, grows=made.grow == "backbone",
@@ -50,7 +54,8 @@ def take(name, stage, phase, batch, *, norm_batch=0, taught=None, dtype=torch.fl
     padded = bool((batch.labels == step_state.PADDING).any())
     parts = step.make(each, network, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
     begun, taught = step_state.start(each, optimiser, params, state), taught or teach(batch.images)
-    return step.join(parts)(begun, taught, batch, classes_of(SIZES, phase), torch.tensor(RATE, dtype=dtype))
+    classes = classes_of(SIZES, phase)._replace(counts=COUNTS)
+    return step.join(parts)(begun, taught, batch, classes, torch.tensor(RATE, dtype=dtype))
 
 
 def close(mine, theirs, **tolerance) -> None:
