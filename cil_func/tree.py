@@ -58,12 +58,14 @@ def write(tree: Tree, into: Tree) -> None:
     """Copies each leaf of a tree into the corresponding leaf of `into`, in place. No other function changes a tree.
 
     Leaves may differ in dtype, not in shape. They are copied type by type, since torch copies leaves of several types
-    in one call one after the other, on a GPU by hundreds of kernels. Raises ValueError for another number of leaves,
-    RuntimeError for another shape.
+    in one call one after the other, on a GPU by hundreds of kernels. Dicts are matched by key. Raises ValueError for
+    another number of leaves or other keys, RuntimeError for another shape.
     """
     by_type = defaultdict(list)
-    for source, target in zip(leaves(tree), leaves(into), strict=True):
-        by_type[source.dtype, target.dtype].append((source, target))
+    if len(leaves(tree)) != len(leaves(into)):
+        raise ValueError(f"write: {len(leaves(tree))} leaves into {len(leaves(into))}")
+    # By key: a step with frozen parts returns them in another order.
+    map(lambda source, target: by_type[source.dtype, target.dtype].append((source, target)), tree, into)
     for pairs in by_type.values():
         sources, targets = zip(*pairs, strict=True)
         torch._foreach_copy_(targets, sources)
@@ -143,6 +145,16 @@ def merge(first: Tree, second: Tree) -> Tree:
         else:
             raise ValueError(f"merge: both trees hold {key!r}")
     return merged
+
+
+def overlay(tree: Tree, parts: Tree) -> Tree:
+    """Returns a tree of nested dicts with the leaves that `parts` has in place of its own, in the order of `tree`.
+
+    parts: has no path that `tree` lacks, as one of the trees that `partition` returns.
+    """
+    if not isinstance(tree, dict):
+        return parts
+    return {key: overlay(value, parts[key]) if key in parts else value for key, value in tree.items()}
 
 
 def embed(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:

@@ -224,6 +224,8 @@ TABLE: dict[str, Use] = {
     "augment.erasing": _ALWAYS,
     "model.backbone": _ALWAYS,
     "model.options": _ALWAYS,  # refused for the resnets
+    "model.weights": _ALWAYS,
+    "model.freeze": _ALWAYS,
     "model.drop_rate": _TIMM,
     "model.drop_path_rate": _TIMM,
     "memory.size": Use(

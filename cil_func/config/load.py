@@ -29,7 +29,8 @@ _HINTS = messages.hints_of(Config)
 # Keys that came after the first runs. `fingerprint` leaves them out where they have their default.
 ADDED = (
     "data.options", "model.options", "memory.mirror_means", "memory.keep", "method.options", "optim.name",
-    "optim.options", "optim.accumulate", "run.extends", "run.loggers",
+    "optim.options", "optim.accumulate", "run.extends", "run.loggers", "model.weights", "model.freeze",
+    "optim.rate_factors",
 )  # fmt: skip
 
 

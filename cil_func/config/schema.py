@@ -112,6 +112,12 @@ class Model(Table):
     "The network that computes features: a ResNet for CIFAR, or a timm model by its name."
     options: FreeTable = FreeTable()
     "Keywords for a backbone of your own; the resnets take none."
+    weights: values.Folder = ""
+    """File of the backbone's pretrained weights, as timm names them (.safetensors, or .pth with tensors alone), or
+    model.safetensors of a finished run. Where they are not set, data.image_size, mean and std are the model's own."""
+    freeze: values.Patterns = ()
+    """Parts of the backbone that are not trained, by their paths: "backbone" is all of it, "backbone.layer[12]" two
+    stages of timm's resnet18. Their batch norm uses its running statistics."""
     drop_rate: values.Fraction = 0.0
     "Share of a timm backbone's features that dropout leaves out, whatever the model's own rate is."
     drop_path_rate: values.Fraction = 0.0
@@ -192,6 +198,9 @@ class PhaseOptim(Table):
     'Epochs at which schedule = "milestones" multiplies the rate.'
     milestone_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.1
     "Factor by which the rate is multiplied at each of milestones."
+    rate_factors: values.RateFactors = ()
+    """Factors of the learning rate for parameters by their paths, as [["backbone.layer1", 0.1], ["backbone", 0.3]]; the
+    first path that matches holds."""
     warmup_epochs: values.Count = 0
     "Number of epochs in which the rate first rises in equal steps to learning_rate."
     eval_every_epochs: values.Count = 0

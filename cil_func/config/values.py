@@ -1,7 +1,7 @@
 """Defines the types of the keys' values: with a range, a pattern or a rule, and the words and example for a person."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -62,6 +62,10 @@ def _rand_augment(policy: str) -> str:
     return policy
 
 
+def _in_tuples(value: Any) -> Any:
+    return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
+
+
 def _no_nul(path: str) -> str:
     if "\0" in path:
         raise ValueError("no file system takes a NUL")
@@ -96,6 +100,16 @@ Loggers = Annotated[
     tuple[Literal["tensorboard", "wandb"], ...],
     _from_list, AfterValidator(_no_repetition),
     Allowed('a list of "tensorboard", "wandb" or both', example=["tensorboard"]),
+]  # fmt: skip
+Patterns = Annotated[
+    tuple[str, ...],
+    _from_list, AfterValidator(_no_repetition),
+    Allowed("a list of paths, in which *, ? and [] are wildcards", example=["backbone"]),
+]  # fmt: skip
+RateFactors = Annotated[
+    tuple[tuple[str, Annotated[float, Interval(gt=0)]], ...],
+    BeforeValidator(lambda value: _in_tuples(value)),
+    Allowed("a list of [path, factor > 0], in whose paths *, ? and [] are wildcards", example=[["backbone", 0.1]]),
 ]  # fmt: skip
 Epochs = Annotated[
     tuple[Positive, ...],

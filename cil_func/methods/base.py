@@ -6,7 +6,7 @@ logits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -95,6 +95,11 @@ def _everything(path: str) -> bool:
     return True
 
 
+def nothing(path: str) -> bool:
+    """Returns False: no part of a model is frozen. The default of `Stage.frozen`."""
+    return False
+
+
 @dataclass(frozen=True)
 class Options:
     """The numbers and choices of the [method] table. A method ignores those that it has no use for.
@@ -129,7 +134,8 @@ class Stage:
     rows: "new": the phase's images and the exemplars, without those held out; "all": all images of all classes seen;
     "balanced": the exemplars, and of each new class as many images as the largest number kept of an old class, selected
     by the rule for exemplars; "held_out": those that `Method.hold_out` keeps from training.
-    trainable(path): whether a parameter is trained. rows_trained: "new": of the classifier, only the new classes' rows
+    trainable(path): whether a parameter is trained. frozen(path): whether a parameter or a number of the state stays as
+    it is all the same, since model.freeze says so. rows_trained: "new": of the classifier, only the new classes' rows
     move; weight decay leaves the others alone too.
     norm: "eval": batch norm uses its running statistics, which stay as they are.
     clamp: the loss's gradient is cut, entry by entry, to at most this absolute value; 0: no limit.
@@ -150,6 +156,11 @@ class Stage:
     teacher: Literal["last", "before"] = "last"
     clamp: float = 0.0
     optim: dict[str, Any] = field(default_factory=dict)
+    frozen: Trainable = nothing
+
+    def trains(self, path: str) -> bool:
+        """Returns whether this stage changes the parameter at a path, such as "classifier.weight"."""
+        return self.trainable(path) and not self.frozen(path)
 
 
 class Imprint(Protocol):
@@ -166,7 +177,8 @@ class Imprint(Protocol):
 class Method:
     """A method of class-incremental learning.
 
-    loss, rows, trainable, rows_trained, penalty, project, uses_teacher, clamp: of a phase's training, as in `Stage`.
+    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp: of a phase's training, as in
+    `Stage`.
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
     class mean.
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
@@ -201,6 +213,7 @@ class Method:
     imprint: Imprint | None = None
     stages: tuple[Stage, ...] = ()
     hold_out: float = 0.0
+    frozen: Trainable = nothing
 
     @property
     def main(self) -> Stage:
@@ -215,7 +228,12 @@ class Method:
             project=self.project,
             uses_teacher=self.uses_teacher,
             clamp=self.clamp,
+            frozen=self.frozen,
         )
+
+    def freeze(self, frozen: Trainable) -> "Method":
+        """Returns the method with these parts of the model frozen in all of its trainings, see `Stage`."""
+        return replace(self, frozen=frozen, stages=tuple(replace(stage, frozen=frozen) for stage in self.stages))
 
     def stages_of(self, phase: int) -> tuple[Stage, ...]:
         """Returns the trainings of phase `phase` (0, 1, ...), in order: in phase 0 `main` alone."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from cil_func.networks import resnet, timm_models, timm_skeleton
+from cil_func.networks import resnet, timm_models, timm_pretrained, timm_skeleton
 from cil_func.networks.outputs import Taps
 from cil_func.networks.timm_skeleton import OFF, Drop, Size
 from cil_func.tree import Tree
@@ -35,6 +35,12 @@ class Draws(Protocol):
     def __call__(self, image_size: Size, drop: Drop = OFF, /) -> bool: ...
 
 
+class SavedNames(Protocol):
+    """(image_size) -> names of tensors, or None. image_size: as for `InitBackbone`."""
+
+    def __call__(self, image_size: Size | None, /) -> frozenset[str] | None: ...
+
+
 class Answer(Protocol):
     """() -> yes or no."""
 
@@ -55,6 +61,10 @@ class Backbone:
     drops() -> whether it is a timm model with rates of dropout of its own, which are not used.
     groups: whether groups of norm_batch images can share batch norm's statistics, instead of the whole batch.
     has_maps: whether it can give its feature maps to taps.
+    freezes: whether `apply` takes `frozen`, the paths of frozen parts, whose batch norms use their running statistics
+    in train mode too. It is given only in train mode and if there are any.
+    saved_names(image_size) -> the names of the tensors that a file of its weights has; None: all of params and state.
+    classifier: the beginnings of the names of a classifier that such a file may have too.
     """
 
     init: InitBackbone
@@ -65,6 +75,9 @@ class Backbone:
     drops: Answer = lambda: False
     groups: bool = False
     has_maps: bool = False
+    freezes: bool = False
+    saved_names: SavedNames = lambda image_size: None
+    classifier: Callable[[], tuple[str, ...]] = lambda: ()
 
 
 def backbone(name: str) -> Backbone:
@@ -81,6 +94,9 @@ def backbone(name: str) -> Backbone:
             pads=partial(timm_models.pads, inner),
             draws=partial(timm_skeleton.draws, inner),
             drops=lambda: timm_skeleton.facts(inner).drops,
+            freezes=True,
+            saved_names=lambda image_size: timm_pretrained.saved_names(inner, image_size),
+            classifier=lambda: timm_pretrained.classifier(inner),
         )
     depths = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
     if name not in depths:
@@ -92,6 +108,7 @@ def backbone(name: str) -> Backbone:
         pads=lambda: True,
         groups=True,
         has_maps=True,
+        freezes=True,
     )
 
 

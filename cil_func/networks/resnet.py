@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cil_func import rng
 from cil_func.networks import layers
+from cil_func.networks.freezing import is_inside
 from cil_func.networks.outputs import Taps
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -52,6 +53,7 @@ def apply(
     valid: torch.Tensor | None = None,
     taps: Taps | None = None,
     final_relu: bool = True,
+    frozen: tuple[str, ...] = (),
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, aux, new state).
 
@@ -59,18 +61,24 @@ def apply(
     taps(maps) -> aux, tensors by name, that a loss needs. maps: the output of each block before its ReLU, (B, C, H, W)
     each, in order. None: no maps are kept, and aux is {}.
     final_relu: False pools the last block's output without its ReLU.
+    frozen: the paths of frozen parts, such as "stem" or "stage0.block1.norm2"; batch norms in them use their running
+    statistics, and their state stays as it is, in train mode too.
     """
-    mode: layers.Mode = {"train": train, "norm_batch": norm_batch, "valid": valid}
+
+    def mode_of(norm: str) -> layers.Mode:
+        return {"train": train and not is_inside(norm, frozen), "norm_batch": norm_batch, "valid": valid}
+
     dtype = params["stem"]["norm"]["weight"].dtype
     stem, stem_state, maps = params["stem"], state["stem"], []
-    x, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode)
+    x, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode_of("stem.norm"))
     y, new_state = x, {"stem": {"norm": moved}}                                    # (B, 16, H, W)
     for stage in range(len(WIDTHS)):
         name, stage_state = f"stage{stage}", {}
         for i in range(len(params[name])):  # counted, not iterated: a tree read from a file may be sorted by name
             block = f"block{i}"
             stride = 2 if stage > 0 and i == 0 else 1
-            y, stage_state[block] = _block(params[name][block], state[name][block], F.relu(y), stride, mode)
+            modes = [mode_of(f"{name}.{block}.norm{number}") for number in (1, 2)]
+            y, stage_state[block] = _block(params[name][block], state[name][block], F.relu(y), stride, modes)
             if taps:
                 maps.append(y.to(dtype))
         new_state[name] = stage_state
@@ -89,13 +97,16 @@ def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:
     return params, {"norm1": state1, "norm2": state2}
 
 
-def _block(params: dict, state: dict, x: torch.Tensor, stride: int, mode: layers.Mode) -> tuple[torch.Tensor, dict]:
+def _block(
+    params: dict, state: dict, x: torch.Tensor, stride: int, modes: list[layers.Mode]
+) -> tuple[torch.Tensor, dict]:
     """Returns (shortcut(x) + norm(conv(relu(norm(conv(x))))), new state) of a block, without the ReLU that follows.
 
-    x: (B, C, H, W); the result is (B, C', H', W'). mode: train, norm_batch and valid, see `layers.conv_norm`.
+    x: (B, C, H, W); the result is (B, C', H', W'). modes: train, norm_batch and valid of each norm, see
+    `layers.conv_norm`.
     """
-    y, norm1 = layers.conv_norm(params["conv1"], params["norm1"], state["norm1"], x, stride=stride, **mode)
-    y, norm2 = layers.conv_norm(params["conv2"], params["norm2"], state["norm2"], F.relu(y), **mode)
+    y, norm1 = layers.conv_norm(params["conv1"], params["norm1"], state["norm1"], x, stride=stride, **modes[0])
+    y, norm2 = layers.conv_norm(params["conv2"], params["norm2"], state["norm2"], F.relu(y), **modes[1])
     if stride != 1:
         x = x[:, :, ::stride, ::stride]
         x = F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))  # zeros for the new channels

@@ -46,13 +46,14 @@ def apply(
     train: bool,
     drop: Drop = OFF,
     valid: torch.Tensor | None = None,
+    frozen: tuple[str, ...] = (),
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, D) in float32 at least, {}, new state). A timm model shows no feature maps.
 
     params, state: from `init` with that `name`. Images in bfloat16 or float16 are computed under autocast where the
     parameters have another dtype. train: batch norm uses the batch and moves the state. drop: rates of dropping in
     train mode; where one isn't 0, it draws from torch's global generator. valid: ignored; in a model that takes
-    padding, images don't influence each other.
+    padding, images don't influence each other. frozen: the paths of modules that are in eval mode whatever `train` is.
     Works as the first use of the model too under torch.func, torch.compile(fullgraph=True) and torch.export, and in
     several threads at once. Raises ValueError for images of another size than the parameters were made for.
     """
@@ -64,11 +65,11 @@ def apply(
         if torch.compiler.is_dynamo_compiling():
             from cil_func.networks import timm_traced
 
-            module = timm_traced.skeleton(name, images, train=train, drop=drop)
+            module = timm_traced.skeleton(name, images, train=train, drop=drop, frozen=frozen)
             features = _call(module, weights, buffers, images)
         else:
             image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
-            with timm_skeleton.borrow(name, image_size, train=train, drop=drop) as module:
+            with timm_skeleton.borrow(name, image_size, train=train, drop=drop, frozen=frozen) as module:
                 features = _call(module, weights, buffers, images)
     wide = torch.promote_types(features.dtype, torch.float32)
     return features.to(wide), {}, tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})

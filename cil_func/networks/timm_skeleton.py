@@ -50,15 +50,18 @@ class Facts(NamedTuple):
 
 
 @contextmanager
-def borrow(name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF) -> Iterator[torch.nn.Module]:
+def borrow(
+    name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF, frozen: tuple[str, ...] = ()
+) -> Iterator[torch.nn.Module]:
     """Returns a context manager that yields a skeleton which no other call uses meanwhile.
 
     The skeleton is reused afterwards. functional_call writes into it, so two calls must not share one.
     name: of the timm model. image_size: (H, W) of the images if `takes_size(name)`, else None. train: whether the
-    skeleton is in train mode. drop: its rates of dropping. Raises ConfigError if timm has no such model or if it
+    skeleton is in train mode. drop: its rates of dropping. frozen: paths of modules that are in eval mode all the same;
+    those of single tensors are ignored. Raises ConfigError if timm has no such model or if it
     doesn't take a rate that isn't 0.
     """
-    key = (name, image_size, train, drop)
+    key = (name, image_size, train, drop, frozen)
     try:
         module = _free[key].pop()  # pop and append of a list are atomic
     except IndexError:
@@ -69,9 +72,11 @@ def borrow(name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF)
         _free[key].append(module)
 
 
-def new(name: str, image_size: Size | None, train: bool, drop: Drop = OFF) -> torch.nn.Module:
+def new(
+    name: str, image_size: Size | None, train: bool, drop: Drop = OFF, frozen: tuple[str, ...] = ()
+) -> torch.nn.Module:
     """Returns a skeleton that is never used by another call. The arguments are those of `borrow`."""
-    return _elsewhere(_copy, name, image_size, train, drop)
+    return _elsewhere(_copy, name, image_size, train, drop, frozen)
 
 
 def takes_size(name: str) -> bool:
@@ -92,6 +97,14 @@ def facts(name: str) -> Facts:
         any(isinstance(part, _BatchNorm) or hasattr(part, "running_var") for part in module.modules()),
         hasattr(module, "switched_off"),
     )
+
+
+def prototype(name: str, image_size: Size | None = None) -> torch.nn.Module:
+    """Returns the skeleton from which those for images of a size are copied; it must not be changed.
+
+    image_size: (H, W); None: the model's own. Raises ConfigError for an unknown name.
+    """
+    return _elsewhere(_prototype, name, image_size if image_size and takes_size(name) else None, OFF)
 
 
 def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
@@ -196,8 +209,15 @@ def _prototype(name: str, image_size: Size | None, drop: Drop) -> torch.nn.Modul
     return _prototypes[key]
 
 
-def _copy(name: str, image_size: Size | None, train: bool, drop: Drop) -> torch.nn.Module:
-    return deepcopy(_prototype(name, image_size, drop)).train(train)
+def _copy(
+    name: str, image_size: Size | None, train: bool, drop: Drop, frozen: tuple[str, ...] = ()
+) -> torch.nn.Module:
+    module = deepcopy(_prototype(name, image_size, drop)).train(train)
+    modules = dict(module.named_modules())
+    for path in frozen:
+        if path in modules:
+            modules[path].eval()
+    return module
 
 
 def _draws(name: str, image_size: Size, drop: Drop) -> bool:

@@ -11,15 +11,17 @@ from cil_func.networks import timm_skeleton
 from cil_func.networks.timm_skeleton import Drop
 
 
-def skeleton(name: str, images: torch.Tensor, *, train: bool, drop: Drop) -> torch.nn.Module:
+def skeleton(
+    name: str, images: torch.Tensor, *, train: bool, drop: Drop, frozen: tuple[str, ...] = ()
+) -> torch.nn.Module:
     """Returns the skeleton for images (B, 3, H, W). All traces of a model with images of this size share it.
 
-    name, train, drop: see `timm_skeleton.borrow`. Compiled code removes and sets the skeleton's parameters in each
-    call, and its results depend on its inputs alone. Two threads that call one compiled function at the same time may
-    make it compile again.
+    name, train, drop, frozen: see `timm_skeleton.borrow`. Compiled code removes and sets the skeleton's parameters in
+    each call, and its results depend on its inputs alone. Two threads that call one compiled function at the same time
+    may make it compile again.
     """
     height, width = images.shape[2:] if _takes_size(name) else (0, 0)
-    return getattr(_Skeletons, _attribute(name, height, width, train, *drop))
+    return getattr(_Skeletons, _attribute(name, height, width, train, *drop, " ".join(frozen)))
 
 
 class _Skeletons:
@@ -32,10 +34,15 @@ def _takes_size(name: str) -> bool:
 
 
 @torch.compiler.assume_constant_result
-def _attribute(name: str, height: int, width: int, train: bool, rate: float, path_rate: float) -> str:
-    """Returns the name of the attribute of `_Skeletons` that has the skeleton; makes it if it isn't there yet."""
-    attribute = repr((name, height, width, train, rate, path_rate)).replace(".", "_")  # torch.compile takes no dots
+def _attribute(name: str, height: int, width: int, train: bool, rate: float, path_rate: float, frozen: str) -> str:
+    """Returns the name of the attribute of `_Skeletons` that has the skeleton; makes it if it isn't there yet.
+
+    frozen: paths separated by spaces.
+    """
+    # torch.compile takes no dots in an attribute's name.
+    attribute = repr((name, height, width, train, rate, path_rate, frozen)).replace(".", "_")
     if not hasattr(_Skeletons, attribute):
         image_size = (height, width) if height else None
-        setattr(_Skeletons, attribute, timm_skeleton.new(name, image_size, train, Drop(rate, path_rate)))
+        new = timm_skeleton.new(name, image_size, train, Drop(rate, path_rate), tuple(frozen.split()))
+        setattr(_Skeletons, attribute, new)
     return attribute

@@ -171,6 +171,8 @@ def _differences(wanted: Config, stored: Config) -> dict[str, str]:
     resolved = {key for key in ("run.device", "run.precision", "data.increment") if new[key] == "auto"}
     if "data.increment" in resolved and not wanted.data.initial_increment:
         resolved.add("data.initial_increment")
+    if wanted.model.weights:  # what isn't set has become the pretrained model's own
+        resolved |= {key for key in ("data.image_size", "data.mean", "data.std") if not new[key]}
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in resolved]
     return {key: f"{key} is {_text_of(old, key)} there and {_text_of(new, key)} here" for key in keys}
 

@@ -10,7 +10,7 @@ from cil_func.config import Config, effects
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
 
-_FIXED = ("model.backbone", "model.options", "data.mean", "data.std", "run.seed", "run.extends")
+_FIXED = ("model.backbone", "model.options", "model.weights", "data.mean", "data.std", "run.seed", "run.extends")
 
 
 def of_run(directory: Path, overrides: Sequence[str]) -> Config:

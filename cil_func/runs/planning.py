@@ -10,7 +10,7 @@ from cil_func.data import scenario
 from cil_func.errors import DataError
 from cil_func.experiment import Experiment
 from cil_func.parallel import batch_split
-from cil_func.runs import counting, memory_files
+from cil_func.runs import counting, memory_files, pretrained
 from cil_func.runs.setup import Setup
 from cil_func.training.preprocess import DTYPES
 from cil_func.training.recipe import Recipe
@@ -75,6 +75,7 @@ def warnings(setup: Setup) -> list[str]:
             f"{name} drops features or blocks by itself, and here it doesn't: model.drop_rate and model.drop_path_rate "
             "are 0; set them to train with dropout or stochastic depth"
         )
+    found += pretrained.warnings(setup.config)
     used = [stage.name for stage in experiment.method.stages]
     if unused := effects.unused_stages(setup.config, used):
         found.append(unused)
@@ -106,6 +107,7 @@ def describe(setup: Setup) -> str:
         f"{start['device']}, {start['precision']}",
         *([f"goes on from {setup.extended.directory} after phase {setup.first_phase - 1}"] if setup.extended else []),
         *_shares(experiment),
+        *_pretrained(setup),
         "",
         f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}{grows}  classes",
     ]
@@ -140,6 +142,23 @@ def _shares(experiment: Experiment) -> list[str]:
     return [f"{size} processes: {', '.join(map(str, counts))} of the {recipe.batch_size} images of a batch"]
 
 
+def _pretrained(setup: Setup) -> list[str]:
+    """Returns lines on the weights that the backbone begins with, and on what of it is frozen; [] without either."""
+    data, model, lines = setup.config.data, setup.config.model, []
+    if model.weights and not setup.extended:
+        height, width = setup.experiment.train_images.shape
+        numbers = [[round(value, 3) for value in values] for values in (data.mean, data.std)]
+        normalised = f", mean {numbers[0]}, std {numbers[1]}" if data.mean else ""
+        lines.append(f"the backbone begins with {model.weights}: images of {width}x{height} pixels{normalised}")
+    if model.freeze:
+        params = setup.experiment.network.init(0, 1).params
+        of_backbone = {"backbone": params["backbone"]}
+        trained, _ = tree.partition(of_backbone, lambda path: not setup.experiment.method.frozen(path))
+        count, whole = tree.size(of_backbone) - tree.size(trained), tree.size(of_backbone)
+        lines.append(f"frozen: {count:,} of the backbone's {whole:,} parameters")
+    return lines
+
+
 def _split(recipe: Recipe) -> dict[str, int]:
     return {"batch_size": recipe.batch_size, "norm_batch": recipe.norm_batch}
 
@@ -156,7 +175,8 @@ def _sizes(setup: Setup) -> list[str]:
     params, state = experiment.network.init(0, experiment.num_classes)
     number = 8 if experiment.dtype == torch.float64 else 4
     last = _parameters(experiment, len(experiment.scenario.phases) - 1)
-    held = {"parameters": last, "gradients": tree.size(params), "momentum": tree.size(params)}
+    trained, _ = tree.partition(params, experiment.method.main.trains)
+    held = {"parameters": last, "gradients": tree.size(trained), "momentum": tree.size(trained)}
     if experiment.method.uses_teacher:
         held["teacher"] = tree.size(params)
     if experiment.method.extra:
@@ -200,8 +220,10 @@ def activation_bytes(setup: Setup) -> int:
         held[id(tensor.untyped_storage())] = tensor
         return tensor
 
-    for leaf in tree.leaves(params):
+    trained, frozen = tree.partition(params, experiment.method.main.trains)
+    for leaf in tree.leaves(trained):
         leaf.requires_grad_()
+    params = tree.merge(trained, frozen)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features, _, _ = network.run(params["backbone"], state, images, train=True, norm_batch=norm_batch)
         network.outputs(params, network.place(features, 0), experiment.classes(experiment.scenario.phases[0], "meta"))

@@ -15,7 +15,7 @@ from cil_func.methods.base import Method
 from cil_func.networks.network import Network
 from cil_func.parallel.launch import device_of, set_threads
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.runs import extended_data, load_data, loggers, machine, parent
+from cil_func.runs import extended_data, load_data, loggers, machine, parent, pretrained
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import check_backbone, known_size, network_of
@@ -71,7 +71,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
     """
-    config = resolve(config)
+    config = pretrained.with_preparation(resolve(config))
     loggers.check(config)
     device = _prepare(config, processes)
     draws = check_backbone(config, known_size(config))  # what can be known before the data are loaded
@@ -91,6 +91,8 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     network = network_of(
         config, method, num_classes=len(data.class_names), num_phases=len(phases.phases), image_size=train_images.shape
     )
+    network, method = pretrained.with_frozen(config, pretrained.with_weights(config, network), method)
+    pretrained.refuse_unknown_factors(config, network)
     captured = device.type == "cuda" and config.run.compile
     maker = RecipeMaker(network, preprocess, compute_dtype, processes, compiled=config.run.compile, draws=draws)
     experiment = Experiment(
@@ -148,8 +150,10 @@ def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable[[in
         make = names.bind(
             numbers.name, numbers.options, key=f"{table}.name", built_in=optim.TABLE, given=tuple(given)
         )
-        kind = (numbers.name, numbers.options, *(given.values() if names.is_own(numbers.name) else ()))
-        return maker.make(stages[name], numbers, make(**given), kind=kind, table=table)
+        own = given.values() if names.is_own(numbers.name) else ()
+        kind = (numbers.name, numbers.options, numbers.rate_factors, *own)
+        optimiser = pretrained.with_factors(make(**given), numbers.rate_factors)
+        return maker.make(stages[name], numbers, optimiser, kind=kind, table=table)
 
     for phase, name in ((1, ""), (0, ""), *((1, name) for name in stages if name)):
         made(phase, name)

@@ -12,7 +12,7 @@ import torch
 
 from cil_func import optim, tree
 from cil_func.data.batches import Batch
-from cil_func.methods.base import Stage, Targets
+from cil_func.methods.base import Stage, Targets, nothing
 from cil_func.networks import layers
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import Classes, Outputs
@@ -25,9 +25,10 @@ class Gradient(Protocol):
 
     taught: the teacher's outputs for the batch, or None.
     vector: (V,), so that several processes can add theirs up before the second part. It is the batch's mean gradients
-    of the trained parameters, new state (batch norm's running statistics) and loss, each times the number of images;
-    then the number of right predictions, the number of images without padding, and a 0 by which `parallel.processes`
-    sends a signal. moved: the new state, a tree, of which `Update` reads the shapes and the integer leaves.
+    of the trained parameters, new state (batch norm's running statistics, those that aren't frozen) and loss, each
+    times the number of images; then the number of right predictions, the number of images without padding, and a 0 by
+    which `parallel.processes` sends a signal. moved: the new state, a tree, of which `Update` reads the shapes and the
+    integer leaves.
     """
 
     def __call__(
@@ -148,7 +149,7 @@ def make(
         rows = batch.labels != PADDING if padded or short else None                      # (B,)
         valid = None if rows is None else rows.to(preprocess.mean.dtype)           # (B,)
         targets = Targets(batch.labels if rows is None else batch.labels.clamp(min=0), rows)
-        chosen, frozen = tree.partition(train_state.params, stage.trainable)
+        chosen, frozen = tree.partition(train_state.params, stage.trains)
         statistics: layers.Mode = {"train": False}
         if stage.norm == "train":
             statistics = {"train": True, "norm_batch": norm_batch, "valid": valid}
@@ -167,13 +168,15 @@ def make(
         predictions = logits.masked_fill(~classes.seen, -torch.inf).argmax(dim=1)  # (B,)
         correct = (predictions == batch.labels).sum(dtype=loss.dtype)
         count = (batch.labels != PADDING).sum(dtype=loss.dtype)
+        state = _moving(stage, state)
         means = tree.to_vector((grads, state, loss.detach()))
         return torch.cat([means * count, torch.stack([correct, count, torch.zeros_like(count)])]), state
 
     def update(
         train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
-        chosen, frozen = tree.partition(train_state.params, stage.trainable)
+        chosen, frozen = tree.partition(train_state.params, stage.trains)
+        moving = _moving(stage, train_state.state)
         health = after_step(train_state.health, vector)
         sums, correct, count = vector[:-3], vector[-3], vector[-2]
         grads, state, _ = tree.from_vector(sums / count, (chosen, moved, count))
@@ -186,10 +189,10 @@ def make(
         well = health.failed_step == NEVER
         chosen, state, opt_state = tree.map(
             lambda old, new: torch.where(well, new, old),
-            (chosen, train_state.state, train_state.opt_state),
+            (chosen, moving, train_state.opt_state),
             (optim.apply_updates(chosen, updates), state, opt_state),
         )
-        params = stage.project(tree.merge(chosen, frozen))
+        params, state = stage.project(tree.merge(chosen, frozen)), tree.overlay(train_state.state, state)
         return TrainState(params, state, opt_state, health, train_state.extra), measures
 
     return StepParts(gradient, update)
@@ -209,6 +212,11 @@ def _constrained(
         return grads
     of_penalty = torch.func.grad(lambda chosen: penalty(tree.merge(chosen, frozen), extra, classes))(chosen)
     return tree.map(torch.add, grads, of_penalty)
+
+
+def _moving(stage: Stage, state: tree.Tree) -> tree.Tree:
+    """Returns the part of the state that isn't frozen. Without frozen parts it is not split, to be traced faster."""
+    return state if stage.frozen is nothing else tree.partition(state, stage.frozen)[1]
 
 
 def _of_new_rows(updates: tree.Tree, classes: Classes) -> tree.Tree:

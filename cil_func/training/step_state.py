@@ -69,7 +69,7 @@ def start(
     which isn't copied; None: nothing. The optimiser starts anew, for the parameters that the stage trains.
     """
     params, state = tree.map(torch.clone, (params, state))
-    chosen, _ = tree.partition(params, stage.trainable)
+    chosen, _ = tree.partition(params, stage.trains)
     health = Health(*torch.tensor((0, NEVER, NEVER), device=tree.leaves(params)[0].device).unbind())
     return TrainState(params, state, optimiser.init(chosen), tree.map(torch.clone, health), extra or {})
 
@@ -116,10 +116,12 @@ def entry_name(train_state: TrainState, entry: int, stage: Stage) -> str:
     """Returns what the entry of that index in a step's vector is a sum of.
 
     Which is "the gradient of PATH", "the statistics PATH" or "the loss". The vector has the gradients of the parameters
-    that `stage` trains, the floating-point statistics, the loss, and then counts, for which this says "the loss" too.
+    that `stage` trains, the floating-point statistics that aren't frozen, the loss, and then counts, for which this
+    says "the loss" too.
     """
-    chosen, _ = tree.partition(train_state.params, stage.trainable)
-    for what, part in (("the gradient of ", chosen), ("the statistics ", train_state.state)):
+    chosen, _ = tree.partition(train_state.params, stage.trains)
+    _, moving = tree.partition(train_state.state, stage.frozen)
+    for what, part in (("the gradient of ", chosen), ("the statistics ", moving)):
         for path, leaf in tree.to_paths(part).items():
             if not leaf.is_floating_point():
                 continue

@@ -1,0 +1,45 @@
+"""What timm says about the pretrained weights of its models. The weights themselves are a file of the user's."""
+
+from typing import NamedTuple
+
+from cil_func.networks import timm_skeleton
+from cil_func.networks.timm_skeleton import Size
+
+
+class Preparation(NamedTuple):
+    """How the images were prepared with which a model was trained.
+
+    image_size: the side in pixels. mean, std: of each channel, of pixels in 0..1. interpolation: by which images were
+    resized, "bicubic" or "bilinear".
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+
+
+def preparation(name: str) -> Preparation:
+    """Returns the preparation of timm's own weights of a model. name: timm's. Raises ConfigError for an unknown one."""
+    from timm.data import resolve_data_config  # late: timm takes seconds to import
+
+    found = resolve_data_config({}, model=timm_skeleton.prototype(name))
+    return Preparation(found["input_size"][-1], tuple(found["mean"]), tuple(found["std"]), found["interpolation"])
+
+
+def saved_names(name: str, image_size: Size | None = None) -> frozenset[str]:
+    """Returns the names of the tensors in timm's files of a model's weights, without those of the classifier.
+
+    A module has more buffers, which follow from its shape and are not in a file. image_size: (H, W) of the images.
+    Raises ConfigError for an unknown name.
+    """
+    return frozenset(timm_skeleton.prototype(name, image_size).state_dict())
+
+
+def classifier(name: str) -> tuple[str, ...]:
+    """Returns the beginnings of the names of a classifier's tensors in timm's files of weights, such as ("fc",).
+
+    Raises ConfigError for an unknown name.
+    """
+    found = timm_skeleton.prototype(name).pretrained_cfg.get("classifier") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
