@@ -63,22 +63,24 @@ def run(
         teach = partial(teacher, experiment, phase, progress.learned)
         if not progress.selected:  # a stopped run that had selected its exemplars had trained before
             progress = train(experiment, phase, progress, student, teach, key, emit=emit, hook=hook, evaluate=measure)
+        clock = time.perf_counter()
         trained, state = whole(network, progress.stage.train_state, progress.learned, num_seen)
         finished, gamma = method.finish(trained, num_new) if phase.index else (trained, None)
-        learned = Model(finished, state)
+        learned, extra = fit(experiment, phase, Model(finished, state), progress.extra, key)
+        fitted = time.perf_counter() - clock
         if method.uses_memory and not progress.selected:
             clock = time.perf_counter()
             exemplars = select(experiment, phase, learned, progress.exemplars, key)
             progress = replace(progress, exemplars=exemplars, select_seconds=time.perf_counter() - clock)
             hook.at_border(_returning(progress), True)
-        extra = remember(experiment, phase, learned, progress.extra, key)
+        extra = remember(experiment, phase, learned, extra, key)
         clock = time.perf_counter()
         row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
         row |= measure(learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
         is_last = phase.index == len(experiment.scenario.phases) - 1
         by_class = evaluation.by_class(row.pop("confusion"), pairs=is_last)  # too many numbers for results.json
         row["memory_size"] = memory.size(progress.exemplars)
-        seconds = {"train": progress.stage.seconds, "select": progress.select_seconds or 0.0}
+        seconds = {"train": progress.stage.seconds + fitted, "select": progress.select_seconds or 0.0}
         row["seconds"] = seconds | {"evaluate": time.perf_counter() - clock}
 
         _agree(experiment, phase, learned, progress, extra)
@@ -111,6 +113,25 @@ def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int
     labels = experiment.scenario.train_labels[rows_of_new]
     imprinted = method.imprint(model.params["classifier"], features, labels, rng.fold_in(key, "imprint"))
     return Model({**model.params, "classifier": imprinted}, model.state)
+
+
+def fit(
+    experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int
+) -> tuple[Model, tree.Tree]:
+    """Returns (model, extra) after the method has computed the classifier's rows from the features of a phase's images.
+
+    learned: the phase's trained model. extra: what the method remembers. Without `Extra.fit` both come back as they
+    are. key: the phase's seed.
+    """
+    compute = experiment.method.extra and experiment.method.extra.fit
+    if not compute:
+        return learned, extra
+    rows_of_new, when = phase.train_rows, f"phase {phase.index}"
+    features = experiment.forward.features(learned, experiment.train_images, rows_of_new, when=when)   # (N, D)
+    labels, classes = experiment.scenario.train_labels[rows_of_new], experiment.classes(phase)
+    with experiment.processes.activity.long_work("computing the classifier"):
+        params, extra = compute(learned.params, extra, features, labels, classes, rng.fold_in(key, "fit"))
+    return Model(params, learned.state), extra
 
 
 def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tree.Tree:

@@ -179,31 +179,6 @@ def _mask(no_decay: tuple[str, ...]) -> DecayMask | None:
 TABLE: dict[str, Callable[..., Optimiser]] = {"sgd": sgd_by_name, "adamw": adamw_by_name}
 
 
-class FactorOf(Protocol):
-    """path -> the factor of the learning rate for the parameter at this path."""
-
-    def __call__(self, path: str, /) -> float: ...
-
-
-def scaled(optimiser: Optimiser, factor_of: FactorOf) -> Optimiser:
-    """Returns the optimiser with rate * factor_of(path) in place of the rate, for each parameter.
-
-    It multiplies what `update` returns, so the optimiser's updates have to be proportional to the rate, as those of
-    `sgd` and `adamw` are. params: a tree of nested dicts.
-    """
-
-    @torch.compiler.assume_constant_result  # as in `_decayed`
-    def factors(paths: tuple[str, ...]) -> list[float]:
-        return [factor_of(path) for path in paths]
-
-    def update(grads, opt_state, params, rate):
-        updates, opt_state = optimiser.update(grads, opt_state, params, rate)
-        pairs = zip(tree.leaves(updates), factors(tuple(tree.to_paths(updates))), strict=True)
-        return tree.unflatten([leaf * factor for leaf, factor in pairs], updates), opt_state
-
-    return Optimiser(optimiser.init, update)
-
-
 def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     """Returns params + updates, leaf by leaf: a new tree like params."""
     return tree.unflatten(add_leaves(tree.leaves(params), tree.leaves(updates)), params)

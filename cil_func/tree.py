@@ -62,8 +62,8 @@ def write(tree: Tree, into: Tree) -> None:
     another number of leaves or other keys, RuntimeError for another shape.
     """
     by_type = defaultdict(list)
-    if len(leaves(tree)) != len(leaves(into)):
-        raise ValueError(f"write: {len(leaves(tree))} leaves into {len(leaves(into))}")
+    if len(leaves(tree)) < len(leaves(into)):
+        raise ValueError(f"write: {len(leaves(tree))} leaves; the tree to write into is longer, {len(leaves(into))}")
     # By key: a step with frozen parts returns them in another order.
     map(lambda source, target: by_type[source.dtype, target.dtype].append((source, target)), tree, into)
     for pairs in by_type.values():

@@ -147,6 +147,7 @@ class Method(Table):
         Literal[
             "wa", "finetune", "replay", "joint", "lwf", "icarl", "ewc", "mas", "bic", "podnet", "der",
             "icarl-bce", "balanced", "eeil", "lucir",
+            "ncm", "simplecil", "ranpac", "fetril",
         ]
         | values.Own
     ) = "wa"  # fmt: skip

@@ -8,6 +8,7 @@ from cil_func.methods import (
     der,
     eeil,
     ewc,
+    fetril,
     finetune,
     icarl,
     icarl_bce,
@@ -15,8 +16,11 @@ from cil_func.methods import (
     lucir,
     lwf,
     mas,
+    ncm,
     podnet,
+    ranpac,
     replay,
+    simplecil,
     wa,
 )
 from cil_func.methods.base import Classes, Method, Options, Outputs, Stage, Targets
@@ -37,6 +41,10 @@ TABLE = {
     "balanced": balanced.make,
     "eeil": eeil.make,
     "lucir": lucir.make,
+    "ncm": ncm.make,
+    "simplecil": simplecil.make,
+    "ranpac": ranpac.make,
+    "fetril": fetril.make,
 }
 
 

@@ -189,6 +189,7 @@ class Method:
     stages: more trainings, which follow in phases that have old classes.
     hold_out: share of each old class's exemplars that is kept from training, for stages on "held_out" rows, and of each
     new class as many images as that is of the largest old one; 0: none.
+    trained: in which phases there are epochs at all: "first" is phase 0 alone.
     """
 
     name: str
@@ -214,6 +215,7 @@ class Method:
     stages: tuple[Stage, ...] = ()
     hold_out: float = 0.0
     frozen: Trainable = nothing
+    trained: Literal["always", "first", "never"] = "always"
 
     @property
     def main(self) -> Stage:
@@ -234,6 +236,10 @@ class Method:
     def freeze(self, frozen: Trainable) -> "Method":
         """Returns the method with these parts of the model frozen in all of its trainings, see `Stage`."""
         return replace(self, frozen=frozen, stages=tuple(replace(stage, frozen=frozen) for stage in self.stages))
+
+    def trains_in(self, phase: int) -> bool:
+        """Returns whether phase `phase` (0, 1, ...) has epochs of training."""
+        return self.trained == "always" or (self.trained == "first" and phase == 0)
 
     def stages_of(self, phase: int) -> tuple[Stage, ...]:
         """Returns the trainings of phase `phase` (0, 1, ...), in order: in phase 0 `main` alone."""

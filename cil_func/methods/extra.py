@@ -51,12 +51,33 @@ class RenewExtra(Protocol):
     def __call__(self, extra: Tree, params: Tree, passes: Passes, classes: Classes, /) -> Tree: ...
 
 
+class Fit(Protocol):
+    """(params, extra, features (N, D), labels (N,), classes, key) -> (params, extra).
+
+    Called once after the training of each phase, phase 0 included. It may set all that turns features into logits.
+    params: with a classifier of the K classes seen, the new ones last. extra: what is remembered of earlier phases.
+    features: of the phase's new images, un-augmented, by its model; on the CPU, as labels, int64, and classes. key: a
+    seed. Several processes all call it with the same arguments, and have to get the same.
+    """
+
+    def __call__(
+        self, params: Tree, extra: Tree, features: torch.Tensor, labels: torch.Tensor, classes: Classes, key: int, /
+    ) -> tuple[Tree, Tree]: ...
+
+
+def _unchanged(extra: Tree, params: Tree, passes: Passes, classes: Classes) -> Tree:
+    return extra
+
+
 @dataclass(frozen=True)
 class Extra:
     """What a method remembers beside weights and exemplars: a tree of tensors, kept in checkpoints, constant in a step.
 
-    start: gives it before phase 0. after: gives it after each phase.
+    start: gives it before phase 0. fit: computes the classifier's rows from features after each phase, and what is
+    remembered of them; None: they stay as they were trained. after: gives what is remembered after each phase.
+    A part under the key "classifier" has the C classes of the run as the first axis of its tensors.
     """
 
     start: StartExtra
-    after: RenewExtra
+    after: RenewExtra = _unchanged
+    fit: Fit | None = None

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from cil_func.networks import resnet, timm_models, timm_pretrained, timm_skeleton
+from cil_func.networks import resnet, timm_draws, timm_models, timm_pretrained, timm_skeleton
 from cil_func.networks.outputs import Taps
 from cil_func.networks.timm_skeleton import OFF, Drop, Size
 from cil_func.tree import Tree
@@ -92,7 +92,7 @@ def backbone(name: str) -> Backbone:
             apply=partial(timm_models.apply, name=inner),
             feature_dim=partial(timm_models.feature_dim, inner),
             pads=partial(timm_models.pads, inner),
-            draws=partial(timm_skeleton.draws, inner),
+            draws=partial(timm_draws.draws, inner),
             drops=lambda: timm_skeleton.facts(inner).drops,
             freezes=True,
             saved_names=lambda image_size: timm_pretrained.saved_names(inner, image_size),

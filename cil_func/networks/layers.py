@@ -73,7 +73,14 @@ def conv_norm(
 
 
 def batch_norm(
-    params: dict, state: dict, x: torch.Tensor, *, norm_batch: int = 0, valid: torch.Tensor | None = None
+    params: dict,
+    state: dict,
+    x: torch.Tensor,
+    *,
+    norm_batch: int = 0,
+    valid: torch.Tensor | None = None,
+    momentum: float = NORM_MOMENTUM,
+    epsilon: float = NORM_EPSILON,
 ) -> tuple[torch.Tensor, dict]:
     """Normalises x by the statistics of the batch. Returns (normalised x, new running statistics).
 
@@ -81,8 +88,9 @@ def batch_norm(
     norm_batch: how many images share statistics; 0: all. Groups of that many images are taken in order; B must be a
     multiple of norm_batch, or smaller.
     valid: (B,), 1 for images and 0 for padding, which doesn't count in any statistic; None: all are images.
-    The running statistics move by 0.1 towards the mean over groups, weighted by their numbers of images. So one process
-    with 4 groups of 128 images computes what 4 processes with 128 images each compute.
+    epsilon: is added to the variance before its root is taken.
+    The running statistics move by `momentum` towards the mean over groups, weighted by their numbers of images. So one
+    process with 4 groups of 128 images computes what 4 processes with 128 images each compute.
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); unbiased running variance as in torch.nn.BatchNorm2d.
     """
     size = min(norm_batch or x.shape[0], x.shape[0])
@@ -92,7 +100,7 @@ def batch_norm(
     var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)                     # (B, C)
     weight = torch.ones_like(mean[:, 0]) if valid is None else valid               # (B,)
     mean, var, share = _of_groups(mean, var, weight, size)                         # (G, 1, C), (G, 1, 1)
-    scale = torch.rsqrt(var + NORM_EPSILON) * params["weight"]                     # (G, 1, C)
+    scale = torch.rsqrt(var + epsilon) * params["weight"]                          # (G, 1, C)
     shift = params["bias"] - mean * scale
     # One product and one sum for each pixel. Padding is set to 0 here, in (B, C), which is cheaper than pixel by pixel:
     # without that, a group that is all padding, of variance 0, would grow 300-fold in each layer, up to infinity.
@@ -102,7 +110,7 @@ def batch_norm(
     unbiased = var * (pixels / (pixels - 1).clamp(min=1))  # the variance of one pixel is 0 and not 0/0
     moved = {}
     for name, of_groups in (("mean", mean), ("var", unbiased)):
-        moved[name] = torch.lerp(state[name], (of_groups * share).sum((0, 1)).detach(), NORM_MOMENTUM)
+        moved[name] = torch.lerp(state[name], (of_groups * share).sum((0, 1)).detach(), momentum)
     return y.to(x.dtype), moved
 
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import torch
 
 from cil_func import rng, tree
-from cil_func.networks import timm_skeleton
+from cil_func.networks import timm_draws, timm_skeleton
 from cil_func.networks.timm_skeleton import OFF, Drop, Size
 
 _init_lock = threading.Lock()
@@ -28,7 +28,7 @@ def init(key: int, name: str, *, image_size: Size | None = None) -> tuple[dict, 
     if image_size is not None:
         height, width = image_size
         image_size = height, width  # also of a list
-        timm_skeleton.draws(name, image_size)  # raises for a size that doesn't fit
+        timm_draws.draws(name, image_size)  # raises for a size that doesn't fit
     sized = image_size if image_size is not None and timm_skeleton.takes_size(name) else None
     with _init_lock, rng.seeded(key):  # timm's initialisation draws from torch's global generator
         module = timm_skeleton.create(name, sized)

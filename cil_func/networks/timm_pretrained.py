@@ -1,6 +1,6 @@
 """What timm says about the pretrained weights of its models. The weights themselves are a file of the user's."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cil_func.networks import timm_skeleton
 from cil_func.networks.timm_skeleton import Size
@@ -41,5 +41,6 @@ def classifier(name: str) -> tuple[str, ...]:
 
     Raises ConfigError for an unknown name.
     """
-    found = timm_skeleton.prototype(name).pretrained_cfg.get("classifier") or ()
+    settings: Any = timm_skeleton.prototype(name).pretrained_cfg
+    found = settings.get("classifier") or ()
     return (found,) if isinstance(found, str) else tuple(found)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cil_func.errors import ConfigError
 
@@ -76,7 +75,7 @@ def new(
     name: str, image_size: Size | None, train: bool, drop: Drop = OFF, frozen: tuple[str, ...] = ()
 ) -> torch.nn.Module:
     """Returns a skeleton that is never used by another call. The arguments are those of `borrow`."""
-    return _elsewhere(_copy, name, image_size, train, drop, frozen)
+    return elsewhere(copy, name, image_size, train, drop, frozen)
 
 
 def takes_size(name: str) -> bool:
@@ -85,13 +84,13 @@ def takes_size(name: str) -> bool:
     Raises ConfigError for an unknown name.
     """
     if name not in _takes_size:
-        _takes_size[name] = _elsewhere(_try_size, name)
+        _takes_size[name] = elsewhere(_try_size, name)
     return _takes_size[name]
 
 
 def facts(name: str) -> Facts:
     """Returns what a run has to know about a model before training. Raises ConfigError for an unknown name."""
-    module = _elsewhere(_prototype, name, None, OFF)
+    module = elsewhere(_prototype, name, None, OFF)
     return Facts(
         getattr(module, "head_hidden_size", None) or module.num_features,
         any(isinstance(part, _BatchNorm) or hasattr(part, "running_var") for part in module.modules()),
@@ -104,16 +103,7 @@ def prototype(name: str, image_size: Size | None = None) -> torch.nn.Module:
 
     image_size: (H, W); None: the model's own. Raises ConfigError for an unknown name.
     """
-    return _elsewhere(_prototype, name, image_size if image_size and takes_size(name) else None, OFF)
-
-
-def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
-    """Returns whether a model draws random numbers in train mode, for images of this size and these rates of dropping.
-
-    True if torch can't tell. Runs it on the meta device, where nothing is computed. Raises ValueError, with the reason,
-    if the model can't take images of this size. Raises ConfigError as `create` does, and for rates that change nothing.
-    """
-    return _elsewhere(_draws, name, image_size, drop)
+    return elsewhere(_prototype, name, image_size if image_size and takes_size(name) else None, OFF)
 
 
 def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch.nn.Module:
@@ -179,8 +169,8 @@ _prototypes: dict[tuple, torch.nn.Module] = {}
 _takes_size: dict[str, bool] = {}
 
 
-def _elsewhere(function: Callable, *arguments: Any) -> Any:
-    """Returns function(*arguments), computed by a new thread."""
+def elsewhere(function: Callable, *arguments: Any) -> Any:
+    """Returns function(*arguments), computed by a new thread, see this module's docstring."""
     with ThreadPoolExecutor(1, thread_name_prefix="timm") as pool:
         return pool.submit(function, *arguments).result()
 
@@ -209,52 +199,13 @@ def _prototype(name: str, image_size: Size | None, drop: Drop) -> torch.nn.Modul
     return _prototypes[key]
 
 
-def _copy(
+def copy(
     name: str, image_size: Size | None, train: bool, drop: Drop, frozen: tuple[str, ...] = ()
 ) -> torch.nn.Module:
+    """As `new`, but in the caller's thread."""
     module = deepcopy(_prototype(name, image_size, drop)).train(train)
     modules = dict(module.named_modules())
     for path in frozen:
         if path in modules:
             modules[path].eval()
     return module
-
-
-def _draws(name: str, image_size: Size, drop: Drop) -> bool:
-    width, modes, watch = facts(name).feature_dim, (False, True), _Watch()
-    for train in modes:
-        try:
-            module = _copy(name, image_size if takes_size(name) else None, train, drop)
-            _refuse_cut_patches(module, image_size)
-            with watch:
-                features = module(torch.empty(2, 3, *image_size, device="meta"))
-        except ConfigError:
-            raise
-        except NotImplementedError:  # an operation that the meta device lacks: nothing is known
-            return True
-        except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"{type(error).__name__} in its forward pass{reason and f': {reason}'}") from error
-        if features.shape != (2, width):
-            raise ValueError(f"its features are {tuple(features.shape)} for two images, and not (2, {width})")
-    if any(drop) and not watch.drew:
-        key, rate = ("drop_rate", drop.rate) if drop.rate else ("drop_path_rate", drop.path_rate)
-        raise ConfigError(f"model.{key}: {rate} changes nothing in timm:{name}, which has no such layer; 0 fits")
-    return watch.drew
-
-
-def _refuse_cut_patches(module: torch.nn.Module, image_size: Size) -> None:
-    """Raises ValueError if the images are no whole number of patches: timm would ignore the pixels that are left."""
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    if isinstance(patch, tuple) and any(side % part for side, part in zip(image_size, patch, strict=True)):
-        raise ValueError(f"its patches have {patch[0]}x{patch[1]} pixels, and an image has no whole number of them")
-
-
-class _Watch(TorchDispatchMode):
-    """A mode in which `drew` becomes true if an operation draws random numbers."""
-
-    drew = False
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.drew |= torch.Tag.nondeterministic_seeded in function.tags
-        return function(*args, **(kwargs or {}))

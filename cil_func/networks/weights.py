@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -26,9 +27,10 @@ def read(file: str | Path) -> dict[str, torch.Tensor]:
     Raises DataError if the file can't be read or holds no weights.
     """
     where = f"model.weights: {file}"
+    found: Any
     try:
         if os.fspath(file).endswith(".safetensors"):
-            found = safetensors.torch.load_file(file)
+            found = dict(safetensors.torch.load_file(file))
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -76,6 +76,11 @@ def warnings(setup: Setup) -> list[str]:
             "are 0; set them to train with dropout or stochastic depth"
         )
     found += pretrained.warnings(setup.config)
+    if experiment.method.trained == "never" and not (setup.config.model.weights or setup.extended):
+        found.append(
+            f"{settings.name} trains nothing, and the backbone's weights are random; name a file in model.weights, or "
+            "set method.options.first_phase = true"
+        )
     used = [stage.name for stage in experiment.method.stages]
     if unused := effects.unused_stages(setup.config, used):
         found.append(unused)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cil_func import optim, tree
 from cil_func.config import Config
@@ -11,6 +12,7 @@ from cil_func.methods.base import Method
 from cil_func.networks import freezing, timm_pretrained, weights
 from cil_func.networks.network import Network
 from cil_func.networks.timm_pretrained import Preparation
+from cil_func.training import factors as factors_of
 
 
 def with_preparation(config: Config) -> Config:
@@ -93,8 +95,8 @@ def with_frozen(config: Config, network: Network, method: Method) -> tuple[Netwo
 
 def refuse_unknown_factors(config: Config, network: Network) -> None:
     """Raises ConfigError if optim.rate_factors of some table has a pattern that matches no parameter."""
-    tables = {"optim": config.optim, "optim.first_phase": config.optim.first_phase}
-    tables |= {f"optim.{name}": stage for name, stage in config.optim.stages.items()}  # type: ignore[dict-item]
+    tables: dict[str, Any] = {"optim": config.optim, "optim.first_phase": config.optim.first_phase}
+    tables |= {f"optim.{name}": stage for name, stage in config.optim.stages.items()}
     if not any(table.rate_factors for table in tables.values()):
         return
     params, _ = network.init(0, network.num_classes)
@@ -109,7 +111,7 @@ def with_factors(optimiser: optim.Optimiser, factors: tuple[tuple[str, float], .
 
     factors: (pattern, factor) pairs, of which the first that matches a parameter's path holds; others have 1.
     """
-    return optim.scaled(optimiser, _factor_of(factors)) if factors else optimiser
+    return factors_of.scaled(optimiser, _factor_of(factors)) if factors else optimiser
 
 
 def _factor_of(factors: tuple[tuple[str, float], ...]) -> Callable[[str], float]:

@@ -1,7 +1,7 @@
 """Builds everything that a run needs from its configuration, before anything is trained."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
@@ -153,7 +153,8 @@ def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable[[in
         own = given.values() if names.is_own(numbers.name) else ()
         kind = (numbers.name, numbers.options, numbers.rate_factors, *own)
         optimiser = pretrained.with_factors(make(**given), numbers.rate_factors)
-        return maker.make(stages[name], numbers, optimiser, kind=kind, table=table)
+        recipe = maker.make(stages[name], numbers, optimiser, kind=kind, table=table)
+        return recipe if method.trains_in(phase) else replace(recipe, epochs=0)
 
     for phase, name in ((1, ""), (0, ""), *((1, name) for name in stages if name)):
         made(phase, name)

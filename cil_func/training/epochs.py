@@ -94,6 +94,8 @@ def fit(
     after_epoch: called after the epoch's event.
     """
     first = Position(*start)
+    if first.epoch >= numbers.epochs:  # of a method that trains nothing there are none
+        return
     upcoming = chunks(*first)
     for epoch in range(first.epoch, numbers.epochs):
         started, step = time.perf_counter(), first.step if epoch == first.epoch else 0
