@@ -35,6 +35,10 @@ TABLE = {
     "balanced": Uses(memory=True, stages=("balance",)),
     "eeil": Uses(memory=True, temperature=True, stages=("balance",)),
     "lucir": Uses(memory=True, stages=("balance",)),
+    "ncm": Uses(),
+    "simplecil": Uses(),
+    "ranpac": Uses(),
+    "fetril": Uses(),
 }
 
 
