@@ -66,7 +66,7 @@ def run(
         clock = time.perf_counter()
         trained, state = whole(network, progress.stage.train_state, progress.learned, num_seen)
         finished, gamma = method.finish(trained, num_new) if phase.index else (trained, None)
-        learned, extra = fit(experiment, phase, Model(finished, state), progress.extra, key)
+        learned, extra = fit(experiment, phase, Model(finished, state), progress.remembered, key)
         fitted = time.perf_counter() - clock
         if method.uses_memory and not progress.selected:
             clock = time.perf_counter()
@@ -137,8 +137,8 @@ def fit(
 def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tree.Tree:
     """Returns what the method remembers after a phase: its importances, say, measured on the phase's images.
 
-    learned: the phase's finished model. extra: what it remembered before, returned as it is by a method without
-    `Method.extra`. key: the phase's seed.
+    learned: the phase's finished model. extra: what it remembers at the end of the training, returned as it is by a
+    method without `Method.extra`. key: the phase's seed.
     """
     method, network = experiment.method, experiment.network
     if method.extra is None:

@@ -58,14 +58,18 @@ def write(tree: Tree, into: Tree) -> None:
     """Copies each leaf of a tree into the corresponding leaf of `into`, in place. No other function changes a tree.
 
     Leaves may differ in dtype, not in shape. They are copied type by type, since torch copies leaves of several types
-    in one call one after the other, on a GPU by hundreds of kernels. Dicts are matched by key. Raises ValueError for
-    another number of leaves or other keys, RuntimeError for another shape.
+    in one call one after the other, on a GPU by hundreds of kernels. Dicts are matched by key. A leaf that both trees
+    share needs no copy. Raises ValueError for another number of leaves or other keys, RuntimeError for another shape.
     """
     by_type = defaultdict(list)
     if len(leaves(tree)) < len(leaves(into)):
         raise ValueError(f"write: {len(leaves(tree))} leaves; the tree to write into is longer, {len(leaves(into))}")
     # By key: a step with frozen parts returns them in another order.
-    map(lambda source, target: by_type[source.dtype, target.dtype].append((source, target)), tree, into)
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    map(lambda source, target: pairs.append((source, target)), tree, into)
+    for source, target in pairs:
+        if source is not target:
+            by_type[source.dtype, target.dtype].append((source, target))
     for pairs in by_type.values():
         sources, targets = zip(*pairs, strict=True)
         torch._foreach_copy_(targets, sources)

@@ -39,6 +39,8 @@ TABLE = {
     "simplecil": Uses(),
     "ranpac": Uses(),
     "fetril": Uses(),
+    "si": Uses(),
+    "rwalk": Uses(),
 }
 
 

@@ -148,6 +148,7 @@ class Method(Table):
             "wa", "finetune", "replay", "joint", "lwf", "icarl", "ewc", "mas", "bic", "podnet", "der",
             "icarl-bce", "balanced", "eeil", "lucir",
             "ncm", "simplecil", "ranpac", "fetril",
+            "si", "rwalk",
         ]
         | values.Own
     ) = "wa"  # fmt: skip

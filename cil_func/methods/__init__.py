@@ -20,6 +20,8 @@ from cil_func.methods import (
     podnet,
     ranpac,
     replay,
+    rwalk,
+    si,
     simplecil,
     wa,
 )
@@ -45,6 +47,8 @@ TABLE = {
     "simplecil": simplecil.make,
     "ranpac": ranpac.make,
     "fetril": fetril.make,
+    "si": si.make,
+    "rwalk": rwalk.make,
 }
 
 

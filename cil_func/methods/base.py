@@ -2,81 +2,23 @@
 
 Everything but `name` and `loss` has a default, which is plain fine-tuning. `Method` is the whole method, `Stage` one
 training of a phase, `Extra` what the method remembers between phases, `networks.head.Head` what turns features into
-logits.
+logits. The types of the functions in them are those of `methods.functions`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
-
-import torch
+from typing import Any, Literal
 
 from cil_func.methods.extra import Extra
+from cil_func.methods.functions import FaultOf, Finish, Imprint, Loss, Penalty, Project, Targets, Track, Trainable
 from cil_func.networks.head import LINEAR, Head
 from cil_func.networks.outputs import Classes, Outputs, Taps
 from cil_func.tree import Tree
 
-
-class Targets(NamedTuple):
-    """What a batch should be classified as.
-
-    labels: (B,) int64, the classes; a row of padding has class 0.
-    rows: (B,) bool, False for padding, which must not count in a loss; None: all rows are images.
-    """
-
-    labels: torch.Tensor
-    rows: torch.Tensor | None = None
-
-
-class Loss(Protocol):
-    """(student, teacher, targets, classes) -> 0-d tensor, the mean over the batch's images.
-
-    student: what the network says about the batch; its logits are (B, C), for all C classes of the run.
-    teacher: what the teacher (`Stage.teacher`), by default the last phase's finished model, says about the same images;
-    None if `Stage.uses_teacher` is false, unless the network grows. Phase 0 has no last model: there all of the
-    teacher's tensors are 0, `classes.old` is nowhere true, and the loss must not depend on the teacher.
-    """
-
-    def __call__(
-        self, student: Outputs, teacher: Outputs | None, targets: Targets, classes: Classes, /
-    ) -> torch.Tensor: ...
-
-
-class Penalty(Protocol):
-    """(params, extra, classes) -> 0-d tensor, whose gradient is added to the loss's. extra: see `Extra`."""
-
-    def __call__(self, params: Tree, extra: Tree, classes: Classes, /) -> torch.Tensor: ...
-
-
-class Finish(Protocol):
-    """(params, num_new) -> (new params, gamma), after the last training of a phase that has old classes.
-
-    params: with a classifier of the K classes seen, the num_new newest last. gamma: the factor of their rows, 0-d, for
-    the results; None: nothing was aligned.
-    """
-
-    def __call__(self, params: Tree, num_new: int, /) -> tuple[Tree, torch.Tensor | None]: ...
-
-
-class Project(Protocol):
-    """params -> new params, called after each update: puts the weights back into the set of those that are allowed."""
-
-    def __call__(self, params: Tree, /) -> Tree: ...
-
-
-class Trainable(Protocol):
-    """path -> whether the parameter at this path, such as "classifier.weight", is differentiated and updated."""
-
-    def __call__(self, path: str, /) -> bool: ...
-
-
-class FaultOf(Protocol):
-    """(sizes of the run's phases) -> why the method can't learn them, and the way out, as text; "" if it can.
-
-    sizes: how many classes phase 0, 1, ... brings.
-    """
-
-    def __call__(self, sizes: Sequence[int], /) -> str: ...
+__all__ = [
+    "Classes", "FaultOf", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs", "Penalty", "Project", "Stage",
+    "Targets", "Track", "Trainable", "nothing",
+]  # fmt: skip
 
 
 def _unchanged(params: Tree) -> Tree:
@@ -142,6 +84,7 @@ class Stage:
     penalty: its gradient is added after that; it is not part of the reported loss. None: nothing is added.
     project: applied to the params after each update. uses_teacher: whether the loss needs a teacher, see `Loss`.
     teacher: "last": the last phase's finished model; "before": the model that this stage begins with.
+    track: what the method remembers is renewed by it after each update; None: a step only reads that.
     """
 
     name: str
@@ -155,6 +98,7 @@ class Stage:
     uses_teacher: bool = False
     teacher: Literal["last", "before"] = "last"
     clamp: float = 0.0
+    track: Track | None = None
     optim: dict[str, Any] = field(default_factory=dict)
     frozen: Trainable = nothing
 
@@ -163,22 +107,12 @@ class Stage:
         return self.trainable(path) and not self.frozen(path)
 
 
-class Imprint(Protocol):
-    """(rows, features (N, D), labels (N,), key) -> rows, those of the new classes set by their images' features.
-
-    Called once at the start of each later phase. rows: of the K classes seen, the new ones drawn at random. features:
-    of the new classes' images, un-augmented, by the last phase's model; on the CPU, as labels, int64. key: a seed.
-    """
-
-    def __call__(self, rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int, /) -> Tree: ...
-
-
 @dataclass(frozen=True)
 class Method:
     """A method of class-incremental learning.
 
-    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp: of a phase's training, as in
-    `Stage`.
+    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track: of a phase's training, as
+    in `Stage`.
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
     class mean.
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
@@ -206,6 +140,7 @@ class Method:
     rows_trained: Literal["all", "new"] = "all"
     penalty: Penalty | None = None
     clamp: float = 0.0
+    track: Track | None = None
     head: Head = LINEAR
     taps: Taps | None = None
     final_relu: bool = True
@@ -231,6 +166,7 @@ class Method:
             uses_teacher=self.uses_teacher,
             clamp=self.clamp,
             frozen=self.frozen,
+            track=self.track,
         )
 
     def freeze(self, frozen: Trainable) -> "Method":

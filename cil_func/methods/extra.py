@@ -45,6 +45,20 @@ class StartExtra(Protocol):
     def __call__(self, params: Tree, /) -> Tree: ...
 
 
+class BeginExtra(Protocol):
+    """(extra, params, classes) -> what is remembered while a phase trains.
+
+    extra: what was remembered before it. params: those that the phase starts from, with the rows of its new classes,
+    in the shapes of `StartExtra`'s. classes: the phase's.
+    """
+
+    def __call__(self, extra: Tree, params: Tree, classes: Classes, /) -> Tree: ...
+
+
+def _same(extra: Tree, params: Tree, classes: Classes) -> Tree:
+    return extra
+
+
 class RenewExtra(Protocol):
     """(extra, params, passes, classes) -> what is remembered after a phase. params: as for `StartExtra`."""
 
@@ -71,13 +85,15 @@ def _unchanged(extra: Tree, params: Tree, passes: Passes, classes: Classes) -> T
 
 @dataclass(frozen=True)
 class Extra:
-    """What a method remembers beside weights and exemplars: a tree of tensors, kept in checkpoints, constant in a step.
+    """What a method remembers beside weights and exemplars: a tree of tensors, kept in checkpoints.
 
     start: gives it before phase 0. fit: computes the classifier's rows from features after each phase, and what is
-    remembered of them; None: they stay as they were trained. after: gives what is remembered after each phase.
+    remembered of them; None: they stay as they were trained. after: gives what is remembered after each phase. begin:
+    gives what is remembered while a phase trains, which a step only reads, unless its stage has a `methods.base.Track`.
     A part under the key "classifier" has the C classes of the run as the first axis of its tensors.
     """
 
     start: StartExtra
     after: RenewExtra = _unchanged
     fit: Fit | None = None
+    begin: BeginExtra = _same

@@ -184,8 +184,9 @@ def _sizes(setup: Setup) -> list[str]:
     held = {"parameters": last, "gradients": tree.size(trained), "momentum": tree.size(trained)}
     if experiment.method.uses_teacher:
         held["teacher"] = tree.size(params)
-    if experiment.method.extra:
-        held["what the method remembers"] = tree.size(experiment.method.extra.start(params))
+    if (extra := experiment.method.extra) is not None:
+        begun = extra.begin(extra.start(params), params, experiment.classes(experiment.scenario.phases[0]))
+        held["what the method remembers"] = tree.size(begun)
     images = experiment.train_images.nbytes + experiment.test_images.nbytes
     lines = [
         f"parameters: {last:,} (backbone {tree.size(params['backbone']):,}), statistics: {tree.size(state):,}",

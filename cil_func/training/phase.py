@@ -143,7 +143,11 @@ def _begin(
     else:
         params, state = before.train_state.params, before.train_state.state
     params, state = ({name: part for name, part in tree_.items() if name != "frozen"} for tree_ in (params, state))
-    extra = progress.extra or (method.extra.start(params) if method.extra else {})
+    extra = progress.remembered
+    if method.extra and before is None:
+        extra = method.extra.begin(
+            extra or method.extra.start(params), params, experiment.classes(phase, experiment.device)
+        )
     train_state = step_state.start(each, experiment.recipe(phase.index, each.name).optimiser, params, state, extra)
     chosen = {}
     if each.rows == "balanced":

@@ -47,7 +47,8 @@ class Progress:
     rows: the finished phases' rows of results.json.
     training: of the stage that is next or done; None between two phases.
     select_seconds: what the selection of this phase's exemplars took; None until it is done.
-    extra: what the method remembers of the phases before (`methods.extra.Extra`), {} if it remembers nothing.
+    extra: what the method remembers (`methods.extra.Extra`), {} if it remembers nothing. During a phase's training it
+    is what the training began with; `remembered` is what it stands at.
     """
 
     phase: int = 0
@@ -63,6 +64,11 @@ class Progress:
         """`training`, where there is one: not between two phases."""
         assert self.training, f"{self} has no training"
         return self.training
+
+    @property
+    def remembered(self) -> tree.Tree:
+        """What the method remembers now: that of the last step, or between two phases `extra`."""
+        return self.training.train_state.extra if self.training else self.extra
 
     @property
     def place(self) -> tuple[int, int, int, int]:
@@ -134,12 +140,12 @@ def pack(progress: Progress) -> tuple[tree.Tree, dict]:
     record["select_seconds"] = progress.select_seconds
     if progress.learned:
         parts["learned"] = progress.learned._asdict()
-    if progress.extra:
-        parts["extra"] = progress.extra
+    if progress.remembered:
+        parts["extra"] = progress.remembered
     if progress.training:
         training = progress.training
         named = training.train_state._asdict() | {"health": training.train_state.health._asdict()}
-        del named["extra"]  # the run's own, which a step doesn't change
+        del named["extra"]  # it is `remembered`
         parts["training"] = {**named, "totals": training.totals._asdict(), "chosen": _named(training.chosen)}
         if training.before:
             parts["training"]["before"] = training.before._asdict()

@@ -227,7 +227,7 @@ class CapturedSteps:
     def _write(self, outputs: tuple[TrainState, Measures]) -> None:
         """Puts what a step returned into the static state, in place."""
         train_state, measures = outputs
-        tree.write(train_state._replace(extra={}), into=self._train_state._replace(extra={}))
+        tree.write(train_state, into=self._train_state)
         torch._foreach_add_(tree.leaves(self._totals), tree.leaves(measures))
 
     def measures(self) -> Measures:

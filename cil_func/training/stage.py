@@ -107,6 +107,7 @@ def train(
     clock, start = time.perf_counter(), begin()
     position, seconds_before = start.position, start.seconds
     progress = partial(StageProgress, number=start.number, chosen=start.chosen, before=start.before)
+    tracks = recipe.stage.track is not None
     runner = partial(CapturedSteps, most=recipe.batch_size) if captured else EagerSteps
     steps = runner(recipe.step, start.train_state, classes, start.totals, borders.hook.before_change)
     del start  # with a train state that is out of date after a step
@@ -119,7 +120,7 @@ def train(
     def at(position: Position) -> StageProgress:
         check(steps.health())
         train_state, totals = steps.snapshot()
-        refuse_infinite(train_state, phase, position)
+        refuse_infinite(train_state if tracks else train_state._replace(extra={}), phase, position)
         return progress(train_state, totals, position, seconds_before + time.perf_counter() - clock)
 
     def before_chunk(position: Position) -> None:
@@ -158,12 +159,13 @@ def train(
 
 
 def refuse_infinite(train_state: TrainState, phase: int, position: Position) -> None:
-    """Raises NonFiniteError if a weight or a number in the optimiser's state is not finite. Waits for the device.
+    """Raises NonFiniteError if a weight, or a number that the optimiser or the method remembers, is not finite. Waits.
 
     phase, position: for the message. A step is judged by its gradients. Finite ones may still carry the weights away,
     and no checkpoint may hold that.
     """
-    leaves = tree.to_paths({"weights": train_state.params, "optimiser": train_state.opt_state})
+    parts = {"weights": train_state.params, "optimiser": train_state.opt_state, "remembered": train_state.extra}
+    leaves = tree.to_paths(parts)
     leaves = {path: leaf for path, leaf in leaves.items() if leaf.numel()}
     # Their ends, which a NaN spreads to: isfinite of each takes 7 times as long, and on a GPU a wait for each.
     ends = torch.stack([torch.stack(leaf.aminmax()).double() for leaf in leaves.values()])  # (leaves, 2)

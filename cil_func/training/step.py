@@ -180,7 +180,8 @@ def make(
         health = after_step(train_state.health, vector)
         sums, correct, count = vector[:-3], vector[-3], vector[-2]
         grads, state, _ = tree.from_vector(sums / count, (chosen, moved, count))
-        grads = _constrained(stage, grads, chosen, frozen, train_state.extra, classes)
+        of_loss = tree.map(lambda leaf: leaf.clamp(-stage.clamp, stage.clamp), grads) if stage.clamp else grads
+        grads = _penalised(stage, of_loss, chosen, frozen, train_state.extra, classes)
         updates, opt_state = optimiser.update(grads, train_state.opt_state, chosen, rate)
         if stage.rows_trained == "new":
             updates = _of_new_rows(updates, classes)
@@ -193,20 +194,23 @@ def make(
             (optim.apply_updates(chosen, updates), state, opt_state),
         )
         params, state = stage.project(tree.merge(chosen, frozen)), tree.overlay(train_state.state, state)
-        return TrainState(params, state, opt_state, health, train_state.extra), measures
+        extra = train_state.extra
+        if stage.track:
+            of_all = tree.merge(of_loss, tree.map(torch.zeros_like, frozen))
+            tracked = stage.track(extra, train_state.params, params, of_all, classes)
+            extra = tree.map(lambda old, new: old if new is old else torch.where(well, new, old), extra, tracked)
+        return TrainState(params, state, opt_state, health, extra), measures
 
     return StepParts(gradient, update)
 
 
-def _constrained(
+def _penalised(
     stage: Stage, grads: tree.Tree, chosen: tree.Tree, frozen: tree.Tree, extra: tree.Tree, classes: Classes
 ) -> tree.Tree:
-    """Returns the gradient of the loss, limited entry by entry if the stage says so, plus the gradient of its penalty.
+    """Returns the gradient of the loss plus the gradient of the stage's penalty.
 
-    grads: of `chosen`, the parameters that are trained; frozen: the others.
+    grads: of the loss, by `chosen`, the parameters that are trained; frozen: the others.
     """
-    if stage.clamp:
-        grads = tree.map(lambda leaf: leaf.clamp(-stage.clamp, stage.clamp), grads)
     penalty = stage.penalty
     if penalty is None:
         return grads

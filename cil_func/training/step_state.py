@@ -27,14 +27,14 @@ class Health(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes (params, state, opt_state, health), and `extra`, which it only reads.
+    """Everything that a step changes. It only reads `extra`, unless the stage has a `methods.base.Track`.
 
     params: the weights, those that aren't trained included; the classifier has a row for each of the run's C classes,
     rows of unseen classes are zero.
     state: batch norm's statistics and other buffers.
     opt_state: the optimiser's state, for the parameters that are trained.
     health: whether all steps were finite.
-    extra: what the method remembers of earlier phases (`methods.extra.Extra`), {} if nothing. The teacher is not in it:
+    extra: what the method remembers (`methods.extra.Extra`), {} if nothing. The teacher is not in it:
     a step gets the teacher's outputs with the batch.
     """
 

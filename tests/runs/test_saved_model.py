@@ -29,6 +29,8 @@ CASES = [  # method, backbone, precision
     ("der", "resnet20", "float32"),
     ("icarl-bce", "resnet20", "float32"),
     ("lucir", "resnet20", "float32"),
+    ("si", "resnet20", "float32"),
+    ("rwalk", "resnet20", "float32"),
     ("icarl", "timm:test_resnet", "float32"),
     ("wa", "timm:test_resnet", "float64"),
 ]

@@ -1,0 +1,95 @@
+"""The functions that a method consists of, as types: what each is given and returns.
+
+`methods.base` puts them together.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from cil_func.networks.outputs import Classes, Outputs
+from cil_func.tree import Tree
+
+
+class Targets(NamedTuple):
+    """What a batch should be classified as.
+
+    labels: (B,) int64, the classes; a row of padding has class 0.
+    rows: (B,) bool, False for padding, which must not count in a loss; None: all rows are images.
+    """
+
+    labels: torch.Tensor
+    rows: torch.Tensor | None = None
+
+
+class Loss(Protocol):
+    """(student, teacher, targets, classes) -> 0-d tensor, the mean over the batch's images.
+
+    student: what the network says about the batch; its logits are (B, C), for all C classes of the run.
+    teacher: what the teacher (`Stage.teacher`), by default the last phase's finished model, says about the same images;
+    None if `Stage.uses_teacher` is false, unless the network grows. Phase 0 has no last model: there all of the
+    teacher's tensors are 0, `classes.old` is nowhere true, and the loss must not depend on the teacher.
+    """
+
+    def __call__(
+        self, student: Outputs, teacher: Outputs | None, targets: Targets, classes: Classes, /
+    ) -> torch.Tensor: ...
+
+
+class Penalty(Protocol):
+    """(params, extra, classes) -> 0-d tensor, whose gradient is added to the loss's. extra: see `Extra`."""
+
+    def __call__(self, params: Tree, extra: Tree, classes: Classes, /) -> torch.Tensor: ...
+
+
+class Track(Protocol):
+    """(extra, before, after, grads, classes) -> new extra, of the same shapes, called after each update.
+
+    extra: what the method remembers, see `Extra`. before, after: all params, before and after the update.
+    grads: a tree like them, the gradient of the loss by which they were updated: mean over the images of all processes,
+    limited by `Stage.clamp`, without the penalty's, weight decay and momentum; 0 for parameters that aren't trained.
+    """
+
+    def __call__(self, extra: Tree, before: Tree, after: Tree, grads: Tree, classes: Classes, /) -> Tree: ...
+
+
+class Finish(Protocol):
+    """(params, num_new) -> (new params, gamma), after the last training of a phase that has old classes.
+
+    params: with a classifier of the K classes seen, the num_new newest last. gamma: the factor of their rows, 0-d, for
+    the results; None: nothing was aligned.
+    """
+
+    def __call__(self, params: Tree, num_new: int, /) -> tuple[Tree, torch.Tensor | None]: ...
+
+
+class Project(Protocol):
+    """params -> new params, called after each update: puts the weights back into the set of those that are allowed."""
+
+    def __call__(self, params: Tree, /) -> Tree: ...
+
+
+class Trainable(Protocol):
+    """path -> whether the parameter at this path, such as "classifier.weight", is differentiated and updated."""
+
+    def __call__(self, path: str, /) -> bool: ...
+
+
+class FaultOf(Protocol):
+    """(sizes of the run's phases) -> why the method can't learn them, and the way out, as text; "" if it can.
+
+    sizes: how many classes phase 0, 1, ... brings.
+    """
+
+    def __call__(self, sizes: Sequence[int], /) -> str: ...
+
+
+class Imprint(Protocol):
+    """(rows, features (N, D), labels (N,), key) -> rows, those of the new classes set by their images' features.
+
+    Called once at the start of each later phase. rows: of the K classes seen, the new ones drawn at random. features:
+    of the new classes' images, un-augmented, by the last phase's model; on the CPU, as labels, int64. key: a seed.
+    """
+
+    def __call__(self, rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int, /) -> Tree: ...
