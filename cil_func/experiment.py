@@ -76,7 +76,11 @@ def run(
         extra = remember(experiment, phase, learned, extra, key)
         clock = time.perf_counter()
         row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
-        row |= measure(learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
+        before = None if gamma is None else Model(trained, state)
+        row |= measure(learned, progress.exemplars, before=before)
+        if len(phase.validation_rows) and phase.validation_rows is not phase.test_rows:
+            row["validation"] = measure(learned, progress.exemplars, before=before, on="validation")
+            del row["validation"]["confusion"]
         is_last = phase.index == len(experiment.scenario.phases) - 1
         by_class = evaluation.by_class(row.pop("confusion"), pairs=is_last)  # too many numbers for results.json
         row["memory_size"] = memory.size(progress.exemplars)
@@ -177,21 +181,22 @@ def evaluate(
     *,
     before: Model | None = None,
     by: Literal["logits", "nme"] | None = None,
+    on: Literal["test", "validation"] = "test",
 ) -> dict:
     """Returns `evaluation.phase_row` of a model on the test images of all classes seen, and "confusion", their counts.
 
-    The counts are those of `metrics.confusion`.
+    The counts are those of `metrics.confusion`. on: "validation": on the images kept for validation in their place.
     learned: the model. exemplars: from which class means are taken; {}: there are none.
     before: the model before aligning; None where nothing was aligned. by: how it predicts; None: as the method does.
     """
-    tested = torch.cat([earlier.test_rows for earlier in experiment.scenario.phases[: phase.index + 1]])
-    features = experiment.forward.features(learned, experiment.test_images, tested, when=f"phase {phase.index}")
+    images, all_labels, tested = experiment.judged_on(phase, on)
+    features = experiment.forward.features(learned, images, tested, when=f"phase {phase.index}")
 
     def logits_of(model: Model) -> torch.Tensor:
         params = tree.cast({name: part for name, part in model.params.items() if name in HEAD}, device="cpu")
         return experiment.network.outputs(params, features, experiment.classes(phase)).logits
 
-    labels, sizes = experiment.scenario.test_labels[tested], experiment.sizes(phase)
+    labels, sizes = all_labels[tested], experiment.sizes(phase)
     logits, predict = logits_of(learned), by or experiment.method.predict
     means = class_means(experiment, phase, learned, exemplars)
     before_align = None if before is None else logits_of(before)

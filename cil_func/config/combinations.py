@@ -22,6 +22,11 @@ def of_config(config: "Config") -> Iterator[str]:
     if bool(data.mean) != bool(data.std):
         lacking, given = ("std", "mean") if data.mean else ("mean", "std")
         yield f"data.{lacking}: [] with data.{given} = {shown(getattr(data, given))}; give both or neither"
+    if data.tests_on == "validation" and not data.validation:
+        yield 'data.tests_on: "validation" with data.validation = 0; a share of the training images, such as 0.1'
+    for key in ("phases", "validation") if config.run.extends else ():
+        if getattr(data, key):
+            yield f"data.{key}: {getattr(data, key)} with run.extends, whose old classes have exemplars alone; 0"
     if data.options and not names.is_own(data.name):
         yield _no_options("data", next(iter(data.options)), "data.name", data.name)
     if config.model.options and config.model.backbone.startswith("resnet"):

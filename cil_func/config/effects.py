@@ -212,14 +212,14 @@ TABLE: dict[str, Use] = {
     "data.order_seed": Use(
         lambda config, processes: config.data.class_order == "shuffled", _by("data.class_order")
     ),
+    "data.phases": _ALWAYS,
+    "data.validation": _ALWAYS,
+    "data.tests_on": _ALWAYS,  # refused without data.validation
     "data.mean": _ALWAYS,
     "data.std": _ALWAYS,
     "augment.auto_augment": _ALWAYS,
     "augment.backend": Use(lambda config, processes: config.augment.auto_augment != "", _by("augment.auto_augment")),
-    "augment.crop_padding": _ALWAYS,
-    "augment.flip": _ALWAYS,
-    "augment.brightness": _ALWAYS,
-    "augment.contrast": _ALWAYS,
+    **dict.fromkeys(("augment.crop_padding", "augment.flip", "augment.brightness", "augment.contrast"), _ALWAYS),
     "augment.saturation": _ALWAYS,
     "augment.erasing": _ALWAYS,
     "model.backbone": _ALWAYS,

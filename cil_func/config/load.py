@@ -30,7 +30,7 @@ _HINTS = messages.hints_of(Config)
 ADDED = (
     "data.options", "model.options", "memory.mirror_means", "memory.keep", "method.options", "optim.name",
     "optim.options", "optim.accumulate", "run.extends", "run.loggers", "model.weights", "model.freeze",
-    "optim.rate_factors",
+    "optim.rate_factors", "data.phases", "data.validation", "data.tests_on",
 )  # fmt: skip
 
 

@@ -78,6 +78,14 @@ class Data(Table):
     by order_seed. sorted: as they are numbered. A list: class indices or names."""
     order_seed: values.Seed = 0
     'Seed of class_order = "shuffled".'
+    phases: values.Count = 0
+    "Number of phases that the run learns, the first ones. 0: all."
+    validation: values.Fraction = 0.0
+    """Share of each class's training images that is kept out of training and memory, and measured as the test images
+    are. Which images depends on the class alone, not on a seed. 0: none."""
+    tests_on: Literal["test", "validation"] = "test"
+    """Images on which all accuracies are measured. test: the test images, and beside them those of data.validation.
+    validation: those of data.validation alone; the test images stay unseen, as a search for values needs it."""
     mean: values.Means = ()
     "Mean of each channel, of pixels in 0..1, that is subtracted. []: computed from the first phase's training images."
     std: values.Deviations = ()
@@ -206,7 +214,8 @@ class PhaseOptim(Table):
     warmup_epochs: values.Count = 0
     "Number of epochs in which the rate first rises in equal steps to learning_rate."
     eval_every_epochs: values.Count = 0
-    "Epochs between two tests of the classifier inside a phase, before aligning. 0: only phase ends are tested."
+    """Epochs between two tests of the classifier inside a phase, before aligning, on the validation images where there
+    are some, else on the test images. 0: only phase ends are tested."""
 
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ own.py           checks a data set that a user's own function returns
 reading/         image files and folders -> uint8 arrays
 images.py        the images of a data set by row number, wherever they are stored
 scenario.py      the order of the classes, and the row numbers of each phase
+validation.py    training images that are kept for validation; the first phases alone
 batches.py       shuffled, augmented batches of an epoch, several at a time
 augmentation/    random changes of training images
 

@@ -5,7 +5,7 @@ Classes have to be numbered 0..K-1, and the order must have each of them once. B
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
@@ -30,12 +30,14 @@ class Phase:
 
     index: the phase's number, from 0. classes: the original indices of its new classes, in order of arrival.
     train_rows, test_rows: int64 (M,), ascending, the rows of these classes in the training and in the test images.
+    validation_rows: those in the training images that are kept out of train_rows; see `validation.keep_out`.
     """
 
     index: int
     classes: tuple[int, ...]
     train_rows: Tensor
     test_rows: Tensor
+    validation_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 @dataclass(frozen=True)

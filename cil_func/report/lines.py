@@ -113,7 +113,7 @@ def measures_text(latest: Event, doing: str) -> str:
         parts.append(f"loss {tables.number(latest['loss'], 4)}")
         parts.append(f"train {tables.number(latest.get('train_top1'))} %")
     if "logits_top1" in latest:
-        parts.append(f"test by logits {tables.number(latest['logits_top1'])} %")
+        parts.append(f"{latest.get('on', 'test')} by logits {tables.number(latest['logits_top1'])} %")
     if doing:
         parts.append(doing)
     elif latest.get("images_per_second") is not None:

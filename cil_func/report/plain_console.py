@@ -73,7 +73,7 @@ class PlainConsole(Console):
     def evaluation(self, event: Event) -> None:
         """Prints one line about an evaluation between epochs (`optim.eval_every_epochs`)."""
         accuracy = tables.number(event.get("logits_top1"))
-        self._print(f"  epoch {self.epoch_name(event)}  test top1 by logits {accuracy} %")
+        self._print(f"  epoch {self.epoch_name(event)}  {event.get('on', 'test')} top1 by logits {accuracy} %")
 
     def phase_end(self, event: Event) -> None:
         """Prints what the phase reached, and what aligning did."""

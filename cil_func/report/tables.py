@@ -88,15 +88,27 @@ def legend(columns: Sequence[Column]) -> list[str]:
 
 
 def summary_lines(results: Results) -> list[str]:
-    """Returns three aligned lines: average incremental accuracy, last accuracy, forgetting; "-" if missing."""
+    """Returns three aligned lines: average incremental accuracy, last accuracy, forgetting; "-" if missing.
+
+    For a run with validation images (data.validation) more lines say what it reached on those, or that all is on them.
+    """
+    data = (results.get("config") or {}).get("data") or {}
+    kept = results.get("validation") or {}
+    more = (
+        ("average on validation images", kept.get("average_incremental_accuracy"), "%"),
+        ("last on validation images", kept.get("last_accuracy"), "%"),
+    )
     figures = (
         ("average incremental accuracy", results.get("average_incremental_accuracy"), "%"),
         ("last accuracy", results.get("last_accuracy"), "%"),
         ("forgetting", results.get("forgetting"), "points"),
+        *(more if kept else ()),
     )
-    return [
+    lines = [
         f"{name:<28}  {number(value):>5}" + (f" {unit}" if value is not None else "") for name, value, unit in figures
     ]
+    unseen = data.get("tests_on") == "validation"
+    return [*lines, "all of it on validation images; the test images are unseen"] if unseen else lines
 
 
 def phase_table(results: Results) -> str:

@@ -79,8 +79,8 @@ class TerminalConsole(Console):
         self._draw(now=last)
 
     def evaluation(self, event: Event) -> None:
-        """Shows the accuracy on the test images in the bar, until the phase ends."""
-        self._latest["logits_top1"] = event.get("logits_top1")
+        """Shows the accuracy on the test or validation images in the bar, until the phase ends."""
+        self._latest.update(logits_top1=event.get("logits_top1"), on=event.get("on", "test"))
         self._draw()
 
     def phase_end(self, event: Event) -> None:

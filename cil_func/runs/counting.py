@@ -52,5 +52,9 @@ def exemplars(experiment: Experiment, index: int) -> list[int]:
 
 
 def _counts(experiment: Experiment) -> list[int]:
-    """Returns the number of training images of each of the run's classes, in order of arrival."""
-    return torch.bincount(experiment.scenario.train_labels, minlength=experiment.num_classes).tolist()
+    """Returns the number of training images of each of the run's classes, in order of arrival.
+
+    Images that are kept for validation don't count.
+    """
+    rows = torch.cat([phase.train_rows for phase in experiment.scenario.phases])
+    return torch.bincount(experiment.scenario.train_labels[rows], minlength=experiment.num_classes).tolist()

@@ -24,6 +24,11 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
     told = _described(directory)
     path, before = directory / "config.toml", told["preprocessing"]
     own = configuration.load(str(path))
+    if own.data.phases:
+        raise ConfigError(
+            f"--extend {shown(str(directory), length=200)}: the run has learned only the first {own.data.phases} "
+            "phases of its data (data.phases); extend a run of all of them"
+        )
     fixed = [key for key in configuration.set_keys(overrides) if key in _FIXED]
     if fixed:
         raise ConfigError(f"--set {fixed[0]}: stays as it is in {directory}, whose model goes on; leave it out")
@@ -32,8 +37,8 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
     given = [] if own.data.name in effects.OF_FILES else ["data.name=image_folder"]
     given += [
         f"run.extends={json.dumps(str(directory.resolve()))}", "data.initial_increment=0", "data.increment=auto",
-        "data.class_order=sorted", f"data.mean={before['mean']}", f"data.std={before['std']}",
-        f"run.precision={told['precision']}",
+        "data.class_order=sorted", "data.validation=0", "data.tests_on=test",
+        f"data.mean={before['mean']}", f"data.std={before['std']}", f"run.precision={told['precision']}",
     ]  # fmt: skip
     config = configuration.load(str(path), [*given, *overrides])
     sides = {*before["image_size"]} if before["resize"] else set()  # images that aren't square are never resized

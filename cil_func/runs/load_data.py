@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from cil_func.config import Config, names
-from cil_func.data import own, scenario, sources
+from cil_func.data import own, scenario, sources, validation
 from cil_func.data.reading import sharing
 from cil_func.data.reading.decoding import OWN_MEMORY, ImageMemory
 from cil_func.errors import CilError, DataError, Mistakes
@@ -74,7 +74,7 @@ def phases(config: Config, data: sources.Dataset, extended: Parent | None = None
     """
     known = len(extended.class_names) if extended else 0
     order = _order(config, data.class_names[known:])
-    return scenario.build(
+    found = scenario.build(
         data.train_targets,
         data.test_targets,
         [*range(known), *(known + index for index in order)],
@@ -82,6 +82,8 @@ def phases(config: Config, data: sources.Dataset, extended: Parent | None = None
         increment=_sizes(config, len(order), extended) if extended else config.data.increment,
         known=known,
     )
+    found = validation.keep_out(validation.first(found, config.data.phases), config.data.validation, data.class_names)
+    return validation.as_tests(found) if config.data.tests_on == "validation" else found
 
 
 def _sizes(config: Config, num_classes: int, extended: Parent | None) -> list[int]:

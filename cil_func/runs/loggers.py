@@ -117,14 +117,14 @@ def check(config: Config) -> None:
 def values_of(event: Mapping[str, Any]) -> dict[str, float]:
     """Returns what a logger shows of an event: {"group/name": number}; {} for an event without numbers to show.
 
-    Groups: train (a stage of a phase: train-STAGE), test (between epochs), phase (its end), run (the end). A number
-    that is not finite, or null in the event, is left out.
+    Groups: train (a stage of a phase: train-STAGE), test or validation (between epochs), phase (its end), run (the
+    end). A number that is not finite, or null in the event, is left out.
     """
     kind, stage = event.get("event"), event.get("stage")
     if kind == "epoch":
         group, found = f"train-{stage}" if stage else "train", {key: event.get(key) for key in _OF_EPOCH}
     elif kind == "evaluation":
-        group, found = "test", {"logits_top1": event.get("logits_top1")}
+        group, found = event.get("on", "test"), {"logits_top1": event.get("logits_top1")}
     elif kind == "phase_end":
         group, found = "phase", {key: value for key, value in event.items() if key not in _NOT_OF_PHASE}
     elif kind == "run_end":

@@ -113,6 +113,7 @@ def describe(setup: Setup) -> str:
         *([f"goes on from {setup.extended.directory} after phase {setup.first_phase - 1}"] if setup.extended else []),
         *_shares(experiment),
         *_pretrained(setup),
+        *_validation(setup),
         "",
         f"{'phase':>5} {'new':>5} {'seen':>5} {'images':>8} {'old':>6} {'epochs':>6} {'steps':>8}{grows}  classes",
     ]
@@ -135,6 +136,16 @@ def describe(setup: Setup) -> str:
             )
     notes = [f"warning: {message}" for message in warnings(setup)]
     return "\n".join([*lines, "", f"{steps:,} steps over {images:,} images", *_sizes(setup), *notes])
+
+
+def _validation(setup: Setup) -> list[str]:
+    """Returns a line on how many training images of each phase are kept for validation; [] if none are."""
+    counts = [len(phase.validation_rows) for phase in setup.experiment.scenario.phases]
+    if not any(counts):
+        return []
+    each = f"{counts[0]} a phase" if len(set(counts)) == 1 else f"{', '.join(map(str, counts))} by phase"
+    unseen = "; the test images are unseen" if setup.config.data.tests_on == "validation" else ""
+    return [f"{sum(counts):,} training images are kept for validation, {each}{unseen}"]
 
 
 def _shares(experiment: Experiment) -> list[str]:

@@ -88,20 +88,22 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     if not mean:  # of the first phase alone: later images are not known yet
         mean, std = batches.channel_statistics(train_images, phases.phases[0].train_rows)
     preprocess = Preprocess(*(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std)))
-    network = network_of(
-        config, method, num_classes=len(data.class_names), num_phases=len(phases.phases), image_size=train_images.shape
-    )
+    sizes = {"num_classes": len(phases.class_order), "num_phases": len(phases.phases)}
+    network = network_of(config, method, **sizes, image_size=train_images.shape)
     network, method = pretrained.with_frozen(config, pretrained.with_weights(config, network), method)
     pretrained.refuse_unknown_factors(config, network)
     captured = device.type == "cuda" and config.run.compile
     maker = RecipeMaker(network, preprocess, compute_dtype, processes, compiled=config.run.compile, draws=draws)
+    on_device = images.resident(train_images.pixels, device)
+    unseen = config.data.tests_on == "validation"  # the test images
+    tested = on_device if unseen else images.resident(torch.from_numpy(data.test_images), device)
     experiment = Experiment(
         method=method,
         network=network,
         scenario=phases,
         class_names=data.class_names,
-        train_images=images.resident(train_images.pixels, device),
-        test_images=images.resident(torch.from_numpy(data.test_images), device),
+        train_images=on_device,
+        test_images=tested,
         augment=augment.make(**config.augment.model_dump(), mean=tuple(mean)),
         preprocess=preprocess,
         recipe=_recipes(config, method, maker),

@@ -1,7 +1,7 @@
 """What is learned, by which method and network: the record that the phase loop works on."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -71,6 +71,18 @@ class Experiment:
     def sizes(self, phase: Phase) -> list[int]:
         """Returns how many classes each phase brings, from phase 0 up to this one, this one included."""
         return [len(earlier.classes) for earlier in self.scenario.phases[: phase.index + 1]]
+
+    def judged_on(
+        self, phase: Phase, on: Literal["test", "validation"]
+    ) -> tuple[Images, torch.Tensor, torch.Tensor]:
+        """Returns (images, labels (N,) of all of them, rows (M,)): on which a model is judged after a phase.
+
+        on: whether the rows are the test images of all classes seen, or those kept for validation.
+        """
+        seen, scenario = self.scenario.phases[: phase.index + 1], self.scenario
+        if on == "test":
+            return self.test_images, scenario.test_labels, torch.cat([each.test_rows for each in seen])
+        return self.train_images, scenario.train_labels, torch.cat([each.validation_rows for each in seen])
 
     def classes(self, phase: Phase, device: torch.device | str = "cpu") -> Classes:
         """Returns the `Classes` of a phase, without counts: which of the run's C classes are seen by its end or old.

@@ -92,8 +92,11 @@ def summary(rows: list[dict]) -> dict:
     """Returns the part of results.json that sums up the phases so far, in percent.
 
     rows: what `phase_row` returned for each phase. Keys: accuracy_matrix, average_incremental_accuracy, last_accuracy
-    (the last top1), forgetting and backward_transfer (None for one phase).
+    (the last top1), forgetting and backward_transfer (None for one phase). If all rows have "validation", a row on the
+    images that are kept for it, the key validation has the same summary of these.
     """
+    judged = [row["validation"] for row in rows if "validation" in row]
+    validation = {"validation": summary(judged)} if rows and len(judged) == len(rows) else {}
     matrix = [row["per_phase_top1"] for row in rows]
     top1 = [row["top1"] for row in rows]
     return {
@@ -102,4 +105,5 @@ def summary(rows: list[dict]) -> dict:
         "last_accuracy": top1[-1],
         "forgetting": metrics.forgetting(matrix),
         "backward_transfer": metrics.backward_transfer(matrix),
+        **validation,
     }

@@ -31,9 +31,17 @@ class TeachOf(Protocol):
 
 
 class Evaluate(Protocol):
-    """(model, exemplars, by) -> a row of results, see `experiment.evaluate`."""
+    """(model, exemplars, by, on) -> a row of results, see `experiment.evaluate`."""
 
-    def __call__(self, learned: Model, exemplars: Memory, /, *, by: Literal["logits", "nme"] | None = None) -> dict: ...
+    def __call__(
+        self,
+        learned: Model,
+        exemplars: Memory,
+        /,
+        *,
+        by: Literal["logits", "nme"] | None = None,
+        on: Literal["test", "validation"] = "test",
+    ) -> dict: ...
 
 
 def teacher(experiment: Experiment, phase: Phase, learned: Model | None, *, used: bool) -> Teach:
@@ -76,10 +84,13 @@ def train(
     def between_epochs(train_state: step_state.TrainState, epoch: int) -> None:
         # Not "top1": a phase's is after aligning, or by class means, which need exemplars of the new classes.
         model = whole(experiment.network, train_state, learned, num_seen)
-        emit({
+        # Who chooses a number of epochs by these numbers must not choose it by the test images.
+        on: Literal["test", "validation"] = "validation" if len(phase.validation_rows) else "test"
+        event = {
             "event": "evaluation", "phase": phase.index, "epoch": epoch,
-            "logits_top1": evaluate(model, {}, by="logits")["top1"],
-        })
+            "logits_top1": evaluate(model, {}, by="logits", on=on)["top1"],
+        }  # fmt: skip
+        emit(event if on == "test" else event | {"on": on})
 
     for number, each in enumerate(experiment.method.stages_of(phase.index)):
         if progress.training and progress.training.number > number:
