@@ -6,14 +6,16 @@ Repeating the command trains what is missing, goes on with what was stopped, and
 import argparse
 import os
 import shlex
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from cil_func.config import effects
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
 from cil_func.runs.directory import refuse_another_run
-from cil_func.studies import sweep_jobs, sweep_plan, sweep_table
+from cil_func.studies import search, sweep_jobs, sweep_plan, sweep_table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CilError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return error.exit_status
-    except sweep_jobs.Interrupted as stopped:
+    except (sweep_jobs.Interrupted, KeyboardInterrupt) as stopped:
         print("sweep: stopped, and what the runs have is saved; the same command goes on", file=sys.stderr)
-        return 128 + stopped.number
+        return 128 + getattr(stopped, "number", signal.SIGINT)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -43,6 +45,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", default="", metavar="S1,S2", help="values of run.seed")
     parser.add_argument("--orders", default="", metavar="S1,S2", help="seeds of shuffled class orders")
+    parser.add_argument(
+        "--search", action="append", default=[], metavar="TABLE.KEY=RANGE", help="values to choose by validation images"
+    )
+    parser.add_argument("--trials", type=int, default=0, metavar="N", help="choices of --search to try")
+    parser.add_argument("--first-phase", action="store_true", help="--search trains and judges phase 0 alone")
+    parser.add_argument("--round", type=int, default=4, metavar="N", help="trials chosen at a time; default 4")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time; default 1")
     parser.add_argument("--print", action="store_true", help="print one command a line and run nothing")
     return parser.parse_args(arguments)
@@ -52,7 +60,21 @@ def _sweep(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: give 1 or more")
-    planned = sweep_plan.runs(options.grid, _seeds("--seeds", options.seeds), _seeds("--orders", options.orders))
+    tell = partial(print, flush=True)
+    threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
+    train = partial(sweep_jobs.train, at_once=options.jobs, threads=threads, tell=tell)
+    seeds, orders = _seeds("--seeds", options.seeds), _seeds("--orders", options.orders)
+    if options.search:
+        return search.run(options, seeds, orders, train=train, tell=tell)
+    if options.trials or options.first_phase:
+        flag = "--trials" if options.trials else "--first-phase"
+        raise ConfigError(f"{flag} belongs to --search, which is missing; write --search 'table.key=RANGE'")
+    return _grid(options, seeds, orders, train)
+
+
+def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], train: search.Train) -> int:
+    """Trains every combination, writes the table and returns the exit status. train: see `search.run`."""
+    planned = sweep_plan.runs(options.grid, seeds, orders)
     configs = sweep_plan.checked(options.config, options.set, planned)
     commands = {run: sweep_plan.command(options.config, options.set, run, options.directory) for run in planned}
     for run, config in zip(planned, configs, strict=True):
@@ -70,8 +92,7 @@ def _sweep(options: argparse.Namespace) -> int:
         if not sweep_table.is_finished(options.directory / run.name)
     ]
     print(f"{len(planned)} runs, {len(planned) - len(jobs)} of them finished before", flush=True)
-    threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
-    ended = sweep_jobs.train(jobs, at_once=options.jobs, threads=threads, tell=lambda line: print(line, flush=True))
+    ended = train(jobs)
     entries = sweep_table.collect(options.directory, planned)
     sweep_table.write(options.directory, entries, {
         "config": options.config, "set": options.set, "grid": options.grid, "seeds": options.seeds,

@@ -81,7 +81,7 @@ def command(config: str, settings: Sequence[str], run: Run, directory: Path) -> 
 def _axis(text: str) -> tuple[str, list[str]]:
     """Returns (key, values) of a --grid. Raises ConfigError if it isn't "table.key=v1,v2"."""
     key, equals, values = text.partition("=")
-    found = _split(values)
+    found = split_values(values)
     if not equals or "." not in key or not all(found):
         raise ConfigError(f"--grid {shown(text)}: write --grid table.key=v1,v2")
     if len(set(found)) < len(found):
@@ -89,7 +89,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     return key.strip(), found
 
 
-def _split(text: str) -> list[str]:
+def split_values(text: str) -> list[str]:
     """Returns the parts between commas, but not those between commas inside brackets, braces or quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:

@@ -22,7 +22,7 @@ def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
     deviation of the differences to the first group's run of the same seed and order, and their number n; None for the
     first group and without pairs}.
     """
-    results = {run: found for run in planned if (found := _results(directory / run.name))}
+    results = {run: found for run in planned if (found := results_of(directory / run.name))}
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in planned:
         groups.setdefault(run.group, []).append(run)
@@ -73,7 +73,7 @@ def is_finished(directory: Path) -> bool:
     return _json(directory / "status.json").get("state") == "finished"
 
 
-def _results(directory: Path) -> dict[str, Any]:
+def results_of(directory: Path) -> dict[str, Any]:
     """Returns the content of a finished run's results.json; {} if the run isn't finished or can't be read."""
     found = _json(directory / "results.json") if is_finished(directory) else {}
     return found if all(key in found for key in MEASURES) else {}

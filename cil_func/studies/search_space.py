@@ -1,0 +1,93 @@
+"""The values that a search chooses from: `--search "optim.learning_rate=log 0.01..0.3"` and its other forms."""
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from cil_func.config.messages import shown
+from cil_func.errors import ConfigError
+from cil_func.studies.sweep_plan import split_values
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_RANGE = re.compile(rf"(?:(log|int)\s+)?({_NUMBER})\.\.({_NUMBER})")
+_FORMS = '"log 0.01..0.3", "0.1..0.9", "int 5..40" or "v1,v2,v3"'
+# Phase 0 has no old classes, so these change nothing there.
+_OF_LATER_PHASES = (
+    "memory.", "method.temperature", "method.kd_combination", "method.kd_weight", "method.align", "method.lwf_classes",
+)  # fmt: skip
+
+
+class Axis(NamedTuple):
+    """A key of the configuration and the values that it may get.
+
+    kind: "log" or "uniform" numbers from low to high, "int"egers from low to high, both ends included, or one of
+    `choices`, each as --set takes it. low, high: 0 for choices.
+    """
+
+    key: str
+    kind: Literal["log", "uniform", "int", "choice"]
+    low: float = 0
+    high: float = 0
+    choices: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The values to check before a search begins, as --set takes them: all choices, or both ends of a range."""
+        return self.choices or (self.text(self.low), self.text(self.high))
+
+    def text(self, value: float | int | str) -> str:
+        """Returns a value as --set takes it: 0.01 as "0.01", 5 as "5"."""
+        if self.kind == "choice":
+            return str(value)
+        return str(int(value)) if self.kind == "int" else repr(float(value))
+
+
+def parse(texts: Sequence[str]) -> list[Axis]:
+    """Returns the axes of a search. texts: each "table.key=RANGE", see `Axis`.
+
+    Raises ConfigError, one line, for one that isn't written like that, a range without numbers in it, a key that comes
+    twice, and a key of [data] or [run], whose values would be judged on other images.
+    """
+    axes = [_axis(text) for text in texts]
+    keys = [axis.key for axis in axes]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"--search {key}: comes twice; name each key once")
+        if key.startswith(("data.", "run.", "checkpoint.")):
+            raise ConfigError(f"--search {key}: trials have to differ in how they train alone; compare it by --grid")
+    return axes
+
+
+def refuse_later_phases(axes: Sequence[Axis]) -> None:
+    """Raises ConfigError for a key that changes nothing in phase 0, in which --first-phase tunes."""
+    for axis in axes:
+        if axis.key.startswith(_OF_LATER_PHASES):
+            raise ConfigError(
+                f"--search {axis.key}: has no effect in phase 0, which has no old classes; leave out --first-phase"
+            )
+
+
+def _axis(text: str) -> Axis:
+    key, equals, values = (part.strip() for part in text.partition("="))
+    if not equals or "." not in key or not values:
+        raise ConfigError(f"--search {shown(text)}: write --search 'table.key=RANGE', RANGE being {_FORMS}")
+    if found := _RANGE.fullmatch(values):
+        return _range(key, values, found[1] or "uniform", found[2], found[3])
+    choices = tuple(split_values(values))
+    if ".." in values or not all(choices):
+        raise ConfigError(f"--search {key}: {shown(values)} is no range; write {_FORMS}")
+    if len(set(choices)) < 2 or len(set(choices)) < len(choices):
+        raise ConfigError(f"--search {key}: {shown(values)}; give two or more values, each once, or a range: {_FORMS}")
+    return Axis(key, "choice", choices=choices)
+
+
+def _range(key: str, text: str, kind: str, first: str, last: str) -> Axis:
+    """Returns the Axis of a range. text: of the range, for messages. first, last: its ends."""
+    low, high = float(first), float(last)
+    if low >= high:
+        raise ConfigError(f"--search {key}: {shown(text)} has nothing in it; write the smaller number first")
+    if kind == "log" and low <= 0:
+        raise ConfigError(f"--search {key}: {shown(text)}; a range by logarithms has to begin above 0")
+    if kind == "int" and not (low.is_integer() and high.is_integer()):
+        raise ConfigError(f"--search {key}: {shown(text)}; give whole numbers, or leave out the word int")
+    return Axis(key, "log" if kind == "log" else "int" if kind == "int" else "uniform", low, high)

@@ -1,0 +1,81 @@
+"""The table of a search: what the trials reached on validation images, and the winner on the test images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cil_func.config import Config
+from cil_func.report.tables import number
+from cil_func.runs import files
+from cil_func.studies import sweep_table
+from cil_func.studies.search_space import Axis
+from cil_func.studies.search_study import Trial
+from cil_func.studies.sweep_plan import Run
+
+
+def collect(
+    directory: Path, axes: Sequence[Axis], trials: Sequence[Trial], best: Trial, winners: Sequence[Run], base: Config
+) -> dict[str, Any]:
+    """Returns what the table shows: {"keys", "trials", "best", "validation", "first_phase", "winner", "tested_before"}.
+
+    trials: each {"trial", "values", "average", "failed"}, by number; average: on validation images. best: the number of
+    the chosen trial. validation: the share of images that is kept for it. winner: an entry of `sweep_table.collect`,
+    measured on the test images. tested_before: the trials that were the best of an earlier command, with fewer trials,
+    and were tested then. base: the configuration of the trials.
+    """
+    [winner] = sweep_table.collect(directory, winners)
+    return {
+        "keys": [axis.key for axis in axes],
+        "trials": [
+            {"trial": each.number, "values": each.values, "average": each.value, "failed": each.failed}
+            for each in trials
+        ],
+        "best": best.number,
+        "validation": base.data.validation,
+        "first_phase": base.data.phases == 1,
+        "winner": winner,
+        "tested_before": [
+            each.number for each in trials if each != best and any(directory.glob(f"{winner_name(each.number)}*"))
+        ],
+    }
+
+
+def winner_name(number: int) -> str:
+    """Returns with what the names of the run directories begin in which a trial's values are tested: "winner-003"."""
+    return f"winner-{number:03}"
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Returns the table as Markdown: a row a trial, then what was chosen by which images, then the winner's test."""
+    keys = found["keys"]
+    lines = [_row("trial", *(f"`{key}`" for key in keys), "average on validation images, %")]
+    lines.append(_row(*["---"] * (len(keys) + 2)))
+    for each in found["trials"]:
+        text = "failed" if each["failed"] else number(each["average"], 2)
+        name = f"**{each['trial']}**" if each["trial"] == found["best"] else str(each["trial"])
+        lines.append(_row(name, *(each["values"][key] for key in keys), text))
+    share = f"{100 * found['validation']:g} % of each class's training images"
+    phases = "of phase 0 alone" if found["first_phase"] else "of all phases"
+    winner = found["winner"]
+    before = ", ".join(map(str, found["tested_before"]))
+    count = f"again, after those of trial {before} in a search of fewer trials" if before else "once"
+    return "\n".join([
+        *lines,
+        "",
+        f"Chosen: trial {found['best']}, by the average incremental accuracy {phases} on {share}, which no trial was",
+        "trained on. No trial has looked at the test images.",
+        "",
+        f"Its values, trained on all training images and measured on the test images {count}:",
+        "",
+        sweep_table.markdown([winner]).replace("| `all` |", f"| `trial {found['best']}` |"),
+    ])  # fmt: skip
+
+
+def write(directory: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Writes table.md and table.json into the sweep's directory. plan: what was searched. Raises DiskError."""
+    files.write_text(directory / "table.md", markdown(found))
+    files.write_json(directory / "table.json", {**plan, **found})
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"

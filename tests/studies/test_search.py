@@ -1,0 +1,218 @@
+"""Searches: ranges, mistakes, trials that follow from their numbers, what a killed search goes on with."""
+
+import argparse
+import json
+import math
+
+import pytest
+import tiny
+
+import train
+from cil_func import config
+from cil_func.errors import ConfigError, NonFiniteError
+from cil_func.runs import report_files
+from cil_func.runs.lock import lock_directory
+from cil_func.studies import search, search_space, search_study, sweep
+
+pytest.importorskip("optuna")
+
+RATES = "optim.learning_rate=log 0.01..0.3"
+
+
+@pytest.mark.parametrize(
+    ("text", "axis", "ends"),
+    [
+        (RATES, ("optim.learning_rate", "log", 0.01, 0.3, ()), ("0.01", "0.3")),
+        ("optim.momentum = 0.5..0.9", ("optim.momentum", "uniform", 0.5, 0.9, ()), ("0.5", "0.9")),
+        ("optim.epochs=int 5..40", ("optim.epochs", "int", 5, 40, ()), ("5", "40")),
+        ("optim.weight_decay=log 1e-5..1e-3", ("optim.weight_decay", "log", 1e-5, 1e-3, ()), ("1e-05", "0.001")),
+        ("method.align=true,false", ("method.align", "choice", 0, 0, ("true", "false")), ("true", "false")),
+        ("optim.milestones=[1, 2],[3]", ("optim.milestones", "choice", 0, 0, ("[1, 2]", "[3]")), ("[1, 2]", "[3]")),
+    ],
+)
+def test_the_forms_of_a_range(text, axis, ends):
+    [found] = search_space.parse([text])
+    assert tuple(found) == axis and found.ends == ends
+
+
+SEARCH = ["--search", RATES, "--trials", "3"]
+KEPT = ["--set", "data.validation=0.2"]
+MISTAKES = [
+    (["--search", "optim.learning_rate", "--trials", "3"], "write --search 'table.key=RANGE'"),
+    (["--search", "optim.learning_rate=0.3..0.01", *SEARCH[2:], *KEPT], "write the smaller number first"),
+    (["--search", "optim.learning_rate=log 0..1", *SEARCH[2:], *KEPT], "has to begin above 0"),
+    (["--search", "optim.epochs=int 1..2.5", *SEARCH[2:], *KEPT], "give whole numbers"),
+    (["--search", "optim.learning_rate=0.1...0.3", *SEARCH[2:], *KEPT], "is no range"),
+    (["--search", "optim.name=sgd", *SEARCH[2:], *KEPT], "give two or more values"),
+    ([*SEARCH, "--search", RATES, *KEPT], "comes twice"),
+    (["--search", "optim.lr=0.1,0.2", *SEARCH[2:], *KEPT], "optim.lr: unknown key"),
+    (["--search", "optim.epochs=0.5..2", *SEARCH[2:], *KEPT], "optim.epochs: 0.5 is not allowed"),
+    (["--search", "data.increment=1,2", *SEARCH[2:], *KEPT], "compare it by --grid"),
+    (SEARCH, "data.validation = 0, so values would be chosen by the test images"),
+    ([*SEARCH[:2], *KEPT], "--trials 0"),
+    ([*SEARCH, *KEPT, "--round", "0"], "--round 0"),
+    ([*SEARCH, *KEPT, "--grid", "optim.epochs=1,2"], "--search and --grid"),
+    ([*SEARCH, *KEPT, "--print"], "--search and --print"),
+    (["--search", "method.kd_weight=1,2", *SEARCH[2:], "--first-phase"], "has no effect in phase 0"),
+    ([*SEARCH, "--first-phase", "--set", "optim.first_phase.learning_rate=0.1"], "optim.first_phase.learning_rate"),
+    (["--trials", "3"], "--trials belongs to --search"), (["--first-phase"], "--first-phase belongs to --search"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "words"), MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_begins(flags, words, tmp_path, capsys):
+    assert sweep.main([str(tmp_path / "none"), *flags]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and words in said[0] and not (tmp_path / "none").exists()
+
+
+def test_without_optuna_the_line_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(search_study, "find_spec", lambda name: None)
+    assert sweep.main([str(tmp_path / "none"), *SEARCH, *KEPT]) == 2
+    assert "pip install optuna" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+class FakeRuns:
+    """Stands for `sweep_jobs.train`: a run's accuracy follows from its settings.
+
+    stop_after: raises after so many runs. failing: the runs that end with a loss that is not finite.
+    """
+
+    def __init__(self, stop_after=99, failing=()):
+        self.stop_after, self.failing, self.trained = stop_after, failing, []
+
+    def __call__(self, jobs):
+        ended = {}
+        for job in jobs:
+            if len(self.trained) == self.stop_after:
+                raise KeyboardInterrupt
+            self.trained.append(job.name)
+            settings = [job.arguments[at + 1] for at, word in enumerate(job.arguments) if word == "--set"]
+            made = config.load("digits", settings)
+            assert (made.data.tests_on == "test") is job.name.startswith("winner")
+            assert (made.data.validation == 0) is job.name.startswith("winner")
+            ended[job.name] = 4 if job.name in self.failing else 0
+            if not ended[job.name]:
+                finished(job, made, 90 - abs(math.log10(made.optim.learning_rate / 0.1)) - 0.1 * made.run.seed)
+        return ended
+
+
+def finished(job, made, average):
+    directory = job.log.parents[1] / job.name
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.toml").write_text(config.to_toml(made))
+    (directory / "status.json").write_text('{"state": "finished"}')
+    results = {"average_incremental_accuracy": average, "last_accuracy": average, "forgetting": None}
+    (directory / "results.json").write_text(json.dumps(results))
+
+
+def options(directory, **more):
+    given = {
+        "directory": directory, "config": "digits", "set": KEPT[1:], "search": [RATES], "trials": 14, "round": 4,
+        "first_phase": False, "grid": [], "print": False,
+    }  # fmt: skip
+    return argparse.Namespace(**(given | more))
+
+
+def winners(directory):
+    best = json.loads((directory / "table.json").read_text())["best"]
+    return [f"winner-{best:03}_seed-{seed}" for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(directory, lines, names of the runs) of a search that nothing happened to."""
+    directory, said, runs = tmp_path_factory.mktemp("search") / "whole", [], FakeRuns()
+    assert search.run(options(directory), ["0", "1"], [], train=runs, tell=said.append) == 0
+    return directory, said, runs.trained
+
+
+def test_the_best_trial_is_tested_and_no_other(whole):
+    directory, said, trained = whole
+    assert trained == [*(f"trial-{number:03}" for number in range(14)), *winners(directory)]
+    table = json.loads((directory / "table.json").read_text())
+    rates = [float(each["values"]["optim.learning_rate"]) for each in table["trials"]]
+    assert all(0.01 <= rate <= 0.3 for rate in rates) and len(set(rates)) == 14
+    nearest = min(range(14), key=lambda number: abs(math.log10(rates[number] / 0.1)))
+    assert table["best"] == nearest and table["winner"]["n"] == 2
+    text = (directory / "table.md").read_text()
+    assert f"| **{nearest}** | {table['trials'][nearest]['values']['optim.learning_rate']} |" in text
+    assert f"Chosen: trial {nearest}, by the average incremental accuracy of all phases on 20 % of each class" in text
+    assert f"| `trial {nearest}` | 2 |" in text and text in said[-1]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 5, 13, 14, 15])
+def test_a_killed_search_ends_in_the_same_table(stop_after, whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        search.run(options(tmp_path), ["0", "1"], [], train=FakeRuns(stop_after), tell=lambda line: None)
+    again = FakeRuns()
+    assert search.run(options(tmp_path), ["0", "1"], [], train=again, tell=lambda line: None) == 0
+    assert len(again.trained) == 16 - stop_after
+    assert (tmp_path / "table.md").read_text() == (whole[0] / "table.md").read_text()
+
+
+def test_more_trials_go_on_and_other_values_are_refused(whole, tmp_path):
+    runs = FakeRuns()
+    search.run(options(tmp_path, trials=3), [], [], train=runs, tell=lambda line: None)
+    first = json.loads((tmp_path / "table.json").read_text())["best"]
+    search.run(options(tmp_path, trials=14), ["0", "1"], [], train=runs, tell=lambda line: None)
+    now, before = ((directory / "table.md").read_text() for directory in (tmp_path, whole[0]))
+    again = f"images again, after those of trial {first} in a search of fewer trials:"
+    assert now == before.replace("images once:", again)
+    assert now != before
+    for change, key in (
+        ({"search": [RATES, "optim.momentum=0..0.9"]}, "search"), ({"round": 5}, "round"),
+        ({"set": ["data.validation=0.1"]}, "data.validation"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"holds another search: {key} differs"):
+            search.run(options(tmp_path, **change), [], [], train=runs, tell=lambda line: None)
+
+
+def test_a_trial_whose_loss_is_not_finite_counts_as_failed(tmp_path):
+    failing = [f"trial-{number:03}" for number in range(3)]
+    runs = FakeRuns(failing=failing[1:])
+    assert search.run(options(tmp_path, trials=3), [], [], train=runs, tell=lambda line: None) == 0
+    assert (tmp_path / "table.md").read_text().count("| failed |") == 2
+    with pytest.raises(NonFiniteError, match="all 3 trials"):
+        search.run(options(tmp_path / "b", trials=3), [], [], train=FakeRuns(failing=failing), tell=lambda line: None)
+
+
+def test_a_run_that_fails_otherwise_ends_the_search_with_its_status(tmp_path):
+    assert search.run(options(tmp_path), [], [], train=lambda jobs: {jobs[0].name: 3}, tell=lambda line: None) == 3
+
+
+def test_a_trial_of_another_process_is_waited_for(tmp_path, monkeypatch):
+    """While its directory is locked it isn't started; when it is finished, its result counts."""
+    said, runs = [], FakeRuns()
+    (tmp_path / "trial-001").mkdir()
+    lock = lock_directory(tmp_path / "trial-001")
+
+    def other_process_ends(seconds):
+        lock.__exit__(None, None, None)
+        finished(argparse.Namespace(name="trial-001", log=tmp_path / "logs/x"), config.load("digits"), 99.5)
+
+    monkeypatch.setattr(search.time, "sleep", other_process_ends)
+    lock.__enter__()
+    assert search.run(options(tmp_path, trials=2), [], [], train=runs, tell=said.append) == 0
+    assert runs.trained == ["trial-000", "winner-001"] and "trial-001: another process trains it; waiting" in said
+    assert json.loads((tmp_path / "table.json").read_text())["best"] == 1
+
+
+def test_real_trials_of_the_first_phase(tmp_path, monkeypatch, capsys):
+    """In this process, so that nothing has to be imported three times."""
+    tiny.shallow(monkeypatch)
+    monkeypatch.setattr(report_files, "write_report", lambda directory, warn: [])
+    monkeypatch.setattr(
+        search.sweep_jobs, "train", lambda jobs, **more: {job.name: train.main(job.arguments) for job in jobs}
+    )
+    settings = tiny.settings("run.compile=false", "optim.epochs=1", "data.increment=2", folder=tiny.images(4, 6))
+    flags = [word for each in settings for word in ("--set", each)]
+    found = ["--search", "optim.learning_rate=0.001,0.1", "--trials", "2", "--first-phase"]
+    assert sweep.main([str(tmp_path), *flags, *found]) == 0
+    assert "of phase 0 alone on 10 % of each class" in capsys.readouterr().out
+    for name in ("trial-000", "trial-001"):
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert len(results["phases"]) == 1 and results["config"]["data"]["tests_on"] == "validation"
+    [directory] = tmp_path.glob("winner-*")
+    winner = json.loads((directory / "results.json").read_text())
+    assert len(winner["phases"]) == 2 and winner["config"]["data"]["validation"] == 0
