@@ -76,11 +76,10 @@ def run(
         extra = remember(experiment, phase, learned, extra, key)
         clock = time.perf_counter()
         row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
-        before = None if gamma is None else Model(trained, state)
-        row |= measure(learned, progress.exemplars, before=before)
+        judge = partial(measure, learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
+        row |= judge()
         if len(phase.validation_rows) and phase.validation_rows is not phase.test_rows:
-            row["validation"] = measure(learned, progress.exemplars, before=before, on="validation")
-            del row["validation"]["confusion"]
+            row["validation"] = {key: value for key, value in judge(on="validation").items() if key != "confusion"}
         is_last = phase.index == len(experiment.scenario.phases) - 1
         by_class = evaluation.by_class(row.pop("confusion"), pairs=is_last)  # too many numbers for results.json
         row["memory_size"] = memory.size(progress.exemplars)
@@ -199,9 +198,8 @@ def evaluate(
     labels, sizes = all_labels[tested], experiment.sizes(phase)
     logits, predict = logits_of(learned), by or experiment.method.predict
     means = class_means(experiment, phase, learned, exemplars)
-    before_align = None if before is None else logits_of(before)
     row = evaluation.phase_row(
-        logits, features, labels, sizes, logits_before_align=before_align, means=means, predict=predict
+        logits, features, labels, sizes, logits_before_align=before and logits_of(before), means=means, predict=predict
     )
     predictions = evaluation.scores(logits, features, means=means, predict=predict).argmax(dim=1)      # (N,)
     return row | {"confusion": metrics.confusion(predictions, labels, sum(sizes))}
@@ -231,8 +229,7 @@ def results_of(progress: Progress) -> dict:
 def _agree(experiment: Experiment, phase: Phase, learned: Model, progress: Progress, extra: tree.Tree) -> None:
     """Raises CilError unless all processes have the same weights, optimiser's state, exemplars and class order.
 
-    Also what the method remembers is compared. learned: the phase's finished model. extra: what the method remembers
-    now.
+    learned: the phase's finished model. extra: what the method remembers now, which is compared too.
     """
     parts = {
         "the weights": learned,

@@ -1,7 +1,5 @@
 """What a run will do, counted before it does it: images, steps, parameters, memory."""
 
-import math
-
 import torch
 
 from cil_func import tree
@@ -10,9 +8,8 @@ from cil_func.data import scenario
 from cil_func.errors import DataError
 from cil_func.experiment import Experiment
 from cil_func.parallel import batch_split
-from cil_func.runs import counting, memory_files, pretrained
+from cil_func.runs import activations, counting, memory_files, pretrained
 from cil_func.runs.setup import Setup
-from cil_func.training.preprocess import DTYPES
 from cil_func.training.recipe import Recipe
 
 
@@ -202,7 +199,7 @@ def _sizes(setup: Setup) -> list[str]:
     lines = [
         f"parameters: {last:,} (backbone {tree.size(params['backbone']):,}), statistics: {tree.size(state):,}",
         f"memory: images {_mb(images)}; {', '.join(held)} {_mb(number * sum(held.values()))}; "
-        f"activations of a batch about {_mb(activation_bytes(setup))}",
+        f"activations of a batch about {_mb(activations.activation_bytes(setup))}",
     ]
     if experiment.method.uses_memory:
         kept = counting.exemplars(experiment, len(experiment.scenario.phases))
@@ -213,39 +210,6 @@ def _sizes(setup: Setup) -> list[str]:
         count = 1 + stages * (2 if experiment.processes.size > 1 else 1)
         lines.append(f"graphs to compile: {count}, whatever the number of phases")
     return lines
-
-
-def activation_bytes(setup: Setup) -> int:
-    """Returns how many bytes the backward pass of a batch keeps on this process, if the step runs eagerly.
-
-    Counts them on the meta device, where nothing is computed.
-    """
-    experiment, (dtype, compute_dtype) = setup.experiment, DTYPES[setup.config.run.precision]
-    network = experiment.network
-    # timm's models run by autocast, which the meta device lacks: there their parameters have the low precision
-    dtype = dtype if network.backbone.groups else compute_dtype
-    params, state = tree.cast(tuple(network.init(0, experiment.num_classes)), dtype=dtype, device="meta")
-    norm_batch, split = setup.config.optim.norm_batch, _split(experiment.recipe(1, ""))
-    rows = batch_split.rows_per_process(experiment.processes.size, **split)
-    groups = split["norm_batch"] or split["batch_size"]
-    count = math.ceil(rows / groups) * groups  # the step fills the last group up
-    shape = (count, 3, *experiment.train_images.shape)
-    images = torch.empty(shape, dtype=compute_dtype, device="meta")
-    held: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        held[id(tensor.untyped_storage())] = tensor
-        return tensor
-
-    trained, frozen = tree.partition(params, experiment.method.main.trains)
-    for leaf in tree.leaves(trained):
-        leaf.requires_grad_()
-    params = tree.merge(trained, frozen)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features, _, _ = network.run(params["backbone"], state, images, train=True, norm_batch=norm_batch)
-        network.outputs(params, network.place(features, 0), experiment.classes(experiment.scenario.phases[0], "meta"))
-    own = {id(leaf.untyped_storage()) for leaf in tree.leaves((params, state))}
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)
 
 
 def _mb(count: int) -> str:

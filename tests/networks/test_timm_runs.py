@@ -19,7 +19,7 @@ from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.runs import checkpoints, load_data, planning, setup
+from cil_func.runs import activations, checkpoints, load_data, planning, setup
 from cil_func.training import recipe, step, step_state
 from cil_func.training.preprocess import DTYPES, Preprocess
 from cil_func.training.progress import Progress, SaveHook
@@ -88,7 +88,7 @@ def test_the_planned_activations_are_those_of_a_real_batch(precision):
     size = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
     if precision == "bfloat16":  # it also keeps a copy of each weight in bfloat16: two bytes a number
         size -= 2 * sum(leaf.numel() for leaf in tree.leaves(params["backbone"]) if leaf.ndim > 1)
-    assert planning.activation_bytes(ready) == pytest.approx(size, rel=0.25)
+    assert activations.activation_bytes(ready) == pytest.approx(size, rel=0.25)
 
 
 def test_rates_that_are_passed_over_are_warned_of():
