@@ -65,7 +65,8 @@ def train(root: Path, directory: Path, method: str, options) -> Path:
 def compare(here: Path, other: Path) -> dict[str, int]:
     """Compares two run directories. Returns {"weights": 1 or 0, "results": 1 or 0}; 1: they are equal.
 
-    Weights are equal if all tensors have the same bits; results if all numbers of the phases but the seconds are equal.
+    Weights are equal if all tensors have the same bits; results if all numbers of the phases are equal that both runs
+    have, but the seconds.
     """
     tensors = [load_file(run / "model.safetensors") for run in (here, other)]
     weights = tensors[0].keys() == tensors[1].keys() and all(
@@ -73,8 +74,11 @@ def compare(here: Path, other: Path) -> dict[str, int]:
         for name, tensor in tensors[0].items()
     )
     phases = [json.loads((run / "results.json").read_text())["phases"] for run in (here, other)]
-    timeless = [[{key: value for key, value in row.items() if key != "seconds"} for row in rows] for rows in phases]
-    return {"weights": int(weights), "results": int(timeless[0] == timeless[1])}
+    shared = [(mine.keys() & theirs.keys()) - {"seconds"} for mine, theirs in zip(*phases, strict=False)]
+    equal = len(phases[0]) == len(phases[1]) and all(
+        mine[key] == theirs[key] for mine, theirs, keys in zip(*phases, shared, strict=True) for key in keys
+    )
+    return {"weights": int(weights), "results": int(equal)}
 
 
 def commit(checkout: Path) -> str:

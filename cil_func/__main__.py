@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": Command("cil_func.deploy.compare:main", "says what got better and worse between two finished runs"),
     "edit": Command("cil_func.deploy.edit:main", "drops or renames classes of a finished run, into a new directory"),
     "diff": Command("cil_func.studies.diff:main", "says what differs between two configurations or runs"),
+    "methods": Command("cil_func.studies.methods:main", "lists the methods: what each keeps and needs, its numbers"),
     "schema": Command("cil_func.config.json_schema:main", "prints the JSON schema of a configuration"),
 }
 

@@ -83,6 +83,7 @@ def run(
         is_last = phase.index == len(experiment.scenario.phases) - 1
         by_class = evaluation.by_class(row.pop("confusion"), pairs=is_last)  # too many numbers for results.json
         row["memory_size"] = memory.size(progress.exemplars)
+        row["memory_bytes"] = experiment.bytes_kept(phase, learned.params, progress.exemplars, extra)
         seconds = {"train": progress.stage.seconds + fitted, "select": progress.select_seconds or 0.0}
         row["seconds"] = seconds | {"evaluate": time.perf_counter() - clock}
 

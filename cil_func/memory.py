@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from cil_func import herding, rng
+from cil_func import herding, rng, tree
 
 Memory = dict[int, torch.Tensor]
 SELECTIONS = ("herding", "random", "closest")
@@ -108,3 +108,19 @@ def rows(memory: Memory) -> torch.Tensor:
 def size(memory: Memory) -> int:
     """Returns how many exemplars the memory has, of all classes together."""
     return sum(len(kept) for kept in memory.values())
+
+
+def in_bytes(images: int, image_size: tuple[int, int], *, params: tree.Tree, extra: tree.Tree) -> dict[str, int]:
+    """Returns how many bytes a method has to keep after a phase: {"exemplars", "model", "remembered", "total"}.
+
+    images: number of exemplars, of image_size (H, W); each counts 3 H W bytes. params: the model's, all backbones
+    included; extra: what the method remembers beside them; each number counts 4 bytes, whatever its precision is.
+    A teacher is the model itself. Batch norm's statistics don't count.
+    Source: Zhou et al. 2023 (arXiv:2302.03648), where methods are compared at equal bytes.
+    """
+    parts = {
+        "exemplars": images * 3 * image_size[0] * image_size[1],
+        "model": 4 * tree.size(params),
+        "remembered": 4 * tree.size(extra),
+    }
+    return parts | {"total": sum(parts.values())}

@@ -1,7 +1,7 @@
-"""Replay whose loss or last training makes up for the few images of old classes.
+"""Replay with adjusted logits (Menon et al. 2021, arXiv:2007.07314), or a classifier that is trained again.
 
-Logit adjustment (Menon et al. 2021, arXiv:2007.07314, equation 10):  cross-entropy of  logits + tau log pi,  where pi_c
-is the share of class c in the images that are trained on. Predictions are by the logits alone.
+Both make up for the few images of old classes. Logit adjustment (equation 10):  cross-entropy of  logits + tau log pi,
+where pi_c is the share of class c in the images that are trained on. Predictions are by the logits alone.
 Classifier re-training (Kang et al. 2020, arXiv:1910.09217, section 4): after that, the classifier alone is trained on
 as many images of each class.
 """

@@ -38,7 +38,5 @@ def make(options: Options, *, tuned_epochs: int = 30, clamp: Annotated[float, In
     def tuned(student, teacher, targets, classes):
         return distilled(student, teacher, targets, classes, newest=True)
 
-    stages = balance.stage(
-        tuned, epochs=tuned_epochs, rate=0.01, clamp=clamp, teacher="before", everything=True
-    )
+    stages = balance.stage(tuned, epochs=tuned_epochs, rate=0.01, clamp=clamp, teacher="before", everything=True)
     return replace(base, name="eeil", loss=distilled, uses_teacher=True, clamp=clamp, stages=stages)

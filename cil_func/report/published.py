@@ -1,7 +1,7 @@
 """The published numbers that a run can be compared with, and the protocols that they belong to (published.toml)."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,14 +38,20 @@ def protocol_of(results: Results) -> str | None:
     results: the content of results.json. Data, class order, phases, backbone and number of exemplars have to be those
     of the protocol; a method without a memory needs no exemplars. The training's recipe may differ.
     """
-    config = results.get("config") or {}
+    with_memory = any(row.get("memory_size") for row in results["phases"])
+    return protocol(results.get("config") or {}, phase_sizes(results), with_memory=with_memory)
+
+
+def protocol(config: Mapping[str, Any], sizes: Sequence[int], *, with_memory: bool) -> str | None:
+    """Returns the name of the published protocol of a configuration; None if it follows none. See `protocol_of`.
+
+    config: {table: {key: value}}. sizes: how many classes each phase brings. with_memory: whether exemplars are kept.
+    """
     for key, value in _COMMON.items():
         table, _, name = key.partition(".")
-        no_memory = table == "memory" and not any(row.get("memory_size") for row in results["phases"])
-        if not no_memory and (config.get(table) or {}).get(name) != value:
+        if (with_memory or table != "memory") and (config.get(table) or {}).get(name) != value:
             return None
-    sizes = phase_sizes(results)
-    return next((name for name, published in _content()["protocols"].items() if published == sizes), None)
+    return next((name for name, published in _content()["protocols"].items() if published == list(sizes)), None)
 
 
 def rows(protocol: str) -> list[Published]:

@@ -3,6 +3,7 @@
 sweep.py, sweep_plan.py, sweep_jobs.py, sweep_table.py  the command sweep; see sweeps.md
 search.py, search_space.py, search_study.py, search_table.py  sweep --search: values chosen by validation images
 diff.py          the command diff; see diff.md
+methods.py, records.py  the command methods; see methods.md
 differences.py   which keys differ between two configurations, and what that is known to be worth
 worth.toml       what is known, each with its source
 """

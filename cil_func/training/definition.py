@@ -5,10 +5,11 @@ from typing import Literal, Protocol
 
 import torch
 
+from cil_func import memory
 from cil_func.data.augmentation.augment import Augment
 from cil_func.data.images import Images
 from cil_func.data.scenario import Phase, Scenario
-from cil_func.memory import Budget
+from cil_func.memory import Budget, Memory
 from cil_func.methods.base import Method
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import Classes, classes_of
@@ -16,6 +17,7 @@ from cil_func.parallel.processes import Processes
 from cil_func.training.inference import Forward
 from cil_func.training.preprocess import Preprocess
 from cil_func.training.recipe import Recipe
+from cil_func.tree import Tree
 
 
 class RecipeOf(Protocol):
@@ -90,3 +92,12 @@ class Experiment:
         It also says in which phase each class arrives. device: where its tensors are made.
         """
         return classes_of(self.sizes(self.scenario.phases[-1]), phase.index, device=device)
+
+    def bytes_kept(self, phase: Phase, params: Tree, exemplars: Memory, extra: Tree) -> dict[str, int]:
+        """Returns `memory.in_bytes` after a phase; a method that trains on all images of all classes seen keeps them.
+
+        params: the model's. exemplars: of all classes seen. extra: what the method remembers.
+        """
+        seen = self.scenario.phases[: phase.index + 1]
+        images = sum(len(each.train_rows) for each in seen) if self.method.rows == "all" else memory.size(exemplars)
+        return memory.in_bytes(images, self.train_images.shape, params=params, extra=extra)

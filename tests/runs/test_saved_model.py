@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cil_func import config, model
+from cil_func import config, model, tree
+from cil_func.config import effects
 from cil_func.data import sources
 from cil_func.data.images import Resident
 from cil_func.networks.network import Model
@@ -71,11 +72,18 @@ def accuracy_by_name(saved, images, names):
 
 @pytest.mark.parametrize(("method", "backbone", "precision"), CASES)
 def test_the_saved_model_has_the_last_accuracy(few_digits, tmp_path, method, backbone, precision):
-    overrides = (f"method.name={method}", f"model.backbone={backbone}", f"run.precision={precision}")
+    stages = [f"optim.{name}.epochs=2" for name in effects.STAGES.get(method, ())]
+    overrides = (f"method.name={method}", f"model.backbone={backbone}", f"run.precision={precision}", *stages)
     results = train(tmp_path, *overrides)
     saved = checkpoints.load_model(tmp_path)
     names = [few_digits.class_names[target] for target in few_digits.test_targets]
     assert accuracy_by_name(saved, few_digits.test_images, names) == results["last_accuracy"]
+    counted = results["phases"][-1]["memory_bytes"]
+    assert counted["model"] == 4 * sum(leaf.numel() for leaf in tree.leaves(saved.params))
+    assert counted["remembered"] == 4 * sum(leaf.numel() for leaf in tree.leaves(saved.extra))
+    images = 120 if method == "joint" else results["phases"][-1]["memory_size"]
+    assert counted["exemplars"] == images * 8 * 8 * 3
+    assert counted["total"] == counted["model"] + counted["remembered"] + counted["exemplars"]
     by_logits = saved._replace(description=saved.description | {"predict": "logits"})
     differs = accuracy_by_name(by_logits, few_digits.test_images, names) != results["last_accuracy"]
     assert differs is method.startswith("icarl")
