@@ -1,7 +1,7 @@
 """A classifier learns new classes after its training: what that costs and loses. `python -m benchmarks.months_later`.
 
 By the commands that people use, each in a process of its own: a run on the first classes; two times --extend by some
-more (`train.py`); what the old classes lost by each (`compare`); the accuracy of `predict` on images that no run ever had;
+more (`train.py`); what the old classes lost by each (`compare`); the accuracy of `predict` on images that no run had;
 what `calibrate` and `predict --reject` do before and after, with the classes that are not yet learned as unknown ones.
 
     python -m benchmarks.months_later                                    digits: 6 classes, then 2, then 2
@@ -146,7 +146,7 @@ def train(folder: Path, number: int, parts: list[Path], options: argparse.Namesp
 
 
 def after(run: Path, parts: list[Path], number: int) -> dict[str, float]:
-    """Returns what predict and calibrate say about a run of the parts up to `number`. Later parts are unknown classes."""
+    """Returns what predict and calibrate say about a run of the parts up to `number`; later parts are unknown."""
     figures: dict[str, float] = {}
     for flags, which in (((), "unseen"), (("--flips",), "unseen_flips")):
         unseen = [part / "unseen" for part in parts[: number + 1]]
@@ -213,7 +213,7 @@ def _odd(rows, count: int):
 
 
 def compared(old: Path, new: Path) -> dict[str, float]:
-    """Returns what `compare` says of the kept classes: accuracies before and after, flips, how many went to new ones."""
+    """Returns what `compare` says of the kept classes: accuracies, flips, and how many went to new classes."""
     kept = json.loads(command("-m", "cil_func", "compare", old, new, "--json", expected=(0, 1)))["kept"]
     names = ("before", "after", "negative_flips", "positive_flips", "lost_to_new", "images")
     return {f"{new.name}_kept_{name}": kept[name] for name in names}
