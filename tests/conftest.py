@@ -10,8 +10,10 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = (  # files of minutes, the longest first
-    "test_processes.py", "training/test_runners.py", "test_runs.py", "test_resume.py", "test_reliability.py",
-    "test_gpu.py", "test_scaling.py", "test_timm_runs.py", "benchmarks/test_compile.py", "test_stopping.py",
+    "test_processes.py", "tutorial/test_chapters.py", "training/test_runners.py", "test_runs.py", "test_resume.py",
+    "test_saved_model.py", "test_checkpoints.py", "test_mistakes.py", "test_new_methods.py", "test_reliability.py",
+    "test_gpu.py", "test_suite.py", "test_scaling.py", "test_timm_runs.py", "benchmarks/test_compile.py",
+    "test_sweep.py", "test_stopping.py", "test_experiment.py", "test_profiling.py",
 )  # fmt: skip
 
 
@@ -23,6 +25,26 @@ def pytest_collection_modifyitems(items):
         return next((number for number, name in enumerate(LONG) if path.endswith(name)), len(LONG))
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """Networks of one block a stage, for all tests of a file: a third of the work, where the depth says nothing more."""
+    import tiny  # imported late: it imports torch, which some files do without
+
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """No report at the end of a run, whose figures take longer than a small run, for all tests of a file."""
+    from cil_func.runs import report_files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_files, "write_report", lambda directory, warn: [])
+        yield
 
 
 @pytest.fixture(autouse=True)

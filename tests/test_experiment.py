@@ -159,6 +159,7 @@ def test_a_state_that_is_not_finite_is_named(value):
 
 def test_an_epoch_never_waits_for_the_device(monkeypatch):
     """On "meta", tensors have no values: reading one raises. The first to do so looks back on the whole epoch."""
+    tiny.shallow(monkeypatch)
     there, settings = torch.device("meta"), {"auto_augment": "rand-m9-mstd0.5-inc1", "crop_padding": 1, "flip": True}
     monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", 5 * 32 * 64)  # chunks of 5 steps
     made = build("wa", "optim.batch_size=32")

@@ -20,6 +20,7 @@ from cil_func.parallel.processes import Processes
 from cil_func.runs import lock, setup
 
 ROOT = Path(train.__file__).parent
+pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
 QUICK = tiny.flags("optim.epochs=1", "data.increment=5", "optim.batch_size=30")
 
 
@@ -207,7 +208,7 @@ def test_dry_run_counts_and_trains_nothing(tmp_path, capsys, monkeypatch):
     assert [row[4] for row in phases] == [0, 20, 16]  # 4 x 5 and 8 x 2 exemplars
     assert sum(row[3] - row[4] for row in phases) == 1437  # four fifths of 1,797
     assert all(row[6] == 2 * -(-row[3] // 32) for row in phases)
-    parameters = sum(leaf.numel() for leaf in reference.ResNet(20, 10).parameters())
+    parameters = sum(leaf.numel() for leaf in reference.ResNet(8, 10).parameters())
     assert f"parameters: {parameters:,} " in printed
 
 

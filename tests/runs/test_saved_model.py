@@ -15,6 +15,7 @@ from cil_func.networks.network import Model
 from cil_func.runs import checkpoints, report_files, run, saved_model, setup
 from cil_func.training.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("shallow")
 CASES = [  # method, backbone, precision
     ("wa", "resnet20", "float32"),
     ("icarl", "resnet20", "float32"),
@@ -59,6 +60,7 @@ def few_digits(monkeypatch):
 def train(directory, *overrides):
     """A finished run of 3 phases; its results."""
     settings = ("data.increment=4", "optim.epochs=2", "optim.batch_size=24", "memory.size=20", "run.device=cpu")
+    settings += ("optim.bias.epochs=2", "optim.balance.epochs=2")
     assert run.run(config.load("digits", [*settings, *overrides]), directory) == 0
     return json.loads((directory / "results.json").read_text())
 
