@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module")
 def shallow():
-    """Networks of one block a stage, for all tests of a file: a third of the work, where the depth says nothing more."""
+    """Networks of one block a stage, for all tests of a file: a third of the work, where depth says nothing."""
     import tiny  # imported late: it imports torch, which some files do without
 
     with pytest.MonkeyPatch.context() as patch:
