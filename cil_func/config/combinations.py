@@ -35,16 +35,15 @@ def of_config(config: "Config") -> Iterator[str]:
     if config.method.name == "icarl" and not (memory.size or memory.fixed_per_class):
         given = 'memory.size: 0 with method.name = "icarl", which predicts by exemplars'
         yield f"{given}; an integer >= 1, or memory.fixed_per_class >= 1"
-    backbone = config.model.backbone
-    mistakes = list(of_optim(config.optim, "optim", backbone))
-    yield from mistakes or of_optim(config.optim_of_phase(0), "optim.first_phase", backbone)
+    mistakes = list(of_optim(config.optim, "optim"))
+    yield from mistakes or of_optim(config.optim_of_phase(0), "optim.first_phase")
 
 
-def of_optim(optim: "PhaseOptim", table: str, backbone: str) -> Iterator[str]:
+def of_optim(optim: "PhaseOptim", table: str) -> Iterator[str]:
     """Yields one message for each combination of values that is not allowed in the [optim] of one stage or phase.
 
     optim: the values, merged from all tables that they come from. table: the table that messages name, where a person
-    repairs it, like "optim.first_phase". backbone: model.backbone.
+    repairs it, like "optim.first_phase".
     """
     epochs, norm_batch = optim.epochs, optim.norm_batch
     if optim.schedule == "milestones" and not (optim.milestones and optim.milestones[-1] < epochs):
@@ -56,9 +55,6 @@ def of_optim(optim: "PhaseOptim", table: str, backbone: str) -> Iterator[str]:
     given = f"{table}.norm_batch: {shown(norm_batch)} with batch_size = {shown(optim.batch_size)}"
     if norm_batch > optim.batch_size:
         yield f"{given}; 0 (the whole batch), or an integer in 2..batch_size"
-    elif backbone.startswith("timm:") and norm_batch not in (0, optim.batch_size):
-        whole = f"model.backbone = {shown(backbone)}: groups are for the resnets without timm"
-        yield f"{given} and {whole}; 0 or batch_size"
     elif norm_batch and optim.accumulate > 1 and optim.batch_size % norm_batch:
         given = f"{shown(optim.batch_size)} with norm_batch = {shown(norm_batch)}"
         yield f"{table}.batch_size: {given} and accumulate = {shown(optim.accumulate)}; a multiple of norm_batch"

@@ -299,7 +299,7 @@ class Config(Table):
         except ValidationError as failure:  # of the defaults, which a method of the user's own may have given
             mistakes = messages.mistakes_in(merged, failure, messages.hints_of(PhaseOptim))
             raise ConfigError(f"optim.{stage or 'first_phase'}.{mistakes[0]}") from None
-        mistakes = list(combinations.of_optim(optim, f"optim.{stage}", self.model.backbone)) if stage else []
+        mistakes = list(combinations.of_optim(optim, f"optim.{stage}")) if stage else []
         if mistakes:
             raise messages.first_of(mistakes)
         return optim

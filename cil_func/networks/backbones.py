@@ -54,12 +54,13 @@ class Backbone:
     init, feature_dim, draws: see their types.
     apply(params, state, images, *, train[, norm_batch, valid, drop, taps, final_relu])
         -> (features (B, D), aux, new state). images: (B, 3, H, W) float. aux: what the taps return, {} without taps.
-        It is given an optional argument only where that is not the default: norm_batch where `groups` is true, valid
-        where `pads()` is true, drop where `draws` can be true, taps and final_relu where `has_maps` is true. What they
-        are: `cil_func.model.apply`, `networks.resnet.apply`.
+        It is given an optional argument only where that is not the default: norm_batch where `groups` or `shares()` is
+        true, valid where `pads()` is true, drop where `draws` can be true, taps and final_relu where `has_maps` is
+        true. What they are: `cil_func.model.apply`, `networks.resnet.apply`.
     pads() -> whether a batch may hold padding, which `valid` marks.
     drops() -> whether it is a timm model with rates of dropout of its own, which are not used.
     groups: whether groups of norm_batch images can share batch norm's statistics, instead of the whole batch.
+    shares() -> the same, of a backbone that has to be looked at first: `groups` is false, and images share statistics.
     has_maps: whether it can give its feature maps to taps.
     freezes: whether `apply` takes `frozen`, the paths of frozen parts, whose batch norms use their running statistics
     in train mode too. It is given only in train mode and if there are any.
@@ -74,6 +75,7 @@ class Backbone:
     draws: Draws = lambda image_size, drop=OFF: False
     drops: Answer = lambda: False
     groups: bool = False
+    shares: Answer = lambda: False
     has_maps: bool = False
     freezes: bool = False
     saved_names: SavedNames = lambda image_size: None
@@ -92,6 +94,7 @@ def backbone(name: str) -> Backbone:
             apply=partial(timm_models.apply, name=inner),
             feature_dim=partial(timm_models.feature_dim, inner),
             pads=partial(timm_models.pads, inner),
+            shares=lambda: timm_skeleton.facts(inner).groups,
             draws=partial(timm_draws.draws, inner),
             drops=lambda: timm_skeleton.facts(inner).drops,
             freezes=True,

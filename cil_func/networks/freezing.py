@@ -78,7 +78,7 @@ def freeze(net: "Backbone", parts: tuple[str, ...]) -> "Backbone":
     def apply(params, state, images, *, train, norm_batch=0, valid=None, drop=None, **more: Any):
         return net.apply(params, state, images, train=False, **more)
 
-    return replace(net, apply=apply, pads=lambda: True)
+    return replace(net, apply=apply, pads=lambda: True, shares=lambda: False)
 
 
 def _bound(apply: Callable[..., Any], parts: tuple[str, ...]) -> Callable[..., Any]:

@@ -1,8 +1,7 @@
 """Any timm model as a backbone: its parameters and buffers become explicit trees.
 
 The module itself is a skeleton (`timm_skeleton`), kept for its forward; `torch.func.functional_call` gives it our
-tensors. Weights start from timm's own initialisation, drawn from the key; nothing is downloaded. Batch norm is timm's,
-over the whole batch (`norm_batch` is refused by the configuration).
+tensors. Weights start from timm's own initialisation, drawn from the key; nothing is downloaded.
 """
 
 import threading
@@ -12,7 +11,7 @@ import torch
 
 from cil_func import rng, tree
 from cil_func.networks import timm_draws, timm_skeleton
-from cil_func.networks.timm_skeleton import OFF, Drop, Size
+from cil_func.networks.timm_skeleton import OFF, Drop, Norms, Size
 
 _init_lock = threading.Lock()
 
@@ -45,6 +44,7 @@ def apply(
     name: str,
     train: bool,
     drop: Drop = OFF,
+    norm_batch: int = 0,
     valid: torch.Tensor | None = None,
     frozen: tuple[str, ...] = (),
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
@@ -52,37 +52,44 @@ def apply(
 
     params, state: from `init` with that `name`. Images in bfloat16 or float16 are computed under autocast where the
     parameters have another dtype. train: batch norm uses the batch and moves the state. drop: rates of dropping in
-    train mode; where one isn't 0, it draws from torch's global generator. valid: ignored; in a model that takes
-    padding, images don't influence each other. frozen: the paths of modules that are in eval mode whatever `train` is.
+    train mode; where one isn't 0, it draws from torch's global generator. norm_batch, valid: of batch norm in train
+    mode, see `layers.batch_norm`; without either it is timm's own, over the whole batch. They are ignored by a model
+    without batch norm. frozen: the paths of modules that are in eval mode whatever `train` is.
     Works as the first use of the model too under torch.func, torch.compile(fullgraph=True) and torch.export, and in
     several threads at once. Raises ValueError for images of another size than the parameters were made for.
     """
     weights = tree.to_paths(params)
     # timm's batch norm writes into its buffers; the copies keep our argument as it was.
     buffers = {path: leaf.clone() for path, leaf in tree.to_paths(state).items()}
+    norms = Norms(norm_batch, valid is not None) if train and (norm_batch or valid is not None) else None
     lower = images.dtype in (torch.bfloat16, torch.float16) and images.dtype != next(iter(weights.values())).dtype
     with torch.autocast(images.device.type, dtype=images.dtype, enabled=lower) if lower else nullcontext():
         if torch.compiler.is_dynamo_compiling():
             from cil_func.networks import timm_traced
 
-            module = timm_traced.skeleton(name, images, train=train, drop=drop, frozen=frozen)
-            features = _call(module, weights, buffers, images)
+            module = timm_traced.skeleton(name, images, train=train, drop=drop, frozen=frozen, norms=norms)
+            features = _call(module, weights, buffers, images, valid)
         else:
             image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
-            with timm_skeleton.borrow(name, image_size, train=train, drop=drop, frozen=frozen) as module:
-                features = _call(module, weights, buffers, images)
+            with timm_skeleton.borrow(name, image_size, train=train, drop=drop, frozen=frozen, norms=norms) as module:
+                features = _call(module, weights, buffers, images, valid)
     wide = torch.promote_types(features.dtype, torch.float32)
     return features.to(wide), {}, tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})
 
 
-def _call(module: torch.nn.Module, weights: dict, buffers: dict, images: torch.Tensor) -> torch.Tensor:
+def _call(
+    module: torch.nn.Module, weights: dict, buffers: dict, images: torch.Tensor, valid: torch.Tensor | None
+) -> torch.Tensor:
     for path, leaf in module.named_parameters():
         if leaf.shape != weights[path].shape:
             raise ValueError(
                 f"apply: images of {images.shape[2]}x{images.shape[3]} pixels need {path} {tuple(leaf.shape)}, and it "
                 f"is {tuple(weights[path].shape)}: the parameters were made for another size; bring the images to it"
             )
-    return torch.func.functional_call(module, (weights, buffers), (images,))
+    from cil_func.networks import timm_norms  # late: it imports timm
+
+    # What the copy holds after the call is not read: batch norm changes the tensors in `buffers` in place.
+    return torch.func.functional_call(module, (weights, timm_norms.with_valid(module, buffers, valid)), (images,))
 
 
 def feature_dim(name: str) -> int:
@@ -91,5 +98,6 @@ def feature_dim(name: str) -> int:
 
 
 def pads(name: str) -> bool:
-    """Whether a batch may be filled up with padding: without batch norm, an image doesn't change another's features."""
-    return not timm_skeleton.facts(name).batch_norm
+    """Whether a batch may be filled up with padding: of a model without batch norm, or with one that leaves it out."""
+    facts = timm_skeleton.facts(name)
+    return facts.groups or not facts.batch_norm

@@ -36,31 +36,47 @@ class Drop(NamedTuple):
 OFF = Drop()
 
 
+class Norms(NamedTuple):
+    """How batch norm works in train mode: over groups of norm_batch images (0: all), maybe with padding among them."""
+
+    norm_batch: int
+    padded: bool
+
+
 class Facts(NamedTuple):
     """Facts about a timm model.
 
     feature_dim: the width D of the pooled features. batch_norm: whether it has batch norm, by which images of a batch
-    share statistics. drops: whether timm's own rates of dropping, which `create` sets to 0, are not all 0 already.
+    share statistics. groups: whether these can be groups of images, and a batch hold padding. drops: whether timm's own
+    rates of dropping, which `create` sets to 0, are not all 0 already.
     """
 
     feature_dim: int
     batch_norm: bool
+    groups: bool
     drops: bool
 
 
 @contextmanager
 def borrow(
-    name: str, image_size: Size | None, *, train: bool, drop: Drop = OFF, frozen: tuple[str, ...] = ()
+    name: str,
+    image_size: Size | None,
+    *,
+    train: bool,
+    drop: Drop = OFF,
+    frozen: tuple[str, ...] = (),
+    norms: Norms | None = None,
 ) -> Iterator[torch.nn.Module]:
     """Returns a context manager that yields a skeleton which no other call uses meanwhile.
 
     The skeleton is reused afterwards. functional_call writes into it, so two calls must not share one.
     name: of the timm model. image_size: (H, W) of the images if `takes_size(name)`, else None. train: whether the
     skeleton is in train mode. drop: its rates of dropping. frozen: paths of modules that are in eval mode all the same;
-    those of single tensors are ignored. Raises ConfigError if timm has no such model or if it
-    doesn't take a rate that isn't 0.
+    those of single tensors are ignored. norms: how batch norm works in train mode, if that can be set; None: as
+    timm's does.
+    Raises ConfigError if timm has no such model or if it doesn't take a rate that isn't 0.
     """
-    key = (name, image_size, train, drop, frozen)
+    key = (name, image_size, train, drop, frozen, norms)
     try:
         module = _free[key].pop()  # pop and append of a list are atomic
     except IndexError:
@@ -72,10 +88,15 @@ def borrow(
 
 
 def new(
-    name: str, image_size: Size | None, train: bool, drop: Drop = OFF, frozen: tuple[str, ...] = ()
+    name: str,
+    image_size: Size | None,
+    train: bool,
+    drop: Drop = OFF,
+    frozen: tuple[str, ...] = (),
+    norms: Norms | None = None,
 ) -> torch.nn.Module:
     """Returns a skeleton that is never used by another call. The arguments are those of `borrow`."""
-    return elsewhere(copy, name, image_size, train, drop, frozen)
+    return elsewhere(copy, name, image_size, train, drop, frozen, norms)
 
 
 def takes_size(name: str) -> bool:
@@ -90,10 +111,13 @@ def takes_size(name: str) -> bool:
 
 def facts(name: str) -> Facts:
     """Returns what a run has to know about a model before training. Raises ConfigError for an unknown name."""
+    from cil_func.networks import timm_norms  # late: it imports timm
+
     module = elsewhere(_prototype, name, None, OFF)
     return Facts(
         getattr(module, "head_hidden_size", None) or module.num_features,
         any(isinstance(part, _BatchNorm) or hasattr(part, "running_var") for part in module.modules()),
+        timm_norms.can_group(module),
         hasattr(module, "switched_off"),
     )
 
@@ -200,7 +224,12 @@ def _prototype(name: str, image_size: Size | None, drop: Drop) -> torch.nn.Modul
 
 
 def copy(
-    name: str, image_size: Size | None, train: bool, drop: Drop, frozen: tuple[str, ...] = ()
+    name: str,
+    image_size: Size | None,
+    train: bool,
+    drop: Drop,
+    frozen: tuple[str, ...] = (),
+    norms: Norms | None = None,
 ) -> torch.nn.Module:
     """As `new`, but in the caller's thread."""
     module = deepcopy(_prototype(name, image_size, drop)).train(train)
@@ -208,4 +237,9 @@ def copy(
     for path in frozen:
         if path in modules:
             modules[path].eval()
+    if norms:
+        from cil_func.networks import timm_norms  # late: it imports timm
+
+        if timm_norms.can_group(module):
+            timm_norms.install(module, norms.norm_batch, padded=norms.padded)
     return module

@@ -10,6 +10,15 @@ from cil_func.runs.setup import Setup
 from cil_func.training.preprocess import DTYPES
 
 
+def rows(setup: Setup) -> int:
+    """Returns how many rows of a batch this process computes at a time, the padding of its last norm group included."""
+    recipe = setup.experiment.recipe(1, "")
+    split = {"batch_size": recipe.batch_size, "norm_batch": recipe.norm_batch}
+    own = math.ceil(batch_split.rows_per_process(setup.processes.size, **split) / setup.config.optim.accumulate)
+    groups = recipe.norm_batch or own
+    return math.ceil(own / groups) * groups
+
+
 def activation_bytes(setup: Setup) -> int:
     """Returns how many bytes the backward pass of a batch keeps on this process, if the step runs eagerly.
 
@@ -20,13 +29,8 @@ def activation_bytes(setup: Setup) -> int:
     # timm's models run by autocast, which the meta device lacks: there their parameters have the low precision
     dtype = dtype if network.backbone.groups else compute_dtype
     params, state = tree.cast(tuple(network.init(0, experiment.num_classes)), dtype=dtype, device="meta")
-    recipe = experiment.recipe(1, "")
-    split = {"batch_size": recipe.batch_size, "norm_batch": recipe.norm_batch}
     norm_batch = setup.config.optim.norm_batch
-    rows = batch_split.rows_per_process(experiment.processes.size, **split)
-    groups = split["norm_batch"] or split["batch_size"]
-    count = math.ceil(rows / groups) * groups  # the step fills the last group up
-    shape = (count, 3, *experiment.train_images.shape)
+    shape = (rows(setup), 3, *experiment.train_images.shape)
     images = torch.empty(shape, dtype=compute_dtype, device="meta")
     held: dict[int, torch.Tensor] = {}
 

@@ -39,7 +39,7 @@ def run_start(setup: Setup) -> dict:
 def check(setup: Setup) -> None:
     """Raises DataError if a phase would train on a single image and the backbone has batch norm, which needs two."""
     experiment = setup.experiment
-    if experiment.network.backbone.pads():
+    if experiment.network.backbone.pads() and not experiment.network.backbone.shares():
         return
     for phase, count in enumerate(counting.train_images(experiment)):
         if count < 2 and phase >= setup.first_phase:
@@ -199,7 +199,7 @@ def _sizes(setup: Setup) -> list[str]:
     lines = [
         f"parameters: {last:,} (backbone {tree.size(params['backbone']):,}), statistics: {tree.size(state):,}",
         f"memory: images {_mb(images)}; {', '.join(held)} {_mb(number * sum(held.values()))}; "
-        f"activations of a batch about {_mb(activations.activation_bytes(setup))}",
+        f"activations about {_mb(activations.activation_bytes(setup))} for {activations.rows(setup)} images a device",
     ]
     if experiment.method.uses_memory:
         kept = counting.exemplars(experiment, len(experiment.scenario.phases))

@@ -88,7 +88,8 @@ class RecipeMaker:
     @property
     def _alone(self) -> bool:
         """Whether images share no statistics, as without batch norm, so that each is a norm group of its own."""
-        return not self.network.backbone.groups and self.network.backbone.pads()
+        net = self.network.backbone
+        return not (net.groups or net.shares()) and net.pads()
 
     @property
     def _padded(self) -> bool:
@@ -116,7 +117,12 @@ class RecipeMaker:
         "optim.first_phase" or "optim.NAME". Raises ConfigError for what several processes can't share.
         """
         sizes = self._sizes(numbers)
-        pads = self.network.backbone.pads()
+        pads, name = self.network.backbone.pads(), self.network.name
+        if self._alone and name.startswith("timm:") and numbers.norm_batch not in (0, numbers.batch_size):
+            raise ConfigError(
+                f"{table}.norm_batch: {numbers.norm_batch} with model.backbone = {name}, whose images share no "
+                "statistics; 0 fits"
+            )
         batch_split.refuse_single_group(self.processes.size, **sizes, pads=pads, table=table)
         if self.draws and self.processes.size > 1:
             raise ConfigError(
@@ -136,7 +142,7 @@ class RecipeMaker:
             **sizes,
             own=_own(self.processes, **sizes),
             padded_to=batch_split.rows_per_process(self.processes.size, **sizes) if self._padded else 0,
-            joins=not pads,
+            joins=not pads or (self.network.backbone.shares() and not self._padded),
             eval_every_epochs=numbers.eval_every_epochs,
             dtype=self.preprocess.mean.dtype,
         )

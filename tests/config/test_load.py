@@ -287,8 +287,6 @@ COMBINATIONS = [
     (["data.mean=[]"], "data.mean: [] with data.std = [0.2673, 0.2564, 0.2762]; give both or neither"),
     (["data.std=[]"], "data.std: [] with data.mean = [0.5071, 0.4865, 0.4409]; give both or neither"),
     (["optim.norm_batch=513"], "optim.norm_batch: 513 with batch_size = 512; 0 (the whole batch), or"),
-    (["model.backbone=timm:resnet18"],
-     'optim.norm_batch: 128 with batch_size = 512 and model.backbone = "timm:resnet18"'),
     (["optim.warmup_epochs=170"], "optim.warmup_epochs: 170 with epochs = 170; an integer below epochs"),
     (["optim.schedule=milestones"], 'optim.milestones: [] with schedule = "milestones" and epochs = 170'),
     (["optim.schedule=milestones", "optim.milestones=[60, 170]"],
@@ -320,7 +318,7 @@ def test_values_that_do_not_go_together_are_refused(overrides, line):
         ["method.name=replay", "method.align=true"],  # a method ignores what it doesn't use
         ["data.name=image_folder", "data.path=x"],
         ["data.mean=[]", "data.std=[]"],
-        ["optim.norm_batch=512", "model.backbone=timm:resnet18"],
+        ["optim.norm_batch=128", "model.backbone=timm:resnet18"],
         ["optim.norm_batch=0", "model.backbone=timm:vit_tiny_patch16_224"],
         ["optim.milestones=[600]"],  # cosine ignores them
         ["optim.schedule=milestones", "optim.milestones=[1, 169]"],
@@ -594,17 +592,16 @@ def tables_of(draw):
     elif method.get("kd_weight", "dynamic") != "dynamic":
         method["kd_weight"] = draw(st.floats(0, 1))
     memory["size"] = memory.get("size", 0) + 1 if memory.get("size", 0) < 2**62 else 1
-    whole_batch = tables.get("model", {}).get("backbone", "").startswith("timm:")
-    optim = tables["optim"] = draw(an_optim(tables.get("optim", {}), whole_batch))
+    optim = tables["optim"] = draw(an_optim(tables.get("optim", {})))
     lone = {name: optim[name] for name in ("learning_rate", "momentum", "weight_decay") if name in optim}
-    parts = st.one_of(st.just({}), st.just(lone), an_optim(dict(optim), whole_batch))
+    parts = st.one_of(st.just({}), st.just(lone), an_optim(dict(optim)))
     stages = draw(st.dictionaries(st.sampled_from(["bias", "balance", "a2_b"]), parts))
     optim |= stages | {"first_phase": draw(parts)}
     return tables
 
 
 @st.composite
-def an_optim(draw, optim, whole_batch):
+def an_optim(draw, optim):
     """[optim] with epochs, milestones, warm-up and both batches drawn so that they fit each other."""
     epochs = draw(st.integers(2, 500))
     batch_size = 2 * draw(st.integers(1, 2048))
@@ -613,7 +610,7 @@ def an_optim(draw, optim, whole_batch):
     return lone | adam | {
         "epochs": epochs,
         "batch_size": batch_size,
-        "norm_batch": draw(st.sampled_from([0, batch_size] + ([] if whole_batch else [2]))),
+        "norm_batch": draw(st.sampled_from([0, batch_size, 2])),
         "milestones": sorted(draw(st.sets(st.integers(1, epochs - 1), min_size=1, max_size=5))),
         "warmup_epochs": draw(st.integers(0, epochs - 1)),
     }

@@ -5,15 +5,19 @@ from functools import partial
 
 import numpy as np
 import pytest
+import timm
 import timm_like
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+import cil_func
 import train
 from cil_func import experiment, methods, model, optim, tree
 from cil_func.config import load
 from cil_func.data.batches import Batch
 from cil_func.errors import ConfigError
+from cil_func.networks import timm_norms
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
@@ -65,7 +69,7 @@ def build(*overrides: str) -> setup.Setup:
 def test_the_plan_of_a_timm_model(name, precision, capsys):
     overrides = (f"model.backbone=timm:{name}", "data.image_size=16", f"run.precision={precision}")
     assert command(*overrides, flags=("--dry-run",)) == 0
-    assert "activations of a batch about" in capsys.readouterr().out
+    assert "activations about" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -268,19 +272,97 @@ def test_processes_share_a_batch_of_a_model_without_batch_norm(name):
     torch.testing.assert_close(sum(vectors), whole, rtol=1e-9, atol=1e-12)
 
 
-def shared(backbone: str, *, draws: bool = False) -> recipe.Recipe:
+def shared(backbone: str, *, draws: bool = False, norm_batch: int = 0) -> recipe.Recipe:
     """The recipe of the second of two processes."""
-    config = load("digits", [*SMALL, f"model.backbone={backbone}", "optim.batch_size=7"])
+    sizes = ("optim.batch_size=7", f"optim.norm_batch={norm_batch}")
+    config = load("digits", [*SMALL, f"model.backbone={backbone}", *sizes])
     half, two = torch.full((3,), 0.5), Processes(Launch(1, 2, 1, 2))
     network = Network(backbone, num_classes=10, num_phases=2)
     maker = recipe.RecipeMaker(network, Preprocess(half, half), torch.float32, two, draws=draws)
     return maker.make(methods.make("wa", methods.Options()).main, config.optim, optim.sgd(momentum=0.9))
 
 
-def test_which_timm_models_two_processes_share():
+def test_which_timm_models_two_processes_share(monkeypatch):
     own = shared("timm:test_vit")
     assert (own.own, own.padded_to, own.joins) == (slice(4, 7), 4, False)
-    with pytest.raises(ConfigError, match="this timm model takes its batch norm over the whole batch"):
+    own = shared("timm:test_resnet", norm_batch=2)  # groups of 2, 2, 2 and 1
+    assert (own.own, own.padded_to, own.joins) == (slice(4, 7), 4, False)
+    with pytest.raises(ConfigError, match="one norm group"):
         shared("timm:test_resnet")
+    with pytest.raises(ConfigError, match=r"optim\.norm_batch: 2 with .* share no statistics; 0 fits"):
+        shared("timm:test_vit", norm_batch=2)
+    monkeypatch.setattr(timm_norms, "can_group", lambda module: False)
+    with pytest.raises(ConfigError, match="this timm model takes its batch norm over the whole batch"):
+        shared("timm:test_resnet", norm_batch=2)
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="draws random numbers for each image"):
         shared("timm:test_vit", draws=True)
+
+
+# --- Pretrained weights
+
+
+def saved_like(tmp_path, name: str, **options):
+    torch.manual_seed(3)
+    module = timm.create_model(name, pretrained=False, **options)
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    return module, (f"model.backbone=timm:{name}", f"model.weights={tmp_path / 'weights.safetensors'}")
+
+
+def test_a_run_on_pretrained_weights_goes_on_and_is_extended_without_the_file(tmp_path, folder, capsys):
+    """Frozen, its weights are the module's to the end; images are prepared as timm says, at the size that is set."""
+    module, words = saved_like(tmp_path, "test_resnet")
+    words = (*folder(16, 16, 4, 4, 4, 4), *words, "data.image_size=16", 'model.freeze=["backbone"]', "method.name=ncm")
+    out = ("--out", str(tmp_path / "run"))
+    assert command(*words, flags=("--dry-run",)) == 0
+    plan = capsys.readouterr().out
+    assert "images of 16x16 pixels, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]" in plan
+    count = sum(leaf.numel() for leaf in module.parameters()) - sum(leaf.numel() for leaf in module.fc.parameters())
+    assert f"frozen: {count:,} of the backbone's {count:,} parameters" in plan
+    assert "warning: data.image_size = 16, and model.weights were trained on 160 pixels a side" in plan
+    assert command(*words, flags=out) == 0
+    assert command(*words, flags=out) == 0  # finished: what was not set has become the model's own, and is the same run
+    predictor = cil_func.load(tmp_path / "run")
+    params = tree.to_paths(predictor.params["backbone"]["timm:test_resnet"])
+    assert all(torch.equal(leaf, module.state_dict()[path]) for path, leaf in params.items())
+    (tmp_path / "weights.safetensors").unlink()
+    (tmp_path / "images").rename(tmp_path / "old")
+    new = folder(16, 16, 3, 3)[1]
+    for part in ("train", "test"):
+        for number in (0, 1):
+            (tmp_path / "images" / part / f"c{number}").rename(tmp_path / "images" / part / f"new{number}")
+    more = ["--set", f"data.path={new.partition('=')[2]}", "--out", str(tmp_path / "more")]
+    assert train.main(["--extend", str(tmp_path / "run"), *more]) == 3  # the tests of the old classes are gone
+    (tmp_path / "images").rename(tmp_path / "new")
+    (tmp_path / "old").rename(tmp_path / "images")
+    more[1] = f"data.path={tmp_path / 'new'}"
+    assert train.main(["--extend", str(tmp_path / "run"), *more]) == 0
+    extended = cil_func.load(tmp_path / "more")
+    assert len(extended.class_names) == 6
+    for path, leaf in tree.to_paths(extended.params["backbone"]["timm:test_resnet"]).items():
+        assert torch.equal(leaf, params[path])
+
+
+def test_what_is_wrong_with_weights_and_freeze_is_one_line_before_training(tmp_path, capsys):
+    _, words = saved_like(tmp_path, "test_resnet")
+    for more, status, says in (
+        (("model.weights=nowhere.pth",), 3, "model.weights: nowhere.pth: can't be read (No such file or directory)"),
+        (("model.backbone=timm:test_vit", "data.image_size=32"), 3, "does not fit timm:test_vit: "),
+        (('model.freeze=["backbone.conv9"]',), 2, 'model.freeze: "backbone.conv9" is no part of this model; there are '),
+        (('optim.rate_factors=[["blocks", 0.1]]',), 2, 'optim.rate_factors: "blocks" is no part of this model'),
+    ):  # fmt: skip
+        assert command(*words, "data.image_size=16", *more, flags=("--dry-run",)) == status
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert says in line
+
+
+def test_a_run_on_the_backbone_of_another_run_prepares_images_as_that_one(tmp_path, folder):
+    words = (*folder(8, 8, 3, 3, 3, 3), "method.name=finetune", "model.backbone=resnet20")
+    own = ("data.mean=[0.1, 0.2, 0.3]", "data.std=[0.4, 0.5, 0.6]")
+    assert command(*words, *own, flags=("--out", f"{tmp_path}/a")) == 0
+    words = (*words[:-2], "method.name=simplecil", "model.backbone=resnet20")
+    assert command(*words, f"model.weights={tmp_path}/a/model.safetensors", flags=("--out", f"{tmp_path}/b")) == 0
+    first, second = (cil_func.load(tmp_path / name) for name in "ab")
+    tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0), second.params["backbone"],
+             first.params["backbone"])  # fmt: skip
+    assert second.saved.description["preprocessing"]["mean"] == pytest.approx([0.1, 0.2, 0.3])
