@@ -26,7 +26,7 @@ def install(module: nn.Module, norm_batch: int, *, padded: bool) -> None:
     for part in module.modules():
         if type(part) in _GROUPED:
             part.__class__ = _GROUPED[type(part)]
-            part.norm_batch = norm_batch
+            vars(part)["norm_batch"] = norm_batch
             part.register_buffer("valid", torch.ones(1, device="meta") if padded else None, persistent=False)
 
 
@@ -69,6 +69,9 @@ class _Norm(_Grouped):
 
 
 class _NormAct(_Grouped):
+    drop: nn.Module
+    act: nn.Module
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.drop(self.normalise(x)))
 
