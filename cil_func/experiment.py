@@ -119,9 +119,7 @@ def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int
     return Model({**model.params, "classifier": imprinted}, model.state)
 
 
-def fit(
-    experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int
-) -> tuple[Model, tree.Tree]:
+def fit(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tuple[Model, tree.Tree]:
     """Returns (model, extra) after the method has computed the classifier's rows from the features of a phase's images.
 
     learned: the phase's trained model. extra: what the method remembers. Without `Extra.fit` both come back as they
