@@ -3,7 +3,8 @@
 #
 # The plainest remedy against forgetting is to keep some images of the old classes and to train on them again, together
 # with the new ones. The images that are kept are *exemplars*, the place where they are is the *memory* or *replay
-# buffer*, and training on them is *rehearsal* or *replay*. Two questions arise: how many of each class, and which?
+# buffer*, and training on them is *rehearsal* or *replay*. Three questions arise: how many of each class, which, and
+# chosen by what.
 #
 # ## How many: the quota
 #
@@ -98,17 +99,19 @@ show(
 #
 # ## Which: herding
 #
-# Random exemplars are a fair sample. Herding (in CIL since iCaRL, [Rebuffi et al. 2017](https://arxiv.org/abs/1611.07725),
-# algorithm 4) wants more: the mean of the chosen should be near the mean of *all* images of the class, in the space of
-# features. It is greedy. Having chosen p_1 ... p_(k-1), it takes
+# Random exemplars are a fair sample. *Herding* wants more: the mean of the chosen should be near the mean of *all* images
+# of the class, in the space of features. It came into CIL with the method iCaRL, of which chapter 5 has the rest
+# ([Rebuffi et al. 2017](https://arxiv.org/abs/1611.07725), algorithm 4). It is greedy: it takes one image after the other
+# and never gives one back. Having chosen p_1 ... p_(k-1), it takes
 #
 #     p_k = argmin over i not chosen of || mu - (f_i + sum over j < k of f_(p_j)) / k ||      mu: mean of all f
 #
-# In two dimensions one can watch it. The points lie on an arc, so that no point is near the mean. (`normalize=False`,
-# since the picture is of the points themselves. In a run features are made length 1 first.)
+# In two dimensions one can watch it. A point stands for the features of an image. The points lie on an arc, so that none
+# is near the mean. (`normalize=False`, since the picture is of the points themselves. In a run features are made length
+# 1 first.)
 
 # %%
-generator = torch.Generator().manual_seed(3)
+generator = torch.Generator().manual_seed(13)
 angle = 3.9 * torch.rand(60, generator=generator) - 0.4
 radius = 1 + 0.12 * torch.randn(60, generator=generator)
 cloud = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
@@ -119,8 +122,8 @@ orders = {
 show(
     exemplars.herding(cloud, orders),
     "herding",
-    "Six of 60 points, numbered in the order of choice, and the way of their mean. Herding goes from side to side, so "
-    "that its mean closes in on the mean of all; the mean of a random choice wanders.",
+    "Six of 60 points, numbered in the order of choice, and the way of their mean to the mean of all (star). Herding goes "
+    "from side to side, so that its mean closes in. Right: how far the mean of the first 1, 2, ... is from the star.",
 )
 
 # %% [markdown]
@@ -174,19 +177,21 @@ show(
 #
 # ### The cost
 #
-# In step k herding looks at the n - k + 1 rows that are not chosen yet. To choose m of n it looks at
+# In step k herding computes one distance for each of the n - k + 1 rows that are not chosen yet. To choose m of n it
+# computes
 #
 #     sum over k = 1 ... m of (n - k + 1)  =  n m - m (m - 1) / 2  =  O(n m)
 #
-# rows, each in time O(D). All subsets are C(n, m). For a class of CIFAR-100, n = 500 and m = 20:
+# distances, each in time O(D) for features of D numbers. To look for the best subset is to compute one for each of the
+# C(n, m) subsets. For a class of CIFAR-100, n = 500 and m = 20:
 
 # %%
 import math
 
 n, m = 500, 20
-looked_at = sum(n - k + 1 for k in range(1, m + 1))
-assert looked_at == n * m - m * (m - 1) // 2
-print(f"herding looks at {looked_at:,} rows; there are {math.comb(n, m):.1e} subsets")
+distances = sum(n - k + 1 for k in range(1, m + 1))
+assert distances == n * m - m * (m - 1) // 2
+print(f"herding computes {distances:,} distances; there are {math.comb(n, m):.1e} subsets")
 
 # %% [markdown]
 # | idea | function | test |
@@ -195,23 +200,64 @@ print(f"herding looks at {looked_at:,} rows; there are {math.comb(n, m):.1e} sub
 # | every beginning is a choice | `herding.herd` | `tests/test_herding.py::test_a_short_choice_is_the_start_of_a_long_one_without_replacement` |
 # | choosing exemplars | `memory.choose` | `tests/test_memory.py::test_herding_is_herd` |
 #
-# ## Is it worth it?
+# ## By what: un-augmented images, eval mode
 #
-# The mean is what herding cares for, and the prediction by the nearest mean (chapter 1) depends on nothing else. So
-# there it should help. We take features of a network that has seen all digits, and means of 1, 2, 5, ... exemplars,
-# chosen by herding, and at random from ten keys.
+# Training sees an image *augmented*: cropped and mirrored at random. And batch norm in training mode normalises it by the
+# other images of its batch. Selection does neither. When the training of a phase has ended and the classifier is aligned
+# (chapter 5), exemplars are chosen by the features that the finished model gives to **un-augmented images in eval mode**.
+# There are three reasons:
+#
+# - An augmented image is another draw each time. The choice would follow the draw, not the image that is kept. If several
+#   processes choose, each by draws of its own, they keep different images: a fault that published code has had
+#   ([DyTox issue 5](https://github.com/arthurdouillard/dytox/issues/5)).
+# - In training mode the features of an image depend on its neighbours in the batch. In eval mode batch norm uses its
+#   running statistics and dropout is off, so an image has one feature vector, in any batch.
+# - Test images are un-augmented and seen in eval mode too. The prediction by the nearest mean (chapter 1) compares their
+#   features with the mean of the exemplars' features, so both have to be made in the same way.
+#
+# What is kept is the un-augmented image. It is augmented anew each time that it is rehearsed. In the package,
+# `training.phase.choose` does this. How much the first reason matters: herding takes 5 images of each digit, by the images
+# as they are, and by the same images moved by up to one pixel, each in a direction of its own.
 
 # %%
 everything = small.fit(small.init(1, 10), cross_entropy, data.train, data.train_labels, epochs=5)
 features, tested = small.features(everything, data.train), small.features(everything, data.test)
 
 
+def moved(images, key):
+    """Returns images (N, 64), each moved by -1, 0 or 1 pixels in both directions."""
+    shifts = torch.randint(-1, 2, (len(images), 2), generator=torch.Generator().manual_seed(key)).tolist()
+    shifted = [image.reshape(8, 8).roll(by, (0, 1)) for image, by in zip(images, shifts, strict=True)]
+    return torch.stack(shifted).flatten(1)
+
+
+by_class = [(data.train_labels == label).nonzero()[:, 0] for label in range(10)]
+plain, first, second = (
+    [rows[herding.herd(given[rows], 5)] for rows in by_class]
+    for given in (features, *(small.features(everything, moved(data.train, key)) for key in (0, 1)))
+)
+for name, one, other in (("un-augmented and augmented", plain, first), ("two draws, both augmented", first, second)):
+    same = sum(len(set(a.tolist()) & set(b.tolist())) for a, b in zip(one, other, strict=True))
+    print(f"{name}: {same} of 50 exemplars are the same")
+for name, chosen in (("un-augmented", plain), ("augmented", first)):
+    gaps = [(features[a].mean(0) - features[rows].mean(0)).norm() for a, rows in zip(chosen, by_class, strict=True)]
+    print(f"chosen by {name} images: their mean is {sum(gaps) / 10:.2f} from the class's mean, as it is at test time")
+
+# %% [markdown]
+# ## Is it worth it?
+#
+# The mean is what herding cares for, and the prediction by the nearest mean (chapter 1) depends on nothing else. So
+# there it should help. We take the features above, and means of 1, 2, 5, ... exemplars, chosen by herding, and at random
+# by ten *random keys*, integers from which a draw follows (chapter 7).
+
+# %%
+
+
 def nearest_mean(count, selection, key):
     """Returns the accuracy by the nearest mean of `count` exemplars of each class."""
     kept = {}
-    for label in range(10):
-        of_class = (data.train_labels == label).nonzero()[:, 0]
-        kept[label] = of_class[memory.choose(features[of_class], count, selection=selection, key=100 * key + label)]
+    for label, rows in enumerate(by_class):
+        kept[label] = rows[memory.choose(features[rows], count, selection=selection, key=100 * key + label)]
     rows = memory.rows(kept)
     means = metrics.class_means(features[rows], data.train_labels[rows], 10)
     return metrics.accuracy(metrics.nme_scores(tested, means), data.test_labels)

@@ -44,21 +44,25 @@ def herding(points: torch.Tensor, orders: Mapping[str, Sequence[int]]) -> Figure
 
     points: (N, 2). orders: {title: the rows chosen, in order}, two of them.
     """
-    figure = new_figure(8.0, 3.5)
-    panels = figure.subplots(1, len(orders), sharex=True, sharey=True)
-    mean = points.mean(0)
-    for axes, (title, rows) in zip(panels, orders.items(), strict=True):
-        axes.scatter(*points.T, s=14, color="#B0B0B0", label="image")
-        axes.scatter(
-            *points[list(rows)].T, s=130, facecolor="white", edgecolor=BLUE, linewidth=1.6, zorder=3, label="chosen"
-        )
+    figure = new_figure(9.0, 3.4)
+    *panels, last = figure.subplots(1, len(orders) + 1, width_ratios=[1.25] * len(orders) + [1])
+    mean, styles = points.mean(0), [(BLUE, "o", "-"), (GREEN, "^", ":")]
+    for axes, (title, rows), (colour, marker, line) in zip(panels, orders.items(), styles, strict=True):
+        axes.scatter(*points.T, s=14, color="#B0B0B0", label="point, not chosen")
+        chosen = {"s": 150, "facecolor": "white", "edgecolor": BLUE, "linewidth": 1.6, "zorder": 3}
+        axes.scatter(*points[list(rows)].T, label="chosen", **chosen)
         for rank, row in enumerate(rows, 1):
             axes.text(*points[row], str(rank), ha="center", va="center", fontsize=9, zorder=4)
         path = points[list(rows)].cumsum(0) / torch.arange(1, len(rows) + 1)[:, None]
-        axes.plot(*path.T, color=ORANGE, marker="s", markersize=4, linewidth=1.2, label="mean of the first 1, 2, ...")
-        axes.scatter(*mean, marker="*", s=150, color="black", zorder=5, label="mean of all")
-        axes.set_title(title)
+        axes.plot(*path.T, color=ORANGE, marker="s", markersize=3.5, linewidth=1.2, label="mean of the first 1, 2, ...")
+        axes.scatter(*mean, marker="*", s=110, color="black", zorder=5, label="mean of all")
+        axes.set(title=title, xticks=[], yticks=[])
         axes.set_aspect("equal")
+        far = (path - mean).norm(dim=1).tolist()
+        last.plot(range(1, len(rows) + 1), far, color=colour, marker=marker, linestyle=line, label=title)
+    last.set(title="distance to the star", xlabel="points chosen", ylim=(0, None), xticks=range(1, len(rows) + 1))
+    last.grid(alpha=0.25)
+    last.legend(frameon=False, fontsize=9)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
     return figure

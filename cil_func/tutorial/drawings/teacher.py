@@ -97,9 +97,12 @@ def accuracies(curves: Mapping[str, Sequence[float]]) -> Figure:
     """Draws top-1 after each phase. curves: {label: a percentage for each phase}."""
     figure = new_figure(6.6, 3.6)
     axes = figure.add_subplot()
-    styles = [("black", "x", ":"), (GREEN, "^", "-."), (ORANGE, "s", "--"), (BLUE, "o", "-")]
-    for (label, values), (colour, marker, line) in zip(curves.items(), styles, strict=False):
-        axes.plot(range(len(values)), values, color=colour, marker=marker, markersize=5, linestyle=line, label=label)
+    # The first is broad and pale, so that it is seen where another lies upon it.
+    styles = [("#B0B0B0", "s", "-", 7, 11), (GREEN, "^", "-.", 1.5, 5), (ORANGE, "s", "--", 1.5, 5),
+              (BLUE, "o", "-", 1.5, 5)]  # fmt: skip
+    for (label, values), (colour, marker, line, width, size) in zip(curves.items(), styles, strict=False):
+        style = {"color": colour, "marker": marker, "markersize": size, "linestyle": line, "linewidth": width}
+        axes.plot(range(len(values)), values, label=label, **style)
     axes.set(xlabel="after phase", ylabel="accuracy on all classes seen (%)", ylim=(0, 103))
     axes.set_xticks(range(max(map(len, curves.values()))))
     axes.grid(alpha=0.25)
