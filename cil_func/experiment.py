@@ -79,9 +79,8 @@ def run(
         judge = partial(measure, learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
         row |= judge()
         if len(phase.validation_rows) and phase.validation_rows is not phase.test_rows:
-            row["validation"] = {key: value for key, value in judge(on="validation").items() if key != "confusion"}
-        is_last = phase.index == len(experiment.scenario.phases) - 1
-        by_class = evaluation.by_class(row.pop("confusion"), pairs=is_last)  # too many numbers for results.json
+            row["validation"] = judge(on="validation")
+        row, by_class = evaluation.split(row, pairs=phase.index == len(experiment.scenario.phases) - 1)
         row["memory_size"] = memory.size(progress.exemplars)
         row["memory_bytes"] = experiment.bytes_kept(phase, learned.params, progress.exemplars, extra)
         seconds = {"train": progress.stage.seconds + fitted, "select": progress.select_seconds or 0.0}
@@ -181,9 +180,9 @@ def evaluate(
     by: Literal["logits", "nme"] | None = None,
     on: Literal["test", "validation"] = "test",
 ) -> dict:
-    """Returns `evaluation.phase_row` of a model on the test images of all classes seen, and "confusion", their counts.
+    """Returns `evaluation.phase_row` of a model on the test images of all classes seen, with what `split` takes.
 
-    The counts are those of `metrics.confusion`. on: "validation": on the images kept for validation in their place.
+    on: "validation": on the images kept for validation in their place.
     learned: the model. exemplars: from which class means are taken; {}: there are none.
     before: the model before aligning; None where nothing was aligned. by: how it predicts; None: as the method does.
     """
@@ -200,8 +199,8 @@ def evaluate(
     row = evaluation.phase_row(
         logits, features, labels, sizes, logits_before_align=before and logits_of(before), means=means, predict=predict
     )
-    predictions = evaluation.scores(logits, features, means=means, predict=predict).argmax(dim=1)      # (N,)
-    return row | {"confusion": metrics.confusion(predictions, labels, sum(sizes))}
+    judged = evaluation.scores(logits, features, means=means, predict=predict)                         # (N, K)
+    return row | {"confusion": metrics.confusion(judged.argmax(1), labels, sum(sizes)), "judged": (judged, labels)}
 
 
 def class_means(experiment: Experiment, phase: Phase, learned: Model, exemplars: Memory) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.deploy.listing import image_files
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import Mistakes
+from cil_func.training import calibrating
 
 _FEWEST = 4  # images of a class: two to fit on, two to measure on
 _SHOWN_QUANTILE = 0.95
@@ -114,7 +115,7 @@ def fit(model: Predictor, outputs: Outputs) -> Calibration:
     """
     logits, features, labels = outputs
     scores = model.scorer.judged(logits, features)
-    temperature = calibration.fit_temperature(scores, labels)
+    temperature = calibrating.fit_temperature(scores, labels)
     strangeness = calibration.strangeness_of(logits, (scores.double() / temperature).softmax(1))
     means = model.saved.means
     if means is None:

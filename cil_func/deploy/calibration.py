@@ -55,28 +55,6 @@ def required(calibration: Calibration | None) -> Calibration:
     return calibration
 
 
-def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Returns the T, 0.01 to 100, for which softmax(scores / T) gives the labels the highest likelihood.
-
-    scores: (N, K), logits or any other scores; labels: (N,). N at least 1; the images must not be training images.
-    The prediction, the class of the highest score, doesn't change. Source: Guo et al. 2017 (arXiv:1706.04599), section
-    4.2. Minimised by torch's L-BFGS over 1 / T, in which the loss is convex.
-    """
-    wide, inverse = scores.double(), torch.ones((), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [inverse], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        loss = F.cross_entropy(wide * inverse, labels)
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    return 1 / min(max(inverse.item(), 0.01), 100.0)  # without errors it has no lower end, and without success no upper
-
-
 def strangeness_of(logits: torch.Tensor, probabilities: torch.Tensor) -> dict[str, torch.Tensor]:
     """Returns {rule: (N,) float64}, how strange each image is to the model: higher values are stranger.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cil_func.errors import printable
-from cil_func.report import alignment, by_class, curves, figures, page, tables
+from cil_func.report import alignment, by_class, curves, figures, page, reliability, tables
 from cil_func.report.axes import svg
 from cil_func.report.material import Material
 
@@ -29,6 +29,7 @@ def make(run: Material, *, warn: Callable[[str], None] | None = None) -> dict[st
         "classes.svg": lambda: svg(by_class.accuracy(results, log), "classes"),
         "shares.svg": lambda: svg(alignment.shares(results), "shares"),
         "norms.svg": lambda: svg(alignment.norms(results, log), "norms"),
+        "reliability.svg": lambda: svg(reliability.draw(results), "reliability"),
         "loss.svg": lambda: svg(curves.draw(results, log, curves.LOSS), "loss"),
         "rates.svg": lambda: svg(curves.draw(results, log, curves.RATES), "rates"),
         "steps.svg": lambda: svg(curves.draw(results, log, curves.STEPS), "steps"),

@@ -5,6 +5,9 @@ from typing import Literal
 import torch
 
 from cil_func import metrics
+from cil_func.training import calibrating
+
+_LARGE = ("confusion", "judged")  # too many numbers for results.json
 
 
 def scores(
@@ -70,6 +73,21 @@ def phase_row(
         "new_share_before_align": None if before is None else metrics.new_share(before.argmax(1), num_old),
         "fair_share": metrics.new_share(labels, num_old),
     }
+
+
+def split(row: dict, *, pairs: bool) -> tuple[dict, dict]:
+    """Returns (row, classes): what results.json keeps of a phase's row, and what only the event "phase_end" says.
+
+    row: a `phase_row` with what is measured on images kept for validation as "validation", if there are any; both with
+    "confusion", the counts of `metrics.confusion`, and "judged": (scores (N, K), labels (N,)). The two are taken out,
+    and "calibration" comes in, see `calibrating.measure`. classes: see `by_class`, which takes `pairs`.
+    """
+    kept = {key: value for key, value in row.items() if key not in _LARGE}
+    validation = row.get("validation")
+    if validation:
+        kept["validation"] = {key: value for key, value in validation.items() if key not in _LARGE}
+    kept["calibration"] = calibrating.measure(row["judged"], validation and validation["judged"])
+    return kept, by_class(row["confusion"], pairs=pairs)
 
 
 def by_class(confusion: torch.Tensor, *, pairs: bool) -> dict:

@@ -14,6 +14,7 @@ from cil_func.__main__ import main
 from cil_func.deploy import calibrate, calibration, model_card
 from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.errors import CheckpointError
+from cil_func.training import calibrating
 
 
 def test_the_temperature_is_that_of_the_highest_likelihood():
@@ -21,7 +22,7 @@ def test_the_temperature_is_that_of_the_highest_likelihood():
     random = np.random.default_rng(0)
     scores = random.normal(0, 5, (4000, 6))
     labels = np.array([random.choice(6, p=row) for row in scipy_softmax(scores / 3, axis=1)])
-    found = calibration.fit_temperature(torch.from_numpy(scores), torch.from_numpy(labels))
+    found = calibrating.fit_temperature(torch.from_numpy(scores), torch.from_numpy(labels))
     assert abs(found - 3) < 0.15
 
     def loss(temperature):

@@ -54,4 +54,7 @@ def _row(phase, seen, aligned):
             "old_top1": 80.0 if phase else None, "new_top1": 95.0, "gamma": 0.625 if aligned else None,
             "top1_before_align": 60.0 if aligned else None, "new_share": 0.51,
             "new_share_before_align": 0.9 if aligned else None, "fair_share": 0.4, "memory_size": 100,
+            "calibration": {"ece": 0.25, "temperature": 1.5, "ece_calibrated": 0.05,
+                            "bins": [[0, 0.0, 0.0], [10, 0.8, 0.5], [30, 0.95, 0.7]],
+                            "bins_calibrated": [[40, 0.7, 0.65], [0, 0.0, 0.0], [0, 0.0, 0.0]]},
             "seconds": {"train": 4.0, "select": 0.25, "evaluate": 0.5}}  # fmt: skip

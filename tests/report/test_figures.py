@@ -2,7 +2,7 @@
 
 import pytest
 
-from cil_func.report import alignment, by_class, curves, figures
+from cil_func.report import alignment, by_class, curves, figures, reliability
 from cil_func.report.axes import svg
 
 
@@ -125,3 +125,15 @@ def test_a_dollar_in_a_class_name_begins_no_formula(make_run):
     results["class_names"] = ["a$b$c", "a\nb", "x" * 40, "$"]
     drawn = svg(by_class.confusion(results, log), "confusion").decode()
     assert "a$b$c" in drawn and "a\\nb" in drawn and "x" * 13 + "..." in drawn
+
+
+def test_a_point_of_the_reliability_diagram_is_a_bin(make_run):
+    """Bins without a prediction are no points; without held-out images there is one curve."""
+    _, results = make_run(2)
+    axes = reliability.draw(results).axes[0]
+    assert [points.get_offsets().tolist() for points in axes.collections] == [[[80, 50], [95, 70]], [[70, 65]]]
+    results["phases"][-1]["calibration"] |= {"temperature": None, "ece_calibrated": None, "bins_calibrated": None}
+    figure = reliability.draw(results)
+    assert len(figure.axes[0].collections) == 1 and "no images were kept" in figure.axes[0].get_title()
+    del results["phases"][-1]["calibration"]
+    assert reliability.draw(results) is None

@@ -22,8 +22,8 @@ def save(directory, log, results):
     return directory
 
 
-ALWAYS = {"report.html", "table.md", "accuracy.svg", "matrix.svg", "loss.svg", "rates.svg", "norms.svg",
-          "confusion.svg", "classes.svg"}  # fmt: skip
+ALWAYS = {"report.html", "table.md", "accuracy.svg", "reliability.svg", "matrix.svg", "loss.svg", "rates.svg",
+          "norms.svg", "confusion.svg", "classes.svg"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("num_phases", "aligned"), [(1, False), (3, True)])

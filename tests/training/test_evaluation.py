@@ -1,9 +1,11 @@
 """The row of a phase, with every number countable by eye."""
 
+import math
+
 import pytest
 import torch
 
-from cil_func.training import evaluation
+from cil_func.training import calibrating, evaluation
 
 # Features are one-hot over 3 classes; as logits they call each by its place.
 FEATURES = torch.eye(3)[[0, 0, 1, 1, 2, 2, 2, 0]]
@@ -78,3 +80,27 @@ def test_summary_adds_up():
         "backward_transfer": -40.0,
     }
     assert evaluation.summary(rows[:1])["forgetting"] is None is evaluation.summary(rows[:1])["backward_transfer"]
+
+
+def test_calibration_by_hand():
+    """Scores that differ by log 4 are sure by 0.8, by log 9 by 0.9. Held out, 3 of 4 are right: T = log 4 / log 3."""
+    tested = torch.tensor([[4.0, 1.0], [4.0, 1.0], [1.0, 9.0], [9.0, 1.0]]).log(), torch.tensor([0, 1, 1, 1])
+    found = calibrating.measure(tested, None)
+    assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.8) + 2 * abs(0.5 - 0.9)) / 4)
+    assert [bin_ for bin_ in found["bins"] if bin_[0]] == [[2, 0.8, 0.5], [2, 0.9, 0.5]]
+    assert found["temperature"] is found["ece_calibrated"] is found["bins_calibrated"] is None
+    held_out = torch.tensor([[4.0, 1.0]] * 4).log(), torch.tensor([0, 0, 0, 1])
+    found = calibrating.measure(tested, held_out)
+    temperature = math.log(4) / math.log(3)
+    assert found["temperature"] == pytest.approx(temperature, rel=1e-4)
+    sure = 9 ** (1 / temperature) / (1 + 9 ** (1 / temperature))
+    assert found["ece_calibrated"] == pytest.approx((2 * 0.25 + 2 * (sure - 0.5)) / 4, rel=1e-4)
+
+
+def test_a_row_keeps_what_results_need():
+    judged = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
+    row = {"top1": 50.0, "confusion": torch.tensor([[1, 1], [0, 0]]), "judged": judged}
+    kept, classes = evaluation.split(row | {"validation": dict(row)}, pairs=True)
+    assert set(kept) == {"top1", "validation", "calibration"} and kept["validation"] == {"top1": 50.0}
+    assert kept["calibration"]["temperature"] == 100  # right and wrong by the same scores: as unsure as can be
+    assert classes == {"class_top1": [50.0, None], "confusion": [[0, 0, 1], [0, 1, 1]]}
