@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = (
     "run.compile=false", "data.image_size=8", "augment.crop_padding=1", "augment.flip=false", "augment.brightness=0",
     "model.backbone=resnet20", "data.initial_increment=2", "data.increment=2", "memory.fixed_per_class=10",
-    "optim.epochs=20", "optim.batch_size=32",
+    "optim.epochs=30", "optim.batch_size=32", "optim.learning_rate=0.05",
 )  # fmt: skip
 STEPS = ("run", "run-2", "run-3")
 
@@ -58,7 +58,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=6, help="classes of the first run")
     parser.add_argument("--more", type=int, default=2, help="classes of each extension")
     parser.add_argument("--set", action="append", metavar="TABLE.KEY=VALUE", help="of the first run, over folder.toml")
-    parser.add_argument("--extend-epochs", type=int, default=20)
+    parser.add_argument("--extend-epochs", type=int, default=30)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keeps the runs; called again it goes on with them")
     options = parser.parse_args(arguments)
     options.set = options.set or list(SETTINGS)
