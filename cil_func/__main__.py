@@ -27,6 +27,7 @@ COMMANDS = {
     "export": Command("cil_func.deploy.export:main", "writes a model as a file that works without this package"),
     "tutorial": Command("cil_func.tutorial.command:main", "teaches class-incremental learning, chapter by chapter"),
     "sweep": Command("cil_func.studies.sweep:main", "trains many runs: grids, seeds, class orders; their table"),
+    "reproduce": Command("cil_func.studies.reproduce:main", "trains published rows and puts ours beside them"),
     "compare": Command("cil_func.deploy.compare:main", "says what got better and worse between two finished runs"),
     "edit": Command("cil_func.deploy.edit:main", "drops or renames classes of a finished run, into a new directory"),
     "diff": Command("cil_func.studies.diff:main", "says what differs between two configurations or runs"),

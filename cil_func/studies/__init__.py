@@ -2,6 +2,8 @@
 
 sweep.py, sweep_plan.py, sweep_jobs.py, sweep_table.py  the command sweep; see sweeps.md
 search.py, search_space.py, search_study.py, search_table.py  sweep --search: values chosen by validation images
+reproduce.py     the command reproduce; see reproduce.md
+published_rows.py, recorded.py, recorded.json  published rows as configurations; the recorded runs beside them
 diff.py          the command diff; see diff.md
 methods.py, records.py  the command methods; see methods.md
 differences.py   which keys differ between two configurations, and what that is known to be worth

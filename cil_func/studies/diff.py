@@ -6,13 +6,15 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cil_func import config as configuration
 from cil_func.config import Config
 from cil_func.config.messages import shown
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError, printable
+from cil_func.report import published
+from cil_func.studies import published_rows
 from cil_func.studies.differences import differences
 
 NAME = "diff"
@@ -24,12 +26,13 @@ class Side(NamedTuple):
     """One of the two that are compared.
 
     name: as the command gives it. config: its configuration. results: the content of results.json if it is a run that
-    has one, else {}.
+    has one, the numbers of a published row, else {}. kind: what it is.
     """
 
     name: str
     config: Config
     results: dict[str, Any]
+    kind: Literal["run", "configuration", "published row"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = Parser(prog="python -m cil_func diff", description=__doc__, allow_abbrev=False)
     for name in ("a", "b"):
-        parser.add_argument(name, metavar=name.upper(), help="a preset's name, a TOML file or a run directory")
+        parser.add_argument(
+            name, metavar=name.upper(), help="a preset, a TOML file, a run directory or a published row"
+        )
     parser.add_argument("--json", action="store_true", help="print JSON")
     try:
         options: argparse.Namespace = parser.parse_args(arguments)
@@ -53,15 +58,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(name: str) -> Side:
-    """Returns the configuration, and the results of a run, that a preset's name, a TOML file or a run directory has.
+    """Returns the Side of a preset's name, a TOML file, a run directory, or a published row (see reproduce.md).
 
     A folder that is called like a preset, and is no run, doesn't hide it. Raises ConfigError, one line.
     """
     directory = Path(name).expanduser()
     if directory.is_dir() and any((directory / file).exists() for file in ("config.toml", "results.json")):
         return _read_run(name, directory)
+    if any(row.name == name for row in published.every()) and not directory.exists():
+        row = published_rows.find(name)
+        results = {"average_incremental_accuracy": row.average, "last_accuracy": row.last}
+        return Side(name, published_rows.config_of(row), results, "published row")
     try:
-        return Side(name, configuration.load(name), {})
+        return Side(name, configuration.load(name), {}, "configuration")
     except ConfigError as error:
         raise ConfigError(str(error).removeprefix("--config ")) from None
 
@@ -73,8 +82,8 @@ def _read_run(name: str, directory: Path) -> Side:
         if (directory / "results.json").exists():
             results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         if (directory / "config.toml").exists():
-            return Side(name, configuration.load(str(directory / "config.toml")), results)
-        return Side(name, configuration.from_dict(results["config"]), results)
+            return Side(name, configuration.load(str(directory / "config.toml")), results, "run")
+        return Side(name, configuration.from_dict(results["config"]), results, "run")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{directory}: results.json can't be used ({error}); put it back from a copy") from error
 
@@ -82,14 +91,15 @@ def _read_run(name: str, directory: Path) -> Side:
 def compare(a: Side, b: Side) -> dict[str, Any]:
     """Returns what the command prints with --json: "a", "b", "differences" (see `differences`) and "measured".
 
-    a, b: of each its name and "is", "run" or "configuration". measured: {measure: [A's, B's]} if both are runs with
-    results, else {}; "same_images" is None unless both runs name the fingerprint of their images.
+    a, b: of each its name and "is", see `Side.kind`; a run without results is a configuration. measured: {measure:
+    [A's, B's]} if both have results, else {}; "same_images" is None unless both are runs that name the fingerprint of
+    their images.
     """
     both = a.results and b.results
     prints = [side.results.get("data_fingerprint") for side in (a, b)]
     return {
         **{
-            key: {"name": side.name, "is": "run" if side.results else "configuration"}
+            key: {"name": side.name, "is": side.kind if side.results else "configuration"}
             for key, side in (("a", a), ("b", b))
         },
         "differences": differences(a.config, b.config),

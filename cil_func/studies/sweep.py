@@ -63,7 +63,7 @@ def _sweep(options: argparse.Namespace) -> int:
     tell = partial(print, flush=True)
     threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
     train = partial(sweep_jobs.train, at_once=options.jobs, threads=threads, tell=tell)
-    seeds, orders = _seeds("--seeds", options.seeds), _seeds("--orders", options.orders)
+    seeds, orders = seeds_of("--seeds", options.seeds), seeds_of("--orders", options.orders)
     if options.search:
         return search.run(options, seeds, orders, train=train, tell=tell)
     if options.trials or options.first_phase:
@@ -102,7 +102,7 @@ def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], trai
     return next((status for status in ended.values() if status), 0)
 
 
-def _seeds(flag: str, text: str) -> list[str]:
+def seeds_of(flag: str, text: str) -> list[str]:
     """Returns the seeds in "0,1,2" as text. Raises ConfigError if one is no number, or comes twice."""
     found = [part.strip() for part in text.split(",")] if text else []
     if any(not part.isdecimal() for part in found) or len(set(found)) < len(found):

@@ -1,0 +1,128 @@
+"""The recorded runs that published rows can be compared with: recorded.json, made by `python -m benchmarks.recorded`.
+
+The records themselves, with all conditions, are in benchmarks/results/, which an installed package doesn't have.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cil_func import config as configuration
+from cil_func.config import Config
+from cil_func.report import published
+from cil_func.report.published import Published
+from cil_func.report.tables import number
+from cil_func.studies import published_rows
+from cil_func.studies.differences import differences
+
+FILE = Path(__file__).with_name("recorded.json")
+_COMPARED = "resnet32"  # the group of published rows that records on CIFAR-100 belong to
+_NO_RECIPE = ("run.", "checkpoint.", "data.name", "data.path", "data.image_size")  # machine, or the same images
+
+
+@cache
+def entries() -> tuple[dict[str, Any], ...]:
+    """Returns the recorded runs, as `of_record` makes them."""
+    return tuple(json.loads(FILE.read_text(encoding="utf-8")))
+
+
+def of_row(row: Published) -> list[dict[str, Any]]:
+    """Returns the recorded runs of a row, in the order of recorded.json."""
+    return [each for each in entries() if each["row"] == row.name]
+
+
+def ordered(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns entries by row: first those by the row's recipe, then the best average first."""
+    return sorted(found, key=lambda each: (each["row"], bool(each["differs"]), -each["average"]))
+
+
+def of_record(record: Mapping[str, Any], file: str) -> dict[str, Any] | None:
+    """Returns the entry of a record in benchmarks/results/; None if it is of no published row on CIFAR-100.
+
+    record: the content of the file. file: its name.
+    Keys: row; record, the file; average, last, forgetting, seconds; seed, device, precision; differs: {key: [value in
+    the row's recipe, here]} of all keys of the recipe that have an effect and differ.
+    """
+    figures, conditions = record.get("figures", {}), record.get("conditions", {})
+    given = conditions.get("config")
+    if not given or "average_incremental_accuracy" not in figures or len(conditions.get("class_order", ())) != 100:
+        return None
+    config = configuration.from_dict({**given, "data": {**given["data"], "name": "cifar100", "path": ""}})
+    row = _row_of(config)
+    if row is None:
+        return None
+    return {
+        "row": row.name,
+        "record": file,
+        "average": figures["average_incremental_accuracy"],
+        "last": figures["last_accuracy"],
+        "forgetting": figures["forgetting"],
+        "seconds": figures["seconds"],
+        **{key: conditions[key] for key in ("seed", "device", "precision")},
+        "differs": recipe_differences(published_rows.config_of(row), config),
+    }
+
+
+def recipe_differences(a: Config, b: Config) -> dict[str, list[Any]]:
+    """Returns {dotted key: [a's value, b's]} of the keys of the recipe that have an effect in one of them and differ.
+
+    Seed, device, processes and where the images are don't count. None: not set.
+    """
+    return {
+        each["key"]: [each["a"], each["b"]]
+        for each in differences(a, b)
+        if each["used_by"] and not each["key"].startswith(_NO_RECIPE)
+    }
+
+
+def _row_of(config: Config) -> Published | None:
+    """Returns the row of CIFAR-100 whose protocol and method a configuration has; None if there is none."""
+    if config.data.class_order != "canonical" or not isinstance(config.data.increment, int):
+        return None
+    for row in published.every():
+        if row.group.name != _COMPARED or row.method != config.method.name or published_rows.why_not(row):
+            continue
+        wanted = published_rows.config_of(row)
+        parts = [(each.data.initial_increment, each.data.increment, each.memory.size, each.memory.fixed_per_class,
+                  each.model.backbone) for each in (config, wanted)]  # fmt: skip
+        if parts[0] == parts[1]:
+            return row
+    return None
+
+
+def markdown(recorded: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of recorded runs beside the published rows, as Markdown. recorded: as in recorded.json."""
+    titles = ("row", "published", "ours", "difference", "seed", "what differs in the recipe", "record")
+    lines = [titles, ("---",) * len(titles)]
+    for each in recorded:
+        row = published_rows.find(each["row"])
+        pairs = [(each["average"], row.average), (each["last"], row.last)]
+        lines.append((
+            f"`{row.name}`",
+            " / ".join(published_rows.number(value, row) for _, value in pairs),
+            " / ".join(number(ours) for ours, _ in pairs),
+            " / ".join("-" if theirs is None else f"{ours - theirs:+.1f}" for ours, theirs in pairs),
+            str(each["seed"]),
+            differing(each["differs"]),
+            f"`{each['record']}`",
+        ))  # fmt: skip
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def differing(differs: Mapping[str, Sequence[Any]]) -> str:
+    """Returns in words which keys differ from a row's recipe; "nothing" if none does.
+
+    Method, memory and epochs have both values, "`optim.epochs` 170 -> 25"; other keys are named alone.
+    """
+
+    def text(value: Any) -> str:
+        return "not set" if value is None else json.dumps(value)
+
+    whole = [key for key in differs if key.startswith(("method.", "memory.")) or key == "optim.epochs"]
+    pairs = [f"`{key}` {text(differs[key][0])} -> {text(differs[key][1])}" for key in whole]
+    others = dict.fromkeys(
+        "optim.first_phase" if key.startswith("optim.first_phase.") else key for key in differs if key not in whole
+    )
+    return ", ".join([*pairs, *(f"`{key}`" for key in others)]) or "nothing"

@@ -1,0 +1,178 @@
+"""Published rows: each is a configuration or says why not; the recorded table is that of the records; the command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import recorded as collecting
+from cil_func import config
+from cil_func.__main__ import main
+from cil_func.report import published
+from cil_func.studies import published_rows, recorded, reproduce, sweep_jobs
+
+ROOT = Path(__file__).parents[2]
+ROWS = published.every()
+
+
+def command(capsys, *words):
+    """(exit status, stdout, stderr) of the command."""
+    status = main(["reproduce", *map(str, words)])
+    return (status, *capsys.readouterr())
+
+
+def test_every_row_has_a_name_a_source_and_numbers_in_percent():
+    assert len({row.name for row in ROWS}) == len(ROWS) > 100
+    for row in ROWS:
+        numbers = [value for value in (row.average, row.last) if value is not None]
+        assert numbers and all(0 < value < 100 for value in numbers) and row.source and row.group.text, row.name
+        assert sum(published.sizes_of(row.protocol)) == 100, row.name
+    assert published.sizes_of("B50 inc 25") == [50, 25, 25] and published.sizes_of("B0 inc 20") == [20] * 5
+    assert (published_rows.find("wa-b50-10").average, published_rows.find("wa-b50-10").within) == (64.2, 0.4)
+
+
+def test_every_row_is_a_configuration_of_its_protocol_or_says_why_not():
+    trained = [row for row in ROWS if not published_rows.why_not(row)]
+    assert {"wa-b50-10", "icarl-b0-10", "der-b0-20", "lucir-b50-1-20"} <= {row.name for row in trained}
+    for row in trained:
+        made = published_rows.config_of(row)
+        first, increment = published.increments_of(row.protocol)
+        assert (made.method.name, made.data.initial_increment, made.data.increment) == (row.method, first, increment)
+        assert made.memory.fixed_per_class == (
+            20 if row.name.endswith("-20") and "20 exemplars" in row.group.text else 0
+        )
+    assert published_rows.config_of(published_rows.find("wa-b50-10")) == config.load("cifar-survey")
+
+
+def test_the_recorded_runs_and_their_table_are_those_of_the_records():
+    """`python -m benchmarks.recorded` writes both."""
+    found = json.loads(json.dumps(collecting.collected()))
+    assert json.loads(recorded.FILE.read_text()) == found
+    assert collecting.PAGE.read_text().endswith(f"{collecting.MARK}\n{recorded.markdown(found)}")
+    fast = json.loads((ROOT / "benchmarks/results/cifar-fast-cuda.json").read_text())["figures"]
+    best = recorded.of_row(published_rows.find("wa-b50-10"))[0]
+    assert (best["average"], best["last"]) == (fast["average_incremental_accuracy"], fast["last_accuracy"])
+    assert best["differs"]["optim.epochs"] == [170, 25] and best["differs"]["optim.schedule"] == [
+        "milestones",
+        "cosine",
+    ]
+
+
+def test_a_record_by_the_rows_own_recipe_differs_in_nothing():
+    row = published_rows.find("icarl-b50-10")
+    tables = config.to_dict(published_rows.config_of(row, ["run.seed=4", "run.device=cpu"]))
+    figures = {"average_incremental_accuracy": 61.0, "last_accuracy": 52.5, "forgetting": 1.0, "seconds": 9.0}
+    conditions = {
+        "config": tables, "class_order": [0] * 100, "seed": 4, "device": "cpu", "precision": "float32"
+    }  # fmt: skip
+    entry = recorded.of_record({"figures": figures, "conditions": conditions}, "x.json")
+    assert (entry["row"], entry["differs"], entry["seed"]) == ("icarl-b50-10", {}, 4)
+    assert "| `icarl-b50-10` | 61.1 / 52.0 | 61.0 / 52.5 | -0.1 / +0.5 | 4 | nothing | `x.json` |" in recorded.markdown(
+        [entry]
+    )
+    conditions["config"] = config.to_dict(config.load("digits"))
+    assert recorded.of_record({"figures": figures, "conditions": conditions}, "x.json") is None
+    assert recorded.of_record({"figures": {"step": 1}, "conditions": {}}, "x.json") is None
+
+
+def test_the_list_shows_numbers_uncertainty_sources_and_what_is_recorded(capsys):
+    status, out, err = command(capsys)
+    assert (status, err) == (0, "")
+    [line] = [line for line in out.splitlines() if line.startswith("  wa-b50-10 ")]
+    assert line.split()[1:6] == ["~64.2", "~56.0", "63.5", "/", "55.0*"]
+    assert "PyCIL's published figure" in out and "not trained here: its ResNet-18 has a stem for 32 pixels" in out
+    _, out, _ = command(capsys, "--list", "--json", "beef-b50-10", "wa-b50-10")
+    beef, wa = json.loads(out)
+    assert (
+        beef["closed"] == "beef is no method of this package" and wa["recorded"][0]["record"] == "cifar-fast-cuda.json"
+    )
+
+
+def fake_runs(monkeypatch, numbers):
+    """Lets each run be one that has finished with (average, last) of its seed. Returns the list of what is trained."""
+    trained = []
+
+    def train(jobs, **more):
+        for job in jobs:
+            trained.append(job.name)
+            directory = job.log.parents[1] / job.name
+            directory.mkdir(parents=True)
+            settings = [job.arguments[at + 1] for at, word in enumerate(job.arguments) if word == "--set"]
+            made = config.load(job.arguments[1], settings)
+            (directory / "config.toml").write_text(config.to_toml(made))
+            (directory / "status.json").write_text('{"state": "finished"}')
+            average, last = numbers[made.run.seed]
+            results = {"average_incremental_accuracy": average, "last_accuracy": last, "forgetting": None}
+            (directory / "results.json").write_text(json.dumps(results))
+        return {job.name: 0 for job in jobs}
+
+    monkeypatch.setattr(sweep_jobs, "train", train)
+    return trained
+
+
+def test_a_row_is_trained_and_stands_beside_the_published_one(capsys, monkeypatch, tmp_path):
+    trained = fake_runs(monkeypatch, {0: (63.0, 55.0), 1: (65.0, 58.0)})
+    flags = ["wa-b50-10", "--runs", tmp_path, "--seeds", "0,1", "--set", "optim.epochs=150"]
+    status, out, _ = command(capsys, *flags)
+    assert status == 0 and trained == ["wa-b50-10_seed-0", "wa-b50-10_seed-1"]
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "average ~64.2 ± 0.4 64.0 ± 1.4 -0.2" in lines and "last ~56.0 ± 0.4 56.5 ± 2.1 +0.5" in lines
+    assert "- `optim.epochs` 170 -> 150" in lines and any("torch's uniform ones here" in line for line in lines)
+    again, out, _ = command(capsys, *flags, "--json")
+    [found] = json.loads(out)
+    assert again == 0 and len(trained) == 2 and found["ours"]["last"]["difference"] == 0.5
+
+
+def test_printed_commands_are_those_of_train(capsys, tmp_path):
+    status, out, _ = command(capsys, "lwf-b0-20", "icarl-b50-10", "--print", "--runs", tmp_path / "none")
+    first, second = out.splitlines()
+    assert status == 0 and "--config cifar-survey --set method.name=lwf" in first and "optim.epochs=250" in first
+    assert second.endswith("icarl-b50-10_seed-0") and not (tmp_path / "none").exists()
+
+
+def test_a_run_that_fails_gives_its_exit_status(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep_jobs, "train", lambda jobs, **more: {jobs[0].name: 3})
+    status, out, _ = command(capsys, "wa-b50-10", "--runs", tmp_path)
+    assert status == 3 and "runs: 0 of 1" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["wa-b50-11"], "is no published row; did you mean wa-b50-1"), (["x"], "--list shows all"),
+        (["wa-b50-10", "wa-b50-10"], '"wa-b50-10" comes twice'),
+        (["beef-b50-10"], "beef-b50-10 can't be trained here: beef is no method of this package"),
+        (["wa-b0-10-resnet18"], "its ResNet-18 has a stem for 32 pixels"),
+        (["wa-b50-10", "--seeds", "a"], "--seeds a: give whole numbers"), (["wa-b50-10", "--jobs", "0"], "--jobs 0"),
+        (["wa-b50-10", "--set", "optim.epoch=1"], "optim.epoch"),
+        (["wa-b50-10", "--set", "memory.size=100"], "--set memory.size: is what wa-b50-10 is about"),
+        (["wa-b50-10", "--set", "data.increment=5"], "--set data.increment: is what wa-b50-10 is about"),
+        (["wa-b50-10", "--sets", "a"], "--sets"), (["wa-b50-10", "--runs", __file__], "is a file; name a directory"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(words, said, capsys, monkeypatch):
+    monkeypatch.setattr(sweep_jobs, "train", None)
+    status, out, err = command(capsys, *words)
+    assert (status, out) == (2, "") and err.count("\n") == 1 and said in err
+
+
+def test_a_directory_with_another_run_is_refused(capsys, tmp_path):
+    (tmp_path / "wa-b50-10_seed-0").mkdir()
+    (tmp_path / "wa-b50-10_seed-0/config.toml").write_text(config.to_toml(config.load("digits")))
+    status, _, err = command(capsys, "wa-b50-10", "--runs", tmp_path)
+    assert status == 2 and "holds a run of another configuration" in err
+
+
+def test_diff_takes_a_published_row(capsys):
+    assert main(["diff", "cifar-survey", "wa-b50-10", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["differences"] == [] and found["b"] == {"name": "wa-b50-10", "is": "published row"}
+    assert main(["diff", "cifar-fast", "beef-b50-10"]) == 2
+    assert "beef is no method of this package" in capsys.readouterr().err
+
+
+def test_what_differs_from_published_code_is_told_in_words():
+    assert recorded.differing({}) == "nothing"
+    told = {"optim.first_phase.epochs": [3, None], "optim.first_phase.milestones": [[1], []], "optim.epochs": [3, None]}
+    assert recorded.differing(told) == "`optim.epochs` 3 -> not set, `optim.first_phase`"
+    assert [line for line in reproduce.list_lines([]) if line]
