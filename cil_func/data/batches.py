@@ -89,7 +89,7 @@ def epoch_chunks(
     by_pillow = augment is not None and augment.by_pillow
     all_batches = cut(len(rows), batch_size, joins=joins)
     steps, here = len(all_batches), own.stop - own.start if own else batch_size
-    length = _chunk_steps(images, here, PILLOW_PIXELS if by_pillow else CHUNK_PIXELS, device)
+    length = chunk_steps(images, here, device, by_pillow=by_pillow)
 
     def prepare(start: int) -> Prepared:
         batches = all_batches[start : start + length]
@@ -160,11 +160,12 @@ def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:
     return [range(start, stop) for start, stop in pairwise([*starts, count])]
 
 
-def _chunk_steps(images: Images, rows: int, limits: dict[str, int], device: torch.device) -> int:
-    """Returns how many steps a chunk has, at least one.
+def chunk_steps(images: Images, rows: int, device: torch.device, *, by_pillow: bool) -> int:
+    """Returns how many steps a whole chunk has, at least one. rows: how many images a step has in this process.
 
-    rows: how many images a step has in this process. limits: {device type: the most pixels of a chunk}.
+    device: where chunks are put. by_pillow: whether Pillow augments.
     """
+    limits = PILLOW_PIXELS if by_pillow else CHUNK_PIXELS
     pixels = images.shape[0] * images.shape[1]
     return max(1, limits[device.type] // (pixels * max(1, rows)))
 

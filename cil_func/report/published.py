@@ -15,13 +15,13 @@ _COMPARED = "resnet32"  # the group that a run on CIFAR-100 is compared with
 class Group(NamedTuple):
     """Published rows that share data, backbone, memory and augmentation.
 
-    name: by which published.toml calls it. text: what they share. preset, settings: the configuration that trains them;
-    closed: why none does, "" if one does. differs: what differs from the published code whatever the configuration is.
+    name: by which published.toml calls it. text: what they share. settings: what their configuration sets in its
+    preset. closed: why none trains them, "" if one does. differs: what differs from the published code whatever the
+    configuration is.
     """
 
     name: str
     text: str
-    preset: str
     settings: tuple[str, ...]
     closed: str
     differs: tuple[str, ...]
@@ -33,8 +33,8 @@ class Published(NamedTuple):
     average, last: top-1 in percent, None if unknown. uncertain: whether the numbers are known with less certainty than
     the source's others. source: where they stand. within: how far a number may be off, in points, since it was read off
     a figure; 0: it was printed. name: "wa-b50-10". protocol: "B50 inc 10". group: what it shares with others. recipe:
-    how it was trained, in words, "" if nothing is known. settings: what its own recipe sets, beside the group's.
-    differs: see `Group`, for this method.
+    how it was trained, in words, "" if nothing is known. preset: that of the configuration that trains it, "" if none
+    does. settings: what its own recipe sets, beside the group's. differs: see `Group`, for this method.
     """
 
     method: str
@@ -47,6 +47,7 @@ class Published(NamedTuple):
     protocol: str
     group: Group
     recipe: str
+    preset: str
     settings: tuple[str, ...]
     differs: tuple[str, ...]
 
@@ -135,6 +136,7 @@ def _row(content: Mapping[str, Any], group: Group, protocol: str, key: str, row:
         protocol=protocol,
         group=group,
         recipe=own.get("recipe", ""),
+        preset=own.get("preset", entry.get("preset", "")),
         settings=tuple(own.get("set", ())),
         differs=tuple(own.get("differs", ())),
     )
@@ -145,7 +147,6 @@ def _group(content: Mapping[str, Any], name: str) -> Group:
     return Group(
         name,
         entry["text"],
-        entry.get("preset", ""),
         tuple(entry.get("set", ())),
         entry.get("closed", ""),
         tuple(entry.get("differs", ())),

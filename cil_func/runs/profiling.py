@@ -6,21 +6,16 @@ are in the trace only where such a group of batches begins.
 """
 
 import os
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cil_func import experiment, rng, tree
 from cil_func.config import Config
-from cil_func.data.scenario import Phase
 from cil_func.errors import ConfigError, DataError
-from cil_func.experiment import Experiment
-from cil_func.networks.network import Model
-from cil_func.runs import planning, setup
+from cil_func.runs import planning, setup, trial_steps
 from cil_func.training import runners
-from cil_func.training.progress import Progress, SaveHook
+from cil_func.training.progress import SaveHook
 
 _NO_LINE = "6"  # above the profiler's highest level
 _WARM_UP = 3  # steps before the trace: compilation, capture, the caches
@@ -34,10 +29,6 @@ _NO_KERNELS = {
     )
 }  # fmt: skip
 _BOOKKEEPING = ("TorchDynamo", "AOTDispatcher", "Pregraph", "Torch-Compiled", "## Call", "ProfilerStep", "detach")
-
-
-class _Enough(Exception):
-    """Raised when the steps are traced, to leave the training of the phase."""
 
 
 def run(config: Config, directory: Path, steps: int) -> str:
@@ -106,27 +97,9 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
             if cuda:
                 torch.cuda.synchronize()
             trace.stop()
-            raise _Enough
+            raise trial_steps.EnoughError
 
     phase = made.scenario.phases[min(1, len(made.scenario.phases) - 1)]
-    key, progress = rng.fold_in(made.seed, "profile"), Progress(phase=phase.index, learned=_drawn(made, phase))
-    student = partial(experiment.expand, made, phase, progress.learned, key)
-    teach = partial(experiment.teacher, made, phase, progress.learned)
-    try:
-        experiment.train(made, phase, progress, student, teach, key, emit=emit, hook=SaveHook(), evaluate=_nothing)
-    except _Enough:
+    if trial_steps.train(made, phase, emit=emit, hook=SaveHook()):
         return trace
     raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")
-
-
-def _nothing(*_: object, **__: object) -> dict:
-    """Takes the place of the evaluation between epochs, and evaluates nothing."""
-    return {"top1": None}
-
-
-def _drawn(made: Experiment, phase: Phase) -> Model | None:
-    """Returns a model with random weights for the classes before `phase`, instead of a learned one; None in phase 0."""
-    num_old = sum(made.sizes(phase)[:-1])
-    if num_old == 0:
-        return None
-    return Model(*tree.cast(tuple(made.network.init(0, num_old)), dtype=made.dtype, device=made.device))

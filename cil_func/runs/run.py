@@ -17,6 +17,7 @@ from cil_func.runs import (
     finishing,
     machine,
     parent,
+    planned_seconds,
     planning,
     same_images,
     saved_model,
@@ -66,6 +67,8 @@ def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
         text = planning.describe(ready)
         if processes.first:
             print(text, *(f"warning: {message}" for message in data_warnings(ready)), sep="\n", flush=True)
+        if processes.size == 1:
+            print(*planned_seconds.of(ready), sep="\n", flush=True)
 
     return _with_others(config, launch or Launch(), StatusReporter(directory), work)
 

@@ -52,7 +52,7 @@ def config_of(row: Published, more: Sequence[str] = ()) -> Config:
     for key in configuration.set_keys(more):
         if key in PROTOCOL:
             raise ConfigError(f"--set {key}: is what {row.name} is about; take another row, or train.py")
-    return configuration.load(row.group.preset, [*settings_of(row), *more])
+    return configuration.load(row.preset, [*settings_of(row), *more])
 
 
 def number(value: float | None, row: Published) -> str:

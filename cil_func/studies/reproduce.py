@@ -103,7 +103,7 @@ def _runs(row: Published, options: argparse.Namespace) -> list[sweep_plan.Run]:
 
 def _jobs(row: Published, runs: Sequence[sweep_plan.Run], options: argparse.Namespace) -> Iterator[sweep_jobs.Job]:
     for run in runs:
-        arguments = sweep_plan.command(row.group.preset, [], run, options.runs)
+        arguments = sweep_plan.command(row.preset, [], run, options.runs)
         yield sweep_jobs.Job(run.name, arguments, options.runs / "logs" / f"{run.name}.log")
 
 

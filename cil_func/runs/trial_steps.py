@@ -1,0 +1,39 @@
+"""Trains some steps of a phase with random weights, to see what they do and how long they take."""
+
+from collections.abc import Callable
+from functools import partial
+
+from cil_func import experiment, rng, tree
+from cil_func.data.scenario import Phase
+from cil_func.experiment import Experiment
+from cil_func.networks.network import Model
+from cil_func.training.events import Emit
+from cil_func.training.progress import Progress, SaveHook
+
+
+class EnoughError(Exception):
+    """Raised by `emit` or a hook when enough steps are done, to leave the training of the phase."""
+
+
+def train(made: Experiment, phase: Phase, *, emit: Emit, hook: SaveHook[Progress]) -> bool:
+    """Trains a phase until emit or hook raises EnoughError. Returns whether one did, before the phase ended.
+
+    The weights are random, not learned: no step's time depends on them. Between epochs nothing is evaluated.
+    emit: takes the training's events. hook: is called at its borders.
+    """
+    num_old = sum(made.sizes(phase)[:-1])
+    key = rng.fold_in(made.seed, "profile")
+    progress = Progress(phase=phase.index, learned=drawn(made, num_old) if num_old else None)
+    student = partial(experiment.expand, made, phase, progress.learned, key)
+    teach = partial(experiment.teacher, made, phase, progress.learned)
+    nothing: Callable[..., dict] = lambda *_, **__: {"top1": None}  # noqa: E731
+    try:
+        experiment.train(made, phase, progress, student, teach, key, emit=emit, hook=hook, evaluate=nothing)
+    except EnoughError:
+        return True
+    return False
+
+
+def drawn(made: Experiment, num_classes: int) -> Model:
+    """Returns a model with random weights for so many classes, as if it were learned."""
+    return Model(*tree.cast(tuple(made.network.init(0, num_classes)), dtype=made.dtype, device=made.device))
