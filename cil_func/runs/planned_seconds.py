@@ -7,6 +7,7 @@ random. An image of an epoch costs what it costs to load, augment and teach it, 
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,11 +17,12 @@ from cil_func.data import batches
 from cil_func.data.scenario import Phase
 from cil_func.errors import NonFiniteError
 from cil_func.experiment import Experiment
+from cil_func.memory import Memory
 from cil_func.report.time_left import duration
 from cil_func.runs import counting, trial_steps
 from cil_func.runs.setup import Setup
 from cil_func.training import runners
-from cil_func.training.progress import SaveHook
+from cil_func.training.progress import Progress, SaveHook
 
 _SECONDS = 2.0  # for which steps of a phase are timed, once they are warm
 _EPOCHS = 3  # that are enough if they are shorter; the first one warms up
@@ -37,7 +39,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass
-class _Marks(SaveHook):
+class _Marks(SaveHook[Progress]):
     """Notes when chunks and steps of a training begin and end, and leaves it when enough are timed.
 
     device: whose work is waited for. chunks: when each wait for a chunk began. steps: (when it had ended, how many
@@ -50,7 +52,7 @@ class _Marks(SaveHook):
     epochs: list[tuple[int, float]] = field(default_factory=list)
     compiling: float = 0.0
 
-    def before_long_work(self, make) -> None:
+    def before_long_work(self, make: Callable[[], Progress]) -> None:
         self.chunks.append(self._now())
 
     def emit(self, event: dict) -> None:
@@ -80,9 +82,9 @@ class _Marks(SaveHook):
 
     def image_seconds(self, chunk_images: int) -> float:
         """Returns the seconds that an image of an epoch takes. chunk_images: how many images a whole chunk has."""
-        if len(self.epochs) > 1:
-            images, seconds = (sum(values) for values in zip(*self.epochs[1:], strict=True))
-            return seconds / images
+        if len(self.epochs) > 1 or (self.epochs and len(self.steps) <= _STEPS):
+            whole = self.epochs[1:] or self.epochs  # the first one warms up
+            return sum(seconds for _, seconds in whole) / sum(images for images, _ in whole)
         gaps = [
             (later[0] - earlier[0], later[1] > earlier[1], later[2])
             for earlier, later in zip(self.steps, self.steps[1:], strict=False)
@@ -112,7 +114,7 @@ def measure(setup: Setup) -> Estimate:
             continue
         marks = _Marks(made.device)
         with runners.reported(marks.emit):
-            trial_steps.train(made, phase, emit=marks.emit, hook=marks)
+            trial_steps.train(made, phase, emit=marks.emit, hook=marks, exemplars=_exemplars(made, phase))
         recipe = made.recipe(phase.index, "")
         by_pillow = made.augment.by_pillow
         length = batches.chunk_steps(made.train_images, recipe.batch_size, made.device, by_pillow=by_pillow)
@@ -146,6 +148,14 @@ def lines(estimate: Estimate) -> list[str]:
             "compiler's cache"
         )
     return found
+
+
+def _exemplars(made: Experiment, phase: Phase) -> Memory:
+    """Returns as many images of each old class as the run has exemplars when the phase begins."""
+    rows = torch.cat([each.train_rows for each in made.scenario.phases])
+    labels = made.scenario.train_labels[rows]
+    counts = counting.exemplars(made, phase.index)
+    return {label: rows[labels == label][:count] for label, count in enumerate(counts)}
 
 
 def _forward_seconds(made: Experiment, phase: Phase) -> tuple[float, float]:

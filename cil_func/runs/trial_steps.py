@@ -6,6 +6,7 @@ from functools import partial
 from cil_func import experiment, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.experiment import Experiment
+from cil_func.memory import Memory
 from cil_func.networks.network import Model
 from cil_func.training.events import Emit
 from cil_func.training.progress import Progress, SaveHook
@@ -15,15 +16,18 @@ class EnoughError(Exception):
     """Raised by `emit` or a hook when enough steps are done, to leave the training of the phase."""
 
 
-def train(made: Experiment, phase: Phase, *, emit: Emit, hook: SaveHook[Progress]) -> bool:
+def train(
+    made: Experiment, phase: Phase, *, emit: Emit, hook: SaveHook[Progress], exemplars: Memory | None = None
+) -> bool:
     """Trains a phase until emit or hook raises EnoughError. Returns whether one did, before the phase ended.
 
     The weights are random, not learned: no step's time depends on them. Between epochs nothing is evaluated.
-    emit: takes the training's events. hook: is called at its borders.
+    emit: takes the training's events. hook: is called at its borders. exemplars: of old classes; None: there are none.
     """
     num_old = sum(made.sizes(phase)[:-1])
     key = rng.fold_in(made.seed, "profile")
-    progress = Progress(phase=phase.index, learned=drawn(made, num_old) if num_old else None)
+    learned = drawn(made, num_old) if num_old else None
+    progress = Progress(phase=phase.index, learned=learned, exemplars=exemplars or {})
     student = partial(experiment.expand, made, phase, progress.learned, key)
     teach = partial(experiment.teacher, made, phase, progress.learned)
     nothing: Callable[..., dict] = lambda *_, **__: {"top1": None}  # noqa: E731

@@ -18,6 +18,7 @@ def marks(**given):
 
 def test_whole_epochs_are_counted_without_the_first_one():
     assert marks(epochs=[(100, 9.0), (100, 2.0), (50, 1.0)]).image_seconds(64) == 3 / 150
+    assert marks(epochs=[(100, 9.0)], steps=[(9.0, 1, 100)]).image_seconds(64) == 9 / 100  # there is no other
 
 
 def test_an_image_costs_its_share_of_a_step_and_of_a_chunk():
