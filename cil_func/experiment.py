@@ -73,10 +73,11 @@ def run(
             exemplars = select(experiment, phase, learned, progress.exemplars, key)
             progress = replace(progress, exemplars=exemplars, select_seconds=time.perf_counter() - clock)
             hook.at_border(_returning(progress), True)
-        extra = remember(experiment, phase, learned, extra, key)
+        extra = remember(experiment, phase, learned, extra, progress.exemplars, key)
         clock = time.perf_counter()
         row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
-        judge = partial(measure, learned, progress.exemplars, before=None if gamma is None else Model(trained, state))
+        before = None if gamma is None else Model(trained, state)
+        judge = partial(measure, learned, progress.exemplars, before=before, extra=extra)
         row |= judge()
         if len(phase.validation_rows) and phase.validation_rows is not phase.test_rows:
             row["validation"] = judge(on="validation")
@@ -89,7 +90,7 @@ def run(
         _agree(experiment, phase, learned, progress, extra)
         progress = Progress(phase.index + 1, learned, progress.exemplars, (*progress.rows, row), extra=extra)
         save(results_of(progress))
-        emit({"event": "phase_end", **row, "norms": _norms(trained, finished), **by_class})
+        emit({"event": "phase_end", **row, "norms": evaluation.row_norms(trained, finished), **by_class})
         hook.at_border(_returning(progress), True)
     return progress, results_of(progress)
 
@@ -135,16 +136,18 @@ def fit(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, 
     return Model(params, learned.state), extra
 
 
-def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tree.Tree:
+def remember(
+    experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, exemplars: Memory, key: int
+) -> tree.Tree:
     """Returns what the method remembers after a phase: its importances, say, measured on the phase's images.
 
     learned: the phase's finished model. extra: what it remembers at the end of the training, returned as it is by a
-    method without `Method.extra`. key: the phase's seed.
+    method without `Method.extra`. exemplars: of all classes seen. key: the phase's seed.
     """
     method, network = experiment.method, experiment.network
     if method.extra is None:
         return extra
-    params = network.pad(learned.params)
+    params, num_old = network.pad(learned.params), sum(experiment.sizes(phase)[:-1])
     passes = ModelPasses(
         network=network,
         model=Model(params, learned.state),
@@ -156,6 +159,7 @@ def remember(experiment: Experiment, phase: Phase, learned: Model, extra: tree.T
         batch_size=experiment.recipe(phase.index, "").batch_size,
         key=rng.fold_in(key, "remember"),
         processes=experiment.processes,
+        exemplars=memory.rows({label: exemplars[label] for label in exemplars if label < num_old}),
     )
     return method.extra.after(extra, params, passes, passes.classes)
 
@@ -179,12 +183,14 @@ def evaluate(
     before: Model | None = None,
     by: Literal["logits", "nme"] | None = None,
     on: Literal["test", "validation"] = "test",
+    extra: tree.Tree | None = None,
 ) -> dict:
     """Returns `evaluation.phase_row` of a model on the test images of all classes seen, with what `split` takes.
 
     on: "validation": on the images kept for validation in their place.
     learned: the model. exemplars: from which class means are taken; {}: there are none.
     before: the model before aligning; None where nothing was aligned. by: how it predicts; None: as the method does.
+    extra: what the method remembers, by which it may rectify the logits; None: they are not rectified.
     """
     images, all_labels, tested = experiment.judged_on(phase, on)
     features = experiment.forward.features(learned, images, tested, when=f"phase {phase.index}")
@@ -195,6 +201,8 @@ def evaluate(
 
     labels, sizes = all_labels[tested], experiment.sizes(phase)
     logits, predict = logits_of(learned), by or experiment.method.predict
+    if extra and experiment.method.rectify:
+        logits = experiment.method.rectify(logits, tree.cast(extra, device="cpu"), experiment.classes(phase))
     means = class_means(experiment, phase, learned, exemplars)
     row = evaluation.phase_row(
         logits, features, labels, sizes, logits_before_align=before and logits_of(before), means=means, predict=predict
@@ -237,12 +245,3 @@ def _agree(experiment: Experiment, phase: Phase, learned: Model, progress: Progr
         "the class order": torch.tensor(experiment.scenario.class_order),
     }
     experiment.processes.check_equal(parts, when=f"after phase {phase.index}")
-
-
-def _norms(trained: tree.Tree, finished: tree.Tree) -> dict[str, list[float]]:
-    """Returns {"before_align", "after_align"}: the norm of each class's row of the classifier, K numbers each.
-
-    trained, finished: the params before and after aligning.
-    """
-    before, after = (params["classifier"]["weight"].flatten(1).norm(dim=1).tolist() for params in (trained, finished))
-    return {"before_align": before, "after_align": after}

@@ -17,6 +17,8 @@ are in [0, C), that their classes are in the mask, and that the mask has a class
 converted, and the loss is float32 then; float32 and float64 logits keep their dtype.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 
@@ -152,13 +154,18 @@ def nca(
     return _mean(torch.log1p(shifted.exp().masked_fill(own, 0.0).sum(1)) - right, rows)
 
 
-def distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns the mean over the batch of the L2 distance between row i of `first` and row i of `second`, a 0-d tensor.
+def distance(
+    first: torch.Tensor, second: torch.Tensor, *, rows: torch.Tensor | None = None, order: Literal[1, 2] = 2
+) -> torch.Tensor:
+    """Returns the mean over the batch of the distance between row i of `first` and row i of `second`, a 0-d tensor.
 
-    first, second: (B, D). rows: (B,) bool, the rows that take part; None: all. Where two rows are equal the gradient is
-    0. Raises ValueError for shapes that differ or aren't 2-D.
+    first, second: (B, D). order: 2: the L2 distance; 1: L1, the sum of absolute differences. rows: (B,) bool, the rows
+    that take part; None: all. Where two rows are equal the gradient is 0.
+    Raises ValueError for shapes that differ or aren't 2-D.
     """
     _check_pair("distance", first, second)
+    if order == 1:
+        return _mean((first - second).abs().sum(1), rows)
     squares = (first - second).square().sum(1)                                     # (B,)
     equal = squares == 0
     return _mean(torch.where(equal, 0.0, torch.where(equal, 1.0, squares).sqrt()), rows)

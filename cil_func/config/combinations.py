@@ -32,8 +32,8 @@ def of_config(config: "Config") -> Iterator[str]:
     if config.model.options and config.model.backbone.startswith("resnet"):
         yield _no_options("model", next(iter(config.model.options)), "model.backbone", config.model.backbone)
     yield from _of_distillation(config.method)
-    if config.method.name == "icarl" and not (memory.size or memory.fixed_per_class):
-        given = 'memory.size: 0 with method.name = "icarl", which predicts by exemplars'
+    if config.method.name in ("icarl", "icarl-bce") and not (memory.size or memory.fixed_per_class):
+        given = f"memory.size: 0 with method.name = {shown(config.method.name)}, which predicts by exemplars"
         yield f"{given}; an integer >= 1, or memory.fixed_per_class >= 1"
     mistakes = list(of_optim(config.optim, "optim"))
     yield from mistakes or of_optim(config.optim_of_phase(0), "optim.first_phase")

@@ -244,7 +244,7 @@ TABLE: dict[str, Use] = {
     "method.clip_weights": _used_by(["wa"]),
     "method.align": _used_by(WITH_ALIGN),
     "method.label_smoothing": _used_by(of_methods.using("smoothing")),
-    "method.lwf_classes": _used_by(["lwf"]),
+    "method.lwf_classes": _used_by(["lwf", "lwm"]),
     **{key: use for name in PhaseOptim.model_fields for key, use in _optim_uses(name).items()},
     "checkpoint.every_seconds": _ALWAYS,
 }

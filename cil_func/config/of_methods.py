@@ -41,6 +41,8 @@ TABLE = {
     "fetril": Uses(),
     "si": Uses(),
     "rwalk": Uses(),
+    "il2m": Uses(memory=True),
+    "lwm": Uses(distillation=True),
 }
 
 

@@ -157,6 +157,7 @@ class Method(Table):
             "icarl-bce", "balanced", "eeil", "lucir",
             "ncm", "simplecil", "ranpac", "fetril",
             "si", "rwalk",
+            "il2m", "lwm",
         ]
         | values.Own
     ) = "wa"  # fmt: skip

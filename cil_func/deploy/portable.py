@@ -4,7 +4,6 @@ import torch
 
 from cil_func import tree
 from cil_func.deploy.predictor import Predictor
-from cil_func.training import evaluation
 from cil_func.training.preprocess import DTYPES
 
 
@@ -29,9 +28,7 @@ class Portable(torch.nn.Module):
         trees = self._of_buffers(self._trees, "")
         pixels = self._model.scorer.preprocess(images, self._dtype)  # (B, 3, H, W)
         logits, features, _ = self._model.apply(trees["params"], trees["state"], pixels)
-        saved = self._model.saved
-        scores = evaluation.scores(logits, features, means=saved.means, predict=saved.description["predict"])
-        return self._model.probabilities(scores).float()
+        return self._model.probabilities(self._model.scorer.judged(logits, features)).float()
 
     def _of_buffers(self, like: tree.Tree, start: str) -> tree.Tree:
         """Returns the tree `like`, nested dicts, with the module's buffers as its leaves. start: of their names."""

@@ -12,9 +12,11 @@ from cil_func.methods import (
     finetune,
     icarl,
     icarl_bce,
+    il2m,
     joint,
     lucir,
     lwf,
+    lwm,
     mas,
     ncm,
     podnet,
@@ -49,6 +51,8 @@ TABLE = {
     "fetril": fetril.make,
     "si": si.make,
     "rwalk": rwalk.make,
+    "il2m": il2m.make,
+    "lwm": lwm.make,
 }
 
 

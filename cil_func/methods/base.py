@@ -10,14 +10,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cil_func.methods.extra import Extra
-from cil_func.methods.functions import FaultOf, Finish, Imprint, Loss, Penalty, Project, Targets, Track, Trainable
+from cil_func.methods.functions import (
+    FaultOf,
+    Finish,
+    Imprint,
+    Loss,
+    Penalty,
+    Project,
+    Rectify,
+    Targets,
+    Track,
+    Trainable,
+)  # fmt: skip
 from cil_func.networks.head import LINEAR, Head
 from cil_func.networks.outputs import Classes, Outputs, Taps
 from cil_func.tree import Tree
 
 __all__ = [
-    "Classes", "FaultOf", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs", "Penalty", "Project", "Stage",
-    "Targets", "Track", "Trainable", "nothing",
+    "Classes", "FaultOf", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs", "Penalty", "Project", "Rectify",
+    "Stage", "Targets", "Track", "Trainable", "nothing",
 ]  # fmt: skip
 
 
@@ -114,7 +125,7 @@ class Method:
     loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track: of a phase's training, as
     in `Stage`.
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
-    class mean.
+    class mean. rectify: changes the logits of a finished model, in results and in the saved model; None: they stay.
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
     fault_of: why phases of some sizes can't be learned, see `FaultOf`.
     head, taps, final_relu: of the network, see `networks.network.Network`. grow: "backbone": each phase trains a new
@@ -147,6 +158,7 @@ class Method:
     grow: Literal["rows", "backbone"] = "rows"
     extra: Extra | None = None
     imprint: Imprint | None = None
+    rectify: Rectify | None = None
     stages: tuple[Stage, ...] = ()
     hold_out: float = 0.0
     frozen: Trainable = nothing

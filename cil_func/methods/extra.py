@@ -25,11 +25,14 @@ class Measure(Protocol):
 
 
 class Passes(Protocol):
-    """Passes over a phase's new images, un-augmented, with the phase's finished model in eval mode."""
+    """Passes over a phase's images, un-augmented, with the phase's finished model in eval mode."""
 
-    def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
+    def mean(
+        self, measure: Measure, *, by: Literal["image", "batch"], of: Literal["new", "exemplars"] = "new"
+    ) -> Tree:
         """Returns the mean of `measure` over all images, a tree like what `measure` returns.
 
+        of: "new": the phase's images. "exemplars": those kept of old classes; where there are none, all is 0.
         by: "image": measured on one image at a time; "batch": on batches of the training's size, in random order, each
         result weighted by its number of images.
         """

@@ -85,6 +85,15 @@ class FaultOf(Protocol):
     def __call__(self, sizes: Sequence[int], /) -> str: ...
 
 
+class Rectify(Protocol):
+    """(logits (N, K), extra, classes) -> logits (N, K), by which a finished model predicts.
+
+    extra: what the method remembers after the phase. classes: the phase's; on the CPU, as the others.
+    """
+
+    def __call__(self, logits: torch.Tensor, extra: Tree, classes: Classes, /) -> torch.Tensor: ...
+
+
 class Imprint(Protocol):
     """(rows, features (N, D), labels (N,), key) -> rows, those of the new classes set by their images' features.
 

@@ -53,13 +53,19 @@ class ApplyHead(Protocol):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
 
 
+class OfMaps(Protocol):
+    """(rows, aux) -> aux: what a loss needs of the taps' tensors and the classifier's rows together."""
+
+    def __call__(self, rows: Tree, aux: dict[str, torch.Tensor], /) -> dict[str, torch.Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Head:
     """What turns features into logits. The default is the linear classifier of `cil_func.classifier`.
 
     init, expand: make the rows of the first classes, and add those of a later phase's. Training pads the rows with
     zeros to the run's C classes. shared, renew: make the parameters that belong to no class, and those of a later
-    phase. apply: computes the logits.
+    phase. apply: computes the logits. maps: turns what the taps return into what a loss is given; None: nothing.
     """
 
     init: InitRows = classifier.init
@@ -67,6 +73,7 @@ class Head:
     shared: InitShared = lambda key, feature_dim, num_classes, num_phases: {}
     renew: RenewShared = lambda shared, key: shared
     apply: ApplyHead = lambda rows, shared, features, classes: (classifier.apply(rows, features), {})
+    maps: OfMaps | None = None
 
 
 LINEAR = Head()

@@ -178,6 +178,8 @@ class Network:
         beside the head's own; None: nothing.
         """
         logits, more = self.head.apply(params["classifier"], params.get("head", {}), features, classes)
+        if aux and self.head.maps:
+            aux = self.head.maps(params["classifier"], aux)
         return Outputs(logits, features, {**(aux or {}), **more})
 
 

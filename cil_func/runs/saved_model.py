@@ -9,8 +9,9 @@ from cil_func import experiment, tree
 from cil_func.data import sources
 from cil_func.data.images import Resident
 from cil_func.data.reading import image_file
+from cil_func.methods.base import Rectify
 from cil_func.networks.network import Model, Network
-from cil_func.networks.outputs import classes_of
+from cil_func.networks.outputs import Classes, classes_of
 from cil_func.runs import lineage
 from cil_func.runs.checkpoints import SavedModel
 from cil_func.runs.method_of import method_of
@@ -52,7 +53,8 @@ class Scorer:
     """Gives images the scores that the run's own evaluation gives them, see `scores`. Made by `scorer`.
 
     saved: the model. network: its functions. model: its params and state, on the device of `forward`.
-    preprocess: normalises pixels. forward: runs the backbones in batches.
+    preprocess: normalises pixels. forward: runs the backbones in batches. classes: those that are known, on the CPU.
+    rectify: what the method makes of logits; None: nothing.
     """
 
     saved: SavedModel
@@ -60,6 +62,8 @@ class Scorer:
     model: Model
     preprocess: Preprocess
     forward: inference.Forward
+    classes: Classes
+    rectify: Rectify | None = None
 
     def outputs(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (logits (N, K), features (N, D)), on the CPU. pixels, errors: as in `scores`."""
@@ -69,9 +73,7 @@ class Scorer:
             fits = f"uint8 images of shape (N, {', '.join(map(str, shape))})"
             raise ValueError(f"scores: images {tuple(pixels.shape)} {pixels.dtype}; give {fits}")
         features = self.forward.features(self.model, Resident(pixels), torch.arange(len(pixels)), when="scores")
-        sizes = self.saved.description["phases"]
-        classes = classes_of(sizes, len(sizes) - 1)
-        return self.network.outputs(self.saved.params, features, classes).logits, features
+        return self.network.outputs(self.saved.params, features, self.classes).logits, features
 
     def scores(self, pixels: torch.Tensor) -> torch.Tensor:
         """Returns the scores (N, K), on the CPU. pixels, errors: as in the function `scores`."""
@@ -79,6 +81,8 @@ class Scorer:
 
     def judged(self, logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Returns the scores (N, K) by the method's rule of prediction, of what `outputs` has returned."""
+        if self.rectify:
+            logits = self.rectify(logits, self.saved.extra, self.classes)
         return evaluation.scores(logits, features, means=self.saved.means, predict=self.saved.description["predict"])
 
 
@@ -93,7 +97,9 @@ def scorer(saved: SavedModel, *, device: torch.device | str = "cpu") -> Scorer:
     function = inference.forward_of(net, preprocess, dtype=compute_dtype)
     height, width = settings["image_size"]
     forward = inference.Forward(net, function, inference.batch_size(device, (height, width)), device)
-    return Scorer(saved, net, Model(*tree.cast((saved.params, saved.state), device=device)), preprocess, forward)
+    sizes, method = saved.description["phases"], method_of(configuration.from_dict(saved.description["config"]))
+    model, classes = Model(*tree.cast((saved.params, saved.state), device=device)), classes_of(sizes, len(sizes) - 1)
+    return Scorer(saved, net, model, preprocess, forward, classes, method.rectify)
 
 
 def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from cil_func import metrics
 from cil_func.training import calibrating
+from cil_func.tree import Tree
 
 _LARGE = ("confusion", "judged")  # too many numbers for results.json
 
@@ -88,6 +89,15 @@ def split(row: dict, *, pairs: bool) -> tuple[dict, dict]:
         kept["validation"] = {key: value for key, value in validation.items() if key not in _LARGE}
     kept["calibration"] = calibrating.measure(row["judged"], validation and validation["judged"])
     return kept, by_class(row["confusion"], pairs=pairs)
+
+
+def row_norms(trained: Tree, finished: Tree) -> dict[str, list[float]]:
+    """Returns {"before_align", "after_align"}: the norm of each class's row of the classifier, K numbers each.
+
+    trained, finished: the params before and after aligning.
+    """
+    before, after = (params["classifier"]["weight"].flatten(1).norm(dim=1).tolist() for params in (trained, finished))
+    return {"before_align": before, "after_align": after}
 
 
 def by_class(confusion: torch.Tensor, *, pairs: bool) -> dict:

@@ -1,7 +1,7 @@
 """Passes over the images of a phase, un-augmented, in eval mode: what a method measures to remember (`Extra.after`)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -28,7 +28,8 @@ class ModelPasses:
     network, model: the network and its tensors; the model's classifier is padded with zeros to the run's C classes.
     classes: which of the C classes are seen by the end of the phase, on the same device.
     images, labels: N of each; labels: int64 (N,). rows: int64 (M,), on the CPU, M > 0: the numbers of the images, and
-    of their labels, that `mean` averages over. preprocess: normalises the uint8 pixels.
+    of their labels, that `mean` averages over; exemplars: those of old classes, which may be none. preprocess:
+    normalises the uint8 pixels.
     batch_size: how many images a batch of `mean(..., by="batch")` has. key: an int seed, from which the order of the
     images in these batches is drawn. processes: those that share the images, in whole batches.
     """
@@ -43,10 +44,13 @@ class ModelPasses:
     batch_size: int
     key: int
     processes: Processes
+    exemplars: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
-    def mean(self, measure: Measure, *, by: Literal["image", "batch"]) -> Tree:
+    def mean(
+        self, measure: Measure, *, by: Literal["image", "batch"], of: Literal["new", "exemplars"] = "new"
+    ) -> Tree:
         """Returns the mean of `measure` over all images; see `Passes.mean`. All processes must call it."""
-        size, rows = _AT_ONCE, self.rows
+        size, rows = _AT_ONCE, self.rows if of == "new" else self.exemplars
         if by == "batch":  # as in training: rows may be sorted by class, and gradients of one class add up otherwise
             order = torch.randperm(len(rows), generator=rng.generator(self.key))
             size, rows = self.batch_size, rows[order]
@@ -55,10 +59,10 @@ class ModelPasses:
             self.processes.activity.count_progress()
             part = self._of_each(measure, images, labels) if by == "image" else self._of_all(measure, images, labels)
             total = part if total is None else tree.map(torch.add, total, part)
-        if total is None:  # of more processes than batches
+        if total is None:  # of more processes than batches, or without exemplars
             image, label = self._load(self.rows[:1])
             total = tree.map(torch.zeros_like, self._of_all(measure, image, label))
-        return tree.map(lambda leaf: leaf / len(self.rows), self.processes.sum(total))
+        return tree.map(lambda leaf: leaf / max(1, len(rows)), self.processes.sum(total))
 
     def _of_each(self, measure: Measure, images: torch.Tensor, labels: torch.Tensor) -> Tree:
         """Returns the sum over images of what is measured on each alone."""

@@ -30,7 +30,7 @@ NEW_CE = F.cross_entropy(LOGITS[:, OLD:], LABELS - OLD)
 SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
 CONSTANT = methods.Options(kd_weight=0.3)  # no binary fraction: rounded to float32 it would be another weight
 LAMBDA = OLD / SEEN
-OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir")  # no cross-entropy, or they need more than logits
+OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm")  # no cross-entropy, or they need more than logits
 BY_LOGITS = [name for name in methods.TABLE if name not in OTHER_LOSSES]
 
 
@@ -122,7 +122,7 @@ def test_lwf_says_where_its_loss_is_empty_and_learns_a_single_class_by_the_other
         assert seen(sizes) == ""
     for sizes in ([2, 2], [1, 2], [10]):
         assert new(sizes) == ""
-    others = [name for name in methods.TABLE if name not in ("lwf", "ewc", "mas", "si", "rwalk")]
+    others = [name for name in methods.TABLE if name not in ("lwf", "ewc", "mas", "si", "rwalk", "lwm")]
     assert all(methods.make(name, methods.Options()).fault_of([1, 1]) == "" for name in others)
 
 
@@ -156,6 +156,8 @@ def test_declarations():
         "balanced": (True, False, "new", False, "logits"),
         "eeil": (True, True, "new", False, "logits"),
         "lucir": (True, True, "new", False, "logits"),
+        "il2m": (True, False, "new", False, "logits"),
+        "lwm": (False, True, "new", False, "logits"),
         "si": (False, False, "new", False, "logits"),
         "rwalk": (False, False, "new", False, "logits"),
     }

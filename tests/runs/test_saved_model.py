@@ -31,6 +31,7 @@ CASES = [  # method, backbone, precision
     ("der", "resnet20", "float32"),
     ("icarl-bce", "resnet20", "float32"),
     ("lucir", "resnet20", "float32"),
+    ("il2m", "resnet20", "float32"),
     ("si", "resnet20", "float32"),
     ("rwalk", "resnet20", "float32"),
     ("icarl", "timm:test_resnet", "float32"),

@@ -23,7 +23,7 @@ from cil_func.training.progress import Progress, SaveHook
 _FOLDER = tempfile.TemporaryDirectory(prefix="four-classes-")  # deleted when the process ends
 METHODS = (
     "ewc", "mas", "bic", "podnet", "der",
-    "icarl-bce", "balanced", "eeil", "lucir",
+    "icarl-bce", "balanced", "eeil", "lucir", "il2m", "lwm",
     "si", "rwalk",
 )  # fmt: skip
 OPTIONS = {"balanced": ["method.options.tuned_epochs=2"], "lucir": ["method.options.tuned_epochs=2"]}

@@ -29,7 +29,7 @@ class Run:
     """What a run of ours trained on, and where it ended.
 
     batches: {(phase, stage): [(images (B, 3, 8, 8) float64, labels (B,)), ...]}, in order.
-    images, labels: of each phase.
+    images, labels: of each phase. pixels: all training images, normalised, by row.
     started: the model that each phase began with. learned, extra: after the last phase. exemplars: after each phase.
     """
 
@@ -40,6 +40,7 @@ class Run:
     learned: Model
     extra: dict
     exemplars: list[dict]
+    pixels: torch.Tensor
 
 
 def learn(monkeypatch, method: str, *more: str) -> Run:
@@ -80,6 +81,7 @@ def learn(monkeypatch, method: str, *more: str) -> Run:
     return Run(
         batches, [normalised(made.train_images.pixels[own]) for own in rows],
         [made.scenario.train_labels[own] for own in rows], started, progress.learned, progress.extra, exemplars,
+        normalised(made.train_images.pixels),
     )  # fmt: skip
 
 
