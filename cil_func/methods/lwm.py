@@ -32,7 +32,8 @@ def make(options: Options, *, gamma: Annotated[float, Interval(ge=0)] = 1.0) -> 
         top = teacher.logits.masked_fill(~classes.old, -torch.inf).argmax(dim=1)  # (B,)
         maps = [attention(each.aux["maps"], top) for each in (student, teacher)]
         far = losses.distance(*maps, rows=targets.rows, order=1)
-        return base.loss(student, teacher, targets, classes) + gamma * classes.old.any() * far
+        far = torch.where(classes.old.any(), far, 0.0)  # a number times a bool tensor would be float32
+        return base.loss(student, teacher, targets, classes) + gamma * far
 
     return replace(base, name="lwm", loss=loss, taps=last_maps, head=Head(maps=class_maps))
 
