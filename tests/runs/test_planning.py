@@ -72,7 +72,7 @@ def test_the_plan_has_a_line_for_each_stage_and_warns_of_one_without_images():
     assert len(said) == 1 and "[optim.balance] has no effect" in said[0]
 
 
-@pytest.mark.parametrize(("method", "share"), [("bic", 0.1), ("bic", 0.28), ("podnet", None)])
+@pytest.mark.parametrize(("method", "share"), [("bic", 0.1), ("bic", 0.28), ("podnet", None), ("eeil", None)])
 def test_the_plan_counts_what_a_stage_trains_on(method, share):
     """Also where share * kept is a whole number but for rounding: 0.28 * 25 is 7."""
     options = [f"method.options.share={share}"] if share else []
@@ -88,9 +88,10 @@ def test_the_plan_counts_what_a_stage_trains_on(method, share):
             assert counting.stage_images(made, stage, phase.index) == len(found) > 0
 
 
-def test_a_method_that_needs_feature_maps_is_refused_a_backbone_without_them():
-    with pytest.raises(ConfigError, match="timm:test_vit shows no feature maps, which podnet needs"):
-        build("method.name=podnet", "model.backbone=timm:test_vit", "data.image_size=16")
+@pytest.mark.parametrize("method", ["podnet", "lucir", "lwm"])
+def test_a_method_that_needs_feature_maps_is_refused_a_backbone_without_them(method):
+    with pytest.raises(ConfigError, match=f"timm:test_vit shows no feature maps, which {method} needs"):
+        build(f"method.name={method}", "model.backbone=timm:test_vit", "data.image_size=16")
 
 
 def test_the_weight_of_a_distillation_that_a_method_has_not_is_not_warned_of():
