@@ -71,7 +71,7 @@ LINES = [
      'optim.first_phase.milestones has no effect with optim.first_phase.schedule = "cosine"'),
     ("digits", ["optim.first_phase={milestones=[3]}"],
      'optim.first_phase.milestones has no effect with optim.schedule = "cosine"'),
-    ("digits", ["optim.eval_every_epochs=40"], "optim.eval_every_epochs has no effect with optim.epochs = 40"),
+    ("digits", ["optim.eval_every_epochs=40"], "optim.eval_every_epochs has no effect with optim.epochs = 30"),
     ("digits", ["data.order_seed=3"], 'data.order_seed has no effect with data.class_order = "canonical"'),
     ("digits", ["data.on_error=skip"], 'data.on_error has no effect with data.name = "digits"'),
     ("cifar", ["data.exif_orientation=apply", "data.background=[]"],
