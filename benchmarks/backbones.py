@@ -169,7 +169,8 @@ def difference(name: str, side: int, compiled: bool) -> tuple[float, float]:
 
         return torch.func.grad(loss, has_aux=True)(params["backbone"], state)
 
-    function = torch.compile(forward, fullgraph=True, backend="aot_eager") if compiled else forward
+    compiler = torch.compile(fullgraph=True, dynamic=False, backend="aot_eager")
+    function = compiler(forward) if compiled else forward
     grads, features = function(params, state)
     expected = module.train()(images)
     expected.square().mean().backward()

@@ -50,8 +50,13 @@ def main() -> int:
 
 
 def portable(config: dict) -> dict:
-    """Returns a configuration without this machine's paths: data.path is "", files of this repository are relative."""
-    text = json.dumps({**config, "data": {**config["data"], "path": ""}})
+    """Returns a configuration without this machine's paths.
+
+    data.path is "", model.weights the name of the file alone; files of this repository are relative.
+    """
+    weights = Path(config["model"].get("weights", "")).name
+    own = {"data": {**config["data"], "path": ""}, "model": {**config["model"], "weights": weights}}
+    text = json.dumps({**config, **own})
     return json.loads(text.replace(f"{RESULTS.parents[1]}/", ""))
 
 

@@ -130,6 +130,16 @@ def test_accuracies_of_the_method_of_ones_own_are_those_of_the_records():
     assert [float(value) for value in re.findall(r"\d+\.\d(?= )", text)] == [round(value, 1) for value in expected]
 
 
+def test_accuracies_on_a_frozen_backbone_are_those_of_the_records():
+    rows = re.findall(r"^\| (\w+), ImageNet \|(.*) \|$", METHODS, re.MULTILINE)
+    assert len(rows) == 4
+    for name, cells in rows:
+        figures = figures_of(f"frozen-imagenet-{name}")
+        keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
+        expected = [*(round(figures[key], 1) for key in keys), round(figures["seconds"])]
+        assert [float(cell) for cell in cells.split("|")] == expected
+
+
 def test_speeds_are_those_of_the_records():
     """Each row names the module and the figure that it quotes."""
     row = r"^\| [^|]+ \| `(\S+)(?: --epochs (\d+) --data FOLDER)?` \| `(\w+)` \| ([\d.]+) \|$"

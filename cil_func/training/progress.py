@@ -146,6 +146,9 @@ def pack(progress: Progress) -> tuple[tree.Tree, dict]:
         training = progress.training
         named = training.train_state._asdict() | {"health": training.train_state.health._asdict()}
         del named["extra"]  # it is `remembered`
+        shared = {key: _shared(named[key], progress.learned, key) for key in ("params", "state")}
+        for key, paths in shared.items():  # frozen parts: the last phase's model has them
+            named[key] = tree.partition(named[key], lambda path, own=paths: path not in own)[0] if paths else named[key]
         parts["training"] = {**named, "totals": training.totals._asdict(), "chosen": _named(training.chosen)}
         if training.before:
             parts["training"]["before"] = training.before._asdict()
@@ -153,6 +156,7 @@ def pack(progress: Progress) -> tuple[tree.Tree, dict]:
             "stage": training.number, "epoch": training.position.epoch, "step": training.position.step,
             "seconds": training.seconds,
         }  # fmt: skip
+        record["training"] |= {"shared": shared} if any(shared.values()) else {}
     return parts, record
 
 
@@ -171,13 +175,28 @@ def unpack(parts: tree.Tree, record: dict, *, device: torch.device) -> Progress:
         learned=Model(**models["learned"]) if models["learned"] else None,
         exemplars=_numbered(parts["exemplars"]),
         rows=tuple(record["rows"]),
-        training=None if at is None else _stage(models["training"], models["extra"], at, chosen),
+        training=None if at is None else _stage(models["training"], models["extra"], at, chosen, models["learned"]),
         select_seconds=record["select_seconds"],
         extra=models["extra"],
     )
 
 
-def _stage(part: tree.Tree, extra: tree.Tree, at: dict, chosen: dict[int, torch.Tensor]) -> StageProgress:
+def _shared(part: tree.Tree, learned: Model | None, key: str) -> list[str]:
+    """Returns the paths of the leaves of a train state's part that are the very tensors of the last phase's model.
+
+    Those are frozen parts; others were copied when the stage began. part: its params or state, as `key` says.
+    """
+    theirs = tree.to_paths(getattr(learned, key)) if learned else {}
+    return [path for path, leaf in tree.to_paths(part).items() if leaf is theirs.get(path)]
+
+
+def _stage(
+    part: tree.Tree, extra: tree.Tree, at: dict, chosen: dict[int, torch.Tensor], learned: tree.Tree
+) -> StageProgress:
+    for key, paths in at.get("shared", {}).items():
+        theirs = tree.to_paths(learned[key])
+        own = {path: theirs[path] for path in paths}
+        part = part | ({key: tree.from_paths({**own, **tree.to_paths(part.get(key, {}))})} if own else {})
     train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]), extra)
     position, before = Position(at["epoch"], at["step"]), Model(**part["before"]) if "before" in part else None
     return StageProgress(train_state, Measures(**part["totals"]), position, at["seconds"], at["stage"], chosen, before)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from cil_func import optim, tree
 from cil_func.data.batches import Batch
-from cil_func.methods.base import Stage
+from cil_func.methods.base import Stage, nothing
 from cil_func.networks.outputs import Outputs
 
 PADDING = -1  # the label of a row that only fills a batch up
@@ -65,13 +65,22 @@ def start(
 ) -> TrainState:
     """Returns the train state that a stage begins with.
 
-    params, state: of the model, its classifier padded to the run's C classes; copied. extra: what the method remembers,
-    which isn't copied; None: nothing. The optimiser starts anew, for the parameters that the stage trains.
+    params, state: of the model, its classifier padded to the run's C classes; copied but for what is frozen, which
+    stays shared. extra: what the method remembers, which isn't copied; None: nothing. The optimiser starts anew, for
+    the parameters that the stage trains.
     """
-    params, state = tree.map(torch.clone, (params, state))
+    params, state = (_copied(part, stage) for part in (params, state))
     chosen, _ = tree.partition(params, stage.trains)
     health = Health(*torch.tensor((0, NEVER, NEVER), device=tree.leaves(params)[0].device).unbind())
     return TrainState(params, state, optimiser.init(chosen), tree.map(torch.clone, health), extra or {})
+
+
+def _copied(part: tree.Tree, stage: Stage) -> tree.Tree:
+    """Returns a tree with copies of all leaves but the frozen ones, in the order of `part`."""
+    if stage.frozen is nothing:
+        return tree.map(torch.clone, part)
+    _, moving = tree.partition(part, stage.frozen)
+    return tree.overlay(part, tree.map(torch.clone, moving))
 
 
 def nothing_measured(train_state: TrainState) -> Measures:

@@ -1,0 +1,56 @@
+"""Low-rank adapters: against the module with changed weights, and a run that trains them alone."""
+
+import pytest
+import timm
+import tiny
+import torch
+from safetensors.torch import save_file
+
+import cil_func
+import train
+from cil_func import rng, tree
+from cil_func.errors import ConfigError
+from cil_func.networks import lora
+
+SIZE = (32, 32)
+
+
+def test_the_features_are_those_of_the_module_with_the_products_added(tmp_path):
+    torch.manual_seed(1)
+    module = timm.create_model("test_vit", num_classes=5, img_size=32)
+    save_file(module.state_dict(), tmp_path / "vit.safetensors")
+    module.reset_classifier(0)
+    net = lora.make("test_vit", rank=3, alpha=6.0, file=str(tmp_path / "vit.safetensors"))
+    params, state = net.init(0, image_size=SIZE)
+    images = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(net.apply(params, state, images, train=False)[0], module.eval()(images))
+    generator = torch.Generator().manual_seed(2)
+    for number, block in enumerate(module.blocks):
+        own = params["lora"]["blocks"][str(number)]["attn"]["qkv"]
+        own["b"] = torch.randn(own["b"].shape, generator=generator)
+        block.attn.qkv.weight.data += 6.0 / 3 * own["b"] @ own["a"]
+    torch.testing.assert_close(
+        net.apply(params, state, images, train=False)[0], module(images), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_model_that_it_can_not_adapt_is_refused():
+    with pytest.raises(ConfigError, match="timm:test_resnet has batch norm"):
+        lora.make("test_resnet")
+    with pytest.raises(ConfigError, match=r"has no linear layer \*\.qqq"):
+        lora.make("test_vit", modules=("*.qqq",))
+
+
+def test_a_run_trains_adapters_and_classifier_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("cil_func.runs.report_files.write_report", lambda directory, warn: [])
+    words = [*tiny.settings(folder=tiny.images(4, 6)), "data.image_size=32", "run.compile=false", "optim.epochs=1",
+             "optim.norm_batch=0", "run.precision=float32", "model.backbone=cil_func.networks.lora:make",
+             "model.options.name=test_vit", "model.options.rank=2", 'model.freeze=["backbone.base"]', "memory.size=4",
+             "data.increment=2", "optim.batch_size=4"]  # fmt: skip
+    flags = [word for each in words for word in ("--set", each)]
+    assert train.main(["--config", "digits", *flags, "--out", str(tmp_path / "run")]) == 0
+    saved = cil_func.load(tmp_path / "run")
+    drawn, _ = saved.network.init(rng.fold_in(rng.fold_in(0, "phase", 0), "init"), 4)  # as the run has drawn them
+    own = tree.to_paths(saved.params["backbone"]["make"])
+    for path, leaf in tree.to_paths(drawn["backbone"]["make"]).items():
+        assert torch.equal(own[path], leaf) is path.startswith("base."), path

@@ -1,0 +1,56 @@
+"""Frozen parts are neither copied nor written again: a checkpoint names the last phase's tensors."""
+
+import pytest
+import tiny
+import torch
+
+from cil_func import experiment, tree
+from cil_func.config import load
+from cil_func.runs import packing, setup
+from cil_func.training.progress import Progress, SaveHook, pack, unpack
+
+CPU = torch.device("cpu")
+SETTINGS = (
+    "run.precision=float64", "run.compile=false", "run.device=cpu", "optim.epochs=1", "optim.batch_size=8",
+    "optim.norm_batch=4", "optim.learning_rate=0.02", "data.increment=2", "memory.size=8",
+    'model.freeze=["backbone.stem", "backbone.stage0", "backbone.stage1"]',
+)  # fmt: skip
+
+
+def run(made, progress=None, hook=None):
+    return experiment.run(
+        made, emit=lambda event: None, save=lambda results: None, start=lambda: progress or Progress(), hook=hook
+    )[0]
+
+
+class Borders(SaveHook):
+    def __init__(self):
+        self.found = []
+
+    def at_border(self, make, boundary):
+        parts, record = pack(make())
+        self.found.append((packing.tree_from_bytes(b"".join(packing.chunks(parts))), record))
+
+
+@pytest.mark.parametrize("name", ["wa", "der"])
+def test_a_run_with_frozen_parts_goes_on_from_any_border_with_the_same_bits(name, monkeypatch):
+    tiny.shallow(monkeypatch)
+    words = [*tiny.settings(folder=tiny.images(4, 9)), *SETTINGS, f"method.name={name}"]
+    made, borders = setup.build(load("digits", words)).experiment, Borders()
+    expected = run(made, hook=borders).learned
+    drawn = experiment.expand(made, made.scenario.phases[0], None, 0).params  # another key: other weights
+    for parts, record in borders.found:
+        for mine, theirs in zip(tree.leaves(run(made, unpack(parts, record, device=CPU)).learned),
+                                tree.leaves(expected), strict=True):  # fmt: skip
+            assert torch.equal(mine, theirs)
+    later = [(parts, record) for parts, record in borders.found if record["phase"] == 1 and record["training"]]
+    assert later
+    for parts, record in later:
+        written = [*tree.to_paths(parts["training"]["params"]), *tree.to_paths(parts["training"]["state"])]
+        velocity = [*tree.to_paths(parts["training"]["opt_state"])]
+        assert record["training"]["shared"]["params"] and record["training"]["shared"]["state"]
+        for path in [*written, *velocity]:
+            assert not any(f".{part}." in f".{path}." for part in ("stem", "stage0", "stage1")), path
+    frozen = [path for path in tree.to_paths(drawn) if ".stage1." in path]
+    first = tree.to_paths(borders.found[0][0]["training"]["params"])
+    assert frozen and all(torch.equal(tree.to_paths(expected.params)[path], first[path]) for path in frozen)
