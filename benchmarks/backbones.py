@@ -11,6 +11,7 @@ this package's forward pass, eager and compiled by the backend aot_eager, relati
 families.
 """
 
+import json
 import statistics
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def parse(arguments: list[str] | None):
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--agreement", action="store_true", help="differences instead of seconds")
+    parser.add_argument("--models", default=",".join(FAMILIES), help="of --agreement, separated by commas")
     parser.add_argument("--quick", action="store_true", help="timm's smallest models, for tests")
     parser.add_argument("--eager", action="store_true", help="compile nothing, for tests")
     return parser.parse_args(arguments)
@@ -138,10 +140,12 @@ def conventional(
 
 
 def agreement(options) -> int:
-    """Prints and writes the differences from timm's modules, and returns 0."""
-    figures: dict[str, float] = {}
+    """Prints and writes the differences from timm's modules, and returns 0. Those of other models stay in the file."""
+    path = options.json or measure.RESULTS / "backbones_agreement-cpu.json"
+    figures = json.loads(path.read_text())["figures"] if path.exists() else {}
+    families = QUICK if options.quick else {name: FAMILIES[name] for name in options.models.split(",")}
     rows = [["", "features", "gradients", "compiled features", "compiled gradients"]]
-    for name, side in (QUICK if options.quick else FAMILIES).items():
+    for name, side in families.items():
         found = [difference(name, side, compiled) for compiled in ((False,) if options.eager else (False, True))]
         for kind, pair in zip(("eager", "compiled"), found, strict=False):
             figures |= {f"features_{kind}_{name}": pair[0], f"gradients_{kind}_{name}": pair[1]}
