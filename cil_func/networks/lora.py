@@ -41,7 +41,8 @@ def make(
     def init(key: int, /, *, image_size=None):
         start = weights.pretrained(inner, weights.read(file), file=file, name=name) if file else inner.init
         base, state = start(key, image_size=image_size)
-        shapes, adapters = tree.to_paths(base), {}
+        shapes = tree.to_paths(base)
+        adapters: dict[str, torch.Tensor] = {}
         for path in adapted:
             out, width = shapes[f"{path}.weight"].shape
             draws = rng.generator(rng.fold_in(key, "lora", path))

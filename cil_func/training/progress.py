@@ -147,8 +147,9 @@ def pack(progress: Progress) -> tuple[tree.Tree, dict]:
         named = training.train_state._asdict() | {"health": training.train_state.health._asdict()}
         del named["extra"]  # it is `remembered`
         shared = {key: _shared(named[key], progress.learned, key) for key in ("params", "state")}
-        for key, paths in shared.items():  # frozen parts: the last phase's model has them
-            named[key] = tree.partition(named[key], lambda path, own=paths: path not in own)[0] if paths else named[key]
+        for key, paths in shared.items():
+            if paths:  # frozen parts, which the last phase's model has
+                named[key] = tree.partition(named[key], set(paths).__contains__)[1]
         parts["training"] = {**named, "totals": training.totals._asdict(), "chosen": _named(training.chosen)}
         if training.before:
             parts["training"]["before"] = training.before._asdict()
