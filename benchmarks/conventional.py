@@ -210,6 +210,7 @@ def check(config: Config) -> None:
             "model.backbone": config.model.backbone.startswith("timm:"),
             "data.mean": not config.data.mean,
             **{f"augment.{key}": getattr(config.augment, key) > 0 for key in ("contrast", "saturation", "erasing")},
+            "augment.window": config.augment.window > 0,
             "optim.norm_batch": optim.norm_batch not in (0, optim.batch_size),
             "optim.warmup_epochs": optim.warmup_epochs > 0,
         }

@@ -9,16 +9,21 @@ from cil_func.config.messages import shown
 if TYPE_CHECKING:
     from cil_func.config.schema import Config, Method, PhaseOptim
 
+OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # data sets that are read from image files
+
 
 def of_config(config: "Config") -> Iterator[str]:
     """Yields one message for each combination of values in a configuration that is not allowed; none if all fit."""
     data, memory = config.data, config.memory
-    if data.name in ("image_folder", "imagenet100", "imagenet1000") and not data.path:
+    if data.name in OF_FILES and not data.path:
         allowed = "the path of a folder that holds train/ and test/ (or val/)"
         yield f"data.path: missing, with data.name = {shown(data.name)}; {allowed}"
     if data.name == "digits" and data.path:
         allowed = 'data.name = "image_folder" to train on that folder, or no path'
         yield f'data.path: {shown(data.path)} with data.name = "digits", which is in no folder; {allowed}'
+    if data.storage == "streaming" and data.name not in OF_FILES:
+        given = f'data.storage: "streaming" with data.name = {shown(data.name)}, which is in memory'
+        yield f'{given}; "resident" or "auto", or a data set of image files: {", ".join(OF_FILES)}'
     if bool(data.mean) != bool(data.std):
         lacking, given = ("std", "mean") if data.mean else ("mean", "std")
         yield f"data.{lacking}: [] with data.{given} = {shown(getattr(data, given))}; give both or neither"

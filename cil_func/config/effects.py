@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, get_args
 
 from cil_func.config import messages, names, of_methods
+from cil_func.config.combinations import OF_FILES
 from cil_func.config.messages import shown
 from cil_func.config.schema import Config, Method, PartOfOptim, PhaseOptim
 from cil_func.config.stages import is_stage
@@ -17,7 +18,6 @@ METHODS: tuple[str, ...] = get_args(get_args(Method.model_fields["name"].annotat
 WITH_MEMORY, WITH_KD = of_methods.using("memory"), of_methods.using("distillation")
 WITH_TEMPERATURE, WITH_ALIGN = of_methods.using("temperature"), of_methods.using("align")
 STAGES = {name: uses.stages for name, uses in of_methods.TABLE.items() if uses.stages}
-OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # data sets that are read from image files
 
 
 class Use(NamedTuple):
@@ -206,12 +206,12 @@ TABLE: dict[str, Use] = {
     "data.exif_orientation": _FILES,
     "data.background": _FILES,
     "data.image_size": _ALWAYS,
+    "data.storage": _ALWAYS,
+    "data.workers": Use(lambda config, processes: config.data.storage != "resident", _by("data.storage")),
     "data.initial_increment": _ALWAYS,
     "data.increment": _ALWAYS,
     "data.class_order": _ALWAYS,
-    "data.order_seed": Use(
-        lambda config, processes: config.data.class_order == "shuffled", _by("data.class_order")
-    ),
+    "data.order_seed": Use(lambda config, processes: config.data.class_order == "shuffled", _by("data.class_order")),
     "data.phases": _ALWAYS,
     "data.validation": _ALWAYS,
     "data.tests_on": _ALWAYS,  # refused without data.validation
@@ -219,8 +219,8 @@ TABLE: dict[str, Use] = {
     "data.std": _ALWAYS,
     "augment.auto_augment": _ALWAYS,
     "augment.backend": Use(lambda config, processes: config.augment.auto_augment != "", _by("augment.auto_augment")),
-    **dict.fromkeys(("augment.crop_padding", "augment.flip", "augment.brightness", "augment.contrast"), _ALWAYS),
-    "augment.saturation": _ALWAYS,
+    **dict.fromkeys(("augment.window", "augment.crop_padding", "augment.flip", "augment.brightness"), _ALWAYS),
+    **dict.fromkeys(("augment.contrast", "augment.saturation"), _ALWAYS),
     "augment.erasing": _ALWAYS,
     "model.backbone": _ALWAYS,
     "model.options": _ALWAYS,  # refused for the resnets

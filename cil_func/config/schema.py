@@ -67,6 +67,12 @@ class Data(Table):
     "Colour (red, green, blue) behind transparent pixels of an image file. []: the alpha channel is dropped."
     image_size: values.Zero | Annotated[int, Interval(ge=8, le=1024)] = 0
     "Pixels a side to which images are resized. 0: the images' own size."
+    storage: Literal["auto", "resident", "streaming"] = "auto"
+    """Where images are. resident: all in memory. streaming: in their files, decoded when they are trained on. auto:
+    streaming for files whose pixels need more than half of the free memory, and with augment.window."""
+    workers: Literal["auto"] | values.Workers = "auto"
+    """Processes that decode images for each process of the run, with storage = "streaming". 0: a thread of the run.
+    auto: all cores but at most 16, and at most 2 where the CPU trains. Results don't depend on it."""
     initial_increment: values.Count = 0
     "Number of classes in the first phase. 0: the first of increment."
     increment: Literal["auto"] | values.Positive | values.Sizes = 10
@@ -99,6 +105,9 @@ class Augment(Table):
     'RandAugment policy as a timm string. "": none.'
     backend: Literal["device", "pil"] = "device"
     "What computes auto_augment. device: whole batches, where the images are. pil: timm with Pillow, other draws."
+    window: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Smallest share of an image's area that a random window covers, which is brought to data.image_size: torchvision's
+    RandomResizedCrop, 0.08 in ImageNet's recipes. The ratio of its sides is between 3/4 and 4/3. 0: no window."""
     crop_padding: Annotated[int, Interval(ge=0, le=64)] = 4
     "Pixels of zeros added on each side before a random crop to the image's size."
     flip: bool = True

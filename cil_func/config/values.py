@@ -84,6 +84,7 @@ _from_list = BeforeValidator(lambda value: tuple(value) if isinstance(value, lis
 Seed = Annotated[int, Interval(ge=0, le=2**31 - 1)]
 Count = Annotated[int, Interval(ge=0, le=LARGEST)]
 Positive = Annotated[int, Interval(ge=1, le=LARGEST)]
+Workers = Annotated[int, Interval(ge=0, le=256), Allowed("an integer in 0..256", example=4)]
 Images = Annotated[int, Interval(ge=2, le=2**31 - 1)]  # batch norm needs two; bytes of a batch fit 64 bits
 Zero = Annotated[int, Interval(ge=0, le=0), Allowed("0")]  # Literal[0] takes `false` too
 Fraction = Annotated[float, Interval(ge=0, lt=1)]

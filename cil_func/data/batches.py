@@ -1,8 +1,9 @@
 """Chunks of batches: some rows of the images at a time, augmented together."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from cil_func import rng
 from cil_func.data.augmentation.augment import CHUNK_PIXELS, Augment
 from cil_func.data.augmentation.operations import pin, upload
-from cil_func.data.images import Images, Resident
+from cil_func.data.images import Images, Part, Resident
 
 _PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
 # Pixels in a chunk that Pillow prepares, at most; a batch at least. On a GPU as many as the forward graph takes at a
@@ -77,9 +78,10 @@ def epoch_chunks(
     A chunk has as many whole batches, one or more, as fit into the CHUNK_PIXELS of the device, or into PILLOW_PIXELS if
     Pillow augments. All random numbers are drawn in this call, on the host: what an image gets doesn't depend on
     batches, chunks or processes, and nothing waits for a GPU.
-    If Pillow augments, or if the images are on another kind of device than `device`, a background thread prepares
-    chunks while others are trained on. It starts in this call and ends when the iterator is exhausted or closed. What
-    it raises is raised by the iterator. Raises ValueError for a batch_size below 1.
+    If Pillow augments, or if the images are in files or on another kind of device than `device`, a background thread
+    prepares chunks while others are trained on. It starts in this call, as the processes that decode files do, and ends
+    when the iterator is exhausted or closed. What it raises is raised by the iterator.
+    Raises ValueError for a batch_size below 1.
     """
     if batch_size < 1:
         raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
@@ -91,29 +93,31 @@ def epoch_chunks(
     steps, here = len(all_batches), own.stop - own.start if own else batch_size
     length = chunk_steps(images, here, device, by_pillow=by_pillow)
 
-    def prepare(start: int) -> Prepared:
-        batches = all_batches[start : start + length]
-        places = [batch[own] if own else batch for batch in batches]
-        here = torch.tensor([place for batch in places for place in batch], dtype=torch.int64)
-        chosen, drawn = images.gather(rows[here]), {name: draw[here] for name, draw in draws.items()}
-        if augment and augment.by_pillow:
-            chosen, drawn = augment.apply(chosen, drawn), {}
-        batch = Batch(pin(chosen, device), labels[upload(rows[here], labels.device)])
-        return Chunk(batch, tuple(map(len, places)), tuple(map(len, batches)), max(0, first_step - start)), drawn
+    starts = range(first_step // length * length, steps, length)
+    plans = [_plan(all_batches[start : start + length], own, max(0, first_step - start)) for start in starts]
+    at_loading = augment.loading(draws) if augment else {}
+    later = {name: draw for name, draw in draws.items() if name not in at_loading}
+    parts = [Part(rows[plan.places], {name: draw[plan.places] for name, draw in at_loading.items()}) for plan in plans]
+    loaded = images.stream(parts, augment)
+
+    def prepared() -> Generator[Prepared]:
+        with closing(loaded):
+            for plan, part, pixels in zip(plans, parts, loaded, strict=True):
+                batch = Batch(pin(pixels, device), labels[upload(part.rows, labels.device)])
+                drawn = {name: draw[plan.places] for name, draw in later.items()}
+                yield Chunk(batch, plan.sizes, plan.totals, plan.done), drawn
 
     def finish(chunk: Chunk, drawn: dict[str, Tensor]) -> Chunk:
         """Returns the chunk with its images and labels on `device`, its images augmented.
 
-        drawn: what `Augment.draw` drew for the chunk's images; {} leaves them as they are: nothing augments, or Pillow
-        already has (`prepare`).
+        drawn: what `Augment.draw` drew for the chunk's images and is still to be applied; {} leaves them as they are.
         """
         chosen, here = (upload(leaf, device) for leaf in chunk.batch)
         return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if augment and drawn else chosen, here))
 
-    starts = range(first_step // length * length, steps, length)
-    ahead = by_pillow or images.device.type != device.type
-    prepared = _prefetched(prepare, starts) if ahead else map(prepare, starts)  # the thread begins here
-    return (finish(*parts) for parts in prepared)
+    ahead = by_pillow or images.from_disk or images.device.type != device.type
+    chunks = _prefetched(prepared(), len(plans)) if ahead else prepared()  # the thread begins here
+    return (finish(*parts) for parts in chunks)
 
 
 def epoch_batches(
@@ -160,6 +164,22 @@ def cut(count: int, batch_size: int, *, joins: bool = False) -> list[range]:
     return [range(start, stop) for start, stop in pairwise([*starts, count])]
 
 
+class _Plan(NamedTuple):
+    """A chunk before its images are loaded: the places of its images in the epoch's order, and `Chunk`'s numbers."""
+
+    places: Tensor
+    sizes: tuple[int, ...]
+    totals: tuple[int, ...]
+    done: int
+
+
+def _plan(batches: list[range], own: slice | None, done: int) -> _Plan:
+    """Returns the plan of a chunk. batches: the places of each batch's images. own: see `epoch_chunks`."""
+    here = [batch[own] if own else batch for batch in batches]
+    places = torch.cat([torch.arange(each.start, each.stop) for each in here])
+    return _Plan(places, tuple(map(len, here)), tuple(map(len, batches)), done)
+
+
 def chunk_steps(images: Images, rows: int, device: torch.device, *, by_pillow: bool) -> int:
     """Returns how many steps a whole chunk has, at least one. rows: how many images a step has in this process.
 
@@ -183,8 +203,8 @@ def channel_statistics(images: Images, rows: Tensor) -> tuple[tuple[float, ...],
     height, width = images.shape
     chunk = max(1, _STATISTICS_PIXELS // (height * width))
     counts = torch.zeros(3, 256, dtype=torch.int64)
-    for chosen in rows.split(chunk):
-        planes = rearrange(images.gather(chosen), "n h w c -> c (n h w)")
+    for pixels in images.stream([Part(chosen, {}) for chosen in rows.split(chunk)]):
+        planes = rearrange(pixels, "n h w c -> c (n h w)")
         counts += torch.stack([torch.bincount(values, minlength=256).cpu() for values in planes])
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = counts / counts.sum(1, keepdim=True).double()  # (3, 256)
@@ -193,23 +213,24 @@ def channel_statistics(images: Images, rows: Tensor) -> tuple[tuple[float, ...],
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
 
 
-def _prefetched(prepare: Callable[[int], Prepared], starts: range) -> Iterator[Prepared]:
-    """Returns an iterator over prepare(start) for each start, in order.
+def _prefetched(prepared: Generator[Prepared], count: int) -> Iterator[Prepared]:
+    """Returns an iterator over the `count` items of a generator. A thread takes up to _PREFETCH of them ahead.
 
-    A thread prepares up to _PREFETCH results ahead. It starts in this call.
+    The thread starts in this call. The generator is closed at the end, also when the consumer stops early.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    pending = deque(pool.submit(prepare, start) for start in starts[:_PREFETCH])
+    pending = deque(pool.submit(next, prepared) for _ in range(min(count, _PREFETCH)))
 
     def results() -> Iterator[Prepared]:
         try:
-            for start in starts[_PREFETCH:]:
+            for _ in range(count - len(pending)):
                 result = pending.popleft().result()
-                pending.append(pool.submit(prepare, start))
+                pending.append(pool.submit(next, prepared))
                 yield result
             while pending:
                 yield pending.popleft().result()
         finally:  # also when the consumer stops early: closing a generator raises in it
             pool.shutdown(wait=True, cancel_futures=True)
+            prepared.close()
 
     return results()

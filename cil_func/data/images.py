@@ -1,20 +1,36 @@
 """Defines what a set of images is to the rest of the package: images by row number, wherever they are stored."""
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from cil_func.data.augmentation import window
+from cil_func.data.augmentation.augment import Augment
 from cil_func.data.augmentation.operations import upload
 
 _FREE_SHARE = 0.5  # of the GPU's free memory, that a set of images may take
+
+
+class Part(NamedTuple):
+    """Some images that are loaded together.
+
+    rows: int64 (B,), their numbers, on the CPU. draws: {name: (B, ...)}, those of `Augment.loading`, of each image.
+    """
+
+    rows: Tensor
+    draws: dict[str, Tensor]
 
 
 class Images(Protocol):
     """N images of one size, uint8 RGB, that are got by row number; len() is N.
 
     shape: (H, W) of each image. device: where `gather` returns images. nbytes: how many bytes of memory the set takes.
+    from_disk: whether images are read when they are asked for, so that it pays to ask ahead.
     """
 
     @property
@@ -26,12 +42,23 @@ class Images(Protocol):
     @property
     def nbytes(self) -> int: ...
 
+    @property
+    def from_disk(self) -> bool: ...
+
     def __len__(self) -> int: ...
 
     def gather(self, rows: Tensor) -> Tensor:
         """Returns the images with the numbers `rows`, in their order: uint8 (B, H, W, 3), on `device`.
 
-        rows: int64 (B,), 0 to N - 1, on the CPU.
+        rows: int64 (B,), 0 to N - 1, on the CPU. For a few images; for many there is `stream`.
+        """
+        ...
+
+    def stream(self, parts: Sequence[Part], augment: Augment | None = None) -> Generator[Tensor]:
+        """Returns a generator of the images of each part, in turn: uint8 (B, H, W, 3), on `device`.
+
+        Images in files are decoded ahead of what is taken. Close the generator if it isn't exhausted.
+        augment: does its `Augment.loading` to the images, by the parts' draws; None leaves them as they are.
         """
         ...
 
@@ -55,12 +82,20 @@ class Resident:
     def nbytes(self) -> int:
         return self.pixels.nbytes
 
+    @property
+    def from_disk(self) -> bool:
+        return False
+
     def __len__(self) -> int:
         return len(self.pixels)
 
     def gather(self, rows: Tensor) -> Tensor:
         """See `Images.gather`. For images on a GPU the row numbers are copied there without waiting for it."""
         return self.pixels[upload(rows, self.pixels.device)]
+
+    def stream(self, parts: Sequence[Part], augment: Augment | None = None) -> Generator[Tensor]:
+        """See `Images.stream`. An image is gathered when it is taken."""
+        return (_loaded(self.gather(part.rows), part.draws, augment) for part in parts)
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -86,6 +121,11 @@ def resident(pixels: Tensor, device: torch.device) -> Resident:
     return Resident(pixels.to(device))
 
 
+def on_device(images: Images, device: torch.device) -> Images:
+    """Returns images in memory as `resident` does; others come back as they are."""
+    return resident(images.pixels, device) if isinstance(images, Resident) else images
+
+
 @dataclass(frozen=True)
 class Mirrored:
     """The mirror images, left to right, of the set `images`.
@@ -107,9 +147,30 @@ class Mirrored:
     def nbytes(self) -> int:
         return self.images.nbytes
 
+    @property
+    def from_disk(self) -> bool:
+        return self.images.from_disk
+
     def __len__(self) -> int:
         return len(self.images)
 
     def gather(self, rows: Tensor) -> Tensor:
         """See `Images.gather`."""
         return self.images.gather(rows).flip(2)
+
+    def stream(self, parts: Sequence[Part], augment: Augment | None = None) -> Generator[Tensor]:
+        """See `Images.stream`."""
+        return (pixels.flip(2) for pixels in self.images.stream(parts, augment))
+
+
+def _loaded(pixels: Tensor, draws: dict[str, Tensor], augment: Augment | None) -> Tensor:
+    """Returns images, uint8 (B, H, W, 3), after what `augment` does to an image where it is decoded."""
+    if augment and augment.window:
+        height, width = pixels.shape[1:3]
+        cut = [
+            window.cut(Image.fromarray(image), seed, smallest=augment.window, size=(height, width))
+            for image, seed in zip(pixels.cpu().numpy(), draws["window"].tolist(), strict=True)
+        ]
+        if cut:
+            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in cut]))
+    return augment.apply(pixels, draws) if augment and augment.by_pillow else pixels

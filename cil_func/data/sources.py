@@ -13,6 +13,7 @@ from PIL import Image
 from cil_func.data import cifar100
 from cil_func.data.reading import class_folders, decoding, folders, image_file, listing, variation
 from cil_func.data.reading.decoding import ImageMemory
+from cil_func.data.reading.file_table import Pixels
 from cil_func.data.reading.pixels import WHITE, Rules
 from cil_func.errors import ConfigError, DataError, Mistakes, printable
 
@@ -24,9 +25,10 @@ _TEST_NAMES = {"image_folder": ("test", "val"), "imagenet100": ("val",), "imagen
 
 
 class Dataset(NamedTuple):
-    """A data set in memory.
+    """A data set.
 
-    train_images, test_images: uint8 (N, H, W, 3), of one size.
+    train_images, test_images: uint8 (N, H, W, 3), of one size, or a `FileTable` of images that stay in their files, or
+    some of both.
     train_targets, test_targets: int64 (N,), the original class indices 0..K-1, each with images in both splits.
     class_names: the name of each index.
     skipped: the files that were left out, by `on_error = "skip"`, like "train/cat/3.png: the file is empty"; paths are
@@ -36,9 +38,9 @@ class Dataset(NamedTuple):
     tested_on: for a run that extends another one, on which images its old classes are tested; "" for others.
     """
 
-    train_images: np.ndarray
+    train_images: Pixels
     train_targets: np.ndarray
-    test_images: np.ndarray
+    test_images: Pixels
     test_targets: np.ndarray
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
@@ -80,14 +82,17 @@ def load(
     background: Sequence[int] = WHITE,
     check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
     memory: ImageMemory = decoding.OWN_MEMORY,
+    storage: str = "resident",
+    workers: int = 0,
 ) -> Dataset:
-    """Loads a whole data set into memory and returns it as a Dataset.
+    """Loads a data set and returns it as a Dataset.
 
     name: one of NAMES. path: the folder of image files; for cifar100 the folder where it is stored, "" for `.data`.
     image_size: the side in pixels that each image is brought to, see `image_file.resize`; 0 keeps the images' own size
     (224 for ImageNet).
     check: called with the class names, before any image file is read; it may raise DataError.
-    memory: where the images are stored.
+    memory: where the images are stored. storage, workers: see `folders.Settings`; other data sets than those of image
+    files are always in memory.
 
     Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
     file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
@@ -107,7 +112,9 @@ def load(
         if name != "image_folder":
             image_size = image_size or OWN_SIZES[name]
             _check_count(path, name)
-        return _load_files(path, image_size, on_error, rules, check, memory, _TEST_NAMES[name])
+        skip = on_error == "skip"
+        settings = folders.Settings(image_size, _TEST_NAMES[name], skip, rules, check, memory, storage, workers)
+        return _load_files(path, settings)
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -144,36 +151,14 @@ def _digits() -> Dataset:
     return Dataset(images[train_rows], targets[train_rows], images[test_rows], targets[test_rows], names)
 
 
-def _load_files(
-    path: str,
-    image_size: int,
-    on_error: str,
-    rules: Rules,
-    check: Callable[[tuple[str, ...]], None],
-    memory: ImageMemory,
-    test_names: Sequence[str],
-) -> Dataset:
-    """Loads a data set of image files: see `load` and `folders.read` for the arguments."""
-    skipped: list[str] = []
-    warnings: list[str] = []
-    stamps: list[str] = []
-    kept: list[str] = []
-    arrays = folders.read(
-        path,
-        image_size=image_size,
-        test_names=test_names,
-        skip=skipped.append if on_error == "skip" else None,
-        rules=rules,
-        warn=warnings.append,
-        check=check,
-        listed=lambda found: stamps.append(listing.stamp(found)),
-        kept=kept.extend,
-        memory=memory,
-    )
-    train_images, train_targets, _, _, class_names = arrays
-    warnings += variation.constant_class_warnings(train_images, train_targets, class_names)
-    inside = tuple(Path(os.path.relpath(file, path)).as_posix() for file in kept)
-    return Dataset(*arrays, tuple(skipped), tuple(map(printable, warnings)), stamps[0], inside)
+def _load_files(path: str, settings: folders.Settings) -> Dataset:
+    """Loads a data set of image files; see `folders.read`."""
+    found = folders.read(path, settings)
+    warnings = list(found.warnings)
+    if isinstance(found.train_images, np.ndarray):
+        warnings += variation.constant_class_warnings(found.train_images, found.train_targets, found.class_names)
+    inside = tuple(Path(os.path.relpath(file, path)).as_posix() for file in found.train_files)
+    return Dataset(*found[:6], tuple(map(printable, warnings)), found.stamp, inside)
 
 
 def _check_count(path: str, name: str) -> None:
@@ -203,7 +188,8 @@ def _resized(dataset: Dataset, image_size: int, memory: ImageMemory) -> Dataset:
     count = len(dataset.train_images) + len(dataset.test_images)
     decoding.check_memory(count, image_size, image_size, copies=memory.copies)
 
-    def resize_all(pixels: np.ndarray) -> np.ndarray:
+    def resize_all(pixels: Pixels) -> np.ndarray:
+        assert isinstance(pixels, np.ndarray), "only data sets without files are resized here"
         resized = memory.empty((len(pixels), image_size, image_size, 3))  # np.stack would need the memory twice
         for image, slot in zip(pixels, resized, strict=True):
             slot[:] = image_file.resize(Image.fromarray(image), image_size)

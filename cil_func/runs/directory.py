@@ -123,8 +123,8 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         on_owned()
         return FoundRun(resolve(config))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
-    if moved_from:
-        stored = stored.model_copy(update={"data": stored.data.model_copy(update={"path": config.data.path})})
+    here = {"path": config.data.path, "workers": config.data.workers}  # these may differ: results don't depend on them
+    stored = stored.model_copy(update={"data": stored.data.model_copy(update=here)})
     record, has_results = status.read(directory), (directory / "results.json").exists()
     if record.get("state") == "finished" and has_results:
         return FoundRun(stored, finished=True, moved_from=moved_from)
@@ -165,10 +165,11 @@ def _differences(wanted: Config, stored: Config) -> dict[str, str]:
     """Returns {dotted key: "KEY is VALUE there and VALUE here"} of the keys in which two configurations differ.
 
     wanted: the command's, "here". stored: the run's, "there". An "auto" of `wanted` is not different from what it
-    became.
+    became, and data.workers is left out.
     """
     new, old = flat(wanted), flat(stored)
-    resolved = {key for key in ("run.device", "run.precision", "data.increment") if new[key] == "auto"}
+    given_auto = ("run.device", "run.precision", "data.increment", "data.storage")
+    resolved = {"data.workers"} | {key for key in given_auto if new[key] == "auto"}
     if "data.increment" in resolved and not wanted.data.initial_increment:
         resolved.add("data.initial_increment")
     if wanted.model.weights:  # what isn't set has become the pretrained model's own

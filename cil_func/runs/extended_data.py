@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cil_func.data.reading import file_table
+from cil_func.data.reading.file_table import Pixels
 from cil_func.data.sources import Dataset
 from cil_func.errors import ConfigError, DataError
 from cil_func.methods.base import Method
@@ -16,9 +18,9 @@ _HELD_OUT = 0.2  # of the exemplars of each old class, where its test images are
 
 
 class Tests(NamedTuple):
-    """Images on which old classes are tested: uint8 (N, H, W, 3), the label of each, int64 (N,), and what they are."""
+    """Images on which old classes are tested, the label of each, int64 (N,), and what they are."""
 
-    images: np.ndarray
+    images: Pixels
     labels: np.ndarray
     told: str
 
@@ -100,7 +102,7 @@ def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Da
         fix = f"set data.image_size = {high}" if high == wide else "give them that size"
         raise DataError(f"the new images are {width}x{height}, those of {parent.directory} {wide}x{high}; {fix}")
     known, stored = len(parent.class_names), parent.memory if uses_memory else None
-    old_images = stored.images if stored else new.train_images[:0]
+    old_images = stored.images if stored else np.empty((0, height, width, 3), dtype=np.uint8)
     old_labels = stored.labels if stored else new.train_targets[:0]
     sources = stored.sources if stored else ()
     files = new.train_files or tuple(f"image {row} of the training set" for row in range(len(new.train_targets)))
@@ -113,9 +115,9 @@ def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Da
             "their own test images are gone"
         )
     return new._replace(
-        train_images=np.concatenate([old_images, new.train_images]),
+        train_images=file_table.join(old_images, new.train_images),
         train_targets=np.concatenate([old_labels, new.train_targets + known]),
-        test_images=np.concatenate([tests.images, new.test_images]),
+        test_images=file_table.join(tests.images, new.test_images),
         test_targets=np.concatenate([tests.labels, new.test_targets + known]),
         class_names=(*parent.class_names, *new.class_names),
         warnings=(*new.warnings, *notes),

@@ -23,14 +23,17 @@ def of_run(setup: Setup, progress: Progress) -> dict[str, Any]:
     for phase in made.scenario.phases:
         first = sum(made.sizes(phase)[:-1])
         labels = range(first, first + len(phase.classes))
-        rows = torch.cat([progress.exemplars.get(label, torch.empty(0, dtype=torch.int64)) for label in labels])
+        kept = [progress.exemplars.get(label, torch.empty(0, dtype=torch.int64)) for label in labels]
+        pixels = hashlib.sha256()
+        for rows in kept:  # a class at a time, since all may be too many for the memory
+            pixels.update(made.train_images.gather(rows).cpu().numpy().tobytes())
         known = before[phase.index] if phase.index < len(before) else {"run": "", "data_fingerprint": setup.fingerprint}
         phases.append({
             "phase": phase.index,
             "classes": [made.class_names[index] for index in phase.classes],
             **known,
-            "exemplars": len(rows),
-            "exemplars_sha256": hashlib.sha256(made.train_images.gather(rows).cpu().numpy().tobytes()).hexdigest(),
+            "exemplars": sum(map(len, kept)),
+            "exemplars_sha256": pixels.hexdigest(),
         })
     parent = {"run": str(extended.directory), "sha256": extended.saved.description["sha256"]} if extended else None
     return {

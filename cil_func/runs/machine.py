@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from cil_func.config import Config
+from cil_func.config.messages import shown
 from cil_func.errors import CilError, DiskError, MachineError
 
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|Unable to allocate|not enough memory|STATUS_ALLOC_FAILED")
@@ -42,7 +43,7 @@ def as_one_line(error: BaseException, config: Config, directory: Path) -> BaseEx
 
 
 def explain(error: BaseException, config: Config) -> CilError | None:
-    """Returns an error of one line if the cause is a lack of memory, or torch.compile and what it needs.
+    """Returns an error of one line if the cause is a lack of memory, a lost worker, or torch.compile and what it needs.
 
     A MachineError; a DiskError if the disk has no room for torch.compile's files.
     error: looked at together with all errors that it was raised from. config: of the run, for the advice.
@@ -51,6 +52,11 @@ def explain(error: BaseException, config: Config) -> CilError | None:
     if isinstance(error, CilError) or not isinstance(error, Exception):
         return None
     chain = list(_chain(error))
+    if any(isinstance(link, RuntimeError) and str(link).startswith("DataLoader worker") for link in chain):
+        return MachineError(
+            "a process that decodes images was killed, mostly by the system for lack of memory; try a smaller "
+            f"data.workers than {shown(config.data.workers)}, and the same command goes on"
+        )
     lacking = next((link for link in chain if _is_memory(link)), None)
     if lacking is not None:
         return MachineError(_about_memory(lacking, config))

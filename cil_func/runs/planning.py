@@ -8,7 +8,7 @@ from cil_func.data import scenario
 from cil_func.errors import DataError
 from cil_func.experiment import Experiment
 from cil_func.parallel import batch_split
-from cil_func.runs import activations, counting, memory_files, pretrained
+from cil_func.runs import activations, counting, memory_files, pretrained, storage
 from cil_func.runs.setup import Setup
 from cil_func.training.recipe import Recipe
 
@@ -197,6 +197,7 @@ def _sizes(setup: Setup) -> list[str]:
         held["what the method remembers"] = tree.size(begun)
     images = experiment.train_images.nbytes + experiment.test_images.nbytes
     lines = [
+        *_streaming(setup),
         f"parameters: {last:,} (backbone {tree.size(params['backbone']):,}), statistics: {tree.size(state):,}",
         f"memory: images {_mb(images)}; {', '.join(held)} {_mb(number * sum(held.values()))}; "
         f"activations about {_mb(activations.activation_bytes(setup))} for {activations.rows(setup)} images a device",
@@ -210,6 +211,20 @@ def _sizes(setup: Setup) -> list[str]:
         count = 1 + stages * (2 if experiment.processes.size > 1 else 1)
         lines.append(f"graphs to compile: {count}, whatever the number of phases")
     return lines
+
+
+def _streaming(setup: Setup) -> list[str]:
+    """Returns a line about images that stay in their files; [] if there are none."""
+    made = setup.experiment
+    if setup.config.data.storage != "streaming":
+        return []
+    height, width = made.train_images.shape
+    count = len(made.train_images) + len(made.test_images)
+    workers = storage.num_workers(setup.config, made.processes.launch)
+    by = f"{workers} processes of its own" if workers != 1 else "a process of its own"
+    by = f"{by} for each process of the run" if workers else "a thread"
+    size = _mb(count * height * width * 3)
+    return [f"images: {count:,} stay in their files (data.storage), {size} as pixels; decoded by {by}"]
 
 
 def _mb(count: int) -> str:

@@ -8,14 +8,14 @@ import torch
 
 from cil_func import memory, optim
 from cil_func.config import Config, names
-from cil_func.data import batches, images
+from cil_func.data import batches, images, streamed
 from cil_func.data.augmentation import augment
 from cil_func.experiment import Experiment
 from cil_func.methods.base import Method
 from cil_func.networks.network import Network
 from cil_func.parallel.launch import device_of, set_threads
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.runs import extended_data, load_data, loggers, machine, parent, pretrained
+from cil_func.runs import extended_data, load_data, loggers, machine, parent, pretrained, storage
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import check_backbone, known_size, network_of
@@ -79,8 +79,12 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     extended = parent.read(config)
     data, fingerprint = load_data.load(config, method, processes, extended)
     config = load_data.with_increments(config, len(data.class_names) - len(extended.class_names if extended else ()))
+    config = storage.resolved(config, data)
     phases = load_data.phases(config, data, extended)
-    train_images = images.Resident(torch.from_numpy(data.train_images))
+    workers = storage.num_workers(config, processes.launch)
+    train_images, test_images = (
+        streamed.images_of(pixels, workers=workers) for pixels in (data.train_images, data.test_images)
+    )
     if known_size(config) is None:
         draws = check_backbone(config, train_images.shape, of_data=True)
     dtype, compute_dtype = DTYPES[config.run.precision]
@@ -94,9 +98,9 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     pretrained.refuse_unknown_factors(config, network)
     captured = device.type == "cuda" and config.run.compile
     maker = RecipeMaker(network, preprocess, compute_dtype, processes, compiled=config.run.compile, draws=draws)
-    on_device = images.resident(train_images.pixels, device)
+    on_device = images.on_device(train_images, device)
     unseen = config.data.tests_on == "validation"  # the test images
-    tested = on_device if unseen else images.resident(torch.from_numpy(data.test_images), device)
+    tested = on_device if unseen else images.on_device(test_images, device)
     experiment = Experiment(
         method=method,
         network=network,

@@ -1,5 +1,6 @@
 """Runs a model over many images in eval mode: for evaluation, for the selection of exemplars, and as the teacher."""
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from cil_func import tree
 from cil_func.data import batches
 from cil_func.data.augmentation.operations import upload
-from cil_func.data.images import Images
+from cil_func.data.images import Images, Part
 from cil_func.errors import NonFiniteError
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, Outputs
@@ -95,7 +96,9 @@ class Forward:
         """
         parts = self.processes.split_rows(len(rows), self.batch_size)
         own = rows[parts[self.processes.rank]]
-        found = [self.outputs(model, images.gather(chunk))[0] for chunk in own.split(self.batch_size) if len(chunk)]
+        batches = [Part(chunk, {}) for chunk in own.split(self.batch_size) if len(chunk)]
+        with closing(images.stream(batches)) as loaded:
+            found = [self.outputs(model, pixels)[0] for pixels in loaded]
         some = tree.leaves(model.params)[0]
         part = torch.cat(found) if found else some.new_empty(0, self.network.feature_dim)
         features = self.processes.gather_rows(part, parts).cpu()

@@ -1,6 +1,7 @@
 """Passes over the images of a phase, un-augmented, in eval mode: what a method measures to remember (`Extra.after`)."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,7 +9,7 @@ import torch
 
 from cil_func import rng, tree
 from cil_func.data.augmentation.operations import upload
-from cil_func.data.images import Images
+from cil_func.data.images import Images, Part
 from cil_func.methods.extra import Measure
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes
@@ -60,7 +61,7 @@ class ModelPasses:
             part = self._of_each(measure, images, labels) if by == "image" else self._of_all(measure, images, labels)
             total = part if total is None else tree.map(torch.add, total, part)
         if total is None:  # of more processes than batches, or without exemplars
-            image, label = self._load(self.rows[:1])
+            image, label = self._prepared(self.images.gather(self.rows[:1]), self.rows[:1])
             total = tree.map(torch.zeros_like, self._of_all(measure, image, label))
         return tree.map(lambda leaf: leaf / max(1, len(rows)), self.processes.sum(total))
 
@@ -87,11 +88,14 @@ class ModelPasses:
         return self.network.outputs(params, features, self.classes, aux).logits
 
     def _batches(self, rows: torch.Tensor, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Returns an iterator over (preprocessed images, labels) of this process's batches of `size` rows."""
+        """Yields (preprocessed images, labels) of each of this process's batches of `size` rows."""
         own = rows[self.processes.split_rows(len(rows), size)[self.processes.rank]]
-        return (self._load(rows) for rows in own.split(size) if len(rows))
+        parts = [Part(rows, {}) for rows in own.split(size) if len(rows)]
+        with closing(self.images.stream(parts)) as loaded:
+            for part, pixels in zip(parts, loaded, strict=True):
+                yield self._prepared(pixels, part.rows)
 
-    def _load(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prepared(self, pixels: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.preprocess.mean.device
-        images = upload(self.images.gather(rows), device)
+        images = upload(pixels, device)
         return self.preprocess(images, self.preprocess.mean.dtype), self.labels[rows].to(device)

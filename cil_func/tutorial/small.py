@@ -43,7 +43,7 @@ def digits(*, increment: int = 2) -> Digits:
     order = scenario.class_order("canonical", num_classes=len(data.class_names), class_names=data.class_names)
     cut = scenario.build(data.train_targets, data.test_targets, order, initial_increment=0, increment=increment)
     train, test = (
-        torch.from_numpy(images[..., 0]).flatten(1).float() / 255 for images in (data.train_images, data.test_images)
+        torch.as_tensor(images)[..., 0].flatten(1).float() / 255 for images in (data.train_images, data.test_images)
     )
     names = tuple(data.class_names[index] for index in order)
     return Digits(train, cut.train_labels, test, cut.test_labels, cut.phases, names)

@@ -70,7 +70,7 @@ def test_table_is_aligned(capsys):
 
 def test_generated_images_are_a_folder_that_the_data_room_reads(tmp_path):
     measure.write_images(tmp_path / "images", classes=3, train=4, test=2, size=8)
-    train_images, train_targets, test_images, test_targets, names = folders.read(str(tmp_path / "images"))
+    train_images, train_targets, test_images, test_targets, names, *_ = folders.read(str(tmp_path / "images"))
     assert train_images.shape == (12, 8, 8, 3) and test_images.shape == (6, 8, 8, 3) and len(names) == 3
     assert np.bincount(train_targets).tolist() == [4] * 3 and np.bincount(test_targets).tolist() == [2] * 3
     assert len(np.unique(train_images, axis=0)) == 12  # no image comes twice

@@ -74,6 +74,8 @@ LINES = [
     ("digits", ["optim.eval_every_epochs=40"], "optim.eval_every_epochs has no effect with optim.epochs = 30"),
     ("digits", ["data.order_seed=3"], 'data.order_seed has no effect with data.class_order = "canonical"'),
     ("digits", ["data.on_error=skip"], 'data.on_error has no effect with data.name = "digits"'),
+    ("folder", ["data.path=x", "data.storage=resident", "data.workers=3"],
+     'data.workers has no effect with data.storage = "resident"'),
     ("cifar", ["data.exif_orientation=apply", "data.background=[]"],
      'data.exif_orientation and data.background have no effect with data.name = "cifar100"'),
     ("digits", ["model.drop_rate=0.1", "model.drop_path_rate=0.1"],

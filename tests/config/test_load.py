@@ -579,6 +579,9 @@ def tables_of(draw):
         data.setdefault("path", "somewhere")
     if data.get("name") != "a:b":
         data.pop("options", None)
+    if data.get("storage") == "streaming":
+        data["name"] = "image_folder"
+        data.pop("options", None), data.setdefault("path", "somewhere")
     if not set(tables.get("model", {}).get("backbone", "")) & set(":"):
         tables.get("model", {}).pop("options", None)
     if "mean" not in data or "std" not in data:

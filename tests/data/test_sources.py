@@ -48,7 +48,7 @@ def test_digits_can_be_resized():
 
 
 def test_digits_that_would_not_fit_are_refused_before_they_are_resized(monkeypatch):
-    monkeypatch.setattr(sources.decoding, "_available_bytes", lambda: 10**9)
+    monkeypatch.setattr(sources.decoding, "available_bytes", lambda: 10**9)
     with pytest.raises(DataError, match=r"1797 images of 1024x1024 need 5\.7 GB"):  # 1797 x 1024 x 1024 x 3 bytes
         sources.load("digits", image_size=1024)
 

@@ -37,6 +37,12 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def test_a_process_that_decodes_images_and_is_killed_is_one_line_with_advice():
+    """torch's own words, raised by its handler of SIGCHLD."""
+    told = machine.explain(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), EAGER)
+    assert isinstance(told, MachineError) and "try a smaller data.workers" in str(told)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -67,7 +67,7 @@ def opened(monkeypatch):
 def settings(folder):
     return config.load("digits", [
         "data.name=image_folder", f"data.path={folder}", "data.increment=1", "optim.norm_batch=4", "optim.batch_size=8",
-        "run.device=cpu", "run.precision=float32", "memory.size=4", "model.backbone=resnet20",
+        "run.device=cpu", "data.storage=resident", "run.precision=float32", "memory.size=4", "model.backbone=resnet20",
     ])  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_without_shared_memory_each_process_reads_and_all_are_counted(folder, op
     monkeypatch.setattr(sharing, "is_supported", lambda: False)
     assert len(built(folder, 2)) == 2 and len(opened) == 2 * 11
     needed = 10 * 8 * 8 * 3
-    monkeypatch.setattr(decoding, "_available_bytes", lambda: 2 * needed)
+    monkeypatch.setattr(decoding, "available_bytes", lambda: 2 * needed)
     built(folder, 2)
     with pytest.raises(DataError, match=r"10 images of 8x8 need .* in each of 3 processes, .* or processes"):
         built(folder, 3)
@@ -108,7 +108,7 @@ def test_without_shared_memory_each_process_reads_and_all_are_counted(folder, op
 @pytest.mark.skipif(not sharing.is_supported(), reason="memory without a name is Linux's")
 def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(folder, opened, monkeypatch):
     needed = 10 * 8 * 8 * 3
-    monkeypatch.setattr(decoding, "_available_bytes", lambda: needed)
+    monkeypatch.setattr(decoding, "available_bytes", lambda: needed)
     assert len(built(folder, 3)) == 3
     attach = sharing.attach
 
@@ -123,7 +123,7 @@ def test_shared_images_are_counted_once_and_a_copy_that_is_needed_after_all_too(
     with pytest.raises(DataError, match="in each of 2 processes"):
         built(folder, 3)
     opened.clear()
-    monkeypatch.setattr(decoding, "_available_bytes", lambda: 2 * needed)
+    monkeypatch.setattr(decoding, "available_bytes", lambda: 2 * needed)
     first, second, third = built(folder, 3)
     assert second.experiment.train_images.pixels.equal(first.experiment.train_images.pixels)
     assert third.fingerprint == first.fingerprint

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cil_func import rng
 from cil_func.data.augmentation import geometry, kernels, operations, randaugment, rectangles
+from cil_func.data.augmentation import window as windows
 from cil_func.data.augmentation.operations import upload
 
 Draws = dict[str, Tensor]
@@ -56,18 +57,26 @@ class Augment:
     """A way to change images at random.
 
     draw: makes the random numbers. apply: changes images by them. by_pillow: whether Pillow computes image by image, so
-    that a thread of its own saves time.
+    that `apply` is done where images are loaded, by processes or a thread of their own.
+    window: the smallest share of an image's area that a random window takes, which is cut out where the image is
+    decoded, before `apply`, see `window.box`; 0: no window is cut.
     """
 
     draw: Draw
     apply: Apply
     by_pillow: bool = False
+    window: float = 0.0
+
+    def loading(self, draws: Draws) -> Draws:
+        """Returns the draws that are used where images are loaded; the others are for `apply` later."""
+        return draws if self.by_pillow else {name: draw for name, draw in draws.items() if name == "window"}
 
 
 def make(
     *,
     backend: str,
     auto_augment: str = "",
+    window: float = 0.0,
     crop_padding: int = 0,
     flip: bool = False,
     brightness: float = 0.0,
@@ -80,6 +89,7 @@ def make(
 
     backend: what computes RandAugment, "device" or "pil". auto_augment: timm's string for it, such as
     "rand-m9-mstd0.5-inc1"; "" for none.
+    window: see `Augment`.
     crop_padding: how many pixels of zeros are put around the image before a window of its own size is cut out.
     flip: whether to mirror left to right with probability 0.5.
     brightness, contrast, saturation: for each a factor is drawn from [max(0, 1 - value), 1 + value], as torchvision's
@@ -99,11 +109,12 @@ def make(
         draw_policy, apply_policy = _draw_seeds, partial(_by_pillow, auto_augment=auto_augment)
     jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     draw = partial(
-        _draw, crop_padding=crop_padding, flip=flip, jitter=jitter, draw_policy=draw_policy, erasing=erasing
-    )
+        _draw, window=window, crop_padding=crop_padding, flip=flip, jitter=jitter, draw_policy=draw_policy,
+        erasing=erasing,
+    )  # fmt: skip
     chunk = partial(_apply_chunk, crop_padding=crop_padding, apply_policy=apply_policy, fill=fill)
     apply = partial(_apply, apply_chunk=chunk, padding=crop_padding)
-    return Augment(draw, apply, by_pillow=bool(policy) and backend == "pil")
+    return Augment(draw, apply, by_pillow=bool(policy) and backend == "pil", window=window)
 
 
 device = partial(make, backend="device")
@@ -111,15 +122,9 @@ pil = partial(make, backend="pil")
 
 
 def _draw(
-    key: int,
-    count: int,
-    *,
-    crop_padding: int,
-    flip: bool,
-    jitter: dict[str, float],
-    draw_policy: Draw,
-    erasing: float,
-) -> Draws:
+    key: int, count: int, *, window: float, crop_padding: int, flip: bool, jitter: dict[str, float],
+    draw_policy: Draw, erasing: float,
+) -> Draws:  # fmt: skip
     """Makes the draws for `count` images: {name: tensor (count, ...)}, without those of changes that are off.
 
     key: an int, a seed. Each change has a key of its own derived from it, so turning one on changes no other draw.
@@ -130,6 +135,8 @@ def _draw(
         return rng.generator(rng.fold_in(key, purpose))
 
     draws: Draws = {}
+    if window:
+        draws["window"] = windows.draw(rng.fold_in(key, "window"), count)
     if crop_padding:
         for side in ("top", "left"):
             draws[side] = torch.randint(2 * crop_padding + 1, (count,), generator=generator(side))

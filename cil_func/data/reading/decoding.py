@@ -61,7 +61,7 @@ def read_all(
     """
     read = read or image_file.read
     with image_file.quiet():
-        sample, unread = _first_readable(splits[0], stop, read)
+        sample, unread = first_readable(splits[0], stop, read)
         if sample is None:
             empty = np.empty((0, 0, 0, 3), dtype=np.uint8)
             return [(empty, unread), *((empty, {}) for _ in splits[1:])]
@@ -106,7 +106,7 @@ def check_memory(count: int, height: int, width: int, *, copies: int = 1) -> Non
     copies: how many processes of this machine store the images each for itself.
     Call it before the images are decoded, which may take an hour.
     """
-    needed, available = count * height * width * 3, _available_bytes()
+    needed, available = count * height * width * 3, available_bytes()
     if needed * copies > available:
         each, fewer = (f" in each of {copies} processes", "images or processes") if copies > 1 else ("", "images")
         raise DataError(
@@ -115,7 +115,7 @@ def check_memory(count: int, height: int, width: int, *, copies: int = 1) -> Non
         )
 
 
-def _first_readable(
+def first_readable(
     files: Sequence[str], stop: bool, read: Read
 ) -> tuple[tuple[str, int, int] | None, dict[int, str]]:
     """Finds the first file that can be read.
@@ -180,7 +180,7 @@ def _two_sizes(first: str, expected: tuple[int, ...], other: str, found: tuple[i
     )
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
     """Returns how many bytes of memory are free: Linux's estimate, on other systems the memory of the machine.
 
     SC_AVPHYS_PAGES is not used: it doesn't count the page cache, which reading the images has just filled.

@@ -3,99 +3,168 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from cil_func.data.reading import decoding, image_file, listing
+from cil_func.data.reading import checking, decoding, file_table, image_file, listing
+from cil_func.data.reading.file_table import Pixels
 from cil_func.data.reading.listing import Files, Listing
 from cil_func.data.reading.pixels import DARK, TRANSPARENT, TURNED, Rules, UnreadableError
 from cil_func.errors import DataError, Mistakes
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
 _LOOKED_AT = 200  # files that are read after a mistake, to name those that can't be read in the same message
 
 
-def read(
-    path: str,
-    *,
-    image_size: int = 0,
-    test_names: Sequence[str] = ("test", "val"),
-    skip: Callable[[str], None] | None = None,
-    rules: Rules = image_file.UPRIGHT_ON_WHITE,
-    warn: Callable[[str], None] = lambda line: None,
-    check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
-    listed: Callable[[Listing], object] = lambda found: None,
-    kept: Callable[[list[str]], object] = lambda files: None,
-    memory: decoding.ImageMemory = decoding.OWN_MEMORY,
-) -> Arrays:
-    """Reads the images in `path/train/<class>/**` and `path/test/<class>/**`.
+class Settings(NamedTuple):
+    """How a folder of images is read.
 
     image_size: 0 if all images have one size; otherwise each is brought to image_size x image_size, see
     `image_file.resize`. test_names: the names that the test folder may have, see `listing.list_images`.
-    skip: called with a line like "train/cat/3.png: the file is empty" for each file that can't be read, which is then
-    left out. If it is None, such a file raises DataError. rules: about orientation and transparent pixels.
-    warn: called with one line for each thing that is odd and no mistake. check: called with the class names before any
-    image is read; it may raise DataError. listed: called with the Listing before the images are read. kept: called with
-    the training files that were read, in the order of the rows.
-    memory: where the images are stored.
-
-    Returns (train images uint8 (N, H, W, 3), train targets int64 (N,), test images, test targets, class names). A
-    target is the position in the sorted class names. Rows are sorted by class, then by path. Links are followed, names
-    that begin with a dot are ignored. Class names are in Unicode's form NFC; bytes that are not UTF-8 become "\\xff".
-    Raises DataError, one line, for whatever is missing, empty, unreadable, of two sizes or too large for the memory.
+    skip: whether files that can't be read are left out; if not, they are mistakes. rules: about orientation and
+    transparent pixels. check: called with the class names before any image is read; it may raise DataError.
+    memory: where the images are stored. storage: "resident" reads all images into memory, "streaming" leaves them in
+    their files, "auto" takes streaming for images that need more than half of the free memory.
+    workers: how many processes may decode.
     """
-    found = listing.list_images(path, test_names=test_names, skip=skip is not None)
+
+    image_size: int = 0
+    test_names: Sequence[str] = ("test", "val")
+    skip: bool = False
+    rules: Rules = image_file.UPRIGHT_ON_WHITE
+    check: Callable[[tuple[str, ...]], None] = lambda class_names: None
+    memory: decoding.ImageMemory = decoding.OWN_MEMORY
+    storage: str = "resident"
+    workers: int = 0
+
+
+class Folder(NamedTuple):
+    """What a folder of images holds.
+
+    train_images, test_images: uint8 (N, H, W, 3), or the files. train_targets, test_targets: int64 (N,), positions in
+    `class_names`, which are sorted. skipped: one line for each file that was left out, like "train/cat/3.png: the file
+    is empty". warnings: one line for each thing that is odd and no mistake. stamp: see `listing.stamp`.
+    train_files: the path of each training image.
+    """
+
+    train_images: Pixels
+    train_targets: np.ndarray
+    test_images: Pixels
+    test_targets: np.ndarray
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+    stamp: str
+    train_files: tuple[str, ...]
+
+
+DEFAULT = Settings()
+
+
+def read(path: str, settings: Settings = DEFAULT) -> Folder:
+    """Reads the images in `path/train/<class>/**` and `path/test/<class>/**`, or lists their files.
+
+    Rows are sorted by class, then by path. Links are followed, names that begin with a dot are ignored. Class names are
+    in Unicode's form NFC; bytes that are not UTF-8 become "\\xff".
+    Raises DataError, one line, for whatever is missing, empty, unreadable, of two sizes or too large for the memory.
+    Of files that are streamed those that can't be decoded are found in part, see `checking`.
+    """
+    found = listing.list_images(path, test_names=settings.test_names, skip=settings.skip)
     class_names = tuple(map(listing.text_of, found.class_names))
     mistakes = Mistakes()
     if found.class_names:
         with mistakes.collected():
-            check(class_names)
+            settings.check(class_names)
     if found.mistakes or mistakes.lines:
         Mistakes([*found.mistakes, *mistakes.lines, *_unreadable(found)]).refuse()
-    listed(found)
+    stamp = listing.stamp(found)
     noted: set[tuple[str, str]] = set()
-    reader = partial(image_file.read, rules=rules, report=lambda file, what: noted.add((what, file)))
-    arrays = _read_splits(found, image_size, reader, memory, kept)
-    for line in [*found.warnings, *_warnings(Counter(what for what, _ in noted), rules)]:
-        warn(line)
-    if skip:
-        for line in found.skipped:
-            skip(line)
-    train_images, train_targets, test_images, test_targets = arrays
-    return train_images, train_targets, test_images, test_targets, class_names
+    reader = partial(image_file.read, rules=settings.rules, report=lambda file, what: noted.add((what, file)))
+    images, kept = (_list_splits if _streams(found, settings) else _read_splits)(found, settings, reader)
+    train_images, train_targets, test_images, test_targets = images
+    return Folder(
+        train_images,
+        train_targets,
+        test_images,
+        test_targets,
+        class_names,
+        tuple(found.skipped) if settings.skip else (),
+        (*found.warnings, *_warnings(Counter(what for what, _ in noted), settings.rules)),
+        stamp,
+        tuple(kept),
+    )
 
 
-def _read_splits(
-    found: Listing,
-    image_size: int,
-    reader: decoding.Read,
-    memory: decoding.ImageMemory,
-    kept: Callable[[list[str]], object],
-) -> list[np.ndarray]:
-    """Returns [train images, train targets, test images, test targets], without the files that are skipped.
+def _streams(found: Listing, settings: Settings) -> bool:
+    """Returns whether the images stay in their files."""
+    if settings.storage == "auto":
+        files = [file for split in found.splits for file, _ in split]
+        return checking.are_large(files, settings.image_size, copies=settings.memory.copies)
+    return settings.storage == "streaming"
 
-    found: the listing; files that can't be read are noted in it. image_size, reader, memory: see `decoding.read_all`.
-    kept: called with the training files that are not skipped.
+
+Splits = tuple[list, list[str]]  # [train images, train targets, test images, test targets], and the training files
+
+
+def _read_splits(found: Listing, settings: Settings, reader: decoding.Read) -> Splits:
+    """Reads all images into memory. Returns `Splits`, without the files that are skipped.
+
+    found: the listing; files that can't be read are noted in it. reader: see `decoding.read_all`.
     Raises DataError for a file that can't be read and is not skipped, and for a class of which no image is left.
     """
     files = [[file for file, _ in split] for split in found.splits]
     try:
-        decoded = decoding.read_all(files, image_size, stop=not found.skip, read=reader, memory=memory)
+        decoded = decoding.read_all(
+            files, settings.image_size, stop=not found.skip, read=reader, memory=settings.memory
+        )
     except MemoryError:
         raise DataError("the images need more memory than there is; set a smaller data.image_size") from None
-    arrays, lost = [], Mistakes()
-    for number, (split, (array, unread)) in enumerate(zip(found.splits, decoded, strict=True)):
-        for row, reason in unread.items():
+    # Without `skip` reading has ended at the first one, and the next files were not looked at.
+    kept = _kept_rows(found, [unread for _, unread in decoded], more=lambda at, row: _unreadable(found, at, row))
+    arrays = [decoding.remove_rows(array, unread) for array, unread in decoded]
+    return _splits(found, arrays, kept)
+
+
+def _list_splits(found: Listing, settings: Settings, reader: decoding.Read) -> Splits:
+    """Returns the `Splits` of images that stay in their files; the rest is as in `_read_splits`."""
+    files = [[file for file, _ in split] for split in found.splits]
+    size = checking.size_of(files[0], settings.image_size, reader)
+    make = partial(file_table.table, size=size, resizes=bool(settings.image_size), rules=settings.rules)
+    checked = [checking.unreadable(make(paths), all_of=found.skip, workers=settings.workers) for paths in files]
+    kept = _kept_rows(found, checked)
+    return _splits(found, [make([paths[row] for row in rows]) for paths, rows in zip(files, kept, strict=True)], kept)
+
+
+def _kept_rows(
+    found: Listing, unread: list[dict[int, str]], more: Callable[[int, int], list[str]] = lambda split, row: []
+) -> list[list[int]]:
+    """Returns for each split the rows whose files can be read, and notes the others in `found`.
+
+    unread: for each split {row: reason} of the others. more: called as more(split, row) for mistakes in the files from
+    that row on.
+    Raises DataError if a file can't be read and isn't skipped, or if no image of a class is left.
+    """
+    lost = Mistakes()
+    for number, (split, faults) in enumerate(zip(found.splits, unread, strict=True)):
+        for row, reason in faults.items():
             found.note(split[row][0], reason)
-        if found.mistakes:  # reading has ended at the first one
-            Mistakes([*found.mistakes, *_unreadable(found, number, max(unread) + 1)]).refuse()
-        lost.lines += _lost_classes(split, unread, found.class_names)
-        targets = [target for row, (_, target) in enumerate(split) if row not in unread]
-        arrays += [decoding.remove_rows(array, unread), np.array(targets, dtype=np.int64)]
-        if number == 0:
-            kept([file for row, (file, _) in enumerate(split) if row not in unread])
+        if found.mistakes:
+            Mistakes([*found.mistakes, *more(number, max(faults) + 1)]).refuse()
+        lost.lines += _lost_classes(split, faults, found.class_names)
     lost.refuse()
-    return arrays
+    return [
+        [row for row in range(len(split)) if row not in faults]
+        for split, faults in zip(found.splits, unread, strict=True)
+    ]
+
+
+def _splits(found: Listing, images: list, kept: list[list[int]]) -> Splits:
+    """Returns the `Splits`: images of each split, with the targets of the rows that were kept."""
+    targets = [
+        np.array([split[row][1] for row in rows], dtype=np.int64)
+        for split, rows in zip(found.splits, kept, strict=True)
+    ]
+    return [images[0], targets[0], images[1], targets[1]], [found.splits[0][row][0] for row in kept[0]]
 
 
 def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:

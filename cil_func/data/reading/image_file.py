@@ -50,14 +50,20 @@ def is_image(name: str) -> bool:
 
 
 def read(
-    file: str, image_size: int = 0, *, rules: Rules = UPRIGHT_ON_WHITE, report: Report = lambda file, what: None
+    file: str,
+    image_size: int = 0,
+    *,
+    rules: Rules = UPRIGHT_ON_WHITE,
+    report: Report = lambda file, what: None,
+    instead: Callable[[Image.Image], Image.Image] | None = None,
 ) -> np.ndarray:
     """Reads one image file and returns it as uint8 (H, W, 3).
 
     Call it inside `quiet`. Of an animation or a document with several pages it reads the first image.
     image_size: 0 keeps the image's size; otherwise `resize` brings it to (image_size, image_size, 3).
     rules: about orientation and transparent pixels. report: called with (file, what) for each of TURNED, TRANSPARENT
-    and DARK that is true of the image, see `pixels.decode`.
+    and DARK that is true of the image, see `pixels.decode`. instead: called with the whole image as RGB, in place of
+    `resize`; None: `resize` is called.
     Raises UnreadableError if the file is missing, empty, damaged, truncated, not an image or not a regular file (it
     never waits for a pipe), or if it has more pixels than Pillow's guard allows.
     """
@@ -67,11 +73,30 @@ def read(
             kind = _OF_NAME.get(PurePath(file).suffix.lower(), "")
             with Image.open(stream, formats=(*FORMATS, *({kind} & set(_BY_NAME)))) as image:
                 rgb = decode(image, rules, lambda what: report(file, what))
-        return np.asarray(resize(rgb, image_size) if image_size else rgb)
+        return np.asarray(instead(rgb) if instead else resize(rgb, image_size) if image_size else rgb)
     except (UnreadableError, MemoryError):  # a lack of memory is not the file's fault
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
         raise UnreadableError(_reason(error, file)) from error
+
+
+_LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # of a whole file; some tools append more
+
+
+def looks_whole(file: str) -> bool:
+    """Returns whether the beginning of a file is that of an image, and its end too where the format has one.
+
+    Takes a tenth of the time of decoding. A file of which it is false may be sound: `read` decides.
+    """
+    try:
+        with open(file, "rb", opener=_open) as stream:
+            _check(os.fstat(stream.fileno()))
+            with Image.open(stream, formats=FORMATS) as image:
+                end = _LAST_BYTES.get(image.format or "", b"")
+            stream.seek(-len(end), os.SEEK_END)
+            return stream.read() == end
+    except Exception:  # whatever Pillow raises
+        return False
 
 
 def from_pillow(image: Image.Image, image_size: int = 0, *, rules: Rules = UPRIGHT_ON_WHITE) -> np.ndarray:
@@ -122,6 +147,12 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def hush() -> None:
+    """Does what `quiet` does for the rest of this process, for the warnings of Pillow alone: where threads read."""
+    warnings.filterwarnings("ignore", module="PIL")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def _open(file: str, flags: int) -> int:

@@ -97,7 +97,7 @@ def test_an_interrupt_ends_the_jobs_that_wait(files, monkeypatch):
 
 
 def test_a_set_that_does_not_fit_in_memory_is_refused_before_decoding(files, monkeypatch):
-    monkeypatch.setattr(decoding, "_available_bytes", lambda: 10**9)
+    monkeypatch.setattr(decoding, "available_bytes", lambda: 10**9)
     with pytest.raises(DataError) as caught:
         decoding.read_all([files, files[:2]], 10_000, stop=True)  # 12 x 10,000 x 10,000 x 3 bytes = 3.6 GB
     for part in ("12 images of 10000x10000", "need 3.6 GB", "1.0 GB are available", "data.image_size"):
@@ -105,7 +105,7 @@ def test_a_set_that_does_not_fit_in_memory_is_refused_before_decoding(files, mon
 
 
 def test_the_copies_of_all_processes_are_counted(files, monkeypatch):
-    monkeypatch.setattr(decoding, "_available_bytes", lambda: 4 * 12 * 8 * 8 * 3)
+    monkeypatch.setattr(decoding, "available_bytes", lambda: 4 * 12 * 8 * 8 * 3)
     splits = [files, files[:2]]
     for copies in (1, 4):
         assert len(decoding.read_all(splits, 0, stop=True, memory=decoding.OWN_MEMORY._replace(copies=copies))) == 2
@@ -136,4 +136,4 @@ def test_a_containers_limit_is_reduced_by_the_memory_in_use(tmp_path):
 
 def test_the_memory_available_is_some_and_no_more_than_there_is():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 2**20 < decoding._available_bytes() <= total
+    assert 2**20 < decoding.available_bytes() <= total

@@ -1,0 +1,64 @@
+"""Looks at image files that are streamed before the run begins: their size, and which of them can't be used.
+
+Decoding all of them takes as long as an epoch. So that is done only where files are skipped, since the rows have to be
+known. Else a file that is damaged inside is found in training, which stops there.
+"""
+
+from collections.abc import Sequence
+
+from cil_func.data.reading import decoding, file_table, image_file, loading
+from cil_func.data.reading.file_table import FileTable
+from cil_func.errors import DataError
+
+_LOOKED_AT = 20_000  # files whose beginning and end are looked at: some seconds
+_DECODED = 256  # files that are decoded, evenly spread
+_PIECE = 32  # files that a worker decodes in one go
+_RESIDENT_SHARE = 0.5  # of the free memory, that images in memory may take by themselves
+
+
+def are_large(files: Sequence[str], image_size: int, *, copies: int) -> bool:
+    """Returns whether the images of `files` need more than half of the free memory, so that they are better streamed.
+
+    image_size: the side that they are brought to, 0: their own. copies: how many processes would store them.
+    """
+    with image_file.quiet():
+        sample = None if image_size else decoding.first_readable(files, False, image_file.read)[0]
+    height, width = sample[1:] if sample else (image_size, image_size)
+    return len(files) * height * width * 3 * copies > _RESIDENT_SHARE * decoding.available_bytes()
+
+
+def size_of(files: Sequence[str], image_size: int, read: decoding.Read) -> tuple[int, int]:
+    """Returns (height, width) of all images: image_size, or at 0 the size of the first file that can be read.
+
+    read: called as read(file). Raises DataError if no file can be read.
+    """
+    if image_size:
+        return image_size, image_size
+    with image_file.quiet():
+        sample, unread = decoding.first_readable(files, False, read)
+    if sample is None:
+        raise DataError(f"no image can be read, the first one is {files[0]}: {next(iter(unread.values()))}")
+    return sample[1], sample[2]
+
+
+def unreadable(table: FileTable, *, all_of: bool, workers: int) -> dict[int, str]:
+    """Returns {row: reason} of files that can't be used.
+
+    all_of: whether to decode every file, by `workers` processes. If not, some are decoded, and of most the beginning
+    and the end are looked at, which finds what is empty, cut off or no image.
+    """
+    with image_file.quiet():
+        if all_of:
+            return _decoded(table, range(len(table)), workers)
+        faults = _decoded(table, file_table.spread(len(table), _DECODED), 0)
+        for row in file_table.spread(len(table), _LOOKED_AT):
+            if row not in faults and not image_file.looks_whole(table.path(row)):
+                faults |= _decoded(table, [row], 0)
+    return dict(sorted(faults.items()))
+
+
+def _decoded(table: FileTable, rows: Sequence[int], workers: int) -> dict[int, str]:
+    """Decodes the files of these rows. Returns {row: reason} of those that can't be used."""
+    pieces = (loading.piece(rows[start : start + _PIECE]) for start in range(0, len(rows), _PIECE))
+    loaded = loading.start(table, pieces, change=None, workers=workers, keep=False)
+    return {row: reason for piece in loaded for row, reason in piece.faults}

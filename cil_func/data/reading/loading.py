@@ -1,0 +1,158 @@
+"""Decodes image files in worker processes while others are trained on, by torch's DataLoader.
+
+What is decoded, in which order and by which seed is decided before: nothing depends on the number of workers.
+"""
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Generator, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from cil_func.data.reading import image_file
+from cil_func.data.reading.file_table import FileTable
+from cil_func.data.reading.pixels import UnreadableError
+from cil_func.errors import DataError
+
+AHEAD = 4  # pieces a worker prepares ahead
+_WATCH_SECONDS = 0.5  # between two looks of a worker whether its parent lives
+
+
+class Piece(NamedTuple):
+    """Some images that one worker decodes in one go.
+
+    rows: int64 (B,). draws: {name: (B, ...)}, what `Change` uses of the images' draws.
+    """
+
+    rows: np.ndarray
+    draws: dict[str, np.ndarray]
+
+
+def piece(rows: Sequence[int]) -> Piece:
+    """Returns a piece without draws."""
+    return Piece(np.array(rows, dtype=np.int64), {})
+
+
+class Loaded(NamedTuple):
+    """A piece, decoded.
+
+    pixels: uint8 (B, H, W, 3); undefined for the files in `faults`. faults: (row, why its file can't be used).
+    """
+
+    pixels: np.ndarray
+    faults: list[tuple[int, str]]
+
+
+class Change(Protocol):
+    """What happens to training images where they are decoded. Must be a value that can be sent to another process."""
+
+    def cut(self, image: Image.Image, seed: int, /, *, size: tuple[int, int]) -> Image.Image:
+        """Returns a random part of an image, brought to (height, width)."""
+        ...
+
+    def apply(self, pixels: np.ndarray, draws: dict[str, np.ndarray], /) -> np.ndarray:
+        """Returns the images of a piece, uint8 (B, H, W, 3), changed."""
+        ...
+
+
+def start(
+    table: FileTable, pieces: Iterable[Piece], *, change: Change | None, workers: int, keep: bool = True
+) -> Generator[Loaded]:
+    """Returns a generator of the pieces, decoded, in their order. Workers start in this call, and end with it.
+
+    table: the files. pieces: may be iterated once, ahead of what is taken. change: what to do with images, None:
+    nothing. workers: how many processes decode; 0: the thread that takes pieces does it. keep: whether pixels are
+    wanted; if not, the arrays are empty, and only files that can't be used are found.
+    """
+    if not workers:
+        image_file.hush()
+    with warnings.catch_warnings():  # of more workers than cores, and since 3.12 of a fork beside threads
+        warnings.simplefilter("ignore")
+        loader = DataLoader(
+            _Decoder(table, change, keep),
+            batch_size=None,
+            sampler=pieces,
+            num_workers=workers,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch's hint forgets that batch_size may be None
+            worker_init_fn=partial(_begin_worker, os.getpid()),
+            prefetch_factor=AHEAD if workers else None,
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+        loaded = iter(loader)
+    return (piece for piece in loaded)
+
+
+def read(table: FileTable, row: int, change: Change | None = None, seed: int | None = None) -> np.ndarray:
+    """Returns the image of a row, uint8 (H, W, 3), of the table's size.
+
+    change, seed: if both are given, the random part that `change` cuts out; else the whole image by the table's rule.
+    Raises UnreadableError for a file that can't be used, or whose image has another size.
+    """
+    cut = None if change is None or seed is None else lambda image: change.cut(image, seed, size=table.size)
+    side = table.size[0] if table.resizes else 0
+    pixels = image_file.read(table.path(row), side, rules=table.rules, instead=cut)
+    if pixels.shape[:2] != table.size:
+        (height, width), (found_high, found_wide) = table.size, pixels.shape[:2]
+        raise UnreadableError(
+            f"{found_wide}x{found_high} pixels, and others have {width}x{height}; set data.image_size to bring all to "
+            "one size"
+        )
+    return pixels
+
+
+def refuse(table: FileTable, faults: list[tuple[int, str]]) -> None:
+    """Raises DataError that names the files of `faults`, (row, reason) each; returns if there are none."""
+    if faults:
+        raise DataError(*(f"image {table.path(row)}: {reason}; repair or put it back" for row, reason in faults))
+
+
+class _Decoder(Dataset):
+    """What a worker does: `decoder[piece]` is the piece, decoded."""
+
+    def __init__(self, table: FileTable, change: Change | None, keep: bool) -> None:
+        self.table, self.change, self.keep = table, change, keep
+
+    def __getitem__(self, piece: Piece) -> Loaded:
+        pixels = np.zeros((len(piece.rows), *self.table.shape[1:]), dtype=np.uint8)
+        faults: list[tuple[int, str]] = []
+        seeds = piece.draws.get("window")
+        for slot, row in enumerate(piece.rows.tolist()):
+            try:
+                pixels[slot] = read(self.table, row, self.change, None if seeds is None else int(seeds[slot]))
+            except UnreadableError as error:
+                faults.append((row, str(error)))
+        if self.change and not faults:
+            pixels = self.change.apply(pixels, piece.draws)
+        # A numpy array goes through a pipe. A tensor would go through /dev/shm, which has 64 MB in many containers.
+        return Loaded(pixels if self.keep else pixels[:0], faults)
+
+
+def _as_it_is(loaded: Loaded) -> Loaded:
+    return loaded
+
+
+def _begin_worker(parent: int, worker: int) -> None:
+    """Prepares a worker process. parent: the process that started it. worker: its number.
+
+    Launchers send a signal to all processes of a job. The parent then saves, for which it may need more images, so a
+    worker goes on until its parent ends it or is gone.
+    """
+    image_file.hush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # on Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> Any:
+    while True:
+        got = signal.sigtimedwait({signal.SIGTERM}, _WATCH_SECONDS)
+        if os.getppid() != parent or (got and got.si_pid == parent):
+            os._exit(0)

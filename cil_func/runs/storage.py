@@ -1,0 +1,35 @@
+"""Where a run's images are, in memory or in their files, and how many processes decode them."""
+
+import os
+
+import numpy as np
+
+from cil_func.config import Config
+from cil_func.data import sources
+from cil_func.parallel.launch import Launch
+
+_MOST_WORKERS = {"cuda": 16, "cpu": 2}  # by the device that trains: a CPU has no cores to spare
+
+
+def wanted(config: Config) -> str:
+    """Returns data.storage: "auto" becomes "streaming" with augment.window, which is cut out of the whole image."""
+    storage = config.data.storage
+    return "streaming" if storage == "auto" and config.augment.window else storage
+
+
+def resolved(config: Config, data: sources.Dataset) -> Config:
+    """Returns the configuration with data.storage = "auto" replaced by where the images of `data` are."""
+    storage = "resident" if isinstance(data.train_images, np.ndarray) else "streaming"
+    return config.model_copy(update={"data": config.data.model_copy(update={"storage": storage})})
+
+
+def num_workers(config: Config, launch: Launch | None = None) -> int:
+    """Returns data.workers: how many processes decode images for each process of the run.
+
+    "auto" means the cores that this process may use, shared by the run's processes on this machine, at most 16; at most
+    2 if the run trains on the CPU. launch: of this process; None: it is alone.
+    """
+    if config.data.workers != "auto":
+        return config.data.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS[config.run.device], cores // (launch.local_size if launch else 1)))
