@@ -9,7 +9,7 @@ from cil_func.config.messages import shown
 if TYPE_CHECKING:
     from cil_func.config.schema import Config, Method, PhaseOptim
 
-OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # data sets that are read from image files
+OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200")  # data sets that are read from image files
 
 
 def of_config(config: "Config") -> Iterator[str]:

@@ -206,6 +206,7 @@ TABLE: dict[str, Use] = {
     "data.exif_orientation": _FILES,
     "data.background": _FILES,
     "data.image_size": _ALWAYS,
+    "data.subset": _FILES,
     "data.storage": _ALWAYS,
     "data.workers": Use(lambda config, processes: config.data.storage != "resident", _by("data.storage")),
     "data.initial_increment": _ALWAYS,
@@ -220,8 +221,7 @@ TABLE: dict[str, Use] = {
     "augment.auto_augment": _ALWAYS,
     "augment.backend": Use(lambda config, processes: config.augment.auto_augment != "", _by("augment.auto_augment")),
     **dict.fromkeys(("augment.window", "augment.crop_padding", "augment.flip", "augment.brightness"), _ALWAYS),
-    **dict.fromkeys(("augment.contrast", "augment.saturation"), _ALWAYS),
-    "augment.erasing": _ALWAYS,
+    **dict.fromkeys(("augment.contrast", "augment.saturation", "augment.erasing"), _ALWAYS),
     "model.backbone": _ALWAYS,
     "model.options": _ALWAYS,  # refused for the resnets
     "model.weights": _ALWAYS,

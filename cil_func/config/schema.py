@@ -52,17 +52,22 @@ class Run(Table):
 class Data(Table):
     """[data]: the images, and which classes come in which phase."""
 
-    name: Literal["digits", "cifar100", "image_folder", "imagenet100", "imagenet1000"] | values.Own = "cifar100"
+    name: (
+        Literal["digits", "cifar100", "image_folder", "imagenet100", "imagenet1000", "cub200"] | values.Own
+    ) = "cifar100"
     "The data set."
     options: FreeTable = FreeTable()
     "Keywords for a data set of your own; the built-in ones take none."
     path: values.Folder = ""
-    """Folder of the images. image_folder and imagenet* need one, which holds train/ and test/ or val/. cifar100 is
-    downloaded into it; "": into .data in the current directory."""
+    """Folder of the images. image_folder and imagenet* need one, which holds train/ and test/ or val/, cub200 one like
+    that or the unpacked archive. cifar100 is downloaded into it; "": into .data in the current directory."""
+    subset: values.Subset = ""
+    """Which class folders of data.path are used. "": all. first-100, seed-1993: the ImageNet-100 of PODNet, DER and
+    DyTox, and that of LUCIR, chosen from all of ImageNet. Else a text file with a class in each line."""
     on_error: Literal["stop", "skip"] = "stop"
     "What happens to an image file that can't be read. stop: the run ends and names it. skip: the results list it."
     exif_orientation: Literal["auto", "apply", "ignore"] = "auto"
-    "Whether EXIF's orientation turns an image file. auto: apply for image_folder, ignore for imagenet*, as others do."
+    "Whether EXIF's orientation turns an image file. auto: apply for image_folder, else ignore, as papers do."
     background: values.Colour = (255, 255, 255)
     "Colour (red, green, blue) behind transparent pixels of an image file. []: the alpha channel is dropped."
     image_size: values.Zero | Annotated[int, Interval(ge=8, le=1024)] = 0

@@ -5,6 +5,7 @@ cifar100.py      reads or downloads CIFAR-100
 own.py           checks a data set that a user's own function returns
 reading/         image files and folders -> uint8 arrays
 images.py        the images of a data set by row number, wherever they are stored
+streamed.py      images that stay in their files until they are needed
 scenario.py      the order of the classes, and the row numbers of each phase
 validation.py    training images that are kept for validation; the first phases alone
 batches.py       shuffled, augmented batches of an epoch, several at a time

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,17 +12,20 @@ from einops import repeat
 from PIL import Image
 
 from cil_func.data import cifar100
-from cil_func.data.reading import class_folders, decoding, folders, image_file, listing, variation
+from cil_func.data.reading import class_folders, cub200, decoding, folders, image_file, listing, subsets, variation
 from cil_func.data.reading.decoding import ImageMemory
 from cil_func.data.reading.file_table import Pixels
+from cil_func.data.reading.listing import Listing
 from cil_func.data.reading.pixels import WHITE, Rules
 from cil_func.errors import ConfigError, DataError, Mistakes, printable
 
-NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000")
+NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000", "cub200")
 ON_ERROR = ("stop", "skip")
-OF_FILES = ("image_folder", "imagenet100", "imagenet1000")  # the data sets that are read from image files
-OWN_SIZES = {"digits": 8, "cifar100": 32, "imagenet100": 224, "imagenet1000": 224}  # side in pixels, at image_size 0
-_TEST_NAMES = {"image_folder": ("test", "val"), "imagenet100": ("val",), "imagenet1000": ("val",)}
+OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200")  # the data sets that are read from image files
+# Side in pixels, at image_size 0.
+OWN_SIZES = {"digits": 8, "cifar100": 32, "imagenet100": 224, "imagenet1000": 224, "cub200": 224}
+_OF_IMAGENET = {"imagenet100": 100, "imagenet1000": 1000}  # name: number of classes
+_TEST_NAMES = {"image_folder": ("test", "val"), "cub200": ("test", "val"), **dict.fromkeys(_OF_IMAGENET, ("val",))}
 
 
 class Dataset(NamedTuple):
@@ -50,24 +54,26 @@ class Dataset(NamedTuple):
     tested_on: str = ""
 
 
-def stamp(name: str, path: str) -> str:
+def stamp(name: str, path: str, *, subset: str = "") -> str:
     """Returns the stamp that `load` would return now, without opening an image; "" for a data set without image files.
 
-    name, path: as `load` takes them. Raises DataError for a folder that can't be used.
+    name, path, subset: as `load` takes them. Raises DataError for a folder that can't be used.
     """
     if name not in OF_FILES:
         return ""
-    return listing.stamp(listing.list_images(path, test_names=_TEST_NAMES[name], skip=True))
+    return listing.stamp(_lister(name, subset)(path, test_names=_TEST_NAMES[name], skip=True))
 
 
-def test_files(name: str, path: str, *, skip: bool) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+def test_files(
+    name: str, path: str, *, skip: bool, subset: str = ""
+) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     """Lists the test images of a data set of image files, without opening them.
 
-    name: one of OF_FILES. path: as `load` takes it. skip: whether paths that can't be used are left out.
+    name: one of OF_FILES. path, subset: as `load` takes them. skip: whether paths that can't be used are left out.
     Returns (the (file, class index) of each image, the class names by index), in the order of `load`'s test images.
     Raises DataError with all that is wrong with the folder.
     """
-    found = listing.list_images(path, test_names=_TEST_NAMES[name], skip=skip)
+    found = _lister(name, subset)(path, test_names=_TEST_NAMES[name], skip=skip)
     Mistakes(found.mistakes).refuse()
     return found.splits[1], tuple(map(listing.text_of, found.class_names))
 
@@ -84,6 +90,7 @@ def load(
     memory: ImageMemory = decoding.OWN_MEMORY,
     storage: str = "resident",
     workers: int = 0,
+    subset: str = "",
 ) -> Dataset:
     """Loads a data set and returns it as a Dataset.
 
@@ -92,14 +99,15 @@ def load(
     (224 for ImageNet).
     check: called with the class names, before any image file is read; it may raise DataError.
     memory: where the images are stored. storage, workers: see `folders.Settings`; other data sets than those of image
-    files are always in memory.
+    files are always in memory. subset: which of the class folders are read, see `subsets.choose`; "": all.
 
     Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
     file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
     "ignore", or "auto", which applies it for image_folder and ignores it for ImageNet, as published results do.
     background: the RGB colour behind transparent pixels; () drops the alpha channel.
 
-    `imagenet100` is whichever 100 class folders are in path/train and path/val, since several subsets go by that name.
+    `imagenet100` is whichever 100 class folders are in path/train and path/val, since several subsets go by that name;
+    of all of ImageNet's folders `subset` says which. `cub200` may be as it is distributed, see `cub200.list_images`.
     Raises DataError, one line, for data that are missing or can't be used. Raises ConfigError for an unknown name and
     other settings out of range.
     """
@@ -111,9 +119,12 @@ def load(
         rules = file_rules(name, exif_orientation=exif_orientation, background=background)
         if name != "image_folder":
             image_size = image_size or OWN_SIZES[name]
-            _check_count(path, name)
-        skip = on_error == "skip"
-        settings = folders.Settings(image_size, _TEST_NAMES[name], skip, rules, check, memory, storage, workers)
+        if name in _OF_IMAGENET:
+            _check_count(path, name, subset)
+        settings = folders.Settings(
+            image_size, _TEST_NAMES[name], on_error == "skip", rules, check, memory, storage, workers,
+            _lister(name, subset),
+        )  # fmt: skip
         return _load_files(path, settings)
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=1)
@@ -129,7 +140,7 @@ def load(
 
 def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> Rules:
     """Returns the rules by which a data set's image files are decoded. The arguments are those of `load`."""
-    upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith("imagenet"))
+    upright = exif_orientation == "apply" or (exif_orientation == "auto" and name == "image_folder")
     return Rules(upright, tuple(background) or None)
 
 
@@ -161,20 +172,28 @@ def _load_files(path: str, settings: folders.Settings) -> Dataset:
     return Dataset(*found[:6], tuple(map(printable, warnings)), found.stamp, inside)
 
 
-def _check_count(path: str, name: str) -> None:
-    """Raises DataError unless path/train has as many classes as the ImageNet subset `name`.
+def _lister(name: str, subset: str) -> Callable[..., Listing]:
+    """Returns the function (path, *, test_names, skip) that lists a data set's files. name, subset: as in `load`."""
+    if name == "cub200":
+        return cub200.list_images
+    return partial(listing.list_images, subset=subset)
+
+
+def _check_count(path: str, name: str, subset: str) -> None:
+    """Raises DataError unless path/train has as many classes as the ImageNet subset `name`, chosen by `subset`.
 
     Called before the images are read, so that a wrong folder is not decoded for an hour. A folder that is missing is
     reported later.
     """
     train = os.path.join(os.path.expanduser(path), "train")
     if path and os.path.isdir(train):
-        found, wanted = len(class_folders.class_folders(train)), int(name[len("imagenet") :])
+        folders_there = class_folders.class_folders(train)
+        found, wanted = len(subsets.choose(subset, folders_there) if subset else folders_there), _OF_IMAGENET[name]
         if found != wanted:
-            raise DataError(
-                f"{train} has {found} class folders, {name} has {wanted}; "
-                'link those you mean into a folder of their own, or set data.name = "image_folder"'
-            )
+            way = 'link those you mean into a folder of their own, or set data.name = "image_folder"'
+            if found == subsets.IMAGENET_CLASSES:
+                way = f'set data.subset to "{subsets.FIRST}" (PODNet, DER, DyTox), "{subsets.SEED}" (LUCIR) or a file'
+            raise DataError(f"{train} has {found} class folders, {name} has {wanted}; {way}")
 
 
 def _resized(dataset: Dataset, image_size: int, memory: ImageMemory) -> Dataset:

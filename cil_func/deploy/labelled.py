@@ -64,7 +64,9 @@ def of_config(config: Config) -> Labelled:
     if settings.name not in sources.OF_FILES:
         data = load_data.images_of(config)
         return Labelled([data.class_names[target] for target in data.test_targets], data.test_images)
-    files, class_names = sources.test_files(settings.name, settings.path, skip=settings.on_error == "skip")
+    files, class_names = sources.test_files(
+        settings.name, settings.path, skip=settings.on_error == "skip", subset=settings.subset
+    )
     return Labelled([class_names[target] for _, target in files], [file for file, _ in files])
 
 

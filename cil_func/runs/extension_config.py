@@ -37,7 +37,7 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
     given = [] if own.data.name in effects.OF_FILES else ["data.name=image_folder"]
     given += [
         f"run.extends={json.dumps(str(directory.resolve()))}", "data.initial_increment=0", "data.increment=auto",
-        "data.class_order=sorted", "data.validation=0", "data.tests_on=test",
+        "data.class_order=sorted", "data.validation=0", "data.tests_on=test", "data.storage=auto", "data.subset=",
         f"data.mean={before['mean']}", f"data.std={before['std']}", f"run.precision={told['precision']}",
     ]  # fmt: skip
     config = configuration.load(str(path), [*given, *overrides])

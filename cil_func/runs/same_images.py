@@ -36,7 +36,7 @@ def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_
     if not known:
         return ""
     try:
-        if sources.stamp(config.data.name, path) == results.get("data_stamp"):
+        if sources.stamp(config.data.name, path, subset=config.data.subset) == results.get("data_stamp"):
             return ""
         same = load_data.fingerprint_of(config) == known
     except DataError as error:

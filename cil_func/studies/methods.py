@@ -23,7 +23,7 @@ from cil_func.runs.network_of import known_size, network_of
 from cil_func.studies import records
 
 NAME = "methods"
-CLASSES = {"digits": 10, "cifar100": 100, "imagenet100": 100, "imagenet1000": 1000}
+CLASSES = {"digits": 10, "cifar100": 100, "imagenet100": 100, "imagenet1000": 1000, "cub200": 200}
 UNKNOWN = "not recorded"
 COLUMNS = ("method", "keeps", "MB", "needs", "published", "ours", "what it is")
 

@@ -3,10 +3,15 @@
 folders.py        a folder with train/ and test/ -> images, labels and class names
 listing.py        which image files belong to which class
 class_folders.py  the class folders themselves, and mistakes in their names
+subsets.py        the classes that "ImageNet-100" means, or that a file lists
+cub200.py         lists CUB-200-2011 as it is distributed
 walking.py        finds the images in one folder and counts the other files
 decoding.py       reads many image files, on a few threads
 image_file.py     reads one image file, or says why it can't be used
 pixels.py         turns one opened image into upright RGB without transparency
 sharing.py        one copy of a data set for all processes of a machine
+file_table.py     the paths of images that stay in their files
+loading.py        decodes such files in worker processes
+checking.py       finds before a run which of such files can't be used
 variation.py      warns if the images of a class are all alike
 """

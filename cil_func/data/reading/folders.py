@@ -25,7 +25,8 @@ class Settings(NamedTuple):
     transparent pixels. check: called with the class names before any image is read; it may raise DataError.
     memory: where the images are stored. storage: "resident" reads all images into memory, "streaming" leaves them in
     their files, "auto" takes streaming for images that need more than half of the free memory.
-    workers: how many processes may decode.
+    workers: how many processes may decode. lists: called as lists(path, test_names=..., skip=...), returns the Listing;
+    None: `listing.list_images`.
     """
 
     image_size: int = 0
@@ -36,6 +37,7 @@ class Settings(NamedTuple):
     memory: decoding.ImageMemory = decoding.OWN_MEMORY
     storage: str = "resident"
     workers: int = 0
+    lists: Callable[..., Listing] | None = None
 
 
 class Folder(NamedTuple):
@@ -69,7 +71,7 @@ def read(path: str, settings: Settings = DEFAULT) -> Folder:
     Raises DataError, one line, for whatever is missing, empty, unreadable, of two sizes or too large for the memory.
     Of files that are streamed those that can't be decoded are found in part, see `checking`.
     """
-    found = listing.list_images(path, test_names=settings.test_names, skip=settings.skip)
+    found = (settings.lists or listing.list_images)(path, test_names=settings.test_names, skip=settings.skip)
     class_names = tuple(map(listing.text_of, found.class_names))
     mistakes = Mistakes()
     if found.class_names:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cil_func.data.reading import class_folders, image_file, walking
+from cil_func.data.reading import class_folders, image_file, subsets, walking
 from cil_func.errors import DataError, printable
 
 Files = list[tuple[str, int]]  # image files and their class indices
@@ -52,19 +52,23 @@ class Listing:
             self.mistakes.append(f"unreadable image {path}: {reason}; {advice}")
 
 
-def list_images(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
+def list_images(path: str, *, test_names: Sequence[str], skip: bool, subset: str = "") -> Listing:
     """Lists the images in `path`/train and in a test folder, without opening them.
 
     test_names: the names that a test folder may have, the preferred one first. Of those that exist, the first that
     shares a class with train/ is taken, or else the first.
     skip: paths that can't be used are left out and noted in the listing's `skipped`; if False, they are among its
     `mistakes`.
+    subset: which of the classes are listed, see `subsets.choose`; "": all.
     Returns a Listing, which also has the other mistakes of the folder; if it has any, the caller has to raise them.
-    Raises DataError if `path` can't be listed, or has no training folder or no test folder.
+    Raises DataError if `path` can't be listed, or has no training folder or no test folder, or not the subset.
     """
     listing = Listing(os.path.expanduser(path), skip)
     folders = _split_folders(listing, test_names)
     names = [class_folders.find(folder, listing.mistakes) for folder in folders]
+    if subset:
+        chosen = set(subsets.choose(subset, [*names[0]]))
+        names = [{name: folder for name, folder in own.items() if name in chosen} for own in names]
     listing.class_names = class_folders.joined_names(folders, names, listing.mistakes)
     inner: dict[str, set[str]] = {}  # as `class_folders.nested_warning` takes it
     for folder, own, files in zip(folders, names, listing.splits, strict=True):
