@@ -115,7 +115,7 @@ def epoch_chunks(
         chosen, here = (upload(leaf, device) for leaf in chunk.batch)
         return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if augment and drawn else chosen, here))
 
-    ahead = by_pillow or images.from_disk or images.device.type != device.type
+    ahead = by_pillow or images.workers is not None or images.device.type != device.type
     chunks = _prefetched(prepared(), len(plans)) if ahead else prepared()  # the thread begins here
     return (finish(*parts) for parts in chunks)
 

@@ -30,7 +30,7 @@ class Images(Protocol):
     """N images of one size, uint8 RGB, that are got by row number; len() is N.
 
     shape: (H, W) of each image. device: where `gather` returns images. nbytes: how many bytes of memory the set takes.
-    from_disk: whether images are read when they are asked for, so that it pays to ask ahead.
+    workers: how many processes decode images in files ahead, when they are asked for; None: images are in memory.
     """
 
     @property
@@ -43,7 +43,7 @@ class Images(Protocol):
     def nbytes(self) -> int: ...
 
     @property
-    def from_disk(self) -> bool: ...
+    def workers(self) -> int | None: ...
 
     def __len__(self) -> int: ...
 
@@ -83,8 +83,8 @@ class Resident:
         return self.pixels.nbytes
 
     @property
-    def from_disk(self) -> bool:
-        return False
+    def workers(self) -> int | None:
+        return None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -148,8 +148,8 @@ class Mirrored:
         return self.images.nbytes
 
     @property
-    def from_disk(self) -> bool:
-        return self.images.from_disk
+    def workers(self) -> int | None:
+        return self.images.workers
 
     def __len__(self) -> int:
         return len(self.images)

@@ -30,7 +30,7 @@ class Streamed:
     """
 
     table: FileTable
-    workers: int = 0
+    workers: int | None = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,10 +43,6 @@ class Streamed:
     @property
     def nbytes(self) -> int:
         return self.table.nbytes
-
-    @property
-    def from_disk(self) -> bool:
-        return True
 
     def __len__(self) -> int:
         return len(self.table)
@@ -61,7 +57,7 @@ class Streamed:
         height, width = self.shape
         most = min(_MOST_OF_PIECE, max(1, _PIECE_PIXELS // (height * width)))
         count = sum(-(-len(part.rows) // most) for part in parts)
-        workers = min(self.workers, count) if count > 1 else 0
+        workers = min(self.workers or 0, count) if count > 1 else 0
         change = _Change(augment) if augment and (augment.window or augment.by_pillow) else None
         loaded = loading.start(self.table, _pieces(parts, most), change=change, workers=workers)
         return self._assembled(loaded, parts, most)
@@ -97,8 +93,8 @@ class Chained:
         return self.first.nbytes + self.second.nbytes
 
     @property
-    def from_disk(self) -> bool:
-        return True
+    def workers(self) -> int | None:
+        return next((part.workers for part in (self.second, self.first) if part.workers is not None), None)
 
     def __len__(self) -> int:
         return len(self.first) + len(self.second)

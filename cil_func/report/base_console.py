@@ -10,7 +10,7 @@ Event = Mapping[str, Any]
 
 _SHOWN = frozenset({
     "run_start", "resume", "warning", "phase_start", "stage_start", "compiling", "compiled", "progress", "epoch",
-    "evaluation", "phase_end", "run_end",
+    "evaluation", "phase_end", "run_end", "data_stall",
 })  # fmt: skip
 
 
@@ -55,6 +55,10 @@ class Console:
     def warning(self, event: Event) -> None:
         """Prints one line about something that doesn't stop the run."""
         self._print(f"warning: {event.get('message', '-')}")
+
+    def data_stall(self, event: Event) -> None:
+        """Prints one line about a training that waits for its images."""
+        self._print(f"  {event.get('message', '-')}")
 
     def close(self) -> None:
         """Removes the live bar, if there is one. Call it before anything else is printed; it may be called twice."""

@@ -15,6 +15,7 @@ from cil_func.training.events import Emit
 from cil_func.training.inference import Teach
 from cil_func.training.runners import CapturedSteps, EagerSteps
 from cil_func.training.step_state import NEVER, Health, Measures, pad
+from cil_func.training.waiting import Waiting
 
 
 class Position(NamedTuple):
@@ -75,6 +76,7 @@ def fit(
     teach: Teach,
     seed: Seed | None = None,
     start: tuple[int, int] = (0, 0),
+    waiting: Waiting | None = None,
     check: Check = lambda health: None,
     emit: Emit,
     before_step: AtPosition = lambda position: None,
@@ -86,14 +88,15 @@ def fit(
     numbers: a `recipe.Recipe`, of which the fields of `EpochNumbers` are used.
     chunks: gives the images of an epoch. teach: gives the teacher's outputs for the images of a chunk.
     seed: None if a step draws nothing from torch's global generator.
-    start: (epoch, step) of the first step that is taken. check: called once an epoch.
+    start: (epoch, step) of the first step that is taken. waiting: measures how long steps wait
+    for images; None: nothing does. check: called once an epoch.
     emit: takes a "progress" event a step, with the number of images of that step on all processes, and an "epoch" event
     an epoch.
     before_step: if it stops the training, everything that a later call needs is in `steps` and the position.
     before_chunk: called before each wait for a chunk and its teacher, and once more after the last chunk.
     after_epoch: called after the epoch's event.
     """
-    first = Position(*start)
+    first, waiting = Position(*start), waiting or Waiting()
     if first.epoch >= numbers.epochs:  # of a method that trains nothing there are none
         return
     upcoming = chunks(*first)
@@ -102,7 +105,7 @@ def fit(
         images = before = step * numbers.batch_size
         rate = None
         before_chunk(Position(epoch, step))
-        for chunk in upcoming:
+        for chunk in waiting.around(upcoming):
             if rate is None:
                 rate = torch.tensor(numbers.rate(epoch), dtype=numbers.dtype, device=chunk.batch.labels.device)
             for taught, batch, total in _batches(teach(chunk.batch.images), chunk):
@@ -118,6 +121,7 @@ def fit(
         check(steps.health())
         measured = _means(steps.measures(), images, step)  # the epoch's one host sync, if `check` made none
         seconds = time.perf_counter() - started
+        waiting.end_epoch(seconds)
         emit({
             "event": "epoch",
             "epoch": epoch,

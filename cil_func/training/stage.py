@@ -21,6 +21,7 @@ from cil_func.training.progress import SaveHook, StageProgress
 from cil_func.training.recipe import Recipe
 from cil_func.training.runners import CapturedSteps, EagerSteps
 from cil_func.training.step_state import Health, TrainState, entry_name
+from cil_func.training.waiting import Waiting
 
 
 class Evaluate(Protocol):
@@ -145,6 +146,7 @@ def train(
             teach=teach,
             seed=(lambda position: rng.fold_in(key, "drop", *position)) if draws else None,
             start=position,
+            waiting=Waiting(data.device, data.images.workers, borders.emit),
             check=check,
             emit=borders.emit,
             before_step=lambda position: borders.hook.at_border(lambda: at(position), False),

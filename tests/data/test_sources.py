@@ -9,10 +9,12 @@ import urllib.error
 import numpy as np
 import pytest
 from PIL import Image
+from timm.data import ImageNetInfo
 from torchvision.datasets import CIFAR100
 
 from cil_func.config import schema
 from cil_func.data import sources
+from cil_func.data.reading import subsets
 from cil_func.errors import ConfigError, DataError
 
 
@@ -228,3 +230,64 @@ def test_a_stamp_is_that_of_the_files_wherever_they_are(tmp_path):
     os.utime(file, ns=(before + 1, before + 1))
     assert file.stat().st_size == size and sources.stamp("image_folder", str(tmp_path / "b")) != loaded.stamp
     assert sources.stamp("digits", "") == ""
+
+
+def imagenet_names(count=1000):
+    return [f"n{index:08}x" for index in range(count)]  # no synsets, so their hash isn't compared
+
+
+def test_subsets_of_imagenet_are_the_published_ones(tmp_path):
+    names = imagenet_names()
+    assert subsets.choose("first-100", reversed(names)) == names[:100]
+    expected = np.random.RandomState(1993).choice(names, 100, replace=False)  # the call of LUCIR's script
+    assert subsets.choose("seed-1993", names) == sorted(expected.tolist())
+    synsets = ImageNetInfo().label_names()  # timm's list, in ImageNet's order
+    assert subsets.choose("first-100", synsets)[::99] == ["n01440764", "n01855672"]
+    chosen = subsets.choose("seed-1993", synsets)
+    assert len(set(chosen)) == 100 and {"n01729322", "n01514668", "n04550184"} <= set(chosen)
+    with pytest.raises(DataError, match="is of ImageNet's folders, not of these"):
+        subsets.choose("seed-1993", [f"n{index:08}" for index in range(1000)])
+    with pytest.raises(DataError, match="among ImageNet's 1000 classes, and there are 7"):
+        subsets.choose("first-100", names[:7])
+
+
+def test_classes_from_a_file(tmp_path):
+    (tmp_path / "list.txt").write_text("# two\nn2 crane\n\nn1\nn2\n")
+    assert subsets.choose(str(tmp_path / "list.txt"), ["n1", "n2", "n3"]) == ["n1", "n2"]
+    for content, fault in (("n9\nn1\n", "class 'n9' has no folder"), ("n1\n", "1 classes"), (b"\xff", "not UTF-8")):
+        (tmp_path / "bad.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(DataError, match=fault):
+            subsets.choose(str(tmp_path / "bad.txt"), ["n1", "n2", "n3"])
+    with pytest.raises(DataError, match=r"gone\.txt can't be read \(No such file"):
+        subsets.choose(str(tmp_path / "gone.txt"), ["n1"])
+
+
+def test_a_subset_is_read_and_all_of_imagenet_needs_one(tmp_path, monkeypatch):
+    path = imagenet(tmp_path, 6)
+    monkeypatch.setattr(subsets, "IMAGENET_CLASSES", 6)
+    monkeypatch.setitem(sources._OF_IMAGENET, "imagenet100", 2)
+    with pytest.raises(DataError, match=r'has 6 class folders, imagenet100 has 2; set data\.subset to "first-100"'):
+        sources.load("imagenet100", path=path, image_size=8)
+    (tmp_path / "list.txt").write_text("n00000004\nn00000001\n")
+    data = sources.load("imagenet100", path=path, image_size=8, subset=str(tmp_path / "list.txt"))
+    assert data.class_names == ("n00000001", "n00000004") and data.train_targets.tolist() == [0, 1]
+    assert sources.stamp("imagenet100", path, subset=str(tmp_path / "list.txt")) == data.stamp
+
+
+def test_cub_200_as_it_is_distributed(tmp_path):
+    root = tmp_path / "CUB_200_2011"
+    files = ["001.Albatross/a.jpg", "001.Albatross/b.jpg", "002.Auk/c.jpg", "002.Auk/d.jpg"]
+    for number, file in enumerate(files):
+        (root / "images" / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 9), (50 * number,) * 3).save(root / "images" / file)
+    tables = {"images": files, "image_class_labels": "1122", "train_test_split": "1010"}
+    for name, values in tables.items():
+        (root / f"{name}.txt").write_text("".join(f"{number} {value}\n" for number, value in enumerate(values, 1)))
+    for path in (root, tmp_path):
+        data = sources.load("cub200", path=str(path), image_size=8)
+        assert data.class_names == ("001.Albatross", "002.Auk")
+        assert data.train_images[:, 0, 0, 0].tolist() == [0, 100] and data.train_targets.tolist() == [0, 1]
+        assert data.test_images[:, 0, 0, 0].tolist() == [50, 150] and data.test_targets.tolist() == [0, 1]
+    (root / "train_test_split.txt").write_text("1 1\n")
+    with pytest.raises(DataError, match="its text files are about different images"):
+        sources.load("cub200", path=str(root))
