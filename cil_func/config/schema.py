@@ -62,7 +62,7 @@ class Data(Table):
     """Folder of the images. image_folder and imagenet* need one, which holds train/ and test/ or val/, cub200 one like
     that or the unpacked archive. cifar100 is downloaded into it; "": into .data in the current directory."""
     subset: values.Subset = ""
-    """Which class folders of data.path are used. "": all. first-100, seed-1993: the ImageNet-100 of PODNet, DER and
+    """Which class folders of data.path are used. "": all. first-100, seed-1993: the ImageNet-100 of PODNet and
     DyTox, and that of LUCIR, chosen from all of ImageNet. Else a text file with a class in each line."""
     on_error: Literal["stop", "skip"] = "stop"
     "What happens to an image file that can't be read. stop: the run ends and names it. skip: the results list it."

@@ -192,7 +192,7 @@ def _check_count(path: str, name: str, subset: str) -> None:
         if found != wanted:
             way = 'link those you mean into a folder of their own, or set data.name = "image_folder"'
             if found == subsets.IMAGENET_CLASSES:
-                way = f'set data.subset to "{subsets.FIRST}" (PODNet, DER, DyTox), "{subsets.SEED}" (LUCIR) or a file'
+                way = f'set data.subset to "{subsets.FIRST}" (PODNet, DyTox), "{subsets.SEED}" (LUCIR) or a file'
             raise DataError(f"{train} has {found} class folders, {name} has {wanted}; {way}")
 
 

@@ -83,11 +83,15 @@ def test_any_number_of_processes_learns_the_same(count, alone, two, tmp_path):
 
 
 def test_two_machines_of_which_one_has_the_disk(alone, tmp_path):
-    """Two launchers that meet on the loopback address; the second is told another directory, and leaves it empty."""
+    """Two launchers that meet on the loopback address; the second is told another directory, and leaves it empty.
+
+    Their images stay in the files, and those of the single process are in memory.
+    """
     port = launching.free_port()
     flags = ("--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=test")
     machines = [
-        launching.fork(launching.command(1, *small(tmp_path / name), flags=flags)) for name in ("first", "second")
+        launching.fork(launching.command(1, *small(tmp_path / name, "data.storage=streaming"), flags=flags))
+        for name in ("first", "second")
     ]
     ends = [machine.communicate(timeout=300) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], ends

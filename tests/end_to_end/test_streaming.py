@@ -150,3 +150,21 @@ def test_skipped_files_are_those_of_a_run_in_memory(damaged, tmp_path, capsys):
     skipped = [json.loads((directory / "results.json").read_text())["skipped_images"] for directory in runs]
     assert skipped[0] == skipped[1] and len(skipped[0]) == 2
     assert "2 images are skipped" in capsys.readouterr().out
+
+
+def test_a_run_that_is_extended_with_images_in_files_is_that_in_memory(folder, tmp_path):
+    """Its exemplars come from the other run's memory, and its old test images from that run's files."""
+    names = sorted(os.listdir(folder / "train"))
+    for part, some in (("old", names[:2]), ("new", names[2:])):
+        for split in ("train", "test"):
+            (tmp_path / part / split).mkdir(parents=True)
+            for name in some:
+                os.symlink(folder / split / name, tmp_path / part / split / name)
+    for storage in ("resident", "streaming"):
+        before, after = tmp_path / f"{storage} before", tmp_path / f"{storage} after"
+        assert run(tmp_path / "old", before, f"data.storage={storage}") == 0
+        flags = [
+            word for key in (f"data.path={tmp_path / 'new'}", f"data.storage={storage}") for word in ("--set", key)
+        ]
+        assert train.main(["--extend", str(before), *flags, "--out", str(after)]) == 0
+    assert record(tmp_path / "resident after")[:3] == record(tmp_path / "streaming after")[:3]

@@ -40,6 +40,6 @@ def _numbered(root: str, name: str) -> dict[str, str]:
     file = os.path.join(root, f"{name}.txt")
     try:
         with open(file, encoding="utf-8") as stream:
-            return dict(line.split(maxsplit=1) for line in map(str.strip, stream) if line)  # type: ignore[misc]
+            return dict(line.split(maxsplit=1) for line in map(str.strip, stream) if line)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} can't be used ({error}); unpack the archive again") from error
