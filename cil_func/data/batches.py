@@ -1,7 +1,7 @@
 """Chunks of batches: some rows of the images at a time, augmented together."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
@@ -50,6 +50,7 @@ class Chunk(NamedTuple):
 
 
 Prepared = tuple[Chunk, dict[str, Tensor]]  # a chunk where the images are, and the draws still to be applied to it
+Around = Callable[[Iterator[Prepared]], Iterator[Prepared]]
 
 
 def epoch_chunks(
@@ -64,6 +65,7 @@ def epoch_chunks(
     own: slice | None = None,
     joins: bool = False,
     first_step: int = 0,
+    around: Around = iter,
 ) -> Iterator[Chunk]:
     """Returns an iterator over the chunks of one epoch: the images of `rows` in random order, augmented, on `device`.
 
@@ -74,6 +76,8 @@ def epoch_chunks(
     own: the positions in each batch that this process trains on; None: all. joins: see `cut`.
     first_step: the number of the first batch that is needed. The first chunk is the one that this batch is in: it may
     begin with earlier batches (`Chunk.done`), so chunks are the same wherever a training goes on.
+    around: given the iterator over loaded images, before they are augmented on `device`; returns one over the same, and
+    may measure how long it waits.
 
     A chunk has as many whole batches, one or more, as fit into the CHUNK_PIXELS of the device, or into PILLOW_PIXELS if
     Pillow augments. All random numbers are drawn in this call, on the host: what an image gets doesn't depend on
@@ -117,7 +121,7 @@ def epoch_chunks(
 
     ahead = by_pillow or images.workers is not None or images.device.type != device.type
     chunks = _prefetched(prepared(), len(plans)) if ahead else prepared()  # the thread begins here
-    return (finish(*parts) for parts in chunks)
+    return (finish(*parts) for parts in around(chunks))
 
 
 def epoch_batches(

@@ -88,8 +88,8 @@ def fit(
     numbers: a `recipe.Recipe`, of which the fields of `EpochNumbers` are used.
     chunks: gives the images of an epoch. teach: gives the teacher's outputs for the images of a chunk.
     seed: None if a step draws nothing from torch's global generator.
-    start: (epoch, step) of the first step that is taken. waiting: measures how long steps wait
-    for images; None: nothing does. check: called once an epoch.
+    start: (epoch, step) of the first step that is taken. waiting: has measured how long
+    `chunks` waited for images; None: nothing has. check: called once an epoch.
     emit: takes a "progress" event a step, with the number of images of that step on all processes, and an "epoch" event
     an epoch.
     before_step: if it stops the training, everything that a later call needs is in `steps` and the position.
@@ -105,7 +105,7 @@ def fit(
         images = before = step * numbers.batch_size
         rate = None
         before_chunk(Position(epoch, step))
-        for chunk in waiting.around(upcoming):
+        for chunk in upcoming:
             if rate is None:
                 rate = torch.tensor(numbers.rate(epoch), dtype=numbers.dtype, device=chunk.batch.labels.device)
             for taught, batch, total in _batches(teach(chunk.batch.images), chunk):

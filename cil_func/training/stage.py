@@ -51,10 +51,13 @@ class TrainingData:
         """Returns how many images of each of the run's C classes are trained on: (C,) int64, on the device."""
         return torch.bincount(self.labels[self.rows].cpu(), minlength=num_classes).to(self.device)
 
-    def chunks(self, recipe: Recipe, key: int, epoch: int, first_step: int) -> Iterator[batches.Chunk]:
+    def chunks(
+        self, recipe: Recipe, key: int, waiting: Waiting, epoch: int, first_step: int
+    ) -> Iterator[batches.Chunk]:
         """Returns an iterator over an epoch's chunks, each of several batches, from step `first_step` on.
 
         recipe: says how the rows are cut into batches. key: the stage's, from which order and augmentation are drawn.
+        waiting: measures how long the iterator waits for images.
         """
         return batches.epoch_chunks(
             self.images,
@@ -67,6 +70,7 @@ class TrainingData:
             own=recipe.own,
             joins=recipe.joins,
             first_step=first_step,
+            around=waiting.around,
         )
 
 
@@ -113,6 +117,7 @@ def train(
     steps = runner(recipe.step, start.train_state, classes, start.totals, borders.hook.before_change)
     del start  # with a train state that is out of date after a step
     steps_per_epoch = len(recipe.batches(len(data.rows)))
+    waiting = Waiting(data.device, data.images.workers, borders.emit)
 
     def check(health: Health) -> None:
         name = lambda entry: entry_name(steps.snapshot()[0], entry, recipe.stage)  # noqa: E731
@@ -142,11 +147,11 @@ def train(
         fit(
             steps,
             recipe,
-            chunks=partial(data.chunks, recipe, key),
+            chunks=partial(data.chunks, recipe, key, waiting),
             teach=teach,
             seed=(lambda position: rng.fold_in(key, "drop", *position)) if draws else None,
             start=position,
-            waiting=Waiting(data.device, data.images.workers, borders.emit),
+            waiting=waiting,
             check=check,
             emit=borders.emit,
             before_step=lambda position: borders.hook.at_border(lambda: at(position), False),

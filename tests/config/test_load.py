@@ -24,7 +24,8 @@ from cil_func.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 METHODS = ", ".join(f'"{name}"' for name in effects.METHODS)
 PRESETS = config.presets()
-NEEDS = {"folder": ["data.path=somewhere"]}  # what a preset can't know
+OF_FILES = ("folder", "cub200", "imagenet100", "imagenet100-b0-10", "imagenet1000")
+NEEDS = {name: ["data.path=somewhere"] for name in OF_FILES}  # what a preset can't know
 
 
 def refused(name, overrides=()):
@@ -73,6 +74,7 @@ OWN = ["method.name", "data.name", "optim.name", "optim.first_phase.name"]
 # For text, lists, numbers with a gap and free tables, what the JSON schema cannot say.
 WRONG = {
     "data.path": ["a\0b"],
+    "data.subset": ["a\0b"],
     "run.extends": ["a\0b"],
     "model.weights": ["a\0b"],
     "model.freeze": ["backbone", [1], ["stem", "stem"]],
@@ -535,6 +537,7 @@ THREE = st.lists(st.floats(0, 1, exclude_min=True), min_size=3, max_size=3)
 SPECIAL = {
     "run.loggers": st.lists(st.sampled_from(["tensorboard", "wandb"]), unique=True),
     "data.path": WORDS,
+    "data.subset": WORDS,
     "run.extends": WORDS,
     "model.weights": WORDS,
     "model.freeze": st.lists(WORDS, unique=True),
