@@ -3,6 +3,7 @@
 What is decoded, in which order and by which seed is decided before: nothing depends on the number of workers.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -144,6 +145,7 @@ def _begin_worker(parent: int, worker: int) -> None:
     Launchers send a signal to all processes of a job. The parent then saves, for which it may need more images, so a
     worker goes on until its parent ends it or is gone.
     """
+    gc.freeze()  # else collecting garbage would copy pages that are shared with the parent
     image_file.hush()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):  # on Linux
