@@ -1,8 +1,10 @@
 """What the README and the pages print has to be so: Python runs, commands parse, numbers are in the records."""
 
+import dataclasses
 import json
 import re
 import shlex
+from dataclasses import MISSING
 from inspect import signature
 from pathlib import Path
 
@@ -55,6 +57,33 @@ def test_the_table_of_methods_names_the_options_of_each():
     rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([^|]*) \| [^|]* \|$", METHODS, re.MULTILINE)
     listed = {name: re.findall(r"`(\w+)`", options) for name, options in rows if name in methods.TABLE}
     assert listed == {name: [*signature(make).parameters][1:] for name, make in methods.TABLE.items()}
+
+
+def test_the_fields_of_a_method_are_those_of_the_record():
+    """Those that are called required have no default; the shown ones of a loss's arguments exist."""
+    table = METHODS.partition("| field | default |")[2].partition("\n\n")[0]
+    rows = [row.split(" | ")[:2] for row in table.splitlines()[2:]]
+    told = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    fields = {field.name: field.default is MISSING for field in dataclasses.fields(methods.Method)}
+    assert len(told) >= 15 and told.keys() <= fields.keys()
+    required = {name for name, default in told.items() if default == "required"}
+    assert required == {name for name, bare in fields.items() if bare}
+    records = {"student": methods.Outputs, "targets": methods.Targets, "classes": methods.Classes}
+    shown = re.findall(r"`(student|targets|classes)\.(\w+)`", METHODS)
+    assert len(shown) >= 10 and all(hasattr(records[record], name) for record, name in shown)
+
+
+def test_all_presets_are_listed():
+    table = page("cil_func/config").partition("## Presets")[2].partition("## All keys")[0]
+    firsts = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("|")]
+    listed = re.findall(r"`([\w-]+)\.toml`", "".join(firsts))
+    assert sorted(listed) == config.presets()
+
+
+def test_the_recipes_called_wa_are_those_of_the_chapter():
+    table = METHODS.partition("## Five recipes called WA")[2].partition("| recipe |")[2].partition("\n\n")[0]
+    assert table.count("\n| ") == 6  # the rule below the titles, and five rows
+    assert table in (ROOT / "cil_func/tutorial/pages/chapter_8_results.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_is_short():

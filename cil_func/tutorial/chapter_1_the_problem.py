@@ -9,13 +9,14 @@
 # need nothing but basic PyTorch and what stands here.
 #
 # Every chapter has the same parts: an idea, its formula, the function of this package that is the formula, the test
-# that checks the function, and a figure. Formulas are plain text, so that they read on a terminal too.
+# that checks the function, and a figure. Formulas are plain text, so that they read on a terminal too. All words of the
+# field are in [a short list](../README.md#words), to look up.
 
 # %% [markdown]
 # ## Online learning
 #
 # *Online* learning means: examples come one after the other, each is used once, and the model is useful at any time.
-# Some models do that without any loss. The mean of the images of a class is one of them:
+# Some models can do that and forget nothing. The mean of the images of a class is one of them:
 #
 #     mean <- mean + (x - mean) / n        n: how many images of the class have come, x: the newest
 #
@@ -47,7 +48,8 @@ print(f"{len(in_class_order)} training images, {len(test)} test images, classes 
 # %% [markdown]
 # The second learner is one linear layer, trained by gradient descent on the cross-entropy, one image at a time, in the
 # same order. The third is the same layer with the images in random order. All are tested after every 80 images, on test
-# images of all ten classes.
+# images of all ten classes. (`torch.func.grad(f)` is the function that returns the gradient of f by its first argument.
+# An optimiser is two functions, `init` and `update`, and nothing is changed in place. Chapters 2 and 6 have more.)
 
 # %%
 sgd = optim.sgd(momentum=0.0)
@@ -113,6 +115,7 @@ show(
 # | class means | `metrics.class_means` | `tests/test_metrics.py::test_class_means_by_hand` |
 # | prediction by the nearest mean | `metrics.nme_scores` | `tests/test_metrics.py::test_nme_scores_by_hand` |
 #
+# NME is *nearest mean of exemplars*, the field's name for prediction by the nearest class mean, here and in results.
 # `metrics.class_means` computes the means in one go. They are the running means, with their length made 1.
 
 # %%
@@ -133,8 +136,8 @@ print(f"largest difference of any entry: {(at_once - online).abs().max():.0e}")
 #
 # ### What it is not
 #
-# Two neighbours are easier, and a number from one of them says nothing about another
-# ([van de Ven and Tolias 2019](https://arxiv.org/abs/1904.07734)):
+# Two neighbours ask for less: one has no new classes, the other is given the phase at test time. A number from one
+# setting says nothing about another ([van de Ven and Tolias 2019](https://arxiv.org/abs/1904.07734)):
 #
 # | setting | new in each phase | asked at test time |
 # | --- | --- | --- |
@@ -197,12 +200,13 @@ print(f"image {first} is a {digits.train_targets[first]}; its label is {phases.t
 # %% [markdown]
 # ## The measures
 #
-# Let a[i][j] be the accuracy after phase i on the test images of phase j's classes, and top1[i] the accuracy after
-# phase i on all classes seen, both in percent. There are P phases.
+# *Top-1* accuracy is the share of images for which the class with the highest score is the right one; top-5 accepts it
+# among the five highest. Accuracy without another word is top-1, in percent. Let a[i][j] be the accuracy after phase i on
+# the test images of phase j's classes, j <= i, and top1[i] the one on all classes seen. There are P phases.
 #
 #     average incremental accuracy = mean over i of top1[i]                                      phase 0 included
 #     last accuracy                = top1[P - 1]
-#     forgetting                   = mean over j < P - 1 of ( max over i < P - 1 of a[i][j]  -  a[P - 1][j] )
+#     forgetting                   = mean over j < P - 1 of ( max over j <= i < P - 1 of a[i][j]  -  a[P - 1][j] )
 #
 # The average rewards a good start and hides a bad end; the last accuracy is what you are left with. Report both.
 # Forgetting alone says little: a model that never learned anything forgets nothing.
@@ -273,14 +277,43 @@ print(f"10 images on 4 processes: {given}: {repeated} of them twice")
 #
 # The conventional loader handles images one by one, in Python, in processes of its own. This package keeps the images as
 # one tensor of bytes on the device and takes a batch by its row numbers. Random changes are computed for many images at
-# once, by numbers that are drawn from a key beforehand. On one core RandAugment is four times as fast that way as by
-# timm and Pillow (`python -m benchmarks.augment`).
+# once, by numbers that are drawn beforehand. On one core RandAugment (a policy of random changes) is four times as fast
+# that way as by timm and Pillow (`python -m benchmarks.augment`).
 #
-#     images (uint8, on the device)  --rows-->  a batch  --draws-->  the augmented batch
-#
-# There is no sampler: an epoch's order is a permutation drawn from a key, and processes take parts of each batch. No
-# image comes twice, and the order doesn't depend on how many processes share the work. `batches.epoch_chunks` gives a
-# few batches at a time, a *chunk*.
+# There is no sampler: an epoch's order is a permutation that follows from a *random key*, an integer (chapter 7), and
+# processes take parts of each batch. No image comes twice, and the order doesn't depend on how many processes share the
+# work.
+
+# %%
+from cil_func.tutorial.drawings import pipelines
+
+show(
+    pipelines.pipelines({
+        "the conventional way": [
+            ("data set", "arrays or files", "CPU"),
+            ("continuum", "scenario: a task\nfor each phase", "CPU"),
+            ("sampler", "row numbers, in\nrandom order, of\nthis process", "CPU"),
+            ("transforms (timm)", "crop, flip, policy,\nto float, normalise", "workers"),
+            ("loader", "stacks a batch,\ncopies it to the\ndevice", "workers"),
+            ("model", "float (B, C, H, W)", "device"),
+        ],
+        "this package": [
+            ("Resident", "all images, uint8,\none tensor", "device"),
+            ("scenario.build", "row numbers of\neach phase", "CPU"),
+            ("epoch_chunks", "permutation from a\nkey; this process's\npart of each batch", "CPU"),
+            ("augment", "crop, flip, policy,\nby numbers drawn\nfrom the key", "device"),
+            ("normalise", "to float, inside the\ntraining step", "device"),
+            ("model", "float (B, C, H, W)", "device"),
+        ],
+    }),
+    "pipelines",
+    "Two ways of an image from the data set to the model. The steps are the same. Conventionally an image is changed by "
+    "itself on a processor; here a batch is changed at once, where the model computes.",
+)  # fmt: skip
+
+# %% [markdown]
+# In code: `Resident` holds the images where they are used, and `batches.epoch_chunks` gives a few batches at a time, a
+# *chunk*, since a large piece of work suits a device better than many small ones.
 
 # %%
 from functools import partial

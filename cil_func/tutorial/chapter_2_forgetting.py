@@ -5,8 +5,9 @@
 # Cohen called that *catastrophic interference* in 1989. This chapter shows it on digits, with a network that learns a
 # phase in a fraction of a second, and takes it apart into two causes. Each later chapter is a remedy for one of them.
 #
-# The network has one hidden layer of 64 features. It is a tree of tensors, and everything that happens to it is a
-# function: `small.init`, `small.apply`, `small.expand` and the training loop, which is this:
+# The network has one hidden layer of 64 features. It is a *tree*, nested dicts of tensors, and everything that happens to it
+# is a function: `small.init`, `small.apply`, `small.expand` and the training loop, which is this. (A `key` is an integer
+# from which random numbers follow. The learning rate falls to 0 along half a cosine.)
 
 # %%
 import inspect

@@ -8,8 +8,14 @@
 #
 #     (logits, features, new state) = apply(params, state, images)
 #
-# - `params`: what is learned, nested dicts of tensors, a *tree*.
+# - `params`: what is learned: the weights of backbone and classifier.
 # - `state`: what is not learned but changes: the running statistics of batch norm.
+#
+# Both are nested dicts of tensors, in this package a *tree*; JAX and `torch.utils._pytree` say *pytree*. Why two? They
+# change by different rules. `params` are differentiated, and the optimiser replaces them, with momentum and weight decay.
+# `state` must not be differentiated or decayed: the forward pass replaces it in training and leaves it as it is in a
+# test. With two arguments each function says which of them it reads and which it returns, and `torch.func.grad`, which
+# differentiates its first argument, gets exactly what is to be differentiated.
 
 # %%
 import torch
@@ -58,6 +64,15 @@ show(
 )
 
 # %% [markdown]
+# In a run by `train.py`, `model.freeze` names the parts that stay as they are, by their paths:
+#
+# ```sh
+# python train.py --set 'model.freeze=["backbone"]' --dry-run      # the classifier alone is trained
+# ```
+#
+# A method of your own has the field `trainable`, a function from a path to True or False (chapter 8). Batch norm of a part
+# that `model.freeze` names uses its running statistics, which stay too; Question 2 below shows what happens otherwise.
+#
 # ## A step is a function
 #
 # An optimiser is a pair of functions too: `init(params)` returns its state, `update(grads, opt_state, params, rate)`
@@ -121,8 +136,8 @@ show(drawings.seeds(at, accuracies), "seeds", "Eight models, which differ in the
 # `torch.compile` turns a function into one graph and makes fast code of it. It compiles again when a shape changes, and
 # a classifier that grows changes its shape in every phase. So a run trains a classifier of full width, with a **mask**
 # of the classes seen. The mask is a tensor: its values change, its shape doesn't. Masked logits have probability 0 and
-# gradient 0. (`run.compile = true` does this with the whole step. It takes about a minute once. Here a backend that
-# compiles nothing counts the graphs.)
+# gradient 0. So a phase with more classes brings another mask and no new graph. (`run.compile = true` compiles the whole
+# step, which takes about a minute once. Here a backend that compiles nothing counts the graphs.)
 
 # %%
 graphs = []
@@ -178,7 +193,13 @@ print(f"three phases need {one} graph with a mask, {three} without; the gradient
 #     1 process with 4 groups of 8  =  2 processes with 2 groups of 8 each
 #
 # A step comes in two halves: `gradient` returns one vector of sums over images, `update` takes the vector. Between them
-# processes add up. Here both "processes" are in this one; the vectors are the real ones.
+# processes add up. Here both "processes" are in this one; the vectors are the real ones. What the code needs for that:
+#
+# - `stage`: one training of a phase: a loss, which images, which parameters. `.main` of a method is the first of them.
+# - `network`: the functions of the model. `preprocess`: makes bytes into normalised numbers, by a mean and a deviation.
+# - `classes_of([4], 0)`: the masks of phase 0 in a run with one phase of 4 classes.
+# - `begun`: the state of a training before its first step: params, state, and the optimiser's state.
+# - `parts.gradient(begun, None, batch, classes)`: the vector; None, since replay has no teacher.
 
 # %%
 from cil_func import methods
@@ -195,7 +216,7 @@ stage = methods.make("replay", methods.Options()).main
 preprocess = Preprocess(torch.full((3,), 0.5).double(), torch.full((3,), 0.25).double())
 pixels = torch.randint(0, 256, (32, 8, 8, 3), generator=generator, dtype=torch.uint8)
 batch, classes = Batch(pixels, torch.arange(32) % 4), classes_of([4], 0)
-begun = step_state.start(stage, optimiser, params, state)
+begun = step_state.start(stage, optimiser, params, state)  # the training before its first step
 
 
 def vector(own: slice, norm_batch: int):
@@ -229,12 +250,14 @@ show(
 # ## Your own loop
 #
 # You need neither `experiment` nor a configuration. The loop below is WA on the digits, from public functions alone.
-# Four things to know:
+# Five things to know:
 #
 # - Labels count classes in order of arrival: `scenario.train_labels`, not the data set's `train_targets`.
 # - After `classifier.expand` shapes have changed: begin a new optimiser state.
 # - Losses take logits as narrow as you have them; distillation gets the old columns, `logits[:, :num_old]`.
 # - `batches.epoch_batches` gives pixels; `images.normalise` turns them into what a network is given.
+# - Choose exemplars by features of un-augmented images in eval mode (chapter 3): `train=False`, and the images as they
+#   are. The loop augments nothing. If yours does, augment what `epoch_batches` gives, not what `memory.choose` sees.
 
 # %%
 from cil_func import classifier, memory, metrics, rng
@@ -248,7 +271,7 @@ order = scenario.class_order("canonical", num_classes=10, class_names=digits.cla
 cut = scenario.build(digits.train_targets, digits.test_targets, order, initial_increment=4, increment=3)
 statistics = batches.channel_statistics(Resident(train_images), cut.phases[0].train_rows)
 mean, std = map(torch.tensor, statistics)
-net, schedule = whole_runs.perceptron(), optim.cosine(0.05, epochs=10)
+net, schedule = whole_runs.perceptron(), optim.cosine(0.05, epochs=20)
 
 
 def features(params, pixels):
@@ -260,21 +283,21 @@ def objective(params, teacher, pixels, labels, num_old):
     if not num_old:
         return losses.cross_entropy(logits, labels)
     taught = classifier.apply(teacher["classifier"], features(teacher, pixels))
-    return losses.cross_entropy(logits, labels) + losses.distillation(logits[:, :num_old], taught, temperature=2.0)
+    return losses.cross_entropy(logits, labels) + 2 * losses.distillation(logits[:, :num_old], taught, temperature=2.0)
 
 
 params = {
     "backbone": net.init(0, image_size=(8, 8))[0],
     "classifier": classifier.init(1, net.feature_dim(), len(cut.phases[0].classes)),
 }
-exemplars, teacher, top1, num_old = {}, None, [], 0
+exemplars, teacher, by_phase, top1, num_old = {}, None, [], [], 0
 for phase in cut.phases:
     num_new = len(phase.classes)
     if num_old:
         grown = classifier.expand(params["classifier"], rng.fold_in(2, phase.index), num_new)
         teacher, params = params, {**params, "classifier": grown}
     opt_state, rows = optimiser.init(params), torch.cat([phase.train_rows, memory.rows(exemplars)])
-    for epoch in range(10):
+    for epoch in range(20):
         key = rng.fold_in(3, phase.index, epoch)
         for pixels, labels in batches.epoch_batches(train_images, cut.train_labels, rows, batch_size=32, key=key):
             grads = torch.func.grad(objective)(params, teacher, pixels, labels, num_old)
@@ -291,8 +314,15 @@ for phase in cut.phases:
     tested = torch.nonzero(cut.test_labels < num_old)[:, 0]
     scores = classifier.apply(params["classifier"], features(params, test_images[tested]))
     top1.append(metrics.accuracy(scores, cut.test_labels[tested]))
+    of_phase = torch.bucketize(cut.test_labels[tested], torch.tensor([4, 7]), right=True)
+    right = metrics.correct(scores, cut.test_labels[tested])
+    by_phase.append(metrics.per_phase_accuracy(right, of_phase, phase.index + 1))
 print(f"top-1 by phase {[round(value, 1) for value in top1]}, {memory.size(exemplars)} exemplars")
-show(drawings.loop(top1), "loop", "Accuracy on all classes seen, by the loop above.")
+show(
+    drawings.loop(top1, by_phase),
+    "loop",
+    "What the loop above has learned: the accuracy on all classes seen, and on the classes of each phase.",
+)
 
 # %% [markdown]
 # Replace `net` by `model.init(0, "resnet20", 4)` and `model.apply`, and the same loop trains a ResNet. A model that

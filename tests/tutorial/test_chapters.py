@@ -3,12 +3,15 @@
 import ast
 import math
 import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import train
+from cil_func import __main__ as door
+from cil_func import config
 from cil_func.tutorial import cells, command, pages, running
 
 ROOT = Path(train.__file__).parent
@@ -24,7 +27,7 @@ ANSWERS = {
     5: {"answer_1": 0, "answer_2": (0.5, 1)},
     6: {"answer_1": {4: [128, 128, 128, 128], 3: [256, 256, 0]}, "answer_2": True},
     7: {"answer_1": (True, True), "answer_2": "lower"},
-    8: {"answer_1": 90, "answer_2": ("lwf", "icarl")},
+    8: {"answer_1": 90, "answer_2": ("lwf", "wa")},
 }
 
 
@@ -87,6 +90,22 @@ def test_every_test_that_a_chapter_names_exists():
     for path in cells.chapters().values():
         for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text()):
             assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{path.name}: {file}::{name}"
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "pages").glob("*.md")), ids=lambda path: path.stem)
+def test_links_of_a_page_lead_to_files_and_its_commands_are_understood(path):
+    text = path.read_text(encoding="utf-8")
+    prose = re.sub(r"```python\n.*?```", "", text, flags=re.DOTALL)  # code has brackets that look like links
+    for target, _, part in re.findall(r"\]\((?!http)([^)#]+)(#?)([^)]*)\)", prose):
+        assert (path.parent / target).exists(), target
+        headings = re.findall(r"^#+ (.*)$", (path.parent / target).read_text(encoding="utf-8"), re.M) if part else []
+        assert not part or part in [heading.lower().replace(" ", "-") for heading in headings]
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    for words in re.findall(r"^(?:torchrun(?: --\S+)* |python )train\.py(.*?)(?: +#.*)?$", blocks, re.MULTILINE):
+        options = train.parse(shlex.split(words))
+        if not options.extend:  # then the configuration is that of a run, which isn't there
+            config.load(options.config or "digits", options.set)
+    assert set(re.findall(r"^python -m cil_func (\w+)", blocks, re.MULTILINE)) <= set(door.COMMANDS)
 
 
 def test_without_a_number_the_chapters_are_listed(capsys):

@@ -61,11 +61,13 @@ def measures(matrix: Sequence[Sequence[float]], top1: Sequence[float]) -> Figure
             axes.add_patch(_frame(j, i, colour if weight == "bold" else LIGHT, "--" if forgot else "-"))
         axes.text(count + 0.3, i, f"{top1[i]:g}", ha="center", va="center", fontsize=13)
     axes.text(count + 0.3, -0.85, "all classes\nseen", ha="center", va="center", fontsize=9)
-    axes.text(count + 0.8, count - 1, "last accuracy", va="center", fontsize=9)
-    axes.text(count + 0.8, (count - 2) / 2, "mean of the column:\naverage accuracy", va="center", fontsize=9)
+    axes.text(count + 0.9, count - 1, "this one: last accuracy", va="center", fontsize=9)
+    axes.annotate("", (count + 0.62, -0.35), (count + 0.62, count - 0.65), arrowprops={"arrowstyle": "-"})
+    axes.annotate("", (count + 0.62, (count - 2) / 2), (count + 0.85, (count - 2) / 2), arrowprops={"arrowstyle": "-"})
+    axes.text(count + 0.9, (count - 2) / 2, "mean of the column:\naverage accuracy", va="center", fontsize=9)
     note = "forgetting: mean of (best earlier, solid frame) - (final, dashed frame)"
-    axes.set(xlim=(-0.6, count + 3.2), ylim=(count - 0.4, -1.3), xticks=range(count), yticks=range(count))
-    axes.set(xlabel=f"classes of phase\n{note}", ylabel="after phase")
+    axes.set(xlim=(-0.6, count + 3.2), ylim=(count - 0.2, -1.3), xticks=range(count), yticks=range(count))
+    axes.set(xlabel=f"classes of phase\n\n{note}", ylabel="after phase")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure

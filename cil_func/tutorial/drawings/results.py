@@ -19,22 +19,26 @@ STYLES = {  # colour, marker, line of each method
 
 
 def curves(methods: Mapping[str, Sequence[Mapping[str, Any]]], seen: Sequence[int]) -> Figure:
-    """Draws top-1 after each phase: the mean over seeds, and a band from the lowest to the highest.
+    """Draws top-1 after each phase, a panel for each method: the mean over seeds, and a band from lowest to highest.
 
     methods: {name: a dict with "top1" for each seed}. seen: how many classes are seen after each phase.
     """
-    figure = new_figure(7.0, 4.2)
-    axes = figure.add_subplot()
-    for name, runs in methods.items():
+    figure = new_figure(8.6, 4.8)
+    panels = figure.subplots(-(-len(methods) // 3), 3, sharex=True, sharey=True)
+    by_phase = {name: list(zip(*(run["top1"] for run in runs), strict=True)) for name, runs in methods.items()}
+    means = {name: [sum(values) / len(values) for values in phases] for name, phases in by_phase.items()}
+    for axes, (name, phases) in zip(panels.flat, by_phase.items(), strict=False):
+        for other in means.keys() - {name}:
+            axes.plot(seen, means[other], color="#C8C8C8", linewidth=0.9, zorder=1)
         colour, marker, line = STYLES[name]
-        by_phase = list(zip(*(run["top1"] for run in runs), strict=True))
-        means = [sum(values) / len(values) for values in by_phase]
-        axes.plot(seen, means, color=colour, marker=marker, linestyle=line, label=name)
-        axes.fill_between(seen, [min(values) for values in by_phase], [max(values) for values in by_phase],
-                          color=colour, alpha=0.18, linewidth=0)  # fmt: skip
-    axes.set(xlabel="classes seen", ylabel="top-1 on all classes seen (%)", ylim=(0, 103), xticks=list(seen))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower left")
+        axes.fill_between(seen, list(map(min, phases)), list(map(max, phases)), color=colour, alpha=0.3, linewidth=0)
+        axes.plot(seen, means[name], color=colour, marker=marker, linestyle=line, linewidth=2)
+        axes.annotate(f"{means[name][-1]:.0f}", (seen[-1], means[name][-1]), textcoords="offset points", xytext=(-2, 8),
+                      ha="right", fontsize=10, weight="bold")  # fmt: skip
+        axes.set(title=name, ylim=(0, 112), xticks=list(seen), yticks=range(0, 101, 25))
+        axes.grid(alpha=0.25)
+    figure.supxlabel("classes seen", fontsize=10)
+    figure.supylabel("accuracy on all classes seen (%)", fontsize=10)
     return figure
 
 

@@ -57,7 +57,8 @@ def pull_and_push(pull: Sequence[float], push: Sequence[float], num_old: int) ->
     axes.axvline(num_old - 0.5, color=GREY, linestyle="--")
     axes.text(num_old - 0.6, axes.get_ylim()[1] * 0.9, "old", ha="right")
     axes.text(num_old - 0.4, axes.get_ylim()[1] * 0.9, "new", ha="left")
-    axes.set(xlabel="class, in order of arrival", ylabel="along the mean feature", xticks=places)
+    axes.set(xlabel="class, in order of arrival", xticks=places)
+    axes.set_ylabel("change of the row's\nlength along the mean feature")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -105,7 +106,9 @@ def shares(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         for at, row in zip(places, later, strict=True):
             (line,) = axes.plot([at - 0.45, at + 0.45], [100 * row["fair_share"]] * 2, color="black", linewidth=2.5)
         line.set_label("fair share")
-        names = [f"phase {row['phase']}\n{row['top1_before_align']:.1f} to {row['top1']:.1f} %" for row in later]
+        names = [
+            f"phase {row['phase']}\naccuracy\n{row['top1_before_align']:.1f} to {row['top1']:.1f} %" for row in later
+        ]
         axes.set(title=title, xticks=list(places), xticklabels=names, ylim=(0, 105))
     panels[0].set_ylabel("predictions of new classes (%)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -15,13 +15,13 @@ LIGHT = "#D9D9D9"
 def frozen(sizes: Mapping[str, int], trained: Sequence[str]) -> Figure:
     """Draws the parts of params. sizes: {path: how many numbers}. trained: the paths that are differentiated."""
     figure = new_figure(6.8, 2.9)
-    axes = figure.add_subplot()
+    axes, all_numbers = figure.add_subplot(), sum(sizes.values())
     for place, (path, size) in enumerate(sizes.items()):
         chosen = path in trained
         axes.barh(place, size, color=BLUE if chosen else LIGHT, edgecolor="black", hatch="//" if chosen else None)
-        axes.text(size * 1.1, place, f"{size:,}" + (": differentiated" if chosen else ": frozen"), va="center")
-    axes.set(yticks=range(len(sizes)), yticklabels=list(sizes), xscale="log", xlabel="numbers (logarithmic)")
-    axes.set_xlim(100, max(sizes.values()) * 60)
+        says = f"  {size:,} ({100 * size / all_numbers:.1f} %): {'differentiated' if chosen else 'frozen'}"
+        axes.text(size, place, says, va="center", color=BLUE if chosen else "black")
+    axes.set(yticks=range(len(sizes)), yticklabels=list(sizes), xlabel="numbers", xlim=(0, max(sizes.values()) * 1.5))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -65,13 +65,19 @@ def _images(axes: Axes, part: slice, norm_batch: int, colour: str, hatch: str | 
         )
 
 
-def loop(accuracies: Sequence[float]) -> Figure:
-    """Draws top-1 after each phase. accuracies: percent, on all classes seen."""
-    figure = new_figure(5.0, 2.8)
-    axes = figure.add_subplot()
-    axes.plot(range(len(accuracies)), accuracies, color=BLUE, marker="o")
-    for phase, value in enumerate(accuracies):
-        axes.annotate(f"{value:.0f}", (phase, value), textcoords="offset points", xytext=(0, 7), ha="center")
-    axes.set(xlabel="phase", ylabel="top-1 (%)", ylim=(0, 112), xticks=range(len(accuracies)))
+def loop(accuracies: Sequence[float], by_phase: Sequence[Sequence[float]]) -> Figure:
+    """Draws top-1 after each phase, on all classes seen and on those of each phase, in percent.
+
+    accuracies: on all classes seen. by_phase: row i has those after phase i on the classes of phases 0 to i.
+    """
+    figure = new_figure(6.0, 3.2)
+    axes, phases = figure.add_subplot(), range(len(accuracies))
+    for phase, (marker, line) in zip(phases, (("s", "--"), ("^", "-."), ("v", ":")), strict=False):
+        values = [row[phase] for row in by_phase[phase:]]
+        label = f"on classes of phase {phase}"
+        axes.plot(phases[phase:], values, color=GREY, marker=marker, linestyle=line, label=label)
+    axes.plot(phases, accuracies, color=BLUE, marker="o", linewidth=2.2, label="on all classes seen")
+    axes.set(xlabel="after phase", ylabel="accuracy (%)", ylim=(0, 104), xticks=phases)
     axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower left", fontsize=9)
     return figure
