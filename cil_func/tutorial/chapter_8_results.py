@@ -211,6 +211,7 @@ print(Path(own_method.__file__).read_text())
 # from cil_func import losses
 # from cil_func.methods import Method
 #
+#
 # def make(options):
 #     def loss(student, teacher, targets, classes):
 #         return losses.cross_entropy(student.logits, targets.labels, mask=classes.seen, rows=targets.rows)
