@@ -101,8 +101,8 @@ def accuracies(curves: Mapping[str, Sequence[float]]) -> Figure:
     styles = [("#B0B0B0", "s", "-", 7, 11), (GREEN, "^", "-.", 1.5, 5), (ORANGE, "s", "--", 1.5, 5),
               (BLUE, "o", "-", 1.5, 5)]  # fmt: skip
     for (label, values), (colour, marker, line, width, size) in zip(curves.items(), styles, strict=False):
-        style = {"color": colour, "marker": marker, "markersize": size, "linestyle": line, "linewidth": width}
-        axes.plot(range(len(values)), values, label=label, **style)
+        axes.plot(range(len(values)), values, color=colour, marker=marker, markersize=size, linestyle=line,
+                  linewidth=width, label=label)  # fmt: skip
     axes.set(xlabel="after phase", ylabel="accuracy on all classes seen (%)", ylim=(0, 103))
     axes.set_xticks(range(max(map(len, curves.values()))))
     axes.grid(alpha=0.25)
