@@ -5,8 +5,8 @@ both sides load epochs of windows of 224 x 224 pixels with the same number of wo
 DataLoader with torchvision's RandomResizedCrop (bicubic) and RandomHorizontalFlip, batches of uint8 tensors. Ours gives
 the batches that a training gets. speedup_loading: plain seconds over ours, the median of pairs in turn.
 images_per_second_*: of each side, and of ours with RandAugment on batches (device) and by timm in the workers (pil).
-memory_*: MB of this process and its workers, memory that they share counted once, over an epoch of all of CIFAR's
-training files: the most in its second tenth, and the most in its last one.
+memory_mb_*: MB of this process and its workers, memory that they share counted once, over an epoch of all of CIFAR's
+training files: the most in each tenth of it.
 """
 
 import statistics
@@ -127,13 +127,19 @@ def plain(files: list[str], size: int, workers: int) -> float:
 
 
 def memory(files: list[str], *, workers: int) -> dict[str, float]:
-    """Measures the memory of an epoch over small files. Returns {"memory_early_mb", "memory_late_mb"}."""
+    """Measures the memory of an epoch over small files. Returns {"memory_mb_10", ..., "memory_mb_100"}.
+
+    The number is that of the percent of the images that are loaded by then; the figure is the most in that tenth.
+    """
     with Image.open(files[0]) as image:
-        images, seen = ours(files, image.size[0], workers), []
-    epoch(images, None, at_chunk=lambda done: seen.append((done, megabytes())))
-    tenth = len(files) / 10
-    early = [used for done, used in seen if done <= 2 * tenth] or [seen[0][1]]
-    return {"memory_early_mb": max(early), "memory_late_mb": max(used for done, used in seen if done >= 9 * tenth)}
+        images, most = ours(files, image.size[0], workers), dict.fromkeys(range(10, 101, 10), 0.0)
+
+    def note(done: int) -> None:
+        tenth = min(100, 10 * (1 + (10 * done - 1) // len(files)))
+        most[tenth] = max(most[tenth], megabytes())
+
+    epoch(images, None, at_chunk=note)
+    return {f"memory_mb_{tenth}": used for tenth, used in most.items() if used}
 
 
 def megabytes() -> float:
