@@ -1,5 +1,6 @@
 """The one door to all commands: `python -m cil_func COMMAND`; without a command it lists them."""
 
+import os
 import sys
 from importlib import import_module
 from typing import NamedTuple, NoReturn
@@ -63,8 +64,17 @@ def listed() -> str:
 
 
 def command() -> NoReturn:
-    """The command `cil-func` of an installed package: runs this process's command and ends with its exit status."""
-    leave(main())
+    """The command `cil-func` of an installed package: runs this process's command and ends with its exit status.
+
+    If nobody reads what it prints any more (`| head`), it ends with 0.
+    """
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        status = 0
+    leave(status)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The one door: what it lists, that each command is the function it names, and unknown commands."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -52,6 +53,16 @@ def test_train_is_train_py(capsys):
     assert train.main(flags) == 0 and capsys.readouterr().out == printed and "epochs = 3" in printed
     assert door.main(["train", "--set", "optim.epoch=3"]) == 2
     assert capsys.readouterr().err == "train.py: --set optim.epoch: unknown key; did you mean optim.epochs?\n"
+
+
+def test_nobody_reads_what_a_command_prints():
+    """As of `python -m cil_func | head -0`: no traceback."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-m", "cil_func"]
+    done = subprocess.run(words, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_real_command_imports_only_what_it_needs():
