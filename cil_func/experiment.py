@@ -22,6 +22,7 @@ from cil_func.networks.network import Model
 from cil_func.training import evaluation
 from cil_func.training.definition import Experiment
 from cil_func.training.events import Emit
+from cil_func.training.memory_pools import with_logits
 from cil_func.training.passes import ModelPasses
 from cil_func.training.phase import choose, teacher, train, whole
 from cil_func.training.progress import Progress, SaveHook
@@ -74,6 +75,7 @@ def run(
             progress = replace(progress, exemplars=exemplars, select_seconds=time.perf_counter() - clock)
             hook.at_border(_returning(progress), True)
         extra = remember(experiment, phase, learned, extra, progress.exemplars, key)
+        extra = with_logits(experiment, phase, learned, progress.exemplars, extra)
         clock = time.perf_counter()
         row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
         before = None if gamma is None else Model(trained, state)

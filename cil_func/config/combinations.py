@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from cil_func.config.schema import Config, Method, PhaseOptim
 
 OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200")  # data sets that are read from image files
+_REPLAYS = "which learns from exemplars beside each batch"
+_PREDICTS = "which predicts by exemplars"
+_USE_OF_EXEMPLARS = {
+    "icarl": _PREDICTS, "icarl-bce": _PREDICTS, "derpp": _REPLAYS, "agem": _REPLAYS, "gem": _REPLAYS,
+}  # fmt: skip
 
 
 def of_config(config: "Config") -> Iterator[str]:
@@ -37,8 +42,9 @@ def of_config(config: "Config") -> Iterator[str]:
     if config.model.options and config.model.backbone.startswith("resnet"):
         yield _no_options("model", next(iter(config.model.options)), "model.backbone", config.model.backbone)
     yield from _of_distillation(config.method)
-    if config.method.name in ("icarl", "icarl-bce") and not (memory.size or memory.fixed_per_class):
-        given = f"memory.size: 0 with method.name = {shown(config.method.name)}, which predicts by exemplars"
+    name = config.method.name
+    if name in _USE_OF_EXEMPLARS and not (memory.size or memory.fixed_per_class):
+        given = f"memory.size: 0 with method.name = {shown(name)}, {_USE_OF_EXEMPLARS[name]}"
         yield f"{given}; an integer >= 1, or memory.fixed_per_class >= 1"
     mistakes = list(of_optim(config.optim, "optim"))
     yield from mistakes or of_optim(config.optim_of_phase(0), "optim.first_phase")

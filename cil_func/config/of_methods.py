@@ -43,6 +43,9 @@ TABLE = {
     "rwalk": Uses(),
     "il2m": Uses(memory=True),
     "lwm": Uses(distillation=True),
+    "derpp": Uses(memory=True),
+    "agem": Uses(memory=True),
+    "gem": Uses(memory=True),
 }
 
 

@@ -172,6 +172,7 @@ class Method(Table):
             "ncm", "simplecil", "ranpac", "fetril",
             "si", "rwalk",
             "il2m", "lwm",
+            "derpp", "agem", "gem",
         ]
         | values.Own
     ) = "wa"  # fmt: skip

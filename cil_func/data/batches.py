@@ -11,42 +11,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from cil_func import rng
+from cil_func import rng, tree
 from cil_func.data.augmentation.augment import CHUNK_PIXELS, Augment
 from cil_func.data.augmentation.operations import pin, upload
+from cil_func.data.batch import Batch, Chunk, Replayed
 from cil_func.data.images import Images, Part, Resident
+from cil_func.data.replays import Replays, appended
 
 _PREFETCH = 2  # chunks prepared ahead: one to hand out, one to hide a slow one
 # Pixels in a chunk that Pillow prepares, at most; a batch at least. On a GPU as many as the forward graph takes at a
 # time (`setup`), so that the teacher sees a chunk in one call of it.
 PILLOW_PIXELS = {"cpu": 1, "cuda": 1 << 21}
 _STATISTICS_PIXELS = 1 << 24  # pixels looked at at a time: bounds the working memory
-
-
-class Batch(NamedTuple):
-    """The images and labels of one batch, or of several batches one after the other.
-
-    images: uint8 (B, H, W, 3). labels: int64 (B,), one for each image.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-
-class Chunk(NamedTuple):
-    """Several consecutive batches, loaded and augmented together.
-
-    batch: the images and labels that this process trains on, one batch after the other.
-    sizes: how many of these images belong to each of the batches; 0 if this process has none of a batch.
-    totals: how many images each of the batches has in all processes together.
-    done: how many of the first batches the caller has to skip, since they were trained on before the run was resumed.
-    Their images are in `batch` all the same.
-    """
-
-    batch: Batch
-    sizes: tuple[int, ...]
-    totals: tuple[int, ...]
-    done: int
 
 
 Prepared = tuple[Chunk, dict[str, Tensor]]  # a chunk where the images are, and the draws still to be applied to it
@@ -66,6 +42,7 @@ def epoch_chunks(
     joins: bool = False,
     first_step: int = 0,
     around: Around = iter,
+    replays: Replays | None = None,
 ) -> Iterator[Chunk]:
     """Returns an iterator over the chunks of one epoch: the images of `rows` in random order, augmented, on `device`.
 
@@ -78,6 +55,7 @@ def epoch_chunks(
     begin with earlier batches (`Chunk.done`), so chunks are the same wherever a training goes on.
     around: given the iterator over loaded images, before they are augmented on `device`; returns one over the same, and
     may measure how long it waits.
+    replays: what comes beside the batches, augmented as they are; None: nothing.
 
     A chunk has as many whole batches, one or more, as fit into the CHUNK_PIXELS of the device, or into PILLOW_PIXELS if
     Pillow augments. All random numbers are drawn in this call, on the host: what an image gets doesn't depend on
@@ -95,10 +73,18 @@ def epoch_chunks(
     by_pillow = augment is not None and augment.by_pillow
     all_batches = cut(len(rows), batch_size, joins=joins)
     steps, here = len(all_batches), own.stop - own.start if own else batch_size
-    length = chunk_steps(images, here, device, by_pillow=by_pillow)
+    beside = len(replays.pools) * (replays.share.filled or replays.share.size) if replays else 0
+    length = chunk_steps(images, here + beside, device, by_pillow=by_pillow)
 
     starts = range(first_step // length * length, steps, length)
     plans = [_plan(all_batches[start : start + length], own, max(0, first_step - start)) for start in starts]
+    replayed: list[Replayed | None] = [None] * len(plans)
+    if replays:
+        steps_of = [range(start, start + len(plan.sizes)) for start, plan in zip(starts, plans, strict=True)]
+        more = [replays.of_steps(each, key, labels, augment) for each in steps_of]
+        rows, draws, places = appended(rows, draws, [plan.places for plan in plans], more)
+        plans = [plan._replace(places=each) for plan, each in zip(plans, places, strict=True)]
+        replayed = [each for *_, each in more]
     at_loading = augment.loading(draws) if augment else {}
     later = {name: draw for name, draw in draws.items() if name not in at_loading}
     parts = [Part(rows[plan.places], {name: draw[plan.places] for name, draw in at_loading.items()}) for plan in plans]
@@ -106,10 +92,10 @@ def epoch_chunks(
 
     def prepared() -> Generator[Prepared]:
         with closing(loaded):
-            for plan, part, pixels in zip(plans, parts, loaded, strict=True):
+            for plan, part, pixels, others in zip(plans, parts, loaded, replayed, strict=True):
                 batch = Batch(pin(pixels, device), labels[upload(part.rows, labels.device)])
                 drawn = {name: draw[plan.places] for name, draw in later.items()}
-                yield Chunk(batch, plan.sizes, plan.totals, plan.done), drawn
+                yield Chunk(batch, plan.sizes, plan.totals, plan.done, others), drawn
 
     def finish(chunk: Chunk, drawn: dict[str, Tensor]) -> Chunk:
         """Returns the chunk with its images and labels on `device`, its images augmented.
@@ -117,7 +103,13 @@ def epoch_chunks(
         drawn: what `Augment.draw` drew for the chunk's images and is still to be applied; {} leaves them as they are.
         """
         chosen, here = (upload(leaf, device) for leaf in chunk.batch)
-        return chunk._replace(batch=Batch(augment.apply(chosen, drawn) if augment and drawn else chosen, here))
+        chosen = augment.apply(chosen, drawn) if augment and drawn else chosen
+        if chunk.replayed is None:
+            return chunk._replace(batch=Batch(chosen, here))
+        count = sum(chunk.sizes)  # the images of the batches; those beside them follow
+        beside = tree.map(lambda leaf: upload(leaf, device), chunk.replayed)
+        beside = beside._replace(images=chosen[count:].view(*beside.labels.shape, *chosen.shape[1:]))
+        return chunk._replace(batch=Batch(chosen[:count], here[:count]), replayed=beside)
 
     ahead = by_pillow or images.workers is not None or images.device.type != device.type
     chunks = _prefetched(prepared(), len(plans)) if ahead else prepared()  # the thread begins here

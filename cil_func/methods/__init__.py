@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 
 from cil_func.methods import (
+    agem,
     balanced,
     bic,
     der,
+    derpp,
     eeil,
     ewc,
     fetril,
     finetune,
+    gem,
     icarl,
     icarl_bce,
     il2m,
@@ -27,7 +30,7 @@ from cil_func.methods import (
     simplecil,
     wa,
 )
-from cil_func.methods.base import Classes, Method, Options, Outputs, Stage, Targets
+from cil_func.methods.base import Classes, Method, Options, Outputs, Replay, Stage, Targets
 
 TABLE = {
     "wa": wa.make,
@@ -53,6 +56,9 @@ TABLE = {
     "rwalk": rwalk.make,
     "il2m": il2m.make,
     "lwm": lwm.make,
+    "derpp": derpp.make,
+    "agem": agem.make,
+    "gem": gem.make,
 }
 
 
@@ -68,4 +74,4 @@ def make(name: str, options: Options, own: Mapping[str, object] | None = None) -
     return TABLE[name](options, **(own or {}))
 
 
-__all__ = ["TABLE", "Classes", "Method", "Options", "Outputs", "Stage", "Targets", "make"]
+__all__ = ["TABLE", "Classes", "Method", "Options", "Outputs", "Replay", "Stage", "Targets", "make"]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cil_func.methods.extra import Extra
 from cil_func.methods.functions import (
+    Combine,
     FaultOf,
     Finish,
     Imprint,
@@ -18,6 +19,7 @@ from cil_func.methods.functions import (
     Penalty,
     Project,
     Rectify,
+    ReplayLoss,
     Targets,
     Track,
     Trainable,
@@ -27,8 +29,8 @@ from cil_func.networks.outputs import Classes, Outputs, Taps
 from cil_func.tree import Tree
 
 __all__ = [
-    "Classes", "FaultOf", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs", "Penalty", "Project", "Rectify",
-    "Stage", "Targets", "Track", "Trainable", "nothing",
+    "Classes", "Combine", "FaultOf", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs", "Penalty", "Project",
+    "Rectify", "Replay", "ReplayLoss", "Stage", "Targets", "Track", "Trainable", "nothing",
 ]  # fmt: skip
 
 
@@ -78,6 +80,25 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Exemplars that come beside each batch, and what their gradients do to the batch's.
+
+    Groups of them are drawn anew for each step, augmented as other images are, and run through the network group by
+    group, in norm groups of their own. Batch norm's running statistics move towards the mean over all images of a step.
+    loss, combine: see their types.
+    groups: how many groups, each drawn from all exemplars; "phases": a group for each earlier phase, from its classes'.
+    images: how many a group has, or all exemplars if there are fewer; 0: as many as a batch.
+    stores: whether the logits of an exemplar, by the finished model of the phase that chose it, are stored.
+    """
+
+    loss: ReplayLoss
+    combine: Combine
+    groups: int | Literal["phases"] = 1
+    images: int = 0
+    stores: bool = False
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training of a phase: a loss, the images that it trains on, what it changes.
 
@@ -85,6 +106,7 @@ class Stage:
     the user's table [optim.NAME]; this stage's `optim`, {key of [optim]: default}; for "" in phase 0
     [optim.first_phase]; the table [optim].
     rows: "new": the phase's images and the exemplars, without those held out; "all": all images of all classes seen;
+    "arrived": the phase's images alone;
     "balanced": the exemplars, and of each new class as many images as the largest number kept of an old class, selected
     by the rule for exemplars; "held_out": those that `Method.hold_out` keeps from training.
     trainable(path): whether a parameter is trained. frozen(path): whether a parameter or a number of the state stays as
@@ -96,11 +118,12 @@ class Stage:
     project: applied to the params after each update. uses_teacher: whether the loss needs a teacher, see `Loss`.
     teacher: "last": the last phase's finished model; "before": the model that this stage begins with.
     track: what the method remembers is renewed by it after each update; None: a step only reads that.
+    replay: exemplars that come beside each batch; None: there are none.
     """
 
     name: str
     loss: Loss
-    rows: Literal["new", "all", "balanced", "held_out"] = "new"
+    rows: Literal["new", "all", "arrived", "balanced", "held_out"] = "new"
     trainable: Trainable = _everything
     rows_trained: Literal["all", "new"] = "all"
     norm: Literal["train", "eval"] = "train"
@@ -110,6 +133,7 @@ class Stage:
     teacher: Literal["last", "before"] = "last"
     clamp: float = 0.0
     track: Track | None = None
+    replay: Replay | None = None
     optim: dict[str, Any] = field(default_factory=dict)
     frozen: Trainable = nothing
 
@@ -122,8 +146,8 @@ class Stage:
 class Method:
     """A method of class-incremental learning.
 
-    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track: of a phase's training, as
-    in `Stage`.
+    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track, replay: of a phase's
+    training, as in `Stage`.
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
     class mean. rectify: changes the logits of a finished model, in results and in the saved model; None: they stay.
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
@@ -143,7 +167,7 @@ class Method:
     project: Project = _unchanged
     trainable: Trainable = _everything
     predict: Literal["logits", "nme"] = "logits"
-    rows: Literal["new", "all"] = "new"
+    rows: Literal["new", "all", "arrived"] = "new"
     restart: bool = False
     fault_of: FaultOf = _no_fault
     uses_memory: bool = False
@@ -152,6 +176,7 @@ class Method:
     penalty: Penalty | None = None
     clamp: float = 0.0
     track: Track | None = None
+    replay: Replay | None = None
     head: Head = LINEAR
     taps: Taps | None = None
     final_relu: bool = True
@@ -179,6 +204,7 @@ class Method:
             clamp=self.clamp,
             frozen=self.frozen,
             track=self.track,
+            replay=self.replay,
         )
 
     def freeze(self, frozen: Trainable) -> "Method":

@@ -8,6 +8,8 @@ import torch
 from cil_func.networks.outputs import Classes
 from cil_func.tree import Tree
 
+LOGITS = "logits"  # the part of what is remembered that no step reads: of exemplars, see `training.memory_pools`
+
 
 class LogitsOf(Protocol):
     """params -> logits (B, C) of some images, which can be differentiated."""

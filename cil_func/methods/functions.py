@@ -54,6 +54,28 @@ class Track(Protocol):
     def __call__(self, extra: Tree, before: Tree, after: Tree, grads: Tree, classes: Classes, /) -> Tree: ...
 
 
+class ReplayLoss(Protocol):
+    """(student, stored, targets, classes, group) -> 0-d tensor, the mean over a group of replayed images.
+
+    student: what the network says about them. stored: (B, C), the logits that were stored of them, or None, see
+    `methods.base.Replay`. group: 0-d int64, the group's number; one compiled function serves all groups.
+    """
+
+    def __call__(
+        self, student: Outputs, stored: torch.Tensor | None, targets: Targets, classes: Classes, group: torch.Tensor, /
+    ) -> torch.Tensor: ...
+
+
+class Combine(Protocol):
+    """(gradient (V,), references (G, V)) -> the gradient that is used instead, (V,).
+
+    gradient: of the loss, as one vector of all trained parameters. references: those of the replayed groups' losses; 0
+    for a group without images. All are means over the images of all processes.
+    """
+
+    def __call__(self, gradient: torch.Tensor, references: torch.Tensor, /) -> torch.Tensor: ...
+
+
 class Finish(Protocol):
     """(params, num_new) -> (new params, gamma), after the last training of a phase that has old classes.
 

@@ -18,6 +18,8 @@ def stage_images(experiment: Experiment, stage: Stage, index: int) -> int:
     new = [len(phase.train_rows) for phase in experiment.scenario.phases]
     if stage.rows == "all":
         return sum(new[: index + 1])
+    if stage.rows == "arrived":
+        return new[index]
     kept, phase = exemplars(experiment, index), experiment.scenario.phases[index]
     if stage.rows == "balanced":
         quota, counts = max(kept, default=0), _counts(experiment)

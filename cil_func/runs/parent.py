@@ -11,6 +11,7 @@ from cil_func import tree
 from cil_func.config import Config
 from cil_func.errors import CheckpointError, ConfigError
 from cil_func.experiment import Experiment
+from cil_func.methods.extra import LOGITS
 from cil_func.networks.network import Model
 from cil_func.runs import checkpoints, memory_files
 from cil_func.runs.checkpoints import SavedModel
@@ -96,8 +97,31 @@ def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.T
         remembered = tree.cast(parent.saved.extra, device=experiment.device)
         fresh = experiment.method.extra.start(network.pad(model.params))
         extra = tree.map(tree.embed, remembered, fresh) if remembered else fresh
+    replay = experiment.method.replay
+    if replay and replay.stores:
+        extra = {**extra, LOGITS: _logits(parent, experiment, exemplars)}
     rows_so_far = tuple(parent.results["phases"])
     return Progress(len(parent.sizes), model, exemplars, rows_so_far, extra=extra)
+
+
+def _logits(
+    parent: Parent, experiment: Experiment, exemplars: dict[int, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Returns the logits that the parent has stored of the exemplars that are trained on, {label: (M, K)}.
+
+    Raises ConfigError if it has stored none, or of other exemplars than it keeps.
+    """
+    stored, labels, found = parent.saved.extra.get(LOGITS, {}), experiment.scenario.train_labels, {}
+    for label, kept in exemplars.items():
+        rows, logits = torch.nonzero(labels == label).flatten(), stored.get(str(label))
+        if logits is None or len(logits) != len(rows):
+            method, before = experiment.method.name, parent.saved.description["method"]
+            raise ConfigError(
+                f"method.name: {method} replays the logits of exemplars, and {parent.directory}, trained by {before}, "
+                "has not stored those of all its exemplars; take another method, or a run whose exemplars are complete"
+            )
+        found[str(label)] = logits[torch.isin(rows, kept)].to(experiment.dtype)
+    return found
 
 
 def _check_fits(parent: Parent, experiment: Experiment, model: Model) -> None:

@@ -209,6 +209,8 @@ def _sizes(setup: Setup) -> list[str]:
     if setup.config.run.compile:
         stages = len(experiment.method.stages_of(len(experiment.scenario.phases) - 1))
         count = 1 + stages * (2 if experiment.processes.size > 1 else 1)
+        if experiment.method.replay:
+            count += 1 if experiment.processes.size > 1 else 2  # the step is three functions
         lines.append(f"graphs to compile: {count}, whatever the number of phases")
     return lines
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from cil_func import experiment, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.experiment import Experiment
 from cil_func.memory import Memory
+from cil_func.methods.extra import LOGITS
 from cil_func.networks.network import Model
 from cil_func.training.events import Emit
 from cil_func.training.progress import Progress, SaveHook
@@ -27,7 +30,11 @@ def train(
     num_old = sum(made.sizes(phase)[:-1])
     key = rng.fold_in(made.seed, "profile")
     learned = drawn(made, num_old) if num_old else None
-    progress = Progress(phase=phase.index, learned=learned, exemplars=exemplars or {})
+    kept, extra = exemplars or {}, {}
+    if made.method.replay and made.method.replay.stores:
+        zeros = partial(torch.zeros, dtype=made.dtype)
+        extra = {LOGITS: {str(label): zeros(len(rows), num_old) for label, rows in kept.items()}}
+    progress = Progress(phase=phase.index, learned=learned, exemplars=kept, extra=extra)
     student = partial(experiment.expand, made, phase, progress.learned, key)
     teach = partial(experiment.teacher, made, phase, progress.learned)
     nothing: Callable[..., dict] = lambda *_, **__: {"top1": None}  # noqa: E731

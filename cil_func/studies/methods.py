@@ -5,7 +5,10 @@ import json
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
+
+import torch
 
 from cil_func import config as configuration
 from cil_func import memory, methods, tree
@@ -15,6 +18,7 @@ from cil_func.config.parser import Parser
 from cil_func.data import scenario
 from cil_func.errors import CilError, ConfigError
 from cil_func.methods.base import Method
+from cil_func.methods.extra import LOGITS
 from cil_func.networks.network import Model, with_frozen
 from cil_func.report import published
 from cil_func.runs import load_data
@@ -128,6 +132,9 @@ def _kept(method: Method, config: Config, sizes: list[int], size: tuple[int, int
     images = quota * classes if method.uses_memory else 0
     padded = tree.cast(network.pad(model.params), device="meta")  # where numbers have sizes alone
     extra = method.extra.start(padded) if method.extra else {}
+    if method.replay and method.replay.stores:  # of each exemplar those of the classes that were seen with it
+        shapes = [(quota * new, seen) for new, seen in zip(sizes, accumulate(sizes), strict=True)]
+        extra = {**extra, LOGITS: [torch.empty(shape, device="meta") for shape in shapes]}
     return memory.in_bytes(images, size, params=Model(*last).params, extra=extra)
 
 
@@ -144,6 +151,7 @@ def _needs(method: Method) -> list[str]:
     stages = [stage.name for stage in method.stages]
     needs = ["the last model as teacher"] if method.uses_teacher else []
     needs += ["a backbone that shows its maps"] if method.taps or not method.final_relu else []
+    needs += ["exemplars beside each batch"] if method.replay else []
     needs += ["two classes a phase"] if method.fault_of([2, 1]) else []
     return needs + [f"the stage {name}" for name in stages]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from cil_func import tree
-from cil_func.data.batches import Batch, Chunk
+from cil_func.data.batch import AnyBatch, Chunk, ReplayBatch
 from cil_func.errors import NonFiniteError
 from cil_func.networks.outputs import Outputs
 from cil_func.optim import Schedule
@@ -162,7 +162,7 @@ def refuse_failed(health: Health, *, phase: int, steps_per_epoch: int, name: Cal
         )
 
 
-def _batches(taught: Outputs | None, chunk: Chunk) -> Iterator[tuple[Outputs | None, Batch, int]]:
+def _batches(taught: Outputs | None, chunk: Chunk) -> Iterator[tuple[Outputs | None, AnyBatch, int]]:
     """Yields (taught, batch, total) for each step of a chunk that is not done yet.
 
     taught: the teacher's outputs for the whole chunk, or None; cut to the batch. total: the step's images on all
@@ -172,5 +172,9 @@ def _batches(taught: Outputs | None, chunk: Chunk) -> Iterator[tuple[Outputs | N
     for step, (size, total) in enumerate(zip(chunk.sizes, chunk.totals, strict=True)):
         here = slice(start, start + size)
         if step >= chunk.done:
-            yield *tree.map(lambda leaf, here=here: leaf[here], (taught, chunk.batch)), total
+            taught_here, batch = tree.map(lambda leaf, here=here: leaf[here], (taught, chunk.batch))
+            if chunk.replayed is not None:
+                beside = tree.map(lambda leaf, step=step: leaf[step], chunk.replayed)
+                batch = ReplayBatch(batch.images, batch.labels, beside)
+            yield taught_here, batch, total
         start += size

@@ -8,8 +8,9 @@ import torch
 from cil_func import memory, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
+from cil_func.methods.extra import LOGITS
 from cil_func.networks.network import Model, Network, with_frozen
-from cil_func.training import rows, stage, step_state
+from cil_func.training import memory_pools, rows, stage, step_state
 from cil_func.training.definition import Experiment
 from cil_func.training.events import Emit
 from cil_func.training.inference import Teach
@@ -100,11 +101,13 @@ def train(
             progress = _begin(experiment, phase, progress, number, student, key)
         held, progress = [progress.stage], replace(progress, training=None)
         own = held[0].before
-        data = _data(experiment, phase, progress.exemplars, number, key, held[0].chosen)
+        data = _data(experiment, phase, progress, number, key, held[0].chosen)
         if not len(data.rows):  # of a later stage, whose exemplars are too few; the plan warns of it
             progress = replace(progress, training=held[0])
             continue
-        recipe = fitted(experiment.recipe(phase.index, each.name), len(data.rows), experiment.processes)
+        beside = max((len(pool.rows) for pool in data.pools), default=0)
+        recipe = experiment.recipe(phase.index, each.name)
+        recipe = fitted(recipe, len(data.rows), experiment.processes, beside=beside)
         if fresh:
             emit(_started(experiment, phase, each.name, len(data.rows), recipe.epochs))
         name = {"stage": each.name} if each.name else {}
@@ -159,7 +162,8 @@ def _begin(
         extra = method.extra.begin(
             extra or method.extra.start(params), params, experiment.classes(phase, experiment.device)
         )
-    train_state = step_state.start(each, experiment.recipe(phase.index, each.name).optimiser, params, state, extra)
+    read = {name: part for name, part in extra.items() if name != LOGITS}
+    train_state = step_state.start(each, experiment.recipe(phase.index, each.name).optimiser, params, state, read)
     chosen = {}
     if each.rows == "balanced":
         model = whole(network, train_state, progress.learned, sum(experiment.sizes(phase)))
@@ -173,13 +177,15 @@ def _begin(
 
 
 def _data(
-    experiment: Experiment, phase: Phase, exemplars: Memory, number: int, key: int, chosen: Memory
+    experiment: Experiment, phase: Phase, progress: Progress, number: int, key: int, chosen: Memory
 ) -> TrainingData:
     each = experiment.method.stages_of(phase.index)[number]
+    exemplars = progress.exemplars
     trained = rows.of_stage(each, experiment.method, experiment.scenario, phase, exemplars, key=key, chosen=chosen)
     return TrainingData(
-        experiment.train_images, experiment.scenario.train_labels, trained, experiment.augment, experiment.device
-    )
+        experiment.train_images, experiment.scenario.train_labels, trained, experiment.augment, experiment.device,
+        memory_pools.of_phase(each.replay, experiment, phase, exemplars, progress.extra) if each.replay else (),
+    )  # fmt: skip
 
 
 def _started(experiment: Experiment, phase: Phase, stage_name: str, count: int, epochs: int) -> dict:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import torch
 
 from cil_func import tree
+from cil_func.methods.extra import LOGITS
 from cil_func.networks.network import Model
 from cil_func.training.epochs import Position
 from cil_func.training.step_state import Health, Measures, TrainState
@@ -67,8 +68,8 @@ class Progress:
 
     @property
     def remembered(self) -> tree.Tree:
-        """What the method remembers now: that of the last step, or between two phases `extra`."""
-        return self.training.train_state.extra if self.training else self.extra
+        """What the method remembers now: `extra`, during a training with what the last step has made of it."""
+        return {**self.extra, **self.training.train_state.extra} if self.training else self.extra
 
     @property
     def place(self) -> tuple[int, int, int, int]:
@@ -198,7 +199,8 @@ def _stage(
         theirs = tree.to_paths(learned[key])
         own = {path: theirs[path] for path in paths}
         part = part | ({key: tree.from_paths({**own, **tree.to_paths(part.get(key, {}))})} if own else {})
-    train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]), extra)
+    read = {name: leaf for name, leaf in extra.items() if name != LOGITS}
+    train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]), read)
     position, before = Position(at["epoch"], at["step"]), Model(**part["before"]) if "before" in part else None
     return StageProgress(train_state, Measures(**part["totals"]), position, at["seconds"], at["stage"], chosen, before)
 

@@ -9,6 +9,7 @@ import torch
 
 from cil_func import optim
 from cil_func.data import batches
+from cil_func.data.replays import Share
 from cil_func.errors import ConfigError
 from cil_func.methods.base import Stage
 from cil_func.networks.network import Network
@@ -46,6 +47,7 @@ class Recipe:
     joins: whether a last batch of a single image, which can't be filled up, is joined to the one before it.
     eval_every_epochs: how many epochs lie between two evaluations; 0: only at the end of a phase.
     dtype: of parameters and learning rate.
+    share: this process's part of the exemplars that come beside each batch, for stages with `Stage.replay`.
     """
 
     stage: Stage
@@ -60,6 +62,7 @@ class Recipe:
     joins: bool
     eval_every_epochs: int
     dtype: torch.dtype
+    share: Share = Share(0)  # noqa: RUF009 (a tuple)
 
     def batches(self, count: int) -> list[range]:
         """Returns the places, 0 to count - 1, of each batch of an epoch over `count` images, of all processes."""
@@ -145,6 +148,7 @@ class RecipeMaker:
             joins=not pads or (self.network.backbone.shares() and not self._padded),
             eval_every_epochs=numbers.eval_every_epochs,
             dtype=self.preprocess.mean.dtype,
+            share=_share(self.processes, stage.replay.images, **sizes, pads=pads) if stage.replay else Share(0),
         )
 
     def _sizes(self, numbers: Numbers) -> dict[str, int]:
@@ -179,11 +183,15 @@ class _Same:
         return hash(self.key)
 
 
-def fitted(recipe: Recipe, count: int, processes: Processes) -> Recipe:
+def fitted(recipe: Recipe, count: int, processes: Processes, *, beside: int = 0) -> Recipe:
     """Returns the recipe for a stage of `count` rows: a smaller batch where most of a whole one would be padding.
 
-    A recipe that fills no batch up comes back as it is. processes: those that share a batch.
+    A recipe that fills no batch up comes back as it is. processes: those that share a batch. beside: how many exemplars
+    the largest pool of the stage has; their groups are made smaller as a batch is.
     """
+    if recipe.share.filled and beside:
+        size = batch_split.fit_batch_size(beside, batch_size=recipe.share.size, norm_batch=recipe.norm_batch)
+        recipe = replace(recipe, share=_share(processes, size, batch_size=0, norm_batch=recipe.norm_batch))
     if not recipe.padded_to:
         return recipe
     batch_size = batch_split.fit_batch_size(count, batch_size=recipe.batch_size, norm_batch=recipe.norm_batch)
@@ -194,6 +202,12 @@ def fitted(recipe: Recipe, count: int, processes: Processes) -> Recipe:
         own=_own(processes, **sizes),
         padded_to=batch_split.rows_per_process(processes.size, **sizes),
     )
+
+
+def _share(processes: Processes, images: int, *, batch_size: int, norm_batch: int, pads: bool = True) -> Share:
+    sizes = {"batch_size": images or batch_size, "norm_batch": norm_batch}
+    filled = batch_split.rows_per_process(processes.size, **sizes) if pads else 0
+    return Share(sizes["batch_size"], _own(processes, **sizes), filled)
 
 
 def _own(processes: Processes, *, batch_size: int, norm_batch: int) -> slice | None:
@@ -213,11 +227,14 @@ def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate
         rows = len(args[2].labels)
         return rows if only in (0, rows) or accumulate > 1 else 0
 
-    if processes.size == 1 and accumulate == 1:
+    if processes.size == 1 and accumulate == 1 and parts.replayed is None:
         return runners.compiled(step.join(parts), full=full, name="training step")
     gradient = runners.compiled(parts.gradient, full=full, name="training step")
     update = runners.compiled(parts.update, full=lambda *args: 1, name="weights' update")
-    return step.join(step.StepParts(gradient, update), processes.reduce, accumulate=accumulate)
+    replayed = parts.replayed
+    if replayed:
+        replayed = runners.compiled(replayed, full=lambda *args: len(args[1].labels), name="step on exemplars")
+    return step.join(step.StepParts(gradient, update, replayed), processes.reduce, accumulate=accumulate)
 
 
 def _schedule(numbers: Numbers) -> optim.Schedule:

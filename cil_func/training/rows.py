@@ -21,6 +21,8 @@ def of_stage(
     """
     if stage.rows == "all":
         return torch.cat([earlier.train_rows for earlier in scenario.phases[: phase.index + 1]])
+    if stage.rows == "arrived":
+        return phase.train_rows
     if stage.rows == "balanced":
         return memory.rows(exemplars | (chosen or {}))
     held = held_out(method, scenario, phase, exemplars, key=key)

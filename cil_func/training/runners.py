@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from cil_func import rng, tree
-from cil_func.data.batches import Batch
+from cil_func.data.batch import AnyBatch
 from cil_func.networks.outputs import Classes, Outputs
 from cil_func.training.events import Emit
 from cil_func.training.step_state import Health, Measures, TrainState, nothing_measured
@@ -145,7 +145,7 @@ class EagerSteps:
         self._step, self._train_state, self._classes = step, train_state, classes
         self._totals, self._changing = totals or nothing_measured(train_state), changing
 
-    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor, seed: int | None = None) -> None:
+    def __call__(self, taught: Outputs | None, batch: AnyBatch, rate: torch.Tensor, seed: int | None = None) -> None:
         with rng.seeded(seed, rate.device):
             train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
         totals = tree.map(torch.add, self._totals, measures)
@@ -190,11 +190,11 @@ class CapturedSteps:
     ):
         self._step, self._changing, self._most = step, changing, most
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: tuple[Outputs | None, Batch, torch.Tensor] | None = None
+        self._inputs: tuple[Outputs | None, AnyBatch, torch.Tensor] | None = None
         self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
         self._totals = tree.map(torch.clone, totals or nothing_measured(train_state))
 
-    def __call__(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor, seed: int | None = None) -> None:
+    def __call__(self, taught: Outputs | None, batch: AnyBatch, rate: torch.Tensor, seed: int | None = None) -> None:
         inputs, rows = (taught, batch, rate), len(batch.labels)
         captured = len(self._inputs[1].labels) if self._inputs else 0
         if captured < rows <= self._most:  # there is none, or it began with an epoch's last batch
@@ -210,7 +210,7 @@ class CapturedSteps:
             tree.write(inputs, into=self._inputs)
             self._graph.replay()
 
-    def _capture(self, taught: Outputs | None, batch: Batch, rate: torch.Tensor) -> torch.cuda.CUDAGraph:
+    def _capture(self, taught: Outputs | None, batch: AnyBatch, rate: torch.Tensor) -> torch.cuda.CUDAGraph:
         arguments = (self._train_state, taught, batch, self._classes, rate)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -12,6 +12,7 @@ from cil_func import rng, tree
 from cil_func.data import batches
 from cil_func.data.augmentation.augment import Augment
 from cil_func.data.images import Images
+from cil_func.data.replays import Pool, Replays
 from cil_func.errors import NonFiniteError
 from cil_func.networks.outputs import Classes
 from cil_func.training.epochs import Position, fit, refuse_failed
@@ -39,6 +40,7 @@ class TrainingData:
 
     images: N of them. labels: int64 (N,). rows: int64 (M,), those of both that are trained on, each once an epoch.
     augment: how images are augmented; None: not at all. device: where batches go.
+    pools: of exemplars that come beside each batch, see `data.replays`.
     """
 
     images: Images
@@ -46,6 +48,7 @@ class TrainingData:
     rows: torch.Tensor
     augment: Augment | None
     device: torch.device
+    pools: tuple[Pool, ...] = ()
 
     def counts(self, num_classes: int) -> torch.Tensor:
         """Returns how many images of each of the run's C classes are trained on: (C,) int64, on the device."""
@@ -71,6 +74,7 @@ class TrainingData:
             joins=recipe.joins,
             first_step=first_step,
             around=waiting.around,
+            replays=Replays(self.pools, recipe.share) if self.pools else None,
         )
 
 

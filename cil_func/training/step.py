@@ -6,16 +6,17 @@ up: one collective a step.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from cil_func import optim, tree
-from cil_func.data.batches import Batch
-from cil_func.methods.base import Stage, Targets, nothing
+from cil_func.data.batch import AnyBatch, Batch, ReplayBatch, Replayed
+from cil_func.methods.base import Stage, Targets
 from cil_func.networks import layers
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import Classes, Outputs
+from cil_func.training import gradients, replaying
 from cil_func.training.preprocess import Preprocess
 from cil_func.training.step_state import NEVER, PADDING, Measures, TrainState, after_step, pad
 
@@ -47,11 +48,27 @@ class Update(Protocol):
     ) -> tuple[TrainState, Measures]: ...
 
 
+class ReplayGradient(Protocol):
+    """(train_state, group, classes) -> (L,): of a group of exemplars beside the batch, what `Gradient` is of the batch.
+
+    group: without its first axis. The result is the mean gradient and new state, times the number of images without
+    padding, and that number: as long as the batch's vector without its last three numbers.
+    """
+
+    def __call__(self, train_state: TrainState, group: Replayed, classes: Classes, /) -> torch.Tensor: ...
+
+
 class StepParts(NamedTuple):
-    """The two parts of a step, as functions."""
+    """The parts of a step, as functions.
+
+    replayed: for a stage with `Stage.replay`, else None. groups: how many groups it has at most, in any phase. A group
+    that a phase lacks is not computed: it counts as one of no images.
+    """
 
     gradient: Gradient
     update: Update
+    replayed: ReplayGradient | None = None
+    groups: int = 0
 
 
 class Step(Protocol):
@@ -61,7 +78,7 @@ class Step(Protocol):
     """
 
     def __call__(
-        self, train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes, rate: torch.Tensor, /
+        self, train_state: TrainState, taught: Outputs | None, batch: AnyBatch, classes: Classes, rate: torch.Tensor, /
     ) -> tuple[TrainState, Measures]: ...
 
 
@@ -80,8 +97,11 @@ def join(parts: StepParts, reduce: Reduce = lambda vector: vector, *, accumulate
     """
 
     def step(
-        train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes, rate: torch.Tensor
+        train_state: TrainState, taught: Outputs | None, batch: AnyBatch, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
+        replayed = None
+        if isinstance(batch, ReplayBatch):
+            replayed, batch = batch.replayed, Batch(batch.images, batch.labels)
         if accumulate == 1:
             vector, moved = parts.gradient(train_state, taught, batch, classes)
         else:
@@ -94,6 +114,8 @@ def join(parts: StepParts, reduce: Reduce = lambda vector: vector, *, accumulate
             for piece in pieces:
                 sums, moved = parts.gradient(train_state, *piece, classes)
                 vector = vector + sums
+        if parts.replayed:
+            vector = replaying.beside(vector, parts.replayed, train_state, replayed, classes, groups=parts.groups)
         return parts.update(train_state, reduce(vector), moved, classes, rate)
 
     return step
@@ -139,12 +161,13 @@ def make(
     padded: whether a batch may hold padding (`pad`), which then counts nowhere.
     A step whose sums are not finite changes nothing but `health`, nor does any step after it.
     """
+    groups = replaying.groups_of(stage.replay, network.num_phases)
+    loss_beside: Any = stage.replay and stage.replay.loss
 
-    def gradient(
-        train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes
-    ) -> tuple[torch.Tensor, tree.Tree]:
+    def differentiated(train_state: TrainState, given: tree.Tree, batch: AnyBatch, classes: Classes, loss, padded):
+        """Returns (gradients, new state, loss, logits, batch with padding). given: what the loss has beside logits."""
         short = -len(batch.labels) % norm_batch if 0 < norm_batch < len(batch.labels) else 0
-        taught, batch = pad(taught, batch, short)
+        given, batch = pad(given, batch, short)
         images = preprocess(batch.images, dtype)                                   # (B, 3, H, W)
         rows = batch.labels != PADDING if padded or short else None                      # (B,)
         valid = None if rows is None else rows.to(preprocess.mean.dtype)           # (B,)
@@ -157,35 +180,53 @@ def make(
         def objective(chosen, state):
             params = tree.merge(chosen, frozen)
             own, aux, state = network.run(params["backbone"], state, images, **statistics)
-            features = network.place(own, classes.now, taught and taught.features)
+            features = network.place(own, classes.now, given.features if isinstance(given, Outputs) else None)
             student = network.outputs(params, features, classes, aux)
-            return stage.loss(student, taught, targets, classes), (state, student.logits.detach())
+            return loss(student, given, targets, classes), (state, student.logits.detach())
 
         # The state is an argument, not a capture: torch.func refuses to write into captured tensors (timm's norm).
-        grads, (loss, (state, logits)) = torch.func.grad_and_value(objective, has_aux=True)(
+        grads, (value, (state, logits)) = torch.func.grad_and_value(objective, has_aux=True)(
             chosen, train_state.state
         )
+        return grads, gradients.moving(stage, state), value, logits, batch
+
+    def gradient(
+        train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes
+    ) -> tuple[torch.Tensor, tree.Tree]:
+        grads, state, loss, logits, batch = differentiated(train_state, taught, batch, classes, stage.loss, padded)
         predictions = logits.masked_fill(~classes.seen, -torch.inf).argmax(dim=1)  # (B,)
         correct = (predictions == batch.labels).sum(dtype=loss.dtype)
         count = (batch.labels != PADDING).sum(dtype=loss.dtype)
-        state = _moving(stage, state)
         means = tree.to_vector((grads, state, loss.detach()))
         return torch.cat([means * count, torch.stack([correct, count, torch.zeros_like(count)])]), state
+
+    def replayed(train_state: TrainState, group: Replayed, classes: Classes) -> torch.Tensor:
+        def loss(student, stored, targets, classes):
+            return loss_beside(student, stored, targets, classes, group.group)
+
+        batch, pads = Batch(group.images, group.labels), network.backbone.pads()
+        grads, state, *_, batch = differentiated(train_state, group.stored, batch, classes, loss, pads)
+        count = (batch.labels != PADDING).sum(dtype=preprocess.mean.dtype)
+        return torch.cat([tree.to_vector((grads, state)) * count, count[None]])
 
     def update(
         train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
         chosen, frozen = tree.partition(train_state.params, stage.trains)
-        moving = _moving(stage, train_state.state)
+        moving = gradients.moving(stage, train_state.state)
         health = after_step(train_state.health, vector)
         sums, correct, count = vector[:-3], vector[-3], vector[-2]
-        grads, state, _ = tree.from_vector(sums / count, (chosen, moved, count))
+        if stage.replay is None:
+            means = sums / count
+        else:
+            sums, means = replaying.combined(stage.replay, sums, count, groups=groups, trained=tree.size(chosen))
+        grads, state, _ = tree.from_vector(means, (chosen, moved, count))
         of_loss = tree.map(lambda leaf: leaf.clamp(-stage.clamp, stage.clamp), grads) if stage.clamp else grads
-        grads = _penalised(stage, of_loss, chosen, frozen, train_state.extra, classes)
+        grads = gradients.penalised(stage, of_loss, chosen, frozen, train_state.extra, classes)
         updates, opt_state = optimiser.update(grads, train_state.opt_state, chosen, rate)
         if stage.rows_trained == "new":
-            updates = _of_new_rows(updates, classes)
-        norms = [_norm(part, like=rate) for part in (grads, chosen, updates)]
+            updates = gradients.of_new_rows(updates, classes)
+        norms = [gradients.norm(part, like=rate) for part in (grads, chosen, updates)]
         measures = Measures(sums[-1], correct.to(torch.int64), *norms)
         well = health.failed_step == NEVER
         chosen, state, opt_state = tree.map(
@@ -201,42 +242,4 @@ def make(
             extra = tree.map(lambda old, new: old if new is old else torch.where(well, new, old), extra, tracked)
         return TrainState(params, state, opt_state, health, extra), measures
 
-    return StepParts(gradient, update)
-
-
-def _penalised(
-    stage: Stage, grads: tree.Tree, chosen: tree.Tree, frozen: tree.Tree, extra: tree.Tree, classes: Classes
-) -> tree.Tree:
-    """Returns the gradient of the loss plus the gradient of the stage's penalty.
-
-    grads: of the loss, by `chosen`, the parameters that are trained; frozen: the others.
-    """
-    penalty = stage.penalty
-    if penalty is None:
-        return grads
-    of_penalty = torch.func.grad(lambda chosen: penalty(tree.merge(chosen, frozen), extra, classes))(chosen)
-    return tree.map(torch.add, grads, of_penalty)
-
-
-def _moving(stage: Stage, state: tree.Tree) -> tree.Tree:
-    """Returns the part of the state that isn't frozen. Without frozen parts it is not split, to be traced faster."""
-    return state if stage.frozen is nothing else tree.partition(state, stage.frozen)[1]
-
-
-def _of_new_rows(updates: tree.Tree, classes: Classes) -> tree.Tree:
-    """Returns the updates, with 0 for the classifier's rows of all classes but this phase's new ones."""
-    if "classifier" not in updates:
-        return updates
-
-    def masked(leaf: torch.Tensor) -> torch.Tensor:
-        return torch.where(classes.new.view(-1, *(1,) * (leaf.ndim - 1)), leaf, 0.0)
-
-    return {**updates, "classifier": tree.map(masked, updates["classifier"])}
-
-
-def _norm(part: tree.Tree, like: torch.Tensor) -> torch.Tensor:
-    """Returns the L2 norm of all numbers of a tree, 0 for an empty one, which has the dtype and device of `like`."""
-    norms = [torch.linalg.vector_norm(leaf) for leaf in tree.leaves(part)]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros_like(like)
-
-
+    return StepParts(gradient, update, replayed if stage.replay else None, groups)

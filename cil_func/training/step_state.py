@@ -6,11 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import optim, tree
-from cil_func.data.batches import Batch
+from cil_func.data.batch import PADDING, AnyBatch
 from cil_func.methods.base import Stage, nothing
-from cil_func.networks.outputs import Outputs
 
-PADDING = -1  # the label of a row that only fills a batch up
 NEVER = -1  # Health.failed_step of a training that is well
 
 
@@ -90,7 +88,7 @@ def nothing_measured(train_state: TrainState) -> Measures:
     return Measures(zeros[0], torch.zeros((), dtype=torch.int64, device=some.device), *zeros[1:])
 
 
-def pad(taught: Outputs | None, batch: Batch, count: int) -> tuple[Outputs | None, Batch]:
+def pad(taught: tree.Tree, batch: AnyBatch, count: int) -> tuple[tree.Tree, AnyBatch]:
     """Returns (taught, batch) with `count` rows of padding added: black images labelled PADDING, teacher's outputs 0.
 
     taught: the teacher's outputs for the batch's images; None, which stays None: there is no teacher.
@@ -101,7 +99,7 @@ def pad(taught: Outputs | None, batch: Batch, count: int) -> tuple[Outputs | Non
     def filled(leaf: torch.Tensor, value: float = 0) -> torch.Tensor:
         return F.pad(leaf, (0, 0) * (leaf.ndim - 1) + (0, count), value=value)
 
-    padded = Batch(filled(batch.images), filled(batch.labels, PADDING))
+    padded = batch._replace(images=filled(batch.images), labels=filled(batch.labels, PADDING))
     return (None if taught is None else tree.map(filled, taught)), padded
 
 
@@ -137,4 +135,4 @@ def entry_name(train_state: TrainState, entry: int, stage: Stage) -> str:
             if entry < leaf.numel():
                 return what + path
             entry -= leaf.numel()
-    return "the loss"
+    return "the loss" if not (stage.replay and entry) else "a gradient of the exemplars beside a batch"

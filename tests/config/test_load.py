@@ -281,6 +281,7 @@ COMBINATIONS = [
     (["method.kd_combination=sum"],
      KD.format('"dynamic"', '"sum"', 'a number >= 0, or kd_combination = "convex"')),
     (["method.name=icarl", "memory.size=0"], 'memory.size: 0 with method.name = "icarl"'),
+    (["method.name=gem", "memory.size=0"], 'memory.size: 0 with method.name = "gem", which learns from exemplars'),
     (["data.name=image_folder"], 'data.path: missing, with data.name = "image_folder"'),
     (["data.name=imagenet100"], "data.path: missing"),
     (["data.name=imagenet1000"], "data.path: missing"),

@@ -67,7 +67,7 @@ def base(folders, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic", "eeil"])
+@pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic", "eeil", "si", "derpp"])
 def test_extending_twice_is_one_run_of_all_phases(method, folders, names, tmp_path):
     chosen = [f"method.name={method}", *[f"optim.{name}.epochs=1" for name in effects.STAGES.get(method, ())]]
     order = [names[index] for index in (2, 0, 3, 1)]  # not that of the class indices
@@ -81,7 +81,7 @@ def test_extending_twice_is_one_run_of_all_phases(method, folders, names, tmp_pa
     assert found["accuracy_matrix"] == rows["accuracy_matrix"] and len(found["phases"]) == 4
     assert found["old_classes_tested_on"] == "test images"
     kept, again = (memory_files.load(tmp_path / name) for name in ("whole", "2"))
-    assert (kept is None) == (again is None) == (method in ("lwf", "ewc"))
+    assert (kept is None) == (again is None) == (method in ("lwf", "ewc", "si"))
     if kept:
         assert np.array_equal(kept.images, again.images) and kept.class_names == again.class_names
 

@@ -122,7 +122,7 @@ def test_lwf_says_where_its_loss_is_empty_and_learns_a_single_class_by_the_other
         assert seen(sizes) == ""
     for sizes in ([2, 2], [1, 2], [10]):
         assert new(sizes) == ""
-    others = [name for name in methods.TABLE if name not in ("lwf", "ewc", "mas", "si", "rwalk", "lwm")]
+    others = [name for name in methods.TABLE if name not in ("lwf", "ewc", "mas", "si", "rwalk", "lwm", "gem")]
     assert all(methods.make(name, methods.Options()).fault_of([1, 1]) == "" for name in others)
 
 
@@ -160,6 +160,9 @@ def test_declarations():
         "lwm": (False, True, "new", False, "logits"),
         "si": (False, False, "new", False, "logits"),
         "rwalk": (False, False, "new", False, "logits"),
+        "derpp": (True, False, "arrived", False, "logits"),
+        "agem": (True, False, "arrived", False, "logits"),
+        "gem": (True, False, "arrived", False, "logits"),
     }
     for name, declared in expected.items():
         method = methods.make(name, methods.Options())

@@ -52,7 +52,8 @@ def test_images_of_all_epochs_stages_and_passes_are_counted():
 
 def test_the_plan_says_it_and_the_random_weights_leave_nothing(capsys, monkeypatch):
     tiny.shallow(monkeypatch)
-    assert train.main([*tiny.flags("optim.epochs=2"), "--dry-run"]) == 0
+    more = ("optim.epochs=2", "method.name=derpp", "memory.size=20")  # with logits stored of exemplars
+    assert train.main([*tiny.flags(*more), "--dry-run"]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("time: ")]
     assert "on this machine now, of which training 0:00:" in line
 

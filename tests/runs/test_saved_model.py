@@ -34,6 +34,7 @@ CASES = [  # method, backbone, precision
     ("il2m", "resnet20", "float32"),
     ("si", "resnet20", "float32"),
     ("rwalk", "resnet20", "float32"),
+    ("derpp", "resnet20", "float32"),
     ("icarl", "timm:test_resnet", "float32"),
     ("wa", "timm:test_resnet", "float64"),
 ]

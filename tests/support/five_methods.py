@@ -24,7 +24,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="four-classes-")  # deleted when th
 METHODS = (
     "ewc", "mas", "bic", "podnet", "der",
     "icarl-bce", "balanced", "eeil", "lucir", "il2m", "lwm",
-    "si", "rwalk",
+    "si", "rwalk", "derpp", "agem", "gem",
 )  # fmt: skip
 OPTIONS = {"balanced": ["method.options.tuned_epochs=2"], "lucir": ["method.options.tuned_epochs=2"]}
 SETTINGS = (

@@ -30,6 +30,7 @@ class Run:
 
     batches: {(phase, stage): [(images (B, 3, 8, 8) float64, labels (B,)), ...]}, in order.
     images, labels: of each phase. pixels: all training images, normalised, by row.
+    beside: {(phase, stage): [None or a Replayed, ...]}, what came beside each batch, its images normalised.
     started: the model that each phase began with. learned, extra: after the last phase. exemplars: after each phase.
     """
 
@@ -41,6 +42,7 @@ class Run:
     extra: dict
     exemplars: list[dict]
     pixels: torch.Tensor
+    beside: dict
 
 
 def learn(monkeypatch, method: str, *more: str) -> Run:
@@ -55,12 +57,15 @@ def learn(monkeypatch, method: str, *more: str) -> Run:
         *more,
     ])).experiment  # fmt: skip
     batches, started, exemplars, expand, select = defaultdict(list), [], [], experiment.expand, experiment.select
+    beside = defaultdict(list)
 
     def noted_recipe(phase, name):
         found = made.recipe(phase, name)
 
         def step(train_state, taught, batch, classes, rate):
             batches[phase, name].append((normalised(batch.images), batch.labels))
+            more = getattr(batch, "replayed", None)
+            beside[phase, name].append(more and more._replace(images=torch.stack([*map(normalised, more.images)])))
             return found.step(train_state, taught, batch, classes, rate)
 
         return replace(found, step=step)
@@ -81,7 +86,7 @@ def learn(monkeypatch, method: str, *more: str) -> Run:
     return Run(
         batches, [normalised(made.train_images.pixels[own]) for own in rows],
         [made.scenario.train_labels[own] for own in rows], started, progress.learned, progress.extra, exemplars,
-        normalised(made.train_images.pixels),
+        normalised(made.train_images.pixels), beside,
     )  # fmt: skip
 
 

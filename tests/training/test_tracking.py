@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cil_func import tree
-from cil_func.training import step
+from cil_func.data.batch import Batch, ReplayBatch, Replayed
+from cil_func.training import step, step_state
 from cil_func.training.runners import CapturedSteps, EagerSteps
 
 
@@ -58,3 +59,33 @@ def test_a_method_without_it_hands_the_very_tensors_on():
     tree.write(overlapping, into=overlapping)
     with pytest.raises(RuntimeError, match="single memory location"):
         tree.write({"same": torch.ones(2)}, into=overlapping)
+
+
+def test_a_step_with_exemplars_is_the_same_compiled_and_captured(monkeypatch):
+    """GEM's, with a group for each of two earlier phases; its quadratic program is in the compiled update."""
+    fake_cuda.install(monkeypatch)
+    method, classes, _ = one_conv.begin("gem", phase=2, images=4)
+    run = one_conv.parts(method)
+    labels = torch.tensor([[0, 1, 0, 1], [2, 3, 3, -1]])
+    images = torch.stack([one_conv.draw(4, classes, seed).images for seed in (7, 8)])
+    beside = Replayed(images, labels, torch.tensor([0, 1]))
+    batches = [ReplayBatch(*one_conv.draw(6, classes, seed), beside) for seed in range(3)]
+
+    def walked(parts, threader=EagerSteps, batches=batches):
+        _, classes, begun = one_conv.begin("gem", phase=2, images=4)
+        steps = threader(step.join(parts), begun, classes)
+        for batch in batches:
+            steps(None, batch, one_conv.RATE)
+        return tuple(steps.snapshot()[0])
+
+    expected = walked(run)
+    without = walked(run, batches=[Batch(*batch[:2]) for batch in batches])
+    assert not torch.equal(tree.to_vector(expected[0]), tree.to_vector(without[0]))
+    compiled = [torch.compile(part, fullgraph=True, dynamic=False, backend="aot_eager") for part in run[1:3]]
+    for parts, threader in ((run._replace(update=compiled[0], replayed=compiled[1]), EagerSteps), (run, CapturedSteps)):
+        tree.map(
+            lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=1e-14), walked(parts, threader), expected
+        )  # fmt: skip
+    broken = walked(run._replace(replayed=lambda *given: run.replayed(*given) * torch.nan))
+    name = step_state.entry_name(step_state.TrainState(*broken), broken[3].entry.item(), method.main)
+    assert name == "a gradient of the exemplars beside a batch"
