@@ -190,6 +190,8 @@ def _apply_chunk(
     if "top" in draws:
         top, left = (upload(draws[side].int(), there) for side in ("top", "left"))
         images = geometry.crop(images, top, left, padding=crop_padding)
+    if draws.keys() <= {"top", "left", "flip"}:  # planes would cost twice the time of a flip
+        return geometry.mirror(images, draws["flip"]) if "flip" in draws else images
     planes = rearrange(images, "b h w c -> b c h w").contiguous()
     if "flip" in draws:
         planes = geometry.flip(planes, upload(draws["flip"].int(), there))

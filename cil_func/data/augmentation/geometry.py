@@ -37,6 +37,13 @@ def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: int) -> Tensor:
     return runs.index_select(0, (3 * starts).flatten()).view(images.shape)
 
 
+def mirror(images: Tensor, flip: Tensor) -> Tensor:
+    """Returns images (B, H, W, 3), those mirrored left to right for which flip, bool (B,) on the host, is true."""
+    rows, mirrored = torch.nonzero(flip).flatten().to(images.device, non_blocking=True), images.clone()
+    mirrored[rows] = images[rows].flip(2)
+    return mirrored
+
+
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     """Returns the images, mirrored left to right where `mirrored` is 1.
 
