@@ -649,7 +649,10 @@ def test_the_fingerprint_is_short_stable_and_of_the_values():
 
 def test_a_new_key_with_its_default_leaves_the_fingerprint_as_it_was():
     """Default run directories are called after it; these are of the version before the keys in ADDED."""
-    digits_of_then = ["memory.size=100", "method.kd_combination=convex", "method.kd_weight=dynamic", "optim.epochs=20"]
+    digits_of_then = [
+        "memory.size=100", "method.kd_combination=convex", "method.kd_weight=dynamic", "optim.epochs=20",
+        "optim.learning_rate=0.1",
+    ]  # fmt: skip
     assert config.fingerprint(config.load("digits", ["run.seed=1", *digits_of_then])) == "bc0f2a1c"
     assert config.fingerprint(config.load("cifar-survey", ["run.seed=1"])) == "9f415ffc"
 
