@@ -3,7 +3,7 @@
 #
 # A network that is trained on new classes alone forgets the old ones, and it does so within a few steps. McCloskey and
 # Cohen called that *catastrophic interference* in 1989. This chapter shows it on digits, with a network that learns a
-# phase in a fraction of a second, and takes it apart into two causes. Each later chapter is a remedy for one of them.
+# phase in a fraction of a second, and takes it apart into two causes. Chapters 3 to 5 are remedies for them.
 #
 # The network has one hidden layer of 64 features. It is a *tree*, nested dicts of tensors, and everything that happens to it
 # is a function: `small.init`, `small.apply`, `small.expand` and the training loop, which is this. (A `key` is an integer

@@ -89,8 +89,8 @@ show(
         data.names,
     ),
     "replay",
-    "Replay with 50 exemplars. Left: the memory shrinks class by class and stays as large. Right: beside the new images "
-    "it is small.",
+    "Replay with 50 exemplars. Left: each class gets fewer exemplars, and the memory stays as large. Right: beside "
+    "the new images it is small.",
 )
 
 # %% [markdown]
@@ -167,8 +167,8 @@ print(f"best two: {best_rows[1]}, best three: {best_rows[2]}")
 show(
     exemplars.distances(curves),
     "subsets",
-    "Herding against the best of all subsets of 12 points, and against a random order. Herding is far below the "
-    "random order and above the best.",
+    "Herding against the best of all subsets of 12 points, and against a random order. Herding is nearer "
+    "than the random order with one to five points; the best subsets are nearer still from two points on.",
 )
 
 # %% [markdown]

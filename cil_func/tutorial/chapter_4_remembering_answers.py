@@ -124,7 +124,7 @@ print("T from 8 to 16 divides the gradient by " + f"{lengths[3] / lengths[4]:.2f
 # %% [markdown]
 # ## Where the teacher comes from
 #
-# The teacher is the model that the last phase ended with, finished in every respect: aligned, if the method aligns. The
+# The teacher is the model that the phase before ended with, finished in every respect: aligned, if the method aligns. The
 # student begins as the same model with rows for the new classes. Where a model is a module that training changes in
 # place, the teacher has to be a deep copy, put into eval mode, without gradients. Here training makes new trees, so the
 # teacher is a name for the old one. Nothing can change it.
