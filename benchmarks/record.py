@@ -54,8 +54,9 @@ def portable(config: dict) -> dict:
 
     data.path is "", model.weights the name of the file alone; files of this repository are relative.
     """
-    weights = Path(config["model"].get("weights", "")).name
-    own = {"data": {**config["data"], "path": ""}, "model": {**config["model"], "weights": weights}}
+    network = config.get("model", {})
+    weights = Path(network.get("weights", "")).name
+    own = {"data": {**config["data"], "path": ""}, "model": {**network, "weights": weights}}
     text = json.dumps({**config, **own})
     return json.loads(text.replace(f"{RESULTS.parents[1]}/", ""))
 

@@ -138,9 +138,12 @@ def load(
     return _resized(dataset, image_size, memory)
 
 
+_NOT_UPRIGHT = ("imagenet", "cub200")  # whose published code ignores EXIF; photos for other models are upright
+
+
 def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> Rules:
     """Returns the rules by which a data set's image files are decoded. The arguments are those of `load`."""
-    upright = exif_orientation == "apply" or (exif_orientation == "auto" and name == "image_folder")
+    upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith(_NOT_UPRIGHT))
     return Rules(upright, tuple(background) or None)
 
 
