@@ -5,7 +5,7 @@ search.py, search_space.py, search_study.py, search_table.py  sweep --search: va
 reproduce.py     the command reproduce; see reproduce.md
 published_rows.py, recorded.py, recorded.json  published rows as configurations; the recorded runs beside them
 diff.py          the command diff; see diff.md
-methods.py, records.py  the command methods; see methods.md
+methods.py, numbers_by_method.py  the command methods; see methods.md
 differences.py   which keys differ between two configurations, and what that is known to be worth
 worth.toml       what is known, each with its source
 """

@@ -24,7 +24,7 @@ from cil_func.report import published
 from cil_func.runs import load_data
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import known_size, network_of
-from cil_func.studies import records
+from cil_func.studies import numbers_by_method
 
 NAME = "methods"
 CLASSES = {"digits": 10, "cifar100": 100, "imagenet100": 100, "imagenet1000": 1000, "cub200": 200}
@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", default="cifar-b0-10", metavar="NAME", help="a preset or TOML file: of what size")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one of its values")
     parser.add_argument("--classes", type=int, default=0, metavar="K", help="of image folders and data of your own")
-    parser.add_argument("--records", type=Path, default=records.FOLDER, metavar="DIR", help="of benchmarks.record")
+    own = numbers_by_method.FOLDER
+    parser.add_argument("--records", type=Path, default=own, metavar="DIR", help="of benchmarks.record")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -92,7 +93,7 @@ def rows(config: Config, *, classes: int = 0, folder: Path | None = None) -> lis
         raise ConfigError("data.image_size: 0, so the images' size isn't known; give it, as --set data.image_size=32")
     data = load_data.with_increments(config, num_classes).data
     sizes = scenario.increments(num_classes, initial_increment=data.initial_increment, increment=data.increment)
-    ours = records.of(folder, config, sizes) if folder else {}
+    ours = numbers_by_method.of(folder, config, sizes) if folder else {}
     return [_row(name, config, sizes, size, ours.get(name)) for name in methods.TABLE]
 
 

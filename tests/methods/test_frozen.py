@@ -27,20 +27,6 @@ SETTINGS = (
 pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
 
 
-@pytest.fixture(scope="module")
-def shallow():
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.shallow(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def undrawn():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cil_func.runs.report_files.write_report", lambda directory, warn: [])
-        yield
-
-
 def options_of(name: str, first_phase: bool) -> list[str]:
     more = {"ranpac": [f"method.options.width={WIDTH}"], "fetril": ["method.options.tuned_epochs=3"]}.get(name, [])
     return [f"method.name={name}", f"method.options.first_phase={str(first_phase).lower()}", *more]

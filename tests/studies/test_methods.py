@@ -8,7 +8,7 @@ import pytest
 from cil_func import config, methods
 from cil_func.__main__ import main
 from cil_func.studies import methods as command
-from cil_func.studies import records
+from cil_func.studies import numbers_by_method
 
 PAGE = (Path(command.__file__).with_suffix(".md")).read_text(encoding="utf-8")
 RESNET32, IMAGE = 463_504, 3 * 32 * 32  # parameters, of which the survey has the number; bytes
@@ -16,7 +16,7 @@ RESNET32, IMAGE = 463_504, 3 * 32 * 32  # parameters, of which the survey has th
 
 @pytest.fixture(scope="module")
 def found():
-    return {row.name: row for row in command.rows(config.load("cifar-b0-10"), folder=records.FOLDER)}
+    return {row.name: row for row in command.rows(config.load("cifar-b0-10"), folder=numbers_by_method.FOLDER)}
 
 
 def test_the_page_has_the_commands_table(found):
@@ -65,9 +65,9 @@ def test_our_numbers_are_those_of_the_record_with_the_most_seeds(tmp_path):
     kept = kept | {"data": kept["data"] | {"increment": 5}}
     write("phases", single, method="replay")
     (tmp_path / "broken.json").write_text("{")
-    ours = records.of(tmp_path, config.load("digits"), [2] * 5)
+    ours = numbers_by_method.of(tmp_path, config.load("digits"), [2] * 5)
     assert ours == {"wa": "92.9 / 83.1, several, mean of 3 seeds", "icarl": "99.0 / 98.0, another"}
-    assert records.of(tmp_path / "nowhere", config.load("digits"), [2] * 5) == {}
+    assert numbers_by_method.of(tmp_path / "nowhere", config.load("digits"), [2] * 5) == {}
 
 
 def test_the_command(capsys, tmp_path, monkeypatch):
