@@ -1,18 +1,17 @@
 """How good is each method on the digits? All built-in methods with several seeds, as ordinary runs, in one table.
 
-    python -m benchmarks.digits [--methods wa,replay] [--seeds 0,1,2] [--runs FOLDER]
+    python -m benchmarks.digits [--methods wa,replay] [--seeds 0,1,2] [--jobs 2] [--runs FOLDER]
     python -m benchmarks.digits --draw benchmarks/results/digits.svg
 
-Trains the default configuration with each method and seed in FOLDER/<method>-<seed>, one after the other, in processes
-of one thread. Called again it goes on: finished runs are read, a stopped one continues from its checkpoint. After each
-run it writes results/digits-cpu.json anew: all runs of FOLDER, and each method's means over its seeds. --draw trains
-nothing: it draws the README's figure from that file.
+Trains the default configuration with each method and seed by `python -m cil_func sweep FOLDER`, --jobs at a time, in
+processes of one thread. Called again it goes on: finished runs are read, a stopped one continues from its checkpoint.
+After each seed it writes results/digits-cpu.json anew: all finished runs of FOLDER, and each method's means over its
+seeds. --draw trains nothing: it draws the README's figure from that file.
 """
 
+import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +21,8 @@ from benchmarks.record import portable
 from cil_func import methods
 from cil_func.report.axes import BLUE, GREEN, GREY, ORANGE, new_figure, svg
 from cil_func.runs import files
+from cil_func.studies import sweep
 
-ROOT = Path(__file__).parents[1]
 NAME = "digits"
 SUMMARY = {"average": "average_incremental_accuracy", "last": "last_accuracy", "forgetting": "forgetting"}
 PHASES = ("top1", "top1_before_align", "nme_top1", "gamma", "new_share", "new_share_before_align")
@@ -33,6 +32,7 @@ DRAWN = {  # label, colour, marker, line
     "replay": ("replay: the exemplars alone", ORANGE, "s", "-"),
     "finetune": ("finetune: no exemplars", GREEN, "^", "-"),
 }
+ORIGIN = ("commit", "processor")  # of a run: by another version, or on another machine, its numbers differ
 HEADING = ("method", "seeds", "average", "+-", "last", "+-", "forgetting", "seconds")
 
 
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = measure.parser(__doc__)
     parser.add_argument("--methods", default=",".join(methods.TABLE), help="separated by commas; default: all")
     parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--jobs", default="1", help="processes at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/digits-methods"), help="folder of the run directories")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of every run")
     parser.add_argument("--draw", type=Path, metavar="SVG", help="draws the figure of the record, trains nothing")
@@ -50,28 +51,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     conditions = measure.conditions("cpu", commit=options.commit) | {"threads": 1}
     for seed in options.seeds.split(","):  # all methods of one seed first: a table that is cut short compares methods
-        for method in options.methods.split(","):
-            if status := train(options.runs / f"{method}-{seed}", method, seed, options.set):
-                print(f"benchmarks.digits: {method}, seed {seed}, ended with exit status {status}", file=sys.stderr)
-                return status
-            path = write(read(options.runs), conditions, options.json)
+        status = sweep.main(words_of(options, seed))
+        if found := read(options.runs):
+            path = write(found, conditions, options.json)
+        if status:
+            return status
     show(json.loads(path.read_text(encoding="utf-8")))
     print(path)
     return 0
 
 
-def train(directory: Path, method: str, seed: str, overrides: Sequence[str]) -> int:
-    """Trains one run in a process of its own, unless it is finished. Returns the exit status of train.py.
-
-    overrides: further values, as --set takes them.
-    """
-    status = directory / "status.json"
-    if status.is_file() and json.loads(status.read_text(encoding="utf-8"))["state"] == "finished":
-        return 0
-    settings = (f"method.name={method}", f"run.seed={seed}", "run.threads=1", "run.device=cpu", *overrides)
+def words_of(options: argparse.Namespace, seed: str) -> list[str]:
+    """Returns the arguments of `python -m cil_func sweep` that trains all methods with one seed."""
+    settings = ("run.threads=1", "run.device=cpu", *options.set)
     words = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, str(ROOT / "train.py"), "--out", str(directory), *words]
-    return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    grid = f"method.name={options.methods}"
+    return [str(options.runs), "--grid", grid, "--seeds", seed, "--jobs", options.jobs, *words]
 
 
 def read(folder: Path) -> list[dict]:
@@ -85,29 +80,29 @@ def read(folder: Path) -> list[dict]:
 
 
 def write(found: Sequence[dict], conditions: dict, json_path: Path | None) -> Path:
-    """Writes the table, one run a line, each with the commit that it is of. Returns its path.
+    """Writes the table, one run a line, each with the commit and the processor that it is of. Returns its path.
 
-    A run that the file has already, with the same numbers, keeps the commit that it has there. found: from `read`.
+    A run that the file has already, with the same numbers, keeps what it has there. found: from `read`.
     conditions: from measure.conditions. json_path: the file; None: results/digits-cpu.json.
     """
     first = found[0]["config"]
     kept = {**conditions, "environment": found[0]["environment"], "config": portable(first)}
     head = json.dumps({"name": NAME, "figures": figures(found), "conditions": kept}, indent=2, allow_nan=False)
     path = json_path or measure.RESULTS / f"{NAME}-cpu.json"
-    rows = ",\n".join(f"    {json.dumps(each, allow_nan=False)}" for each in _with_commits(found, conditions, path))
+    rows = ",\n".join(f"    {json.dumps(each, allow_nan=False)}" for each in _with_origin(found, conditions, path))
     files.write_text(path, f'{head[:-2]},\n  "runs": [\n{rows}\n  ]\n}}\n')
     return path
 
 
-def _with_commits(found: Sequence[dict], conditions: dict, path: Path) -> list[dict]:
-    """Returns the rows of the runs, each with "commit": that of the same row in the file at `path`, else today's."""
+def _with_origin(found: Sequence[dict], conditions: dict, path: Path) -> list[dict]:
+    """Returns the rows of the runs, each with ORIGIN: that of the same row in the file at `path`, else today's."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
+    nothing = dict.fromkeys(ORIGIN)
     rows = []
     for results in found:
         new = row(results)
-        same = [old for old in before["runs"] if {**old, "commit": None} == {**new, "commit": None}]
-        commit = same[0].get("commit", before["conditions"]["commit"]) if same else conditions["commit"]
-        rows.append({**new, "commit": commit})
+        same = [old for old in before["runs"] if {**old, **nothing} == {**new, **nothing}]
+        rows.append(new | {key: (same[0] if same else conditions)[key] for key in ORIGIN})
     return rows
 
 
@@ -118,6 +113,7 @@ def row(results: dict) -> dict:
         "method": results["method"],
         "seed": results["seed"],
         "compile": results["config"]["run"]["compile"],
+        "torch": results["environment"]["torch"],
         **{name: _rounded(results[key]) for name, key in SUMMARY.items()},
         "seconds": round(seconds),
         **{key: [_rounded(phase[key]) for phase in results["phases"]] for key in PHASES},

@@ -1,7 +1,6 @@
 """The table of all methods on the digits: what is trained, what is read, and the means over seeds."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -18,30 +17,26 @@ def store(folder, method: str, seed: int, top1: list[float], state: str = "finis
     ]
     summary = {key: sum(top1) / len(top1) for key in digits.SUMMARY.values()} | {"last_accuracy": top1[-1]}
     config = {"data": {"path": "", "increment": 2}, "run": {"compile": False}}
-    found = {"method": method, "seed": seed, "phases": phases, "config": config, "environment": {}, **summary}
+    environment = {"torch": "2.14"}
+    found = {"method": method, "seed": seed, "phases": phases, "config": config, "environment": environment, **summary}
     (directory / "results.json").write_text(json.dumps(found))
 
 
 @pytest.fixture
-def started(monkeypatch):
-    """The words of each training that is started; none trains, and each has exit status 3."""
+def swept(monkeypatch):
+    """The arguments of each sweep; none trains, and each has the exit status 0, or 3 for seed 7."""
     words: list[list[str]] = []
-
-    def run(command, **_):
-        words.append(command[2:])
-        return SimpleNamespace(returncode=3)
-
-    monkeypatch.setattr(digits, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(digits.sweep, "main", lambda given: words.append(given) or 3 * ("7" in given))
     return words
 
 
-def test_finished_runs_are_read_and_not_trained_again(tmp_path, started, capsys):
+def test_finished_runs_are_read(tmp_path, swept, capsys):
     store(tmp_path, "replay", 1, [90.0, 30.0])
     store(tmp_path, "wa", 0, [100.0, 80.0])
     store(tmp_path, "wa", 1, [100.0, 90.0])
     store(tmp_path, "lwf", 0, [100.0, 50.0], state="running")
     flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--commit", "abc"]
-    assert digits.main([*flags, "--methods", "wa", "--seeds", "0,1"]) == 0 and not started
+    assert digits.main([*flags, "--methods", "wa", "--seeds", "0,1"]) == 0
     text = (tmp_path / "table.json").read_text()
     record = json.loads(text)
     assert [(row["method"], row["seed"]) for row in record["runs"]] == [("wa", 0), ("wa", 1), ("replay", 1)]
@@ -57,25 +52,30 @@ def test_finished_runs_are_read_and_not_trained_again(tmp_path, started, capsys)
     )
 
 
-def test_a_run_keeps_the_commit_that_it_was_trained_at(tmp_path, started):
+def test_a_run_keeps_its_commit_and_its_processor(tmp_path, swept, monkeypatch):
     flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--methods", "wa"]
     store(tmp_path, "wa", 0, [100.0, 80.0])
     assert digits.main([*flags, "--seeds", "0", "--commit", "abc"]) == 0
     store(tmp_path, "wa", 1, [100.0, 90.0])
+    elsewhere = digits.measure.conditions("cpu", commit="def") | {"processor": "another"}
+    monkeypatch.setattr(digits.measure, "conditions", lambda device, commit: elsewhere)
     assert digits.main([*flags, "--seeds", "0,1", "--commit", "def"]) == 0
     rows = json.loads((tmp_path / "table.json").read_text())["runs"]
-    assert [(each["seed"], each["commit"]) for each in rows] == [(0, "abc"), (1, "def")]
+    assert [(each["seed"], each["commit"], each["processor"] == "another") for each in rows] == [
+        (0, "abc", False), (1, "def", True)
+    ]  # fmt: skip
 
 
-def test_a_stopped_run_goes_on_and_a_failure_ends_the_command(tmp_path, started, capsys):
-    store(tmp_path, "wa", 0, [100.0], state="stopped")
-    assert (
-        digits.main(["--runs", str(tmp_path), "--methods", "wa,replay", "--seeds", "0", "--set", "optim.epochs=2"]) == 3
-    )
-    ((out, directory, *settings),) = started
-    assert (out, directory) == ("--out", str(tmp_path / "wa-0"))
-    assert settings[1::2] == ["method.name=wa", "run.seed=0", "run.threads=1", "run.device=cpu", "optim.epochs=2"]
-    assert "benchmarks.digits: wa, seed 0, ended with exit status 3" in capsys.readouterr().err
+def test_each_seed_is_a_sweep_and_a_failure_ends_the_command(tmp_path, swept):
+    store(tmp_path, "wa", 0, [100.0])
+    flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--jobs", "2"]
+    assert digits.main([*flags, "--methods", "wa,replay", "--seeds", "0,7,1", "--set", "optim.epochs=2"]) == 3
+    settings = ["--set", "run.threads=1", "--set", "run.device=cpu", "--set", "optim.epochs=2"]
+    assert swept == [
+        [str(tmp_path), "--grid", "method.name=wa,replay", "--seeds", seed, "--jobs", "2", *settings]
+        for seed in ("0", "7")
+    ]
+    assert json.loads((tmp_path / "table.json").read_text())["figures"]["wa_seeds"] == 1  # what there is, is written
 
 
 def test_the_figure_is_drawn_from_the_record(tmp_path):
