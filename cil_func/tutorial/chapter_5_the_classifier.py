@@ -254,7 +254,8 @@ raw_bins, scaled_bins = calibration(logits)[2], calibration(logits / T)[2]
 show(
     drawings.reliability({"T = 1": raw_bins, "T fitted": scaled_bins}),
     "reliability",
-    "Confidence and accuracy. Below the dotted line a model is more confident than it is right.",
+    "Confidence and accuracy, with the number of images of each bin. Below the dotted line a model is more confident "
+    "than it is right.",
 )
 
 # %% [markdown]

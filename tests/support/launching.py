@@ -1,7 +1,7 @@
 """Real processes: train.py by torchrun or alone, and what they leave behind.
 
 `start` starts a command as people do. `fork` runs the same command in a process forked from one that has imported
-everything, which saves each process many seconds.
+everything, which saves each process many seconds, and without the report at a run's end, which takes as long again.
 """
 
 import json
@@ -124,11 +124,16 @@ def _forked(words: list[str], env: dict[str, str], out: str, err: str) -> None:
     os.environ |= env
     for number, path in enumerate((os.devnull, out, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
+    import_module("cil_func.runs.report_files").write_report = _write_no_report
     if words[1] == "-m":
         sys.argv = words[2:]
         sys.exit(import_module(words[2]).main())
     sys.argv = words[1:]
     runpy.run_path(words[1], run_name="__main__")
+
+
+def _write_no_report(directory: Path, warn) -> list[Path]:
+    return []
 
 
 def _session(pid: str) -> int | None:

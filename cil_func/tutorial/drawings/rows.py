@@ -116,14 +116,22 @@ def shares(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 
 def reliability(curves: Mapping[str, Sequence[tuple[int, float, float]]]) -> Figure:
-    """Draws reliability diagrams. curves: {label: (number, mean confidence, share that is right) of each bin}."""
+    """Draws reliability diagrams, each point as large as its bin, with the number of images beside it.
+
+    curves: {label: (number of images, mean confidence, share that is right) of each bin}.
+    """
     figure = new_figure(4.8, 4.0)
     axes = figure.add_subplot()
     axes.plot([0, 100], [0, 100], color="black", linestyle=":", label="calibrated")
     styles = [(ORANGE, "s", "--"), (BLUE, "o", "-")]
-    for (label, bins), (colour, marker, line) in zip(curves.items(), styles, strict=False):
-        used = [(100 * confidence, 100 * right) for number, confidence, right in bins if number]
-        axes.plot(*zip(*used, strict=True), color=colour, marker=marker, linestyle=line, label=label)
-    axes.set(xlabel="mean confidence of the bin (%)", ylabel="right predictions (%)", xlim=(0, 102), ylim=(0, 102))
+    beside = [{"xytext": (8, -12), "ha": "left"}, {"xytext": (-7, 6), "ha": "right"}]
+    for (label, bins), (colour, marker, line), where in zip(curves.items(), styles, beside, strict=False):
+        used = [(number, 100 * confidence, 100 * right) for number, confidence, right in bins if number]
+        numbers, x, y = zip(*used, strict=True)
+        axes.plot(x, y, color=colour, linestyle=line, linewidth=1, alpha=0.5)
+        axes.scatter(x, y, [16 + 2 * number for number in numbers], color=colour, marker=marker, label=label)
+        for number, *place in used:
+            axes.annotate(str(number), place, **where, textcoords="offset points", color=colour, fontsize=9)
+    axes.set(xlabel="mean confidence of the bin (%)", ylabel="right predictions (%)", xlim=(0, 106), ylim=(0, 108))
     axes.legend(frameon=False)
     return figure

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cil_func.report.axes import BLUE, GREY, ORANGE, new_figure
+from cil_func.report.axes import BLUE, GREEN, GREY, ORANGE, new_figure
 
 LIGHT = "#D9D9D9"
 
@@ -72,10 +72,11 @@ def loop(accuracies: Sequence[float], by_phase: Sequence[Sequence[float]]) -> Fi
     """
     figure = new_figure(6.0, 3.2)
     axes, phases = figure.add_subplot(), range(len(accuracies))
-    for phase, (marker, line) in zip(phases, (("s", "--"), ("^", "-."), ("v", ":")), strict=False):
+    styles = ((ORANGE, "s", "--"), (GREEN, "^", "-."), (GREY, "v", ":"))
+    for phase, (colour, marker, line) in zip(phases, styles, strict=False):
         values = [row[phase] for row in by_phase[phase:]]
         label = f"on classes of phase {phase}"
-        axes.plot(phases[phase:], values, color=GREY, marker=marker, linestyle=line, label=label)
+        axes.plot(phases[phase:], values, color=colour, marker=marker, linestyle=line, label=label)
     axes.plot(phases, accuracies, color=BLUE, marker="o", linewidth=2.2, label="on all classes seen")
     axes.set(xlabel="after phase", ylabel="accuracy (%)", ylim=(0, 104), xticks=phases)
     axes.grid(alpha=0.25)
