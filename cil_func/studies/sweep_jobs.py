@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cil_func.runs import files
+
 _POLL_SECONDS = 0.2
 
 
@@ -35,6 +37,7 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
     at_once: how many processes at a time. threads: of each, where its configuration leaves that to torch; 0: torch's
     own choice. tell: called with a line for a person when a job begins and ends.
     SIGINT and SIGTERM are passed on to the running processes, which save what they have; then Interrupted is raised.
+    Raises DiskError if a log can't be written, after the running processes have saved what they have.
     """
     waiting = list(jobs)
     running: dict[Job, subprocess.Popen] = {}
@@ -53,12 +56,12 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
                     tell(f"{job.name}: {_how(ended[job.name], job.log)}")
             time.sleep(_POLL_SECONDS)
         if caught:
-            for process in running.values():
-                process.send_signal(signal.SIGTERM)
-            for process in running.values():
-                process.wait()
             raise Interrupted(caught[0])
-    finally:
+    finally:  # what still runs here was interrupted, or the next one couldn't be started
+        for process in running.values():
+            process.send_signal(signal.SIGTERM)
+        for process in running.values():
+            process.wait()
         for each, handler in before.items():
             signal.signal(each, handler)
     return ended
@@ -69,9 +72,11 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 def _start(job: Job, threads: int) -> subprocess.Popen:
     """Starts a job in a session of its own, so that a terminal's Ctrl-C reaches it through this process alone."""
-    job.log.parent.mkdir(parents=True, exist_ok=True)
+    files.make_directory(job.log.parent)
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    with job.log.open("ab") as log:
+    with files.disk_errors(job.log):
+        log = job.log.open("ab")
+    with log:
         return subprocess.Popen(
             [sys.executable, "-m", "cil_func", "train", *job.arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,

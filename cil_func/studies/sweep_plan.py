@@ -40,7 +40,7 @@ def runs(grid: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> li
     keys = [key for key, _ in axes] + [SEED] * bool(seeds) + [ORDER, "data.class_order"] * bool(orders)
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:
-        raise ConfigError(f"sweep: {twice[0]} comes twice; name each key once, seeds by --seeds, orders by --orders")
+        raise ConfigError(f"{twice[0]} comes twice; name each key once, seeds by --seeds, orders by --orders")
     found: list[Run] = []
     for values in itertools.product(*(values for _, values in axes)):
         group = tuple(f"{key}={value}" for (key, _), value in zip(axes, values, strict=True))
@@ -53,7 +53,7 @@ def runs(grid: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> li
     names = [run.name for run in found]
     same = [name for name in names if names.count(name) > 1]
     if same:
-        raise ConfigError(f"sweep: two runs would be called {same[0]}; values have to differ in letters and numbers")
+        raise ConfigError(f"two runs would be called {same[0]}; values have to differ in letters and numbers")
     return found
 
 
@@ -67,8 +67,10 @@ def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> lis
         try:
             found.append(configuration.load(config, [*settings, *run.settings]))
         except ConfigError as error:
-            words = f" (run {run.name})" if len(planned) > 1 else ""
-            raise ConfigError(f"{error}{words}") from error
+            words, line = f" (run {run.name})" if len(planned) > 1 else "", str(error)
+            for key, _, _ in (setting.partition("=") for setting in run.group):
+                line = line.replace(f"--set {key}:", f"--grid {key}:", 1)
+            raise ConfigError(f"{line}{words}") from error
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from cil_func import config
-from cil_func.errors import ConfigError
+from cil_func.errors import ConfigError, DiskError
 from cil_func.studies import sweep, sweep_jobs, sweep_plan, sweep_table
 
 TINY = tiny.settings(
@@ -51,7 +51,7 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, capsys):
     for flags, words in (
         (["--grid", "method.name=wa,wb"], "method.name"), (["--seeds", "0,x"], "--seeds 0,x"),
         (["--seeds", "0,0"], "each once"), (["--jobs", "0"], "--jobs 0"), (["--config", "nothing"], "no such file"),
-        (["--set", "optim.epoch=1"], "optim.epochs"),
+        (["--set", "optim.epoch=1"], "--set optim.epoch: "), (["--grid", "optim.epoch=1,2"], "--grid optim.epoch: "),
     ):  # fmt: skip
         assert sweep.main([str(tmp_path / "none"), *flags]) == 2
         said = capsys.readouterr().err.strip().splitlines()
@@ -160,3 +160,24 @@ def test_jobs_are_at_most_so_many_at_once(tmp_path, monkeypatch):
     jobs = [sweep_jobs.Job(str(number), [], tmp_path / "log") for number in range(5)]
     assert sweep_jobs.train(jobs, at_once=2, threads=1, tell=lambda line: None) == dict.fromkeys("01234", 0)
     assert max(most) == 2
+
+
+def test_a_folder_that_can_not_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert sweep.main([str(tmp_path / "file"), "--seeds", "0"]) == 74
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sweep: {tmp_path / 'file' / 'logs'}: Not a directory; ")
+
+
+def test_a_job_that_can_not_be_started_stops_those_that_run(tmp_path, monkeypatch):
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text("#!/bin/sh\nexec sleep 60\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sweep_jobs.sys, "executable", str(stand_in))
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(sweep_jobs.subprocess, "Popen", lambda *a, **b: started.append(popen(*a, **b)) or started[-1])
+    jobs = [sweep_jobs.Job(name, [], tmp_path / name / "log") for name in ("first", "second")]
+    (tmp_path / "second").write_text("a file")
+    with pytest.raises(DiskError, match="second"):
+        sweep_jobs.train(jobs, at_once=2, threads=1, tell=lambda line: None)
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
