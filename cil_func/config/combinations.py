@@ -26,8 +26,8 @@ def of_config(config: "Config") -> Iterator[str]:
     if data.name == "digits" and data.path:
         allowed = 'data.name = "image_folder" to train on that folder, or no path'
         yield f'data.path: {shown(data.path)} with data.name = "digits", which is in no folder; {allowed}'
-    if data.storage == "streaming" and data.name not in OF_FILES:
-        given = f'data.storage: "streaming" with data.name = {shown(data.name)}, which is in memory'
+    if data.storage in ("streaming", "packed") and data.name not in OF_FILES:
+        given = f'data.storage: "{data.storage}" with data.name = {shown(data.name)}, which is in memory'
         yield f'{given}; "resident" or "auto", or a data set of image files: {", ".join(OF_FILES)}'
     if bool(data.mean) != bool(data.std):
         lacking, given = ("std", "mean") if data.mean else ("mean", "std")

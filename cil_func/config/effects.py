@@ -202,12 +202,11 @@ TABLE: dict[str, Use] = {
     "data.name": _ALWAYS,
     "data.options": _ALWAYS,  # refused for the built-in data sets, see combinations.py
     "data.path": _ALWAYS,  # refused for digits
-    "data.on_error": _FILES,
-    "data.exif_orientation": _FILES,
-    "data.background": _FILES,
+    **dict.fromkeys(("data.on_error", "data.exif_orientation", "data.background"), _FILES),
     "data.image_size": _ALWAYS,
     "data.subset": _FILES,
     "data.storage": _ALWAYS,
+    "data.packed": Use(lambda config, processes: config.data.storage == "packed", _by("data.storage")),
     "data.workers": Use(lambda config, processes: config.data.storage != "resident", _by("data.storage")),
     "data.initial_increment": _ALWAYS,
     "data.increment": _ALWAYS,

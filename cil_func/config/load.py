@@ -31,7 +31,7 @@ ADDED = (
     "data.options", "model.options", "memory.mirror_means", "memory.keep", "method.options", "optim.name",
     "optim.options", "optim.accumulate", "run.extends", "run.loggers", "model.weights", "model.freeze",
     "optim.rate_factors", "data.phases", "data.validation", "data.tests_on",
-    "data.storage", "data.workers", "data.subset", "augment.window",
+    "data.storage", "data.workers", "data.packed", "data.subset", "augment.window",
 )  # fmt: skip
 
 

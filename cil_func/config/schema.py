@@ -72,11 +72,15 @@ class Data(Table):
     "Colour (red, green, blue) behind transparent pixels of an image file. []: the alpha channel is dropped."
     image_size: values.Zero | Annotated[int, Interval(ge=8, le=1024)] = 0
     "Pixels a side to which images are resized. 0: the images' own size."
-    storage: Literal["auto", "resident", "streaming"] = "auto"
-    """Where images are. resident: all in memory. streaming: in their files, decoded when they are trained on. auto:
-    streaming for files whose pixels need more than half of the free memory, and with augment.window."""
+    storage: Literal["auto", "resident", "streaming", "packed"] = "auto"
+    """Where images are. resident: all in memory. streaming: in their files, decoded when they are trained on. packed:
+    decoded once for all runs, into a file of their pixels on the disk. auto: streaming for files whose pixels need more
+    than half of the free memory, and with augment.window; else resident."""
+    packed: values.Folder = ""
+    """Folder of the file of storage = "packed". "": the folder packed in data.path, or .data/packed in the current
+    directory if data.path can't be written."""
     workers: Literal["auto"] | values.Workers = "auto"
-    """Processes that decode images for each process of the run, with storage = "streaming". 0: a thread of the run.
+    """Processes that decode images for each process of the run, where they are in files. 0: a thread of the run.
     auto: all cores but at most 16, and at most 2 where the CPU trains. Results don't depend on it."""
     initial_increment: values.Count = 0
     "Number of classes in the first phase. 0: the first of increment."

@@ -30,7 +30,8 @@ class Images(Protocol):
     """N images of one size, uint8 RGB, that are got by row number; len() is N.
 
     shape: (H, W) of each image. device: where `gather` returns images. nbytes: how many bytes of memory the set takes.
-    workers: how many processes decode images in files ahead, when they are asked for; None: images are in memory.
+    workers: how many processes decode images in files ahead, when they are asked for; None: images are in memory, or
+    mapped into it.
     """
 
     @property
@@ -95,6 +96,44 @@ class Resident:
 
     def stream(self, parts: Sequence[Part], augment: Augment | None = None) -> Generator[Tensor]:
         """See `Images.stream`. An image is gathered when it is taken."""
+        return (_loaded(self.gather(part.rows), part.draws, augment) for part in parts)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Images in a file that is mapped into memory, which the system reads as they are looked at, and may drop again.
+
+    pixels: uint8 (N, H, W, 3), read-only; see `reading.packed.PackedFile.map`.
+    """
+
+    pixels: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        height, width = self.pixels.shape[1:3]
+        return height, width
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    @property
+    def workers(self) -> int | None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """See `Images.gather`."""
+        return torch.from_numpy(self.pixels.take(rows.numpy(), axis=0))
+
+    def stream(self, parts: Sequence[Part], augment: Augment | None = None) -> Generator[Tensor]:
+        """See `Images.stream`. An image is copied out of the file when it is taken."""
         return (_loaded(self.gather(part.rows), part.draws, augment) for part in parts)
 
 

@@ -1,5 +1,6 @@
 """Loads a data set by its name."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -90,6 +91,7 @@ def load(
     memory: ImageMemory = decoding.OWN_MEMORY,
     storage: str = "resident",
     workers: int = 0,
+    packed: str = "",
     subset: str = "",
 ) -> Dataset:
     """Loads a data set and returns it as a Dataset.
@@ -99,7 +101,8 @@ def load(
     (224 for ImageNet).
     check: called with the class names, before any image file is read; it may raise DataError.
     memory: where the images are stored. storage, workers: see `folders.Settings`; other data sets than those of image
-    files are always in memory. subset: which of the class folders are read, see `subsets.choose`; "": all.
+    files are always in memory. packed: the folder of the packed file of storage "packed"; "": `packed` in path, or in
+    `.data` if path can't be written. subset: which of the class folders are read, see `subsets.choose`; "": all.
 
     Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
     file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
@@ -123,7 +126,7 @@ def load(
             _check_count(path, name, subset)
         settings = folders.Settings(
             image_size, _TEST_NAMES[name], on_error == "skip", rules, check, memory, storage, workers,
-            _lister(name, subset),
+            _packed_places(path, packed, subset), _lister(name, subset),
         )  # fmt: skip
         return _load_files(path, settings)
     if name not in NAMES:
@@ -180,6 +183,16 @@ def _lister(name: str, subset: str) -> Callable[..., Listing]:
     if name == "cub200":
         return cub200.list_images
     return partial(listing.list_images, subset=subset)
+
+
+def _packed_places(path: str, folder: str, subset: str) -> list[str]:
+    """Returns where a data set's packed file may be, see `packing.path_of`. folder: `packed` of `load`."""
+    root = os.path.abspath(os.path.expanduser(path))
+    name = "-".join(filter(None, (os.path.basename(root)[:50], Path(subset).stem[:50])))
+    several = f"{name}-{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8]}"  # of other folders, too
+    if folder:
+        return [os.path.join(os.path.expanduser(folder), several)]
+    return [os.path.join(root, "packed", name), os.path.join(cifar100.CACHE, "packed", several)]
 
 
 def _check_count(path: str, name: str, subset: str) -> None:

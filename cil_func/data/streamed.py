@@ -11,10 +11,11 @@ from torch import Tensor
 
 from cil_func.data.augmentation import window
 from cil_func.data.augmentation.augment import Augment
-from cil_func.data.images import Images, Part, Resident
+from cil_func.data.images import Images, Packed, Part, Resident
 from cil_func.data.reading import file_table, loading
 from cil_func.data.reading.file_table import FileTable, Joined, Pixels
 from cil_func.data.reading.loading import Piece
+from cil_func.data.reading.packed import PackedFile
 
 _PIECE_PIXELS = 1 << 20  # that a worker decodes in one go: a few of its milliseconds, and a pipe's megabytes
 _MOST_OF_PIECE = 256  # images
@@ -127,17 +128,20 @@ def images_of(pixels: Pixels, *, workers: int) -> Images:
         return Streamed(pixels, workers)
     if isinstance(pixels, Joined):
         return Chained(images_of(pixels.first, workers=workers), images_of(pixels.second, workers=workers))
-    return Resident(torch.from_numpy(pixels))
+    return Packed(pixels.map()) if isinstance(pixels, PackedFile) else Resident(torch.from_numpy(pixels))
 
 
 def contents(pixels: Pixels) -> Iterator[np.ndarray]:
     """Yields arrays by which a data set's images are told from others.
 
-    All pixels of images in memory. Of images in files the last two parts of each path, so that the folder may be moved
-    and a damaged file be replaced, and all bytes of _HASHED files. Raises DataError for one that can't be read.
+    All pixels of images in memory. A SHA-256 of those in a packed file. Of images in files the last two parts of each
+    path, so that the folder may be moved and a damaged file be replaced, and all bytes of _HASHED files. Raises
+    DataError for one that can't be read.
     """
     if isinstance(pixels, np.ndarray):
         yield pixels
+    elif isinstance(pixels, PackedFile):
+        yield np.frombuffer(pixels.digest, dtype=np.uint8)
     elif isinstance(pixels, Joined):
         yield from contents(pixels.first)
         yield from contents(pixels.second)

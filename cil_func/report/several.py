@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Keys in which runs of one group may differ: they change the luck, the machine or nothing.
-_REPEATS = ("run.", "checkpoint.", "data.path", "data.order_seed", "data.class_order", "data.workers", "data.storage")
+_REPEATS = (
+    "run.", "checkpoint.", "data.path", "data.order_seed", "data.class_order", "data.workers", "data.storage",
+    "data.packed",
+)  # fmt: skip
 _FIGURES = (
     ("average_incremental_accuracy", "average, %"),
     ("last_accuracy", "last, %"),

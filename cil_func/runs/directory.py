@@ -20,6 +20,7 @@ from cil_func.runs.packing import Loaded
 
 _WRONG_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}  # mistakes in --out
 MARKS = ("checkpoints", "metrics.jsonl", "results.json", "model.safetensors")  # files by which a run is recognised
+_OF_MACHINE = ("workers", "packed")  # keys of [data] that may differ when a run goes on
 
 
 class FoundRun(NamedTuple):
@@ -123,7 +124,7 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         on_owned()
         return FoundRun(resolve(config))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
-    here = {"path": config.data.path, "workers": config.data.workers}  # these may differ: results don't depend on them
+    here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}  # these may differ
     stored = stored.model_copy(update={"data": stored.data.model_copy(update=here)})
     record, has_results = status.read(directory), (directory / "results.json").exists()
     if record.get("state") == "finished" and has_results:
@@ -165,11 +166,11 @@ def _differences(wanted: Config, stored: Config) -> dict[str, str]:
     """Returns {dotted key: "KEY is VALUE there and VALUE here"} of the keys in which two configurations differ.
 
     wanted: the command's, "here". stored: the run's, "there". An "auto" of `wanted` is not different from what it
-    became, and data.workers is left out.
+    became, and _OF_MACHINE is left out.
     """
     new, old = flat(wanted), flat(stored)
     given_auto = ("run.device", "run.precision", "data.increment", "data.storage")
-    resolved = {"data.workers"} | {key for key in given_auto if new[key] == "auto"}
+    resolved = {f"data.{key}" for key in _OF_MACHINE} | {key for key in given_auto if new[key] == "auto"}
     if "data.increment" in resolved and not wanted.data.initial_increment:
         resolved.add("data.initial_increment")
     if wanted.model.weights:  # what isn't set has become the pretrained model's own

@@ -173,6 +173,7 @@ def _load_own(config: Config, method: Method, extended: Parent | None, memory: I
         memory=memory,
         storage=storage.wanted(config),
         workers=storage.num_workers(config),
+        packed=settings.packed,
         subset=settings.subset,
     )
 

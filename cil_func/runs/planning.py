@@ -216,16 +216,19 @@ def _sizes(setup: Setup) -> list[str]:
 
 
 def _streaming(setup: Setup) -> list[str]:
-    """Returns a line about images that stay in their files; [] if there are none."""
+    """Returns a line about images that stay in their files, or are in a packed one; [] if there are none."""
     made = setup.experiment
-    if setup.config.data.storage != "streaming":
+    storage_is = setup.config.data.storage
+    if storage_is not in ("streaming", "packed"):
         return []
     height, width = made.train_images.shape
     count = len(made.train_images) + len(made.test_images)
+    size = _mb(count * height * width * 3)
+    if storage_is == "packed":
+        return [f"images: {count:,} in a packed file (data.storage), {size}, mapped into memory"]
     workers = storage.num_workers(setup.config, made.processes.launch)
     by = f"{workers} processes of its own" if workers != 1 else "a process of its own"
     by = f"{by} for each process of the run" if workers else "a thread"
-    size = _mb(count * height * width * 3)
     return [f"images: {count:,} stay in their files (data.storage), {size} as pixels; decoded by {by}"]
 
 

@@ -2,10 +2,10 @@
 
 import os
 
-import numpy as np
-
 from cil_func.config import Config
 from cil_func.data import sources
+from cil_func.data.reading.file_table import FileTable, Joined, Pixels
+from cil_func.data.reading.packed import PackedFile
 from cil_func.parallel.launch import Launch
 
 _MOST_WORKERS = {"cuda": 16, "cpu": 2}  # by the device that trains: a CPU has no cores to spare
@@ -19,8 +19,14 @@ def wanted(config: Config) -> str:
 
 def resolved(config: Config, data: sources.Dataset) -> Config:
     """Returns the configuration with data.storage = "auto" replaced by where the images of `data` are."""
-    storage = "resident" if isinstance(data.train_images, np.ndarray) else "streaming"
-    return config.model_copy(update={"data": config.data.model_copy(update={"storage": storage})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"storage": _of(data.train_images)})})
+
+
+def _of(pixels: Pixels) -> str:
+    """Returns where images are, as data.storage says it; of two sets joined, where the second one is."""
+    if isinstance(pixels, Joined):
+        return _of(pixels.second)
+    return {FileTable: "streaming", PackedFile: "packed"}.get(type(pixels), "resident")
 
 
 def num_workers(config: Config, launch: Launch | None = None) -> int:

@@ -75,6 +75,7 @@ LINES = [
     ("digits", ["data.order_seed=3"], 'data.order_seed has no effect with data.class_order = "canonical"'),
     ("digits", ["data.on_error=skip"], 'data.on_error has no effect with data.name = "digits"'),
     ("digits", ["data.subset=first-100"], 'data.subset has no effect with data.name = "digits"'),
+    ("folder", ["data.path=x", "data.packed=y"], 'data.packed has no effect with data.storage = "auto"'),
     ("folder", ["data.path=x", "data.storage=resident", "data.workers=3"],
      'data.workers has no effect with data.storage = "resident"'),
     ("cifar", ["data.exif_orientation=apply", "data.background=[]"],

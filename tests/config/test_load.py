@@ -74,6 +74,7 @@ OWN = ["method.name", "data.name", "optim.name", "optim.first_phase.name"]
 # For text, lists, numbers with a gap and free tables, what the JSON schema cannot say.
 WRONG = {
     "data.path": ["a\0b"],
+    "data.packed": ["a\0b"],
     "data.subset": ["a\0b"],
     "run.extends": ["a\0b"],
     "model.weights": ["a\0b"],
@@ -538,6 +539,7 @@ THREE = st.lists(st.floats(0, 1, exclude_min=True), min_size=3, max_size=3)
 SPECIAL = {
     "run.loggers": st.lists(st.sampled_from(["tensorboard", "wandb"]), unique=True),
     "data.path": WORDS,
+    "data.packed": WORDS,
     "data.subset": WORDS,
     "run.extends": WORDS,
     "model.weights": WORDS,
@@ -583,7 +585,7 @@ def tables_of(draw):
         data.setdefault("path", "somewhere")
     if data.get("name") != "a:b":
         data.pop("options", None)
-    if data.get("storage") == "streaming":
+    if data.get("storage") in ("streaming", "packed"):
         data["name"] = "image_folder"
         data.pop("options", None), data.setdefault("path", "somewhere")
     if not set(tables.get("model", {}).get("backbone", "")) & set(":"):

@@ -53,10 +53,12 @@ def resident(folder, tmp_path_factory, shallow, undrawn):
     return record(directory)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_streamed_run_is_the_run_in_memory_bit_for_bit(workers, folder, resident, tmp_path):
-    assert run(folder, tmp_path / "run", "data.storage=streaming", f"data.workers={workers}") == 0
+@pytest.mark.parametrize(("storage", "workers"), [("streaming", 0), ("streaming", 2), ("packed", 0)])
+def test_a_run_from_files_is_the_run_in_memory_bit_for_bit(storage, workers, folder, resident, tmp_path):
+    more = (f"data.storage={storage}", f"data.workers={workers}", f"data.packed={tmp_path / 'packed'}")
+    assert run(folder, tmp_path / "run", *more) == 0
     assert record(tmp_path / "run") == resident
+    assert (tmp_path / "packed").exists() == (storage == "packed")
 
 
 def test_stopped_inside_an_epoch_it_goes_on_with_the_same_bits(folder, resident, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,8 @@ pixels.py         turns one opened image into upright RGB without transparency
 sharing.py        one copy of a data set for all processes of a machine
 file_table.py     the paths of images that stay in their files
 loading.py        decodes such files in worker processes
+packed.py         decoded images in one file, which is mapped into memory, and its index
+packing.py        makes such a file, once for all runs, and checks it
 checking.py       finds before a run which of such files can't be used
 variation.py      warns if the images of a class are all alike
 """

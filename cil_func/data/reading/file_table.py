@@ -7,6 +7,7 @@ from typing import Union
 
 import numpy as np
 
+from cil_func.data.reading.packed import PackedFile
 from cil_func.data.reading.pixels import Rules
 
 
@@ -48,7 +49,7 @@ class FileTable:
 
 @dataclass(frozen=True)
 class Joined:
-    """The images of two sets, those of `first` in front, either of which may be in memory or in files."""
+    """The images of two sets, those of `first` in front, each of which may be in memory, in files or packed."""
 
     first: "Pixels"
     second: "Pixels"
@@ -63,7 +64,8 @@ class Joined:
         return len(self), height, width, channels
 
 
-Pixels = Union[np.ndarray, FileTable, Joined]  # noqa: UP007  # the images of a data set: uint8 (N, H, W, 3), or files
+# The images of a data set: uint8 (N, H, W, 3), or where they are.
+Pixels = Union[np.ndarray, FileTable, PackedFile, Joined]  # noqa: UP007
 
 
 def join(first: Pixels, second: Pixels) -> Pixels:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cil_func.data.reading import checking, decoding, file_table, image_file, listing
+from cil_func.data.reading import checking, decoding, file_table, image_file, listing, packing
 from cil_func.data.reading.file_table import Pixels
 from cil_func.data.reading.listing import Files, Listing
 from cil_func.data.reading.pixels import DARK, TRANSPARENT, TURNED, Rules, UnreadableError
@@ -24,9 +24,10 @@ class Settings(NamedTuple):
     skip: whether files that can't be read are left out; if not, they are mistakes. rules: about orientation and
     transparent pixels. check: called with the class names before any image is read; it may raise DataError.
     memory: where the images are stored. storage: "resident" reads all images into memory, "streaming" leaves them in
-    their files, "auto" takes streaming for images that need more than half of the free memory.
-    workers: how many processes may decode. lists: called as lists(path, test_names=..., skip=...), returns the Listing;
-    None: `listing.list_images`.
+    their files, "auto" takes streaming for images that need more than half of the free memory, "packed" decodes them
+    into a packed file. workers: how many processes may decode. packed: where the packed file may be, see
+    `packing.path_of`. lists: called as lists(path, test_names=..., skip=...), returns the Listing; None:
+    `listing.list_images`.
     """
 
     image_size: int = 0
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
     memory: decoding.ImageMemory = decoding.OWN_MEMORY
     storage: str = "resident"
     workers: int = 0
+    packed: Sequence[str] = ()
     lists: Callable[..., Listing] | None = None
 
 
@@ -82,7 +84,7 @@ def read(path: str, settings: Settings = DEFAULT) -> Folder:
     stamp = listing.stamp(found)
     noted: set[tuple[str, str]] = set()
     reader = partial(image_file.read, rules=settings.rules, report=lambda file, what: noted.add((what, file)))
-    images, kept = (_list_splits if _streams(found, settings) else _read_splits)(found, settings, reader)
+    images, kept = _SPLITS[_storage(found, settings)](found, settings, reader)
     train_images, train_targets, test_images, test_targets = images
     return Folder(
         train_images,
@@ -97,12 +99,13 @@ def read(path: str, settings: Settings = DEFAULT) -> Folder:
     )
 
 
-def _streams(found: Listing, settings: Settings) -> bool:
-    """Returns whether the images stay in their files."""
-    if settings.storage == "auto":
-        files = [file for split in found.splits for file, _ in split]
-        return checking.are_large(files, settings.image_size, copies=settings.memory.copies)
-    return settings.storage == "streaming"
+def _storage(found: Listing, settings: Settings) -> str:
+    """Returns settings.storage, where "auto" has become "streaming" or "resident"."""
+    if settings.storage != "auto":
+        return settings.storage
+    files = [file for split in found.splits for file, _ in split]
+    large = checking.are_large(files, settings.image_size, copies=settings.memory.copies)
+    return "streaming" if large else "resident"
 
 
 Splits = tuple[list, list[str]]  # [train images, train targets, test images, test targets], and the training files
@@ -111,7 +114,7 @@ Splits = tuple[list, list[str]]  # [train images, train targets, test images, te
 def _read_splits(found: Listing, settings: Settings, reader: decoding.Read) -> Splits:
     """Reads all images into memory. Returns `Splits`, without the files that are skipped.
 
-    found: the listing; files that can't be read are noted in it. reader: see `decoding.read_all`.
+    found: files that can't be read are noted in it. reader: see `decoding.read_all`.
     Raises DataError for a file that can't be read and is not skipped, and for a class of which no image is left.
     """
     files = [[file for file, _ in split] for split in found.splits]
@@ -135,6 +138,23 @@ def _list_splits(found: Listing, settings: Settings, reader: decoding.Read) -> S
     checked = [checking.unreadable(make(paths), all_of=found.skip, workers=settings.workers) for paths in files]
     kept = _kept_rows(found, checked)
     return _splits(found, [make([paths[row] for row in rows]) for paths, rows in zip(files, kept, strict=True)], kept)
+
+
+def _pack_splits(found: Listing, settings: Settings, reader: decoding.Read) -> Splits:
+    """Returns the `Splits` of images in a packed file, which is made if need be; else as `_read_splits`."""
+    files = [[file for file, _ in split] for split in found.splits]
+    size, border = checking.size_of(files[0], settings.image_size, reader), len(files[0])
+    made = file_table.table([*files[0], *files[1]], size=size, resizes=settings.image_size > 0, rules=settings.rules)
+    stamps = listing.block_stamps(found, packing.files_in_a_block(size))
+    path, workers = packing.path_of(settings.packed, made), settings.workers
+    faults, images = packing.pack(made, stamps, path, first_test=border, workers=workers, stop=not found.skip)
+    train = {row: reason for row, reason in faults.items() if row < border}
+    tests = {row - border: reason for row, reason in faults.items() if row >= border}
+    kept = _kept_rows(found, [train, tests], more=lambda at, row: _unreadable(found, at, row))
+    return _splits(found, images, kept)
+
+
+_SPLITS = {"resident": _read_splits, "streaming": _list_splits, "packed": _pack_splits}
 
 
 def _kept_rows(

@@ -90,14 +90,27 @@ def stamp(listing: Listing) -> str:
     If two stamps are equal, nobody has touched the files. If they differ, the images may still be the same.
     """
     found = hashlib.sha256()
-    for file, index in (entry for split in listing.splits for entry in split):
-        try:
-            status = os.stat(file)
-        except OSError:  # a link to nowhere, which is skipped
-            continue
-        name = file[len(listing.root) :].lstrip(os.sep)
-        found.update(os.fsencode(f"{name}\0{index} {status.st_size} {status.st_mtime_ns}\0"))
+    for entry in (entry for split in listing.splits for entry in split):
+        found.update(_identity(listing.root, *entry))
     return found.hexdigest()
+
+
+def block_stamps(listing: Listing, files: int) -> list[str]:
+    """Returns the stamp, as `stamp` makes it, of each `files` consecutive image files, the training files first."""
+    entries = [*listing.splits[0], *listing.splits[1]]
+    blocks = (entries[start : start + files] for start in range(0, len(entries), files))
+    return [
+        hashlib.sha256(b"".join(_identity(listing.root, *entry) for entry in block)).hexdigest() for block in blocks
+    ]
+
+
+def _identity(root: str, file: str, index: int) -> bytes:
+    """Returns an image file's name in `root`, class index, size and time of last change; b"" if it isn't there."""
+    try:
+        status = os.stat(file)
+    except OSError:  # a link to nowhere, which is skipped
+        return b""
+    return os.fsencode(f"{file[len(root) :].lstrip(os.sep)}\0{index} {status.st_size} {status.st_mtime_ns}\0")
 
 
 def text_of(name: str) -> str:
