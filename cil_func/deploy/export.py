@@ -51,6 +51,8 @@ def _export(options: argparse.Namespace) -> int:
     out = options.out or Path(Path(options.run).resolve().name + SUFFIX[options.to])
     if out.is_dir() != (options.to == "hf") and out.exists():
         raise ConfigError(f"--out {out}: it is a {'folder' if out.is_dir() else 'file'}; give another name")
+    if out.is_file() and out.suffix != SUFFIX[options.to]:
+        raise ConfigError(f"--out {out}: only a file that ends in {SUFFIX[options.to]} is replaced; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
     WRITERS[options.to](model, Path(options.run), out)

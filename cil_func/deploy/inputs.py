@@ -39,7 +39,8 @@ class ImageReader(NamedTuple):
             files = [os.fspath(item) for item in items]
             side = self.size[0] if self.resizes else 0
             ((pixels, unread),) = decoding.read_all([files], side, stop=False, read=self._file)
-            return torch.from_numpy(decoding.remove_rows(pixels, unread)), unread
+            rows = decoding.remove_rows(pixels, unread)
+            return torch.from_numpy(rows.reshape(-1, *self.size, 3)), unread  # without rows it knows no size
         found, unread = [np.empty((0, *self.size, 3), dtype=np.uint8)], {}
         for row, item in enumerate(items):
             try:

@@ -123,6 +123,8 @@ def test_mistakes_are_one_line(trained, tmp_path):
     text.write_text("no image")
     with pytest.raises(DataError, match=r"^\(1\) .*empty.png: the file is empty; \(2\) .*text.png: no image"):
         predictor([empty, files_of(trained)[0], text])
+    with pytest.raises(DataError, match=r"text.png: no image"):  # no image at all can be read
+        predictor(text)
     for wrong, message in (
         (torch.zeros(8, 8, 3, dtype=torch.uint8), r"give \(B, H, W, 3\), one image as images\[None\]"),
         (torch.zeros(2, 8, 8, 3), "images are float32; give the pixels as uint8"),
