@@ -1,17 +1,19 @@
 """Stores a finished run's figures in the repository: `python -m benchmarks.record RUN_DIR NAME [--commit HASH]`.
 
 Prints the phase table and writes benchmarks/results/NAME-<device>.json, or --json PATH: all figures that a page may
-quote, with the configuration, the versions and the commit that they come from.
+quote, with the configuration, the versions and the commit that they come from, and where the run was begun and gone on
+with.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measure import RESULTS, head
 from cil_func.report import tables
-from cil_func.runs import files
+from cil_func.runs import event_log, files
 
 SUMMARY = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 COLUMNS = ("top1", "nme_top1", "gamma", "top1_before_align", "new_share", "new_share_before_align")
@@ -30,23 +32,43 @@ def main() -> int:
         print(f"record: {options.run} holds no results.json ({error.strerror})", file=sys.stderr)
         return 2
     device = results["config"]["run"]["device"]
+    began = sittings(event_log.read(options.run / "metrics.jsonl"))
+    of_each = {key: dict.fromkeys(each[key] for each in began) for key in ("device", "precision")}
     path = options.json or RESULTS / f"{options.name}-{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {
-        "name": options.name,
-        "figures": figures(results),
-        "conditions": {
-            **results["environment"],
-            "commit": options.commit or head(),
-            "method": results["method"],
-            "seed": results["seed"],
-            "class_order": results["class_order"],
-            "config": portable(results["config"]),
+    files.write_json(
+        path,
+        {
+            "name": options.name,
+            "figures": figures(results),
+            "conditions": {
+                **results["environment"],
+                **{key: ", then ".join(names) for key, names in of_each.items() if len(names) > 1},
+                "sittings": began,
+                "commit": options.commit or head(),
+                "method": results["method"],
+                "seed": results["seed"],
+                "class_order": results["class_order"],
+                "config": portable(results["config"]),
+            },
         },
-    })
+    )
     print(tables.phase_table(results))
     print(path)
     return 0
+
+
+def sittings(events: Sequence[dict]) -> list[dict]:
+    """Returns where each process that trained a run began: device, precision, phase and epoch, in order.
+
+    events: the content of metrics.jsonl. Phases and epochs count from 0.
+    """
+    return [
+        {"device": each["device"], "precision": each["precision"], "phase": each.get("phase", 0),
+         "epoch": each.get("epoch", 0)}
+        for each in events
+        if each["event"] in ("run_start", "resume")
+    ]  # fmt: skip
 
 
 def portable(config: dict) -> dict:

@@ -1,0 +1,39 @@
+"""The record of a run: its figures, and where it was begun and gone on with."""
+
+import json
+import sys
+
+from benchmarks import record
+
+
+def test_a_run_that_moved_says_where_it_was_trained(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    phase = {
+        "phase": 0,
+        "num_classes": 2,
+        "fair_share": 1.0,
+        "seconds": {"train": 2.0},
+        **dict.fromkeys(record.COLUMNS),
+    }
+    results = {
+        "method": "wa", "seed": 0, "class_order": [0, 1], "phases": [phase | {"top1": 50.0}], "last_accuracy": 50.0,
+        "average_incremental_accuracy": 50.0, "forgetting": 0.0, "environment": {"device": "cpu", "torch": "2"},
+        "config": {"run": {"device": "cpu"}, "data": {"path": "/images"}},
+    }  # fmt: skip
+    (run / "results.json").write_text(json.dumps(results))
+    events = [
+        {"event": "run_start", "device": "cuda", "precision": "bfloat16"}, {"event": "epoch"},
+        {"event": "resume", "device": "cpu", "precision": "bfloat16", "phase": 5, "epoch": 115},
+    ]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    monkeypatch.setattr(record.tables, "phase_table", lambda results: "")
+    path = tmp_path / "record.json"
+    monkeypatch.setattr(sys, "argv", ["record", str(run), "name", "--commit", "abc", "--json", str(path)])
+    assert record.main() == 0
+    conditions = json.loads(path.read_text())["conditions"]
+    assert conditions["sittings"] == [
+        {"device": "cuda", "precision": "bfloat16", "phase": 0, "epoch": 0},
+        {"device": "cpu", "precision": "bfloat16", "phase": 5, "epoch": 115},
+    ]
+    assert conditions["device"] == "cuda, then cpu" and conditions["torch"] == "2" and "precision" not in conditions
