@@ -46,6 +46,7 @@ TABLE = {
     "derpp": Uses(memory=True),
     "agem": Uses(memory=True),
     "gem": Uses(memory=True),
+    "memo": Uses(memory=True, align=True),
 }
 
 

@@ -177,6 +177,7 @@ class Method(Table):
             "si", "rwalk",
             "il2m", "lwm",
             "derpp", "agem", "gem",
+            "memo",
         ]
         | values.Own
     ) = "wa"  # fmt: skip

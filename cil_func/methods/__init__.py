@@ -21,6 +21,7 @@ from cil_func.methods import (
     lwf,
     lwm,
     mas,
+    memo,
     ncm,
     podnet,
     ranpac,
@@ -59,6 +60,7 @@ TABLE = {
     "derpp": derpp.make,
     "agem": agem.make,
     "gem": gem.make,
+    "memo": memo.make,
 }
 
 

@@ -64,7 +64,7 @@ class Options:
     kd_combination: "convex": the loss is (1 - w) CE + w KD; "sum": CE + w KD. kd_weight: w, a number from 0, or
     "dynamic": number of old classes / number of classes seen.
     clip_weights: whether `wa` clips the classifier's weights to at least 0 after each update.
-    align: whether `wa` and `der` align the classifier's rows at the end of a phase.
+    align: whether `wa`, `der` and `memo` align the classifier's rows at the end of a phase.
     label_smoothing: of the cross-entropy, from 0 to below 1.
     lwf_classes: the classes over which `lwf` takes the cross-entropy of a later phase: "new": the phase's own; "seen":
     all that are seen.
@@ -110,8 +110,8 @@ class Stage:
     "balanced": the exemplars, and of each new class as many images as the largest number kept of an old class, selected
     by the rule for exemplars; "held_out": those that `Method.hold_out` keeps from training.
     trainable(path): whether a parameter is trained. frozen(path): whether a parameter or a number of the state stays as
-    it is all the same, since model.freeze says so. rows_trained: "new": of the classifier, only the new classes' rows
-    move; weight decay leaves the others alone too.
+    it is all the same, since model.freeze or the method says so. rows_trained: "new": of the classifier, only the new
+    classes' rows move; weight decay leaves the others alone too.
     norm: "eval": batch norm uses its running statistics, which stay as they are.
     clamp: the loss's gradient is cut, entry by entry, to at most this absolute value; 0: no limit.
     penalty: its gradient is added after that; it is not part of the reported loss. None: nothing is added.
@@ -153,7 +153,8 @@ class Method:
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
     fault_of: why phases of some sizes can't be learned, see `FaultOf`.
     head, taps, final_relu: of the network, see `networks.network.Network`. grow: "backbone": each phase trains a new
-    backbone beside the earlier ones, which are frozen; "rows": only the classifier grows.
+    backbone beside the earlier ones, which are frozen; "stage": a new last stage beside the earlier ones, on a shared
+    rest of the backbone (the method says what is frozen); "rows": only the classifier grows.
     extra: what is remembered; None: nothing. imprint: sets the new rows; None: they stay as drawn.
     stages: more trainings, which follow in phases that have old classes.
     hold_out: share of each old class's exemplars that is kept from training, for stages on "held_out" rows, and of each
@@ -180,7 +181,7 @@ class Method:
     head: Head = LINEAR
     taps: Taps | None = None
     final_relu: bool = True
-    grow: Literal["rows", "backbone"] = "rows"
+    grow: Literal["rows", "backbone", "stage"] = "rows"
     extra: Extra | None = None
     imprint: Imprint | None = None
     rectify: Rectify | None = None
@@ -208,8 +209,13 @@ class Method:
         )
 
     def freeze(self, frozen: Trainable) -> "Method":
-        """Returns the method with these parts of the model frozen in all of its trainings, see `Stage`."""
-        return replace(self, frozen=frozen, stages=tuple(replace(stage, frozen=frozen) for stage in self.stages))
+        """Returns the method with these parts of the model frozen too in all of its trainings, see `Stage`."""
+
+        def both(own: Trainable) -> Trainable:
+            return frozen if own is nothing else lambda path: own(path) or frozen(path)
+
+        stages = tuple(replace(stage, frozen=both(stage.frozen)) for stage in self.stages)
+        return replace(self, frozen=both(self.frozen), stages=stages)
 
     def trains_in(self, phase: int) -> bool:
         """Returns whether phase `phase` (0, 1, ...) has epochs of training."""

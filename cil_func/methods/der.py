@@ -13,7 +13,6 @@ from cil_func import losses
 from cil_func.methods import replay, wa
 from cil_func.methods.base import Method, Options
 from cil_func.networks import auxiliary as auxiliary_head
-from cil_func.networks.head import Head
 
 
 def make(options: Options, *, auxiliary: float = 1.0) -> Method:
@@ -30,8 +29,7 @@ def make(options: Options, *, auxiliary: float = 1.0) -> Method:
         )
         return base.loss(student, None, targets, classes) + auxiliary * classes.old.any().to(other.dtype) * other
 
-    head = Head(shared=auxiliary_head.shared, renew=auxiliary_head.renew, apply=auxiliary_head.apply)
-    method = replace(base, name="der", loss=loss, head=head, grow="backbone")
+    method = replace(base, name="der", loss=loss, head=auxiliary_head.HEAD, grow="backbone")
     return replace(method, finish=wa.align) if options.align else method
 
 

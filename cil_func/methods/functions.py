@@ -28,8 +28,8 @@ class Loss(Protocol):
 
     student: what the network says about the batch; its logits are (B, C), for all C classes of the run.
     teacher: what the teacher (`Stage.teacher`), by default the last phase's finished model, says about the same images;
-    None if `Stage.uses_teacher` is false, unless the network grows. Phase 0 has no last model: there all of the
-    teacher's tensors are 0, `classes.old` is nowhere true, and the loss must not depend on the teacher.
+    None if `Stage.uses_teacher` is false, unless each phase adds a backbone. Phase 0 has no last model: there all
+    tensors of the teacher are 0, `classes.old` is nowhere true, and the loss must not depend on the teacher.
     """
 
     def __call__(

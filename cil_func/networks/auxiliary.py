@@ -6,6 +6,7 @@ Source: Yan et al. 2021 (arXiv:2103.16788), section 3.3.
 import torch
 
 from cil_func import classifier, tree
+from cil_func.networks.head import Head
 
 
 def shared(key: int, feature_dim: int, num_classes: int, num_phases: int) -> dict:
@@ -34,3 +35,6 @@ def apply(rows, shared, features, classes):
     block = (torch.arange(blocks.shape[1], device=features.device) == classes.now).to(features.dtype)  # (P,)
     own = (blocks * block[:, None]).sum(1)                                         # (B, D)
     return classifier.apply(rows, features), {"new": classifier.apply(shared["auxiliary"], own)}
+
+
+HEAD = Head(shared=shared, renew=renew, apply=apply)

@@ -62,6 +62,7 @@ class Backbone:
     groups: whether groups of norm_batch images can share batch norm's statistics, instead of the whole batch.
     shares() -> the same, of a backbone that has to be looked at first: `groups` is false, and images share statistics.
     has_maps: whether it can give its feature maps to taps.
+    last: the name of the last stage in params and state, if `apply` takes several of them, see `networks.resnet.apply`.
     freezes: whether `apply` takes `frozen`, the paths of frozen parts, whose batch norms use their running statistics
     in train mode too. It is given only in train mode and if there are any.
     saved_names(image_size) -> the names of the tensors that a file of its weights has; None: all of params and state.
@@ -77,6 +78,7 @@ class Backbone:
     groups: bool = False
     shares: Answer = lambda: False
     has_maps: bool = False
+    last: str = ""
     freezes: bool = False
     saved_names: SavedNames = lambda image_size: None
     classifier: Callable[[], tuple[str, ...]] = lambda: ()
@@ -111,6 +113,7 @@ def backbone(name: str) -> Backbone:
         pads=lambda: True,
         groups=True,
         has_maps=True,
+        last=resnet.LAST,
         freezes=True,
     )
 

@@ -4,13 +4,15 @@
     state  = {"backbone": {name: ...}, "frozen": {"0": {name: ...}, ...}}
 
 "head" is there only if the head has parameters that belong to no class, "frozen" only if each phase adds a backbone.
+Where each phase adds a last stage, the backbone's {name: ...} has those of earlier phases as "earlier": {"0": ...}.
 The training step sees no "frozen" part: the features of frozen backbones are computed before the step, together with
 the teacher's outputs, so that the step's shapes never change. `cil_func.model` has the simple case as plain functions:
 one backbone and one linear classifier.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +45,8 @@ class Network:
     backbone: None: the built-in one called `name`. head: what turns features into logits.
     taps(feature maps) -> what a loss needs of them, by name, see `networks.resnet.apply`; None: nothing.
     final_relu: False leaves out the backbone's last ReLU. drop: rates of dropout and stochastic depth in train mode.
-    grows: each phase adds a backbone, and the head sees the features of all of them side by side.
+    grow: what each phase adds: "rows" of the classifier alone; a "backbone"; or a last "stage" of the backbone, see
+    `Backbone.last`. The head sees the features of all backbones, or of all last stages, side by side.
     """
 
     name: str
@@ -55,7 +58,7 @@ class Network:
     taps: Taps | None = None
     final_relu: bool = True
     drop: Drop = OFF
-    grows: bool = False
+    grow: Literal["rows", "backbone", "stage"] = "rows"
 
     def __post_init__(self) -> None:
         if self.backbone is None:
@@ -63,8 +66,8 @@ class Network:
 
     @property
     def feature_dim(self) -> int:
-        """How many features the head is given: D, or num_phases * D for a network that grows."""
-        return self.backbone.feature_dim() * (self.num_phases if self.grows else 1)
+        """How many features the head is given: D, or num_phases * D where each phase adds some."""
+        return self.backbone.feature_dim() * (1 if self.grow == "rows" else self.num_phases)
 
     def init(self, key: int, num_new: int) -> Model:
         """Returns a new network that knows num_new classes, drawn from the int seed `key`, on the CPU in float32."""
@@ -81,25 +84,35 @@ class Network:
 
         model: the last phase's, finished. key: the phase's int seed, from which the new rows are drawn, and what the
         head draws anew of "head" (`Head.renew`). num_new: how many classes the phase brings.
-        A network that grows also gets its backbone into "frozen", under the phase that trained it, and its "backbone"
-        starts from the same weights. Nothing is changed in place; what stays the same shares its tensors with `model`,
-        and so do "backbone" and the newest frozen one.
+        Where a backbone is added, the last one also gets into "frozen", under the phase that trained it, and "backbone"
+        starts from the same weights; a last stage gets into "earlier" in the same way. Nothing is changed in place;
+        what stays the same shares its tensors with `model`, and so do the newest and the newest frozen one.
         """
         params, state = model
         key_of_rows = rng.fold_in(key, "expand")
-        if self.grows:
-            rows = self._grow_rows(params["classifier"], key_of_rows, num_new, phase)
-        else:
+        if self.grow == "rows":
             rows = self.head.expand(params["classifier"], key_of_rows, num_new)
+        else:
+            rows = self._grow_rows(params["classifier"], key_of_rows, num_new, phase)
         params = {**params, "classifier": rows}
         if "head" in params:
             params["head"] = self.head.renew(params["head"], rng.fold_in(key, "head"))
-        if not self.grows:
-            return Model(params, state)
-        return with_frozen(Model(params, state), model)
+        if self.grow == "stage":
+            return with_earlier(Model(params, state), self.backbone.last)
+        return with_frozen(Model(params, state), model) if self.grow == "backbone" else Model(params, state)
+
+    def drawn(self, key: int, sizes: Sequence[int]) -> Model:
+        """Returns a model with random weights, in the shapes that one has after phases of these sizes.
+
+        key: an int seed. sizes: how many classes each phase brings.
+        """
+        model = self.init(key, sizes[0])
+        for phase, num_new in enumerate(sizes[1:], 1):
+            model = self.expand(model, rng.fold_in(key, phase), num_new, phase)
+        return model
 
     def _grow_rows(self, rows: Tree, key: int, num_new: int, phase: int) -> Tree:
-        """Returns rows for num_new classes and one backbone more: what was there stays, all else is drawn.
+        """Returns rows for num_new classes and the features of one phase more: what was there stays, all else is drawn.
 
         rows: {"weight": (K, P D), "bias": (K,)}, P the number of the run's phases. The draws are those of a linear
         layer on phase + 1 backbones.
@@ -112,8 +125,8 @@ class Network:
         return drawn
 
     def _widened(self, rows: Tree) -> Tree:
-        """Returns rows padded with zeros to the features of all backbones that the run will have."""
-        if not self.grows:
+        """Returns rows padded with zeros to all features that the head is given."""
+        if self.grow == "rows":
             return rows
         return {**rows, "weight": F.pad(rows["weight"], (0, self.feature_dim - rows["weight"].shape[1]))}
 
@@ -160,11 +173,13 @@ class Network:
         """Returns the features (B, D) of backbone `now` at the place where the head expects them: (B, feature_dim).
 
         now: the phase that added the backbone, an int or a 0-d tensor. others: (B, feature_dim), the features of the
-        other backbones, 0 at the place of `now`; None: all are 0. A network that doesn't grow has one backbone, whose
-        features come back as they are.
+        other backbones, 0 at the place of `now`; None: all are 0. Where no phase adds a backbone there is one, whose
+        features come back as they are, or, where phases add last stages, (B, their number * D) with zeros behind them.
         """
-        if not self.grows:
+        if self.grow == "rows":
             return own
+        if self.grow == "stage":
+            return F.pad(own, (0, self.feature_dim - own.shape[1]))
         at = (torch.arange(self.num_phases, device=own.device) == now).to(own.dtype)                  # (P,)
         placed = (at[:, None] * own[:, None]).flatten(1)                           # (B, P D)
         return placed if others is None else placed + others
@@ -188,6 +203,25 @@ def with_frozen(model: Model, last: Model) -> Model:
     frozen = [part.get("frozen", {}) for part in last]
     all_of_last = [old | {str(len(old)): part["backbone"]} for old, part in zip(frozen, last, strict=True)]
     return Model({**model.params, "frozen": all_of_last[0]}, {**model.state, "frozen": all_of_last[1]})
+
+
+def with_earlier(model: Model, last: str) -> Model:
+    """Returns the model with a copy of its last stage among the "earlier" ones of its backbone, by their phases.
+
+    last: the stage's name. Tensors are shared.
+    """
+
+    def branched(backbone: Tree) -> Tree:
+        ((name, part),) = backbone.items()
+        earlier = part.get("earlier", {})
+        return {name: {**part, "earlier": {**earlier, str(len(earlier)): part[last]}}}
+
+    return Model(*({**part, "backbone": branched(part["backbone"])} for part in model))
+
+
+def is_earlier(path: str) -> bool:
+    """Returns whether a path is that of a tensor of an earlier phase's last stage."""
+    return path.startswith("backbone.") and ".earlier." in path
 
 
 def backbone_parts(model: Model) -> list[tuple[int | None, Tree, Tree]]:

@@ -5,6 +5,8 @@ where the size halves it takes every second pixel, and the new channels are zero
 pooling at the end, so any size from 4x4 on works: digits are 8x8, CIFAR is 32x32.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +17,7 @@ from cil_func.networks.outputs import Taps
 
 DEPTHS = (20, 32, 44, 56, 110)
 WIDTHS = (16, 32, 64)
+LAST = "stage2"  # of which params and state may hold several, see `apply`
 
 
 def init(key: int, depth: int) -> tuple[dict, dict]:
@@ -57,9 +60,11 @@ def apply(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, aux, new state).
 
-    params, state: from `init`. train, norm_batch, valid: see `cil_func.model.apply`.
+    params, state: from `init`. train, norm_batch, valid: see `cil_func.model.apply`. If they have several last stages,
+    {LAST: the newest, "earlier": {"0": ..., "1": ...}}, all see the same maps, and the features are those of the
+    earlier ones, then the newest's, (B, 64 * their number). The earlier ones always run in eval mode.
     taps(maps) -> aux, tensors by name, that a loss needs. maps: the output of each block before its ReLU, (B, C, H, W)
-    each, in order. None: no maps are kept, and aux is {}.
+    each, in order, without earlier last stages. None: no maps are kept, and aux is {}.
     final_relu: False pools the last block's output without its ReLU.
     frozen: the paths of frozen parts, such as "stem" or "stage0.block1.norm2"; batch norms in them use their running
     statistics, and their state stays as it is, in train mode too.
@@ -68,22 +73,48 @@ def apply(
     def mode_of(norm: str) -> layers.Mode:
         return {"train": train and not is_inside(norm, frozen), "norm_batch": norm_batch, "valid": valid}
 
+    def pooled(y: torch.Tensor) -> torch.Tensor:
+        return (F.relu(y) if final_relu else y).to(dtype).mean((2, 3))
+
     dtype = params["stem"]["norm"]["weight"].dtype
-    stem, stem_state, maps = params["stem"], state["stem"], []
-    x, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode_of("stem.norm"))
-    y, new_state = x, {"stem": {"norm": moved}}                                    # (B, 16, H, W)
+    stem, stem_state = params["stem"], state["stem"]
+    maps: list[torch.Tensor] | None = [] if taps else None
+    y, moved = layers.conv_norm(stem["conv"], stem["norm"], stem_state["norm"], images, **mode_of("stem.norm"))
+    new_state, others = {"stem": {"norm": moved}}, []                              # y: (B, 16, H, W)
     for stage in range(len(WIDTHS)):
-        name, stage_state = f"stage{stage}", {}
-        for i in range(len(params[name])):  # counted, not iterated: a tree read from a file may be sorted by name
-            block = f"block{i}"
-            stride = 2 if stage > 0 and i == 0 else 1
-            modes = [mode_of(f"{name}.{block}.norm{number}") for number in (1, 2)]
-            y, stage_state[block] = _block(params[name][block], state[name][block], F.relu(y), stride, modes)
-            if taps:
-                maps.append(y.to(dtype))
-        new_state[name] = stage_state
-    last = F.relu(y) if final_relu else y
-    return last.to(dtype).mean((2, 3)), taps(maps) if taps else {}, new_state
+        name, stride = f"stage{stage}", 2 if stage else 1
+        if name == LAST and "earlier" in params:
+            for at in sorted(params["earlier"], key=int):
+                parts = params["earlier"][at], state["earlier"][at]
+                others.append(pooled(_stage(*parts, y, stride, lambda norm: {"train": False}, None)[0]))
+            new_state["earlier"] = state["earlier"]
+        modes = lambda norm, name=name: mode_of(f"{name}.{norm}")  # noqa: E731
+        y, new_state[name] = _stage(params[name], state[name], y, stride, modes, maps)
+    features = torch.cat([*others, pooled(y)], dim=1) if others else pooled(y)
+    return features, taps([each.to(dtype) for each in maps]) if taps and maps else {}, new_state
+
+
+def _stage(
+    params: dict,
+    state: dict,
+    y: torch.Tensor,
+    stride: int,
+    mode_of: Callable[[str], layers.Mode],
+    maps: list[torch.Tensor] | None,
+) -> tuple[torch.Tensor, dict]:
+    """Returns (output of the last block before its ReLU, new state) of a stage.
+
+    y: (B, C, H, W), before the ReLU. stride: of the first block. mode_of(norm) -> the mode of a norm, such as
+    "block0.norm1". maps: the blocks' outputs are appended to it; None: they aren't.
+    """
+    new_state = {}
+    for i in range(len(params)):  # counted, not iterated: a tree read from a file may be sorted by name
+        block = f"block{i}"
+        modes = [mode_of(f"{block}.norm{number}") for number in (1, 2)]
+        y, new_state[block] = _block(params[block], state[block], F.relu(y), 1 if i else stride, modes)
+        if maps is not None:
+            maps.append(y)
+    return y, new_state
 
 
 def _init_block(key: int, in_channels: int, channels: int) -> tuple[dict, dict]:

@@ -28,7 +28,8 @@ def activation_bytes(setup: Setup) -> int:
     network = experiment.network
     # timm's models run by autocast, which the meta device lacks: there their parameters have the low precision
     dtype = dtype if network.backbone.groups else compute_dtype
-    params, state = tree.cast(tuple(network.init(0, experiment.num_classes)), dtype=dtype, device="meta")
+    sizes = experiment.sizes(experiment.scenario.phases[-1])
+    params, state = tree.cast(tuple(network.drawn(0, sizes)), dtype=dtype, device="meta")
     norm_batch = setup.config.optim.norm_batch
     shape = (rows(setup), 3, *experiment.train_images.shape)
     images = torch.empty(shape, dtype=compute_dtype, device="meta")

@@ -16,13 +16,19 @@ def network_of(
     """Returns the network of a run: the backbone of [model] with the method's head.
 
     num_classes, num_phases: of the whole run. image_size: (H, W) of the images.
-    Raises ConfigError if the method needs feature maps and the backbone has none, or for a backbone that isn't there.
+    Raises ConfigError if the method needs feature maps, or a last stage, and the backbone has none, or for a backbone
+    that isn't there.
     """
     backbone = backbone_of(config)
     if (method.taps or not method.final_relu) and not backbone.has_maps:
         raise ConfigError(
             f"model.backbone: {config.model.backbone} shows no feature maps, which {method.name} needs; a resnet of "
             "this package does"
+        )
+    if method.grow == "stage" and not backbone.last:
+        raise ConfigError(
+            f"model.backbone: {config.model.backbone} has no last stage that {method.name} could add to it in each "
+            "phase; a resnet of this package has"
         )
     return Network(
         name=key_of(config.model.backbone),
@@ -34,7 +40,7 @@ def network_of(
         taps=method.taps,
         final_relu=method.final_relu,
         drop=drop_of(config),
-        grows=method.grow == "backbone",
+        grow=method.grow,
     )
 
 

@@ -126,11 +126,9 @@ def _logits(
 
 def _check_fits(parent: Parent, experiment: Experiment, model: Model) -> None:
     """Raises ConfigError unless a model has the shapes that the experiment's network has for the parent's classes."""
-    fresh = experiment.network.init(0, len(parent.class_names))
+    fresh = experiment.network.drawn(0, parent.sizes)
     shapes = [
-        {path: leaf.shape for path, leaf in tree.to_paths({k: v for k, v in part.items() if k != "frozen"}).items()}
-        for pair in (model, fresh)
-        for part in pair
+        {path: leaf.shape for path, leaf in tree.to_paths(part).items()} for pair in (model, fresh) for part in pair
     ]
     if shapes[:2] != shapes[2:]:
         method, before = experiment.method.name, parent.saved.description["method"]

@@ -161,7 +161,7 @@ def _exemplars(made: Experiment, phase: Phase) -> Memory:
 def _forward_seconds(made: Experiment, phase: Phase) -> tuple[float, float]:
     """Returns (seconds of the forward pass for one image, seconds of compiling it)."""
     marks = _Marks(made.device)
-    model = trial_steps.drawn(made, sum(made.sizes(phase)))
+    model = trial_steps.drawn(made, [sum(made.sizes(phase))])
     images, _, rows = made.judged_on(phase, "test")
     some_rows = rows.repeat(-(-_IMAGES // len(rows)))[:_IMAGES]
     with runners.reported(marks.emit):
@@ -191,5 +191,6 @@ def _images_passed(made: Experiment, phase: Phase) -> int:
     recipe = made.recipe(phase.index, "")
     between = (recipe.epochs - 1) // recipe.eval_every_epochs if recipe.eval_every_epochs else 0
     own = len(phase.train_rows) + sum(counting.exemplars(made, phase.index + 1)) if made.method.uses_memory else 0
-    backbones = phase.index + 1 if made.network.grows else 1
-    return backbones * (tests + kept + between * (kept or tests) + own)
+    # A last stage is a third of a ResNet of this package.
+    backbones = {"backbone": phase.index + 1, "stage": 1 + phase.index / 3}.get(made.network.grow, 1)
+    return round(backbones * (tests + kept + between * (kept or tests) + own))

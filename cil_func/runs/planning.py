@@ -103,7 +103,7 @@ def describe(setup: Setup) -> str:
     experiment = setup.experiment
     check(setup)
     start = run_start(setup)
-    grows = f" {'parameters':>11}" if experiment.network.grows else ""
+    grows = f" {'parameters':>11}" if experiment.network.grow != "rows" else ""
     lines = [
         f"{start['method']} on {start['data']}, {start['num_classes']} classes, {start['backbone']}, "
         f"{start['device']}, {start['precision']}",
@@ -178,8 +178,7 @@ def _split(recipe: Recipe) -> dict[str, int]:
 
 def _parameters(experiment: Experiment, index: int) -> int:
     """Returns the number of parameters of the model after phase `index`, all backbones included."""
-    params, _ = experiment.network.init(0, sum(experiment.sizes(experiment.scenario.phases[index])))
-    return tree.size(params) + (index * tree.size(params["backbone"]) if experiment.network.grows else 0)
+    return tree.size(experiment.network.drawn(0, experiment.sizes(experiment.scenario.phases[index])).params)
 
 
 def _sizes(setup: Setup) -> list[str]:
@@ -211,7 +210,10 @@ def _sizes(setup: Setup) -> list[str]:
         count = 1 + stages * (2 if experiment.processes.size > 1 else 1)
         if experiment.method.replay:
             count += 1 if experiment.processes.size > 1 else 2  # the step is three functions
-        lines.append(f"graphs to compile: {count}, whatever the number of phases")
+        times, by = 1, "whatever the number of phases"
+        if experiment.network.grow == "stage":  # the step of each phase has another shape
+            times, by = len(experiment.scenario.phases), "as many in each phase"
+        lines.append(f"graphs to compile: {count * times}, {by}")
     return lines
 
 

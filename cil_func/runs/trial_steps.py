@@ -1,6 +1,6 @@
 """Trains some steps of a phase with random weights, to see what they do and how long they take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -29,7 +29,7 @@ def train(
     """
     num_old = sum(made.sizes(phase)[:-1])
     key = rng.fold_in(made.seed, "profile")
-    learned = drawn(made, num_old) if num_old else None
+    learned = drawn(made, made.sizes(phase)[:-1]) if num_old else None
     kept, extra = exemplars or {}, {}
     if made.method.replay and made.method.replay.stores:
         zeros = partial(torch.zeros, dtype=made.dtype)
@@ -45,6 +45,6 @@ def train(
     return False
 
 
-def drawn(made: Experiment, num_classes: int) -> Model:
-    """Returns a model with random weights for so many classes, as if it were learned."""
-    return Model(*tree.cast(tuple(made.network.init(0, num_classes)), dtype=made.dtype, device=made.device))
+def drawn(made: Experiment, sizes: Sequence[int]) -> Model:
+    """Returns a model with random weights, as if it were learned in phases that bring so many classes each."""
+    return Model(*tree.cast(tuple(made.network.drawn(0, sizes)), dtype=made.dtype, device=made.device))

@@ -19,7 +19,6 @@ from cil_func.data import scenario
 from cil_func.errors import CilError, ConfigError
 from cil_func.methods.base import Method
 from cil_func.methods.extra import LOGITS
-from cil_func.networks.network import Model, with_frozen
 from cil_func.report import published
 from cil_func.runs import load_data
 from cil_func.runs.method_of import method_of
@@ -125,10 +124,7 @@ def _kept(method: Method, config: Config, sizes: list[int], size: tuple[int, int
     """
     classes = sum(sizes)
     network = network_of(config, method, num_classes=classes, num_phases=len(sizes), image_size=size)
-    model = network.init(0, classes)
-    last = model
-    for _ in sizes[1:] if network.grows else ():
-        last = with_frozen(model, last)
+    model = network.drawn(0, sizes)
     quota = memory.quota(classes, size=config.memory.size, fixed_per_class=config.memory.fixed_per_class)
     images = quota * classes if method.uses_memory else 0
     padded = tree.cast(network.pad(model.params), device="meta")  # where numbers have sizes alone
@@ -136,12 +132,13 @@ def _kept(method: Method, config: Config, sizes: list[int], size: tuple[int, int
     if method.replay and method.replay.stores:  # of each exemplar those of the classes that were seen with it
         shapes = [(quota * new, seen) for new, seen in zip(sizes, accumulate(sizes), strict=True)]
         extra = {**extra, LOGITS: [torch.empty(shape, device="meta") for shape in shapes]}
-    return memory.in_bytes(images, size, params=Model(*last).params, extra=extra)
+    return memory.in_bytes(images, size, params=model.params, extra=extra)
 
 
 def _keeps(method: Method, kept: dict[str, int] | None, sizes: list[int]) -> str:
     parts = ["all images"] if method.rows == "all" else ["exemplars"] if method.uses_memory else []
-    parts.append(f"{len(sizes)} backbones" if method.grow == "backbone" else "the model")
+    many = {"backbone": f"{len(sizes)} backbones", "stage": f"a backbone with {len(sizes)} last stages"}
+    parts.append(many.get(method.grow, "the model"))
     if kept and kept["remembered"]:
         parts.append(f"numbers of {kept['remembered'] / 1e6:.1f} MB")
     return ", ".join(parts)
@@ -152,6 +149,7 @@ def _needs(method: Method) -> list[str]:
     stages = [stage.name for stage in method.stages]
     needs = ["the last model as teacher"] if method.uses_teacher else []
     needs += ["a backbone that shows its maps"] if method.taps or not method.final_relu else []
+    needs += ["a backbone whose last stage can be added again"] if method.grow == "stage" else []
     needs += ["exemplars beside each batch"] if method.replay else []
     needs += ["two classes a phase"] if method.fault_of([2, 1]) else []
     return needs + [f"the stage {name}" for name in stages]

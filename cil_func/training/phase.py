@@ -50,9 +50,9 @@ def teacher(experiment: Experiment, phase: Phase, learned: Model | None, *, used
 
     learned: that model, finished; None in phase 0, where all outputs are 0, in the same shapes, so that all phases
     share one graph. used: `Stage.uses_teacher`. The function returns None if neither the loss uses a teacher nor the
-    network grows: frozen backbones run together with the teacher.
+    network adds backbones: frozen ones run together with the teacher.
     """
-    if not (used or experiment.network.grows):
+    if not (used or experiment.network.grow == "backbone"):
         return lambda images: None
     if learned is None:
         some = experiment.network.init(0, 1)
@@ -137,7 +137,7 @@ def _teacher_before(experiment: Experiment, phase: Phase, before: Model, learned
 
     before: see `StageProgress`. learned: the last phase's finished model, which has the frozen backbones.
     """
-    model = with_frozen(before, learned) if experiment.network.grows and learned else before
+    model = with_frozen(before, learned) if experiment.network.grow == "backbone" and learned else before
     return experiment.forward.teacher(model, experiment.classes(phase, experiment.device))
 
 
@@ -211,9 +211,7 @@ def whole(network: Network, train_state: step_state.TrainState, learned: Model |
     this phase; None in phase 0. num_seen: the number of classes seen.
     """
     model = Model(network.cut(train_state.params, num_seen), train_state.state)
-    if not network.grows or learned is None:
-        return model
-    return with_frozen(model, learned)
+    return with_frozen(model, learned) if network.grow == "backbone" and learned else model
 
 
 def choose(experiment: Experiment, phase: Phase, learned: Model, quota: int, key: int) -> Memory:

@@ -30,7 +30,7 @@ NEW_CE = F.cross_entropy(LOGITS[:, OLD:], LABELS - OLD)
 SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
 CONSTANT = methods.Options(kd_weight=0.3)  # no binary fraction: rounded to float32 it would be another weight
 LAMBDA = OLD / SEEN
-OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm")  # no cross-entropy, or they need more than logits
+OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm", "memo")  # no cross-entropy, or they need more than logits
 BY_LOGITS = [name for name in methods.TABLE if name not in OTHER_LOSSES]
 
 
@@ -126,14 +126,14 @@ def test_lwf_says_where_its_loss_is_empty_and_learns_a_single_class_by_the_other
     assert all(methods.make(name, methods.Options()).fault_of([1, 1]) == "" for name in others)
 
 
-def test_only_wa_and_der_align_and_only_when_asked():
+def test_only_wa_der_and_memo_align_and_only_when_asked():
     head = {"weight": torch.tensor([[3.0, 4.0], [0.0, 5.0], [6.0, 8.0]]), "bias": torch.arange(3.0)}
     params = {"backbone": {}, "classifier": head}
     finished, gamma = methods.make("wa", methods.Options()).finish(params, 1)
     assert gamma == 0.5  # old norms 5 and 5, the new one 10
     assert finished["classifier"]["weight"].tolist() == [[3, 4], [0, 5], [3, 4]]
     for name in methods.TABLE:
-        options = methods.Options(align=name not in ("wa", "der"))
+        options = methods.Options(align=name not in ("wa", "der", "memo"))
         finished, gamma = methods.make(name, options).finish(params, 1)
         assert gamma is None and finished is params
 
@@ -152,6 +152,7 @@ def test_declarations():
         "bic": (True, True, "new", False, "logits"),
         "podnet": (True, True, "new", False, "logits"),
         "der": (True, False, "new", False, "logits"),
+        "memo": (True, False, "new", False, "logits"),
         "icarl-bce": (True, True, "new", False, "nme"),
         "balanced": (True, False, "new", False, "logits"),
         "eeil": (True, True, "new", False, "logits"),

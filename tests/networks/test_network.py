@@ -18,7 +18,7 @@ from cil_func.training.preprocess import Preprocess
 
 SIZES = [3, 2, 2]
 PLAIN = Network("resnet20", 7, 3, image_size=(8, 8))
-GROWING = replace(PLAIN, grows=True, head=Head(shared=auxiliary.shared, renew=auxiliary.renew, apply=auxiliary.apply))
+GROWING = replace(PLAIN, grow="backbone", head=auxiliary.HEAD)
 F64 = torch.float64
 
 

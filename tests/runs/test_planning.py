@@ -72,6 +72,19 @@ def test_the_plan_has_a_line_for_each_stage_and_warns_of_one_without_images():
     assert len(said) == 1 and "[optim.balance] has no effect" in said[0]
 
 
+def test_the_plan_of_a_network_with_a_last_stage_more_in_each_phase_counts_it():
+    """Of a ResNet-20 the last stage has 5 convolutions 64 -> 64, one 32 -> 64, and 6 norms: 203,520 parameters."""
+    made = build("method.name=memo", "run.compile=true")
+    stage, shared, wide = 5 * 64 * 64 * 9 + 32 * 64 * 9 + 6 * 2 * 64, 11 * 64 + 11, 5 * 64
+    assert stage == 203_520
+    text = planning.describe(made)
+    for phase, line in enumerate(text.splitlines()[3:8]):
+        assert f" {269_072 + phase * stage + 2 * (phase + 1) * (wide + 1) + shared:,} " in line
+    assert "graphs to compile: 10, as many in each phase" in text
+    with pytest.raises(ConfigError, match="timm:test_vit has no last stage that memo could add to it in each phase"):
+        build("method.name=memo", "model.backbone=timm:test_vit", "data.image_size=16")
+
+
 @pytest.mark.parametrize(("method", "share"), [("bic", 0.1), ("bic", 0.28), ("podnet", None), ("eeil", None)])
 def test_the_plan_counts_what_a_stage_trains_on(method, share):
     """Also where share * kept is a whole number but for rounding: 0.28 * 25 is 7."""

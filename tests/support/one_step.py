@@ -27,7 +27,7 @@ def setting(name: str, phase: int, dtype: torch.dtype) -> tuple:
     made = methods.make(name, methods.Options(), OPTIONS.get(name))
     network = Network(
         "resnet20", sum(SIZES), len(SIZES), image_size=(8, 8), head=made.head, taps=made.taps,
-        final_relu=made.final_relu, grows=made.grow == "backbone",
+        final_relu=made.final_relu, grow=made.grow,
     )  # fmt: skip
     preprocess = Preprocess(*torch.tensor([[0.5, 0.4, 0.3], [0.2, 0.3, 0.4]], dtype=dtype))
     learned = Model(*tree.cast(tuple(network.init(1, SIZES[0])), dtype=dtype))

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from cil_func import losses, tree
 from cil_func.data.images import Resident
 from cil_func.networks import auxiliary
-from cil_func.networks.head import Head
 from cil_func.networks.network import Model, Network
 from cil_func.networks.outputs import classes_of
 from cil_func.parallel.launch import Launch
@@ -125,8 +124,8 @@ def test_by_batch_is_a_loop_over_batches_in_an_order_that_the_key_draws(passes):
 
 def test_logits_of_a_network_that_grows_are_those_of_all_its_backbones(passes):
     """Two backbones with numbers of their own, by image and by batch, against the forward pass of evaluation."""
-    made, head = passes(), Head(shared=auxiliary.shared, renew=auxiliary.renew, apply=auxiliary.apply)
-    network = replace(made.network, grows=True, head=head)
+    made = passes()
+    network = replace(made.network, grow="backbone", head=auxiliary.HEAD)
     first, other = (Model(*tree.cast(tuple(network.init(key, SEEN)), dtype=torch.float64)) for key in (3, 4))
     grown = network.expand(first, 5, WIDTH - SEEN, 1)
     model = Model(*({**part, "backbone": new["backbone"]} for part, new in zip(grown, other, strict=True)))
