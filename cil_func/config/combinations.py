@@ -9,7 +9,7 @@ from cil_func.config.messages import shown
 if TYPE_CHECKING:
     from cil_func.config.schema import Config, Method, PhaseOptim
 
-OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200")  # data sets that are read from image files
+OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200", "core50")  # read from image files
 _REPLAYS = "which learns from exemplars beside each batch"
 _PREDICTS = "which predicts by exemplars"
 _USE_OF_EXEMPLARS = {

@@ -53,14 +53,15 @@ class Data(Table):
     """[data]: the images, and which classes come in which phase."""
 
     name: (
-        Literal["digits", "cifar100", "image_folder", "imagenet100", "imagenet1000", "cub200"] | values.Own
+        Literal["digits", "cifar100", "image_folder", "imagenet100", "imagenet1000", "cub200", "core50"] | values.Own
     ) = "cifar100"
     "The data set."
     options: FreeTable = FreeTable()
     "Keywords for a data set of your own; the built-in ones take none."
     path: values.Folder = ""
-    """Folder of the images. image_folder and imagenet* need one, which holds train/ and test/ or val/, cub200 one like
-    that or the unpacked archive. cifar100 is downloaded into it; "": into .data in the current directory."""
+    """Folder of the images. image_folder and imagenet* need one, which holds train/ and test/ or val/; cub200 and
+    core50 one like that, or the unpacked archive. cifar100 is downloaded into it; "": into .data in the current
+    directory."""
     subset: values.Subset = ""
     """Which class folders of data.path are used. "": all. first-100, seed-1993: the ImageNet-100 of PODNet and
     DyTox, and that of LUCIR, chosen from all of ImageNet. Else a text file with a class in each line."""

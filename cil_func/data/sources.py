@@ -13,20 +13,31 @@ from einops import repeat
 from PIL import Image
 
 from cil_func.data import cifar100
-from cil_func.data.reading import class_folders, cub200, decoding, folders, image_file, listing, subsets, variation
+from cil_func.data.reading import (
+    class_folders,
+    core50,
+    cub200,
+    decoding,
+    folders,
+    image_file,
+    listing,
+    subsets,
+    variation,
+)
 from cil_func.data.reading.decoding import ImageMemory
 from cil_func.data.reading.file_table import Pixels
 from cil_func.data.reading.listing import Listing
 from cil_func.data.reading.pixels import WHITE, Rules
 from cil_func.errors import ConfigError, DataError, Mistakes, printable
 
-NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000", "cub200")
+NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000", "cub200", "core50")
 ON_ERROR = ("stop", "skip")
-OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200")  # the data sets that are read from image files
+OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200", "core50")  # those that are read from image files
 # Side in pixels, at image_size 0.
-OWN_SIZES = {"digits": 8, "cifar100": 32, "imagenet100": 224, "imagenet1000": 224, "cub200": 224}
+OWN_SIZES = {"digits": 8, "cifar100": 32, "imagenet100": 224, "imagenet1000": 224, "cub200": 224, "core50": 128}
 _OF_IMAGENET = {"imagenet100": 100, "imagenet1000": 1000}  # name: number of classes
-_TEST_NAMES = {"image_folder": ("test", "val"), "cub200": ("test", "val"), **dict.fromkeys(_OF_IMAGENET, ("val",))}
+_TEST_NAMES = dict.fromkeys(OF_FILES, ("test", "val")) | dict.fromkeys(_OF_IMAGENET, ("val",))
+_LISTS = {"cub200": cub200.list_images, "core50": core50.list_images}  # those that are listed as they are distributed
 
 
 class Dataset(NamedTuple):
@@ -110,7 +121,8 @@ def load(
     background: the RGB colour behind transparent pixels; () drops the alpha channel.
 
     `imagenet100` is whichever 100 class folders are in path/train and path/val, since several subsets go by that name;
-    of all of ImageNet's folders `subset` says which. `cub200` may be as it is distributed, see `cub200.list_images`.
+    of all of ImageNet's folders `subset` says which. `cub200` and `core50` may be as they are distributed, see
+    `cub200.list_images` and `core50.list_images`.
     Raises DataError, one line, for data that are missing or can't be used. Raises ConfigError for an unknown name and
     other settings out of range.
     """
@@ -141,7 +153,7 @@ def load(
     return _resized(dataset, image_size, memory)
 
 
-_NOT_UPRIGHT = ("imagenet", "cub200")  # whose published code ignores EXIF; photos for other models are upright
+_NOT_UPRIGHT = ("imagenet", "cub200", "core50")  # whose published code ignores EXIF
 
 
 def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -> Rules:
@@ -180,9 +192,7 @@ def _load_files(path: str, settings: folders.Settings) -> Dataset:
 
 def _lister(name: str, subset: str) -> Callable[..., Listing]:
     """Returns the function (path, *, test_names, skip) that lists a data set's files. name, subset: as in `load`."""
-    if name == "cub200":
-        return cub200.list_images
-    return partial(listing.list_images, subset=subset)
+    return _LISTS.get(name) or partial(listing.list_images, subset=subset)
 
 
 def _packed_places(path: str, folder: str, subset: str) -> list[str]:

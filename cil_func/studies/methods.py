@@ -26,7 +26,7 @@ from cil_func.runs.network_of import known_size, network_of
 from cil_func.studies import numbers_by_method
 
 NAME = "methods"
-CLASSES = {"digits": 10, "cifar100": 100, "imagenet100": 100, "imagenet1000": 1000, "cub200": 200}
+CLASSES = {"digits": 10, "cifar100": 100, "imagenet100": 100, "imagenet1000": 1000, "cub200": 200, "core50": 50}
 UNKNOWN = "not recorded"
 COLUMNS = ("method", "keeps", "MB", "needs", "published", "ours", "what it is")
 

@@ -291,3 +291,29 @@ def test_cub_200_as_it_is_distributed(tmp_path):
     (root / "train_test_split.txt").write_text("1 1\n")
     with pytest.raises(DataError, match="its text files are about different images"):
         sources.load("cub200", path=str(root))
+
+
+def test_core50_as_it_is_distributed(tmp_path):
+    """Eight sessions are for training, the third, seventh and tenth for tests; a folder's number is its class."""
+    root = tmp_path / "core50_128x128"
+    for session in range(1, 12):
+        for number in range(1, 51):
+            (root / f"s{session}" / f"o{number}").mkdir(parents=True)
+            file = root / f"s{session}" / f"o{number}" / f"C_{session:02}_{number:02}_000.png"
+            Image.new("RGB", (8, 8), (number, session, 0)).save(file)
+    for path in (root, tmp_path):
+        data = sources.load("core50", path=str(path), image_size=8)
+        assert data.class_names == tuple(f"o{number}" for number in range(1, 51))
+        for images, targets, sessions in (
+            (data.train_images, data.train_targets, (1, 2, 4, 5, 6, 8, 9, 11)),
+            (data.test_images, data.test_targets, (3, 7, 10)),
+        ):
+            expected = [(number, session) for number in range(1, 51) for session in sessions]
+            assert images[:, 0, 0, :2].tolist() == [list(each) for each in expected]
+            assert targets.tolist() == [number - 1 for number, _ in expected]
+    assert data.train_files[1] == "core50_128x128/s2/o1/C_02_01_000.png"
+    (root / "s7" / "o9" / "C_07_09_000.png").unlink()
+    with pytest.raises(DataError, match=r"core50_128x128 has no images in s7/o9; unpack the archive again"):
+        sources.load("core50", path=str(root))
+    with pytest.raises(DataError, match=r"s1 holds neither s1/o1/ nor core50_128x128/ with it; unpack core50"):
+        sources.load("core50", path=str(root / "s1"))

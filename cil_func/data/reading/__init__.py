@@ -5,6 +5,7 @@ listing.py        which image files belong to which class
 class_folders.py  the class folders themselves, and mistakes in their names
 subsets.py        the classes that "ImageNet-100" means, or that a file lists
 cub200.py         lists CUB-200-2011 as it is distributed
+core50.py         lists CORe50 as it is distributed
 walking.py        finds the images in one folder and counts the other files
 decoding.py       reads many image files, on a few threads
 image_file.py     reads one image file, or says why it can't be used
