@@ -28,7 +28,7 @@ def list_images(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
     root = os.path.expanduser(path)
     if os.path.isdir(os.path.join(root, "train")):
         return listing.list_images(path, test_names=test_names, skip=skip)
-    inside = (os.path.join(root, name) for name in ("", *_FOLDERS))
+    inside = (root, *(os.path.join(root, name) for name in _FOLDERS))
     found = next((folder for folder in inside if os.path.isdir(os.path.join(folder, "s1", "o1"))), None)
     if found is None:
         raise DataError(
