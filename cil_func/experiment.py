@@ -24,8 +24,9 @@ from cil_func.training.definition import Experiment
 from cil_func.training.events import Emit
 from cil_func.training.memory_pools import with_logits
 from cil_func.training.passes import ModelPasses
-from cil_func.training.phase import choose, teacher, train, whole
+from cil_func.training.phase import choose, teacher, train
 from cil_func.training.progress import Progress, SaveHook
+from cil_func.training.whole_model import before_compression, whole
 
 HEAD = ("classifier", "head")  # the parts of params that turn features into logits
 
@@ -53,11 +54,9 @@ def run(
     hook: called at each border, see `progress.SaveHook`, and may stop the run by an exception; None: nothing is saved.
     Raises NonFiniteError if the loss or the features are not finite, CilError if the processes disagree.
     """
-    progress, hook = start(), hook or SaveHook()
-    method, network = experiment.method, experiment.network
+    progress, hook, method = start(), hook or SaveHook(), experiment.method
     for phase in experiment.scenario.phases[progress.phase :]:
-        key = rng.fold_in(experiment.seed, "phase", phase.index)
-        num_new, num_seen = len(phase.classes), sum(experiment.sizes(phase))
+        key, num_new = rng.fold_in(experiment.seed, "phase", phase.index), len(phase.classes)
         measure = partial(evaluate, experiment, phase)
 
         student = partial(expand, experiment, phase, progress.learned, key)
@@ -65,7 +64,7 @@ def run(
         if not progress.selected:  # a stopped run that had selected its exemplars had trained before
             progress = train(experiment, phase, progress, student, teach, key, emit=emit, hook=hook, evaluate=measure)
         clock = time.perf_counter()
-        trained, state = whole(network, progress.stage.train_state, progress.learned, num_seen)
+        trained, state = whole(experiment, phase, progress.learned, progress.stage.train_state, progress.stage.number)
         finished, gamma = method.finish(trained, num_new) if phase.index else (trained, None)
         learned, extra = fit(experiment, phase, Model(finished, state), progress.remembered, key)
         fitted = time.perf_counter() - clock
@@ -81,6 +80,8 @@ def run(
         before = None if gamma is None else Model(trained, state)
         judge = partial(measure, learned, progress.exemplars, before=before, extra=extra)
         row |= judge()
+        if compressed := before_compression(experiment, phase, progress):
+            row["top1_before_compress"] = measure(compressed, {}, by="logits")["top1"]
         if len(phase.validation_rows) and phase.validation_rows is not phase.test_rows:
             row["validation"] = judge(on="validation")
         row, by_class = evaluation.split(row, pairs=phase.index == len(experiment.scenario.phases) - 1)

@@ -47,6 +47,7 @@ TABLE = {
     "agem": Uses(memory=True),
     "gem": Uses(memory=True),
     "memo": Uses(memory=True, align=True),
+    "foster": Uses(memory=True, temperature=True, stages=("compress",)),
 }
 
 

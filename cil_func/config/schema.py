@@ -178,7 +178,7 @@ class Method(Table):
             "si", "rwalk",
             "il2m", "lwm",
             "derpp", "agem", "gem",
-            "memo",
+            "memo", "foster",
         ]
         | values.Own
     ) = "wa"  # fmt: skip
@@ -256,7 +256,7 @@ else:
 
 class Optim(PhaseOptim):
     """[optim]: the optimiser and its schedule, which start anew in each phase. [optim.STAGE]: any of its keys again,
-    for a stage of a method (bic: bias; podnet, balanced, eeil, lucir: balance).
+    for a stage of a method (bic: bias; podnet, balanced, eeil, lucir: balance; foster: compress).
 
     pydantic takes any name of a table for a stage's; `load` refuses those that can't be one (`stages.py`).
     """

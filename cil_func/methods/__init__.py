@@ -12,6 +12,7 @@ from cil_func.methods import (
     ewc,
     fetril,
     finetune,
+    foster,
     gem,
     icarl,
     icarl_bce,
@@ -61,6 +62,7 @@ TABLE = {
     "agem": agem.make,
     "gem": gem.make,
     "memo": memo.make,
+    "foster": foster.make,
 }
 
 

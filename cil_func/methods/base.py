@@ -119,6 +119,8 @@ class Stage:
     teacher: "last": the last phase's finished model; "before": the model that this stage begins with.
     track: what the method remembers is renewed by it after each update; None: a step only reads that.
     replay: exemplars that come beside each batch; None: there are none.
+    compresses: of a stage of a method with grow = "pair": it begins with the last phase's finished model and drawn rows
+    for the new classes, trains this backbone alone, and the phase ends with it.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Stage:
     clamp: float = 0.0
     track: Track | None = None
     replay: Replay | None = None
+    compresses: bool = False
     optim: dict[str, Any] = field(default_factory=dict)
     frozen: Trainable = nothing
 
@@ -153,8 +156,9 @@ class Method:
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
     fault_of: why phases of some sizes can't be learned, see `FaultOf`.
     head, taps, final_relu: of the network, see `networks.network.Network`. grow: "backbone": each phase trains a new
-    backbone beside the earlier ones, which are frozen; "stage": a new last stage beside the earlier ones, on a shared
-    rest of the backbone (the method says what is frozen); "rows": only the classifier grows.
+    backbone beside the earlier ones, which are frozen; "pair": beside the last one, until a stage compresses both;
+    "stage": a new last stage beside the earlier ones, on a shared rest of the backbone (the method says what is
+    frozen); "rows": only the classifier grows.
     extra: what is remembered; None: nothing. imprint: sets the new rows; None: they stay as drawn.
     stages: more trainings, which follow in phases that have old classes.
     hold_out: share of each old class's exemplars that is kept from training, for stages on "held_out" rows, and of each
@@ -181,7 +185,7 @@ class Method:
     head: Head = LINEAR
     taps: Taps | None = None
     final_relu: bool = True
-    grow: Literal["rows", "backbone", "stage"] = "rows"
+    grow: Literal["rows", "backbone", "stage", "pair"] = "rows"
     extra: Extra | None = None
     imprint: Imprint | None = None
     rectify: Rectify | None = None

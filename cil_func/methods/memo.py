@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cil_func.methods import der
 from cil_func.methods.base import Method, Options
-from cil_func.networks.network import is_earlier
+from cil_func.networks.last_stages import is_earlier
 
 
 def make(options: Options, *, auxiliary: float = 1.0) -> Method:

@@ -27,12 +27,13 @@ def renew(shared: dict, key: int) -> dict:
 def apply(rows, shared, features, classes):
     """Returns (logits (B, K), {"new": (B, C + 1)}), those of the linear classifier and those of the auxiliary head.
 
-    The classifier gets the features of all backbones, (B, P D), the auxiliary head those of this phase's, (B, D). A
-    `networks.head.ApplyHead`.
+    The classifier gets the features of all backbones, (B, P D), the auxiliary head those of this phase's, (B, D), which
+    come last where there are fewer blocks than phases. A `networks.head.ApplyHead`.
     """
     feature_dim = shared["auxiliary"]["weight"].shape[1]
     blocks = features.unflatten(1, (-1, feature_dim))                              # (B, P, D)
-    block = (torch.arange(blocks.shape[1], device=features.device) == classes.now).to(features.dtype)  # (P,)
+    now = classes.now.clamp(max=blocks.shape[1] - 1)
+    block = (torch.arange(blocks.shape[1], device=features.device) == now).to(features.dtype)          # (P,)
     own = (blocks * block[:, None]).sum(1)                                         # (B, D)
     return classifier.apply(rows, features), {"new": classifier.apply(shared["auxiliary"], own)}
 

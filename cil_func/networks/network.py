@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import rng, tree
-from cil_func.networks import backbones
+from cil_func.networks import backbones, last_stages
 from cil_func.networks.backbones import Backbone, Taps
 from cil_func.networks.head import LINEAR, Head
 from cil_func.networks.outputs import Classes, Outputs
@@ -46,7 +46,8 @@ class Network:
     taps(feature maps) -> what a loss needs of them, by name, see `networks.resnet.apply`; None: nothing.
     final_relu: False leaves out the backbone's last ReLU. drop: rates of dropout and stochastic depth in train mode.
     grow: what each phase adds: "rows" of the classifier alone; a "backbone"; or a last "stage" of the backbone, see
-    `Backbone.last`. The head sees the features of all backbones, or of all last stages, side by side.
+    `Backbone.last`. The head sees the features of all backbones, or of all last stages, side by side. "pair": a
+    backbone beside the last one, for a part of the phase, which ends with one backbone (`single`).
     """
 
     name: str
@@ -58,7 +59,7 @@ class Network:
     taps: Taps | None = None
     final_relu: bool = True
     drop: Drop = OFF
-    grow: Literal["rows", "backbone", "stage"] = "rows"
+    grow: Literal["rows", "backbone", "stage", "pair"] = "rows"
 
     def __post_init__(self) -> None:
         if self.backbone is None:
@@ -66,8 +67,17 @@ class Network:
 
     @property
     def feature_dim(self) -> int:
-        """How many features the head is given: D, or num_phases * D where each phase adds some."""
-        return self.backbone.feature_dim() * (1 if self.grow == "rows" else self.num_phases)
+        """How many features the head is given: D, or num_phases * D where each phase adds some, or 2 * D for a pair."""
+        return self.backbone.feature_dim() * self._blocks
+
+    @property
+    def adds_backbone(self) -> bool:
+        """Whether a phase begins to train a new backbone beside the last phase's ones, which are then "frozen"."""
+        return self.grow in ("backbone", "pair")
+
+    @property
+    def _blocks(self) -> int:
+        return {"rows": 1, "pair": 2}.get(self.grow, self.num_phases)
 
     def init(self, key: int, num_new: int) -> Model:
         """Returns a new network that knows num_new classes, drawn from the int seed `key`, on the CPU in float32."""
@@ -93,13 +103,23 @@ class Network:
         if self.grow == "rows":
             rows = self.head.expand(params["classifier"], key_of_rows, num_new)
         else:
-            rows = self._grow_rows(params["classifier"], key_of_rows, num_new, phase)
+            known = 1 if self.grow == "pair" else phase
+            rows = self._grow_rows(params["classifier"], key_of_rows, num_new, known=known, blocks=known + 1)
         params = {**params, "classifier": rows}
         if "head" in params:
             params["head"] = self.head.renew(params["head"], rng.fold_in(key, "head"))
         if self.grow == "stage":
-            return with_earlier(Model(params, state), self.backbone.last)
-        return with_frozen(Model(params, state), model) if self.grow == "backbone" else Model(params, state)
+            backbones = (last_stages.branched(part["backbone"], self.backbone.last) for part in model)
+            return Model({**params, "backbone": next(backbones)}, {**state, "backbone": next(backbones)})
+        return with_frozen(Model(params, state), model) if self.adds_backbone else Model(params, state)
+
+    def single(self, model: Model, key: int, num_new: int) -> Model:
+        """Returns a model of one backbone with rows for num_new classes more, drawn by the int seed `key`.
+
+        model: of a network that trains a "pair", the last phase's, finished.
+        """
+        rows = self._grow_rows(model.params["classifier"], rng.fold_in(key, "expand"), num_new, known=1, blocks=1)
+        return Model({**model.params, "classifier": rows}, model.state)
 
     def drawn(self, key: int, sizes: Sequence[int]) -> Model:
         """Returns a model with random weights, in the shapes that one has after phases of these sizes.
@@ -108,20 +128,22 @@ class Network:
         """
         model = self.init(key, sizes[0])
         for phase, num_new in enumerate(sizes[1:], 1):
-            model = self.expand(model, rng.fold_in(key, phase), num_new, phase)
+            own = rng.fold_in(key, phase)
+            pair = self.grow == "pair"
+            model = self.single(model, own, num_new) if pair else self.expand(model, own, num_new, phase)
         return model
 
-    def _grow_rows(self, rows: Tree, key: int, num_new: int, phase: int) -> Tree:
-        """Returns rows for num_new classes and the features of one phase more: what was there stays, all else is drawn.
+    def _grow_rows(self, rows: Tree, key: int, num_new: int, *, known: int, blocks: int) -> Tree:
+        """Returns rows for num_new classes more: of the old ones the first `known` blocks stay, all else is drawn.
 
-        rows: {"weight": (K, P D), "bias": (K,)}, P the number of the run's phases. The draws are those of a linear
-        layer on phase + 1 backbones.
+        rows: {"weight": (K, feature_dim), "bias": (K,)}. A block: the D features of one backbone. The draws are those
+        of a linear layer on `blocks` of them.
         """
-        known, size = len(rows["bias"]), self.backbone.feature_dim()
-        drawn = self.head.init(key, (phase + 1) * size, known + num_new)
+        num_old, size = len(rows["bias"]), self.backbone.feature_dim()
+        drawn = self.head.init(key, blocks * size, num_old + num_new)
         drawn = {name: leaf.to(rows[name], copy=True) for name, leaf in self._widened(drawn).items()}
-        drawn["weight"][:known, : phase * size] = rows["weight"][:, : phase * size]
-        drawn["bias"][:known] = rows["bias"]
+        drawn["weight"][:num_old, : known * size] = rows["weight"][:, : known * size]
+        drawn["bias"][:num_old] = rows["bias"]
         return drawn
 
     def _widened(self, rows: Tree) -> Tree:
@@ -172,15 +194,17 @@ class Network:
     def place(self, own: torch.Tensor, now: torch.Tensor | int, others: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the features (B, D) of backbone `now` at the place where the head expects them: (B, feature_dim).
 
-        now: the phase that added the backbone, an int or a 0-d tensor. others: (B, feature_dim), the features of the
-        other backbones, 0 at the place of `now`; None: all are 0. Where no phase adds a backbone there is one, whose
-        features come back as they are, or, where phases add last stages, (B, their number * D) with zeros behind them.
+        now: the phase that added the backbone, an int or a 0-d tensor; any above 0 is the new one of a pair.
+        others: (B, feature_dim), the features of the other backbones, 0 at the place of `now`; None: all are 0.
+        Where no phase adds a backbone there is one, whose features come back as they are, or, where phases add last
+        stages, (B, their number * D) with zeros behind them.
         """
         if self.grow == "rows":
             return own
         if self.grow == "stage":
             return F.pad(own, (0, self.feature_dim - own.shape[1]))
-        at = (torch.arange(self.num_phases, device=own.device) == now).to(own.dtype)                  # (P,)
+        now = now.clamp(max=self._blocks - 1) if isinstance(now, torch.Tensor) else min(now, self._blocks - 1)
+        at = (torch.arange(self._blocks, device=own.device) == now).to(own.dtype)                     # (P,)
         placed = (at[:, None] * own[:, None]).flatten(1)                           # (B, P D)
         return placed if others is None else placed + others
 
@@ -203,25 +227,6 @@ def with_frozen(model: Model, last: Model) -> Model:
     frozen = [part.get("frozen", {}) for part in last]
     all_of_last = [old | {str(len(old)): part["backbone"]} for old, part in zip(frozen, last, strict=True)]
     return Model({**model.params, "frozen": all_of_last[0]}, {**model.state, "frozen": all_of_last[1]})
-
-
-def with_earlier(model: Model, last: str) -> Model:
-    """Returns the model with a copy of its last stage among the "earlier" ones of its backbone, by their phases.
-
-    last: the stage's name. Tensors are shared.
-    """
-
-    def branched(backbone: Tree) -> Tree:
-        ((name, part),) = backbone.items()
-        earlier = part.get("earlier", {})
-        return {name: {**part, "earlier": {**earlier, str(len(earlier)): part[last]}}}
-
-    return Model(*({**part, "backbone": branched(part["backbone"])} for part in model))
-
-
-def is_earlier(path: str) -> bool:
-    """Returns whether a path is that of a tensor of an earlier phase's last stage."""
-    return path.startswith("backbone.") and ".earlier." in path
 
 
 def backbone_parts(model: Model) -> list[tuple[int | None, Tree, Tree]]:

@@ -1,6 +1,7 @@
 """The training of a phase: its stages, one after the other, and the teacher that they learn from."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -9,7 +10,7 @@ from cil_func import memory, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
 from cil_func.methods.extra import LOGITS
-from cil_func.networks.network import Model, Network, with_frozen
+from cil_func.networks.network import Model, with_frozen
 from cil_func.training import memory_pools, rows, stage, step_state
 from cil_func.training.definition import Experiment
 from cil_func.training.events import Emit
@@ -17,6 +18,7 @@ from cil_func.training.inference import Teach
 from cil_func.training.progress import Progress, SaveHook, StageHook, StageProgress
 from cil_func.training.recipe import fitted
 from cil_func.training.stage import Borders, TrainingData
+from cil_func.training.whole_model import whole
 
 
 class Student(Protocol):
@@ -52,7 +54,7 @@ def teacher(experiment: Experiment, phase: Phase, learned: Model | None, *, used
     share one graph. used: `Stage.uses_teacher`. The function returns None if neither the loss uses a teacher nor the
     network adds backbones: frozen ones run together with the teacher.
     """
-    if not (used or experiment.network.grow == "backbone"):
+    if not (used or experiment.network.adds_backbone):
         return lambda images: None
     if learned is None:
         some = experiment.network.init(0, 1)
@@ -80,11 +82,11 @@ def train(
     emit: takes the events. hook: may save and stop the run. evaluate: called between epochs.
     A later stage without an image to train on is left out.
     """
-    learned, num_seen = progress.learned, sum(experiment.sizes(phase))
+    learned = progress.learned
 
-    def between_epochs(train_state: step_state.TrainState, epoch: int) -> None:
+    def between_epochs(number: int, train_state: step_state.TrainState, epoch: int) -> None:
         # Not "top1": a phase's is after aligning, or by class means, which need exemplars of the new classes.
-        model = whole(experiment.network, train_state, learned, num_seen)
+        model = whole(experiment, phase, learned, train_state, number)
         # Who chooses a number of epochs by these numbers must not choose it by the test images.
         on: Literal["test", "validation"] = "validation" if len(phase.validation_rows) else "test"
         event = {
@@ -122,7 +124,7 @@ def train(
             borders=Borders(
                 emit=lambda event, name=name: emit({"event": event["event"], "phase": phase.index, **event, **name}),
                 hook=StageHook(hook, progress),
-                evaluate=between_epochs,
+                evaluate=partial(between_epochs, number),
                 alone=experiment.processes.size == 1,
             ),
             captured=experiment.captured,
@@ -137,7 +139,7 @@ def _teacher_before(experiment: Experiment, phase: Phase, before: Model, learned
 
     before: see `StageProgress`. learned: the last phase's finished model, which has the frozen backbones.
     """
-    model = with_frozen(before, learned) if experiment.network.grow == "backbone" and learned else before
+    model = with_frozen(before, learned) if experiment.network.adds_backbone and learned else before
     return experiment.forward.teacher(model, experiment.classes(phase, experiment.device))
 
 
@@ -147,7 +149,8 @@ def _begin(
     """Returns the progress at the start of a stage: its train state, made of the model that the stage starts from.
 
     number: of the stage in its phase, 0, 1, ... student() -> the model that the phase starts from, called for stage 0
-    alone; a later stage starts from the params and state that the one before it ended with. key: the phase's.
+    alone; a later stage starts from the params and state that the one before it ended with, or, if it compresses, from
+    the last phase's model. key: the phase's.
     """
     method, network = experiment.method, experiment.network
     each, before = method.stages_of(phase.index)[number], progress.training
@@ -157,6 +160,11 @@ def _begin(
     else:
         params, state = before.train_state.params, before.train_state.state
     params, state = ({name: part for name, part in tree_.items() if name != "frozen"} for tree_ in (params, state))
+    found = Model(params, state)
+    if each.compresses and progress.learned:
+        key_of_rows = rng.fold_in(key, "stage", each.name)
+        params, state = network.single(progress.learned, key_of_rows, len(phase.classes))
+        params = network.pad(params)
     extra = progress.remembered
     if method.extra and before is None:
         extra = method.extra.begin(
@@ -166,12 +174,12 @@ def _begin(
     train_state = step_state.start(each, experiment.recipe(phase.index, each.name).optimiser, params, state, read)
     chosen = {}
     if each.rows == "balanced":
-        model = whole(network, train_state, progress.learned, sum(experiment.sizes(phase)))
+        model = whole(experiment, phase, progress.learned, train_state, number)
         quota = max(map(len, progress.exemplars.values()), default=0)
         chosen = choose(experiment, phase, model, quota, key)
     training = StageProgress(
         train_state, step_state.nothing_measured(train_state), number=number, chosen=chosen,
-        seconds=before.seconds if before else 0.0, before=Model(params, state) if each.teacher == "before" else None,
+        seconds=before.seconds if before else 0.0, before=found if each.teacher == "before" else None,
     )  # fmt: skip
     return replace(progress, training=training, extra=extra)
 
@@ -202,16 +210,6 @@ def _started(experiment: Experiment, phase: Phase, stage_name: str, count: int, 
         "class_names": [experiment.class_names[index] for index in phase.classes],
         "classes_seen": sum(experiment.sizes(phase)), "train_images": count, "epochs": epochs,
     }  # fmt: skip
-
-
-def whole(network: Network, train_state: step_state.TrainState, learned: Model | None, num_seen: int) -> Model:
-    """Returns the model in a train state, cut to the classes seen, with the frozen backbones that the step doesn't see.
-
-    learned: the last phase's finished model, which has the earlier frozen backbones, and whose own one is frozen in
-    this phase; None in phase 0. num_seen: the number of classes seen.
-    """
-    model = Model(network.cut(train_state.params, num_seen), train_state.state)
-    return with_frozen(model, learned) if network.grow == "backbone" and learned else model
 
 
 def choose(experiment: Experiment, phase: Phase, learned: Model, quota: int, key: int) -> Memory:

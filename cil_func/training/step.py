@@ -180,7 +180,8 @@ def make(
         def objective(chosen, state):
             params = tree.merge(chosen, frozen)
             own, aux, state = network.run(params["backbone"], state, images, **statistics)
-            features = network.place(own, classes.now, given.features if isinstance(given, Outputs) else None)
+            others = given.features if isinstance(given, Outputs) and not stage.compresses else None
+            features = network.place(own, 0 if stage.compresses else classes.now, others)
             student = network.outputs(params, features, classes, aux)
             return loss(student, given, targets, classes), (state, student.logits.detach())
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import methods, tree
-from cil_func.networks.network import is_earlier
+from cil_func.networks.last_stages import is_earlier
 
 
 def features_of(net: reference.ResNet, last_stages: list, images: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,8 @@ NEW_CE = F.cross_entropy(LOGITS[:, OLD:], LABELS - OLD)
 SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
 CONSTANT = methods.Options(kd_weight=0.3)  # no binary fraction: rounded to float32 it would be another weight
 LAMBDA = OLD / SEEN
-OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm", "memo")  # no cross-entropy, or they need more than logits
+# no cross-entropy, or they need more than logits
+OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm", "memo", "foster")
 BY_LOGITS = [name for name in methods.TABLE if name not in OTHER_LOSSES]
 
 
@@ -153,6 +154,7 @@ def test_declarations():
         "podnet": (True, True, "new", False, "logits"),
         "der": (True, False, "new", False, "logits"),
         "memo": (True, False, "new", False, "logits"),
+        "foster": (True, True, "new", False, "logits"),
         "icarl-bce": (True, True, "new", False, "nme"),
         "balanced": (True, False, "new", False, "logits"),
         "eeil": (True, True, "new", False, "logits"),

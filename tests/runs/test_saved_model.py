@@ -30,6 +30,7 @@ CASES = [  # method, backbone, precision
     ("podnet", "resnet20", "float32"),
     ("der", "resnet20", "float32"),
     ("memo", "resnet20", "float32"),
+    ("foster", "resnet20", "float32"),
     ("icarl-bce", "resnet20", "float32"),
     ("lucir", "resnet20", "float32"),
     ("il2m", "resnet20", "float32"),

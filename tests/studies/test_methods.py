@@ -40,6 +40,7 @@ def test_bytes_are_those_of_images_and_numbers(found):
     heads = 640 * 100 + 100 + 64 * 101 + 101  # and the auxiliary one
     assert found["der"].kept["model"] == 4 * (10 * RESNET32 + heads)
     assert found["memo"].kept["model"] == 4 * (RESNET32 + 9 * 351_488 + heads)  # nine more of the last stage
+    assert found["foster"].kept["model"] == 4 * (RESNET32 + 2 * 64 * 100 + 100 + 64 * 101 + 101)
     assert found["bic"].kept["model"] == one + 4 * 2 * 10  # two numbers a phase
     assert found["lucir"].kept["model"] == 4 * (RESNET32 + 64 * 100 + 1)
 
@@ -48,6 +49,8 @@ def test_what_is_said_in_words(found):
     assert found["der"].keeps == "exemplars, 10 backbones" and found["joint"].keeps == "all images, the model"
     assert found["memo"].keeps == "exemplars, a backbone with 10 last stages"
     assert found["memo"].needs == "a backbone whose last stage can be added again"
+    assert found["foster"].keeps == "exemplars, the model"
+    assert found["foster"].needs == "the last model as teacher, the stage compress"
     assert found["ewc"].keeps.startswith("the model, numbers of 3.8 MB")
     assert found["podnet"].needs == "the last model as teacher, a backbone that shows its maps, the stage balance"
     assert found["lwf"].needs == "the last model as teacher, two classes a phase"
