@@ -39,7 +39,7 @@ def make(options: Options, *, beta1: Share | tuple[Share, ...] = 0.97, beta2: Sh
     def boosted(student, teacher, targets, classes):
         known = classes.old.any()
         at = (classes.now - 1).clamp(0, len(by_phase) - 1)
-        beta = sum(value * (at == place) for place, value in enumerate(by_phase))
+        beta = sum(value * (at == place).to(student.logits.dtype) for place, value in enumerate(by_phase))
         aligned = student.logits / torch.where(known, rarity(classes, beta, student.logits), 1.0)
         total = base.loss(student._replace(logits=aligned), None, targets, classes)
         of_new = base.loss(student._replace(logits=student.aux["new"][:, :-1]), None, targets, classes)

@@ -137,7 +137,7 @@ def _row(content: Mapping[str, Any], group: Group, protocol: str, key: str, row:
         group=group,
         recipe=own.get("recipe", ""),
         preset=own.get("preset", entry.get("preset", "")),
-        settings=tuple(own.get("set", ())),
+        settings=(*own.get("set", ()), *row.get("set", ())),
         differs=tuple(own.get("differs", ())),
     )
 
