@@ -1,7 +1,7 @@
 """Collects which recorded runs stand beside published rows: `python -m benchmarks.recorded`.
 
-Writes cil_func/studies/recorded.json, which an installed package has too, from the records in benchmarks/results/, and
-the table in cil_func/studies/reproduce.md.
+Writes cil_func/studies/recorded.json, which an installed package has too, from the records in benchmarks/results/, the
+table in cil_func/studies/reproduce.md, and that of the presets in README.md.
 """
 
 import json
@@ -12,16 +12,27 @@ from cil_func.runs import files
 from cil_func.studies import recorded
 
 PAGE = recorded.FILE.with_name("reproduce.md")
+README = RESULTS.parents[1] / "README.md"
 MARK = "<!-- python -m benchmarks.recorded writes this table -->\n"
 
 
 def main() -> int:
     found = collected()
     files.write_json(recorded.FILE, found)
-    before, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
-    files.write_text(PAGE, f"{before}{MARK}\n{recorded.markdown(found)}")
+    for page, table in ((PAGE, recorded.markdown(found)), (README, recorded.markdown_of_presets(found))):
+        files.write_text(page, with_table(page.read_text(encoding="utf-8"), table))
     print(recorded.markdown(found))
     return 0
+
+
+def with_table(page: str, table: str) -> str:
+    """Returns a page with another table behind MARK. table: Markdown; it ends in a line break, as the old one does."""
+    before, _, behind = page.partition(MARK)
+    lines = behind.lstrip("\n").splitlines(keepends=True)
+    while lines and lines[0].startswith("|"):
+        lines.pop(0)
+    rest = "".join(lines).lstrip("\n")
+    return f"{before}{MARK}\n{table}" + (f"\n{rest}" if rest else "")
 
 
 def collected() -> list[dict]:

@@ -42,8 +42,9 @@ def of_record(record: Mapping[str, Any], file: str) -> dict[str, Any] | None:
     """Returns the entry of a record in benchmarks/results/; None if it is of no published row on CIFAR-100.
 
     record: the content of the file. file: its name.
-    Keys: row; record, the file; average, last, forgetting, seconds; seed, device, precision; differs: {key: [value in
-    the row's recipe, here]} of all keys of the recipe that have an effect and differ.
+    Keys: row; record, the file; average, last, forgetting, seconds; seed, device, precision; preset: the name of the
+    preset that it was trained by, "" for none; differs: {key: [value in the row's recipe, here]} of all keys of the
+    recipe that have an effect and differ.
     """
     figures, conditions = record.get("figures", {}), record.get("conditions", {})
     given = conditions.get("config")
@@ -61,6 +62,7 @@ def of_record(record: Mapping[str, Any], file: str) -> dict[str, Any] | None:
         "forgetting": figures["forgetting"],
         "seconds": figures["seconds"],
         **{key: conditions[key] for key in ("seed", "device", "precision")},
+        "preset": _preset_of(config),
         "differs": recipe_differences(published_rows.config_of(row), config),
     }
 
@@ -70,11 +72,25 @@ def recipe_differences(a: Config, b: Config) -> dict[str, list[Any]]:
 
     Seed, device, processes and where the images are don't count. None: not set.
     """
-    return {
-        each["key"]: [each["a"], each["b"]]
-        for each in differences(a, b)
-        if each["used_by"] and not each["key"].startswith(_NO_RECIPE)
-    }
+
+    def effective(config: Config, key: str, value: Any) -> Any:
+        _, in_first_phase, name = key.rpartition("optim.first_phase.")
+        return getattr(config.optim, name) if in_first_phase and value is None else value
+
+    found = {}
+    for each in differences(a, b):
+        key = each["key"]
+        if each["used_by"] and not key.startswith(_NO_RECIPE):
+            values = [effective(a, key, each["a"]), effective(b, key, each["b"])]
+            if values[0] != values[1]:
+                found[key] = [each["a"], each["b"]]
+    return found
+
+
+def _preset_of(config: Config) -> str:
+    """Returns the name of the first preset for CIFAR-100 with the recipe of a configuration; "" if there is none."""
+    names = [name for name in configuration.presets() if name.startswith("cifar")]
+    return next((name for name in names if not recipe_differences(configuration.load(name), config)), "")
 
 
 def _row_of(config: Config) -> Published | None:
@@ -107,6 +123,26 @@ def markdown(recorded: Sequence[Mapping[str, Any]]) -> str:
             str(each["seed"]),
             differing(each["differs"]),
             f"`{each['record']}`",
+        ))  # fmt: skip
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def markdown_of_presets(recorded: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of the runs that were trained by presets, as Markdown. recorded: as in recorded.json."""
+    titles = ("command", "published row", "published", "ours", "seed", "record")
+    lines = [titles, ("---",) * len(titles)]
+    for each in recorded:
+        if not each["preset"]:
+            continue
+        row = published_rows.find(each["row"])
+        theirs = (published_rows.number(value, row) for value in (row.average, row.last))
+        lines.append((
+            f"`python train.py --config {each['preset']}`",
+            f"`{row.name}`",
+            " / ".join(theirs),
+            f"{number(each['average'])} / {number(each['last'])}",
+            str(each["seed"]),
+            f"[`{each['record']}`](benchmarks/results/{each['record']})",
         ))  # fmt: skip
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 

@@ -47,7 +47,11 @@ def test_the_recorded_runs_and_their_table_are_those_of_the_records():
     """`python -m benchmarks.recorded` writes both."""
     found = json.loads(json.dumps(collecting.collected()))
     assert json.loads(recorded.FILE.read_text()) == found
-    assert collecting.PAGE.read_text().endswith(f"{collecting.MARK}\n{recorded.markdown(found)}")
+    for page, table in (
+        (collecting.PAGE, recorded.markdown(found)), (collecting.README, recorded.markdown_of_presets(found))
+    ):  # fmt: skip
+        text = page.read_text()
+        assert text.count(f"{collecting.MARK}\n{table}") == 1 and collecting.with_table(text, table) == text
     fast = json.loads((ROOT / "benchmarks/results/cifar-fast-cuda.json").read_text())["figures"]
     best = recorded.of_row(published_rows.find("wa-b50-10"))[0]
     assert (best["average"], best["last"]) == (fast["average_incremental_accuracy"], fast["last_accuracy"])
@@ -55,6 +59,12 @@ def test_the_recorded_runs_and_their_table_are_those_of_the_records():
         "milestones",
         "cosine",
     ]
+
+
+def test_another_table_takes_the_place_of_the_one_before():
+    mark = collecting.MARK
+    assert collecting.with_table(f"a\n{mark}\n| x |\n| y |\n\nb\n", "| z |\n") == f"a\n{mark}\n| z |\n\nb\n"
+    assert collecting.with_table(f"a\n{mark}\nb\n", "| z |\n") == f"a\n{mark}\n| z |\n\nb\n"
 
 
 def test_a_record_by_the_rows_own_recipe_differs_in_nothing():
