@@ -98,21 +98,19 @@ def test_images_have_the_labels_of_their_classes(folders, names, tmp_path):
         assert made.class_names[made.scenario.class_order[label]] == name
 
 
-@pytest.mark.parametrize("method", ["der", "memo"])
-def test_a_network_that_grows_is_extended_too(method, folders, tmp_path, capsys):
+@pytest.mark.parametrize(("method", "other"), [("der", "memo"), ("memo", "foster"), ("foster", "der")])
+def test_a_network_that_grows_is_extended_too(method, other, folders, tmp_path, capsys):
     """Not equal to one run: the auxiliary head is drawn for all classes of a run at once."""
     assert run(folders["old"], tmp_path / "old", f"method.name={method}", "data.class_order=sorted") == 0
     assert extend(tmp_path / "old", folders["new"], tmp_path / "new") == 0
     before, after = (checkpoints.load_model(tmp_path / name) for name in ("old", "new"))
     name, (own,) = next(iter(before.params["backbone"])), before.params["backbone"].values()
-    other, kept = "memo", own
-    if method == "der":
-        found = after.params["frozen"]
-        kept = before.params["backbone"]
-    else:
-        other, found, kept = "der", after.params["backbone"][name]["earlier"], own["stage2"]
-    assert list(found) == ["0", "1"]
-    torch.testing.assert_close(found["1"], kept, rtol=0, atol=0)
+    found, kept = after.params.get("frozen", {}), before.params["backbone"]
+    if method == "memo":
+        found, kept = after.params["backbone"][name]["earlier"], own["stage2"]
+    assert list(found) == ([] if method == "foster" else ["0", "1"])
+    if found:
+        torch.testing.assert_close(found["1"], kept, rtol=0, atol=0)
     assert extend(tmp_path / "old", folders["new"], tmp_path / "no", f"method.name={other}") == 2
     assert f"{other} can't go on with the model of" in capsys.readouterr().err
     tests = sorted(tiny.images().glob("test/*/*"))[:12]
