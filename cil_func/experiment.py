@@ -59,7 +59,7 @@ def run(
         key, num_new = rng.fold_in(experiment.seed, "phase", phase.index), len(phase.classes)
         measure = partial(evaluate, experiment, phase)
 
-        student = partial(expand, experiment, phase, progress.learned, key)
+        student = partial(expand, experiment, phase, progress.learned, key, progress.exemplars)
         teach = partial(teacher, experiment, phase, progress.learned)
         if not progress.selected:  # a stopped run that had selected its exemplars had trained before
             progress = train(experiment, phase, progress, student, teach, key, emit=emit, hook=hook, evaluate=measure)
@@ -102,11 +102,11 @@ def _returning(progress: Progress) -> Callable[[], Progress]:
     return lambda: progress
 
 
-def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int) -> Model:
+def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int, exemplars: Memory) -> Model:
     """Returns the model that a phase starts from: the learned one with rows for the new classes, or a new one.
 
-    learned: the last phase's finished model; None in phase 0. key: the phase's seed. A new one is drawn in phase 0, and
-    in each phase of a method with `restart`.
+    learned: the last phase's finished model; None in phase 0. key: the phase's seed. exemplars: of the old
+    classes. A new model is drawn in phase 0, and in each phase of a method with `restart`.
     """
     network, method = experiment.network, experiment.method
     if learned is None or method.restart:
@@ -115,11 +115,12 @@ def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int
     model = network.expand(learned, key, len(phase.classes), phase.index)
     if method.imprint is None:
         return model
-    rows_of_new, when = phase.train_rows, f"phase {phase.index}"
-    features = experiment.forward.features(learned, experiment.train_images, rows_of_new, when=when)   # (N, D)
-    labels = experiment.scenario.train_labels[rows_of_new]
-    imprinted = method.imprint(model.params["classifier"], features, labels, rng.fold_in(key, "imprint"))
-    return Model({**model.params, "classifier": imprinted}, model.state)
+    kept = memory.rows(exemplars if method.imprints == "seen" else {})
+    rows = torch.cat([kept, phase.train_rows])
+    when = f"phase {phase.index}"
+    features = experiment.forward.features(learned, experiment.train_images, rows, when=when)          # (N, D)
+    labels, classes = experiment.scenario.train_labels[rows], experiment.classes(phase)
+    return Model(method.imprint(model.params, features, labels, classes, rng.fold_in(key, "imprint")), model.state)
 
 
 def fit(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tuple[Model, tree.Tree]:

@@ -48,6 +48,7 @@ TABLE = {
     "gem": Uses(memory=True),
     "memo": Uses(memory=True, align=True),
     "foster": Uses(memory=True, temperature=True, stages=("compress",)),
+    "coil": Uses(memory=True, distillation=True),
 }
 
 

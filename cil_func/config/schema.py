@@ -178,7 +178,7 @@ class Method(Table):
             "si", "rwalk",
             "il2m", "lwm",
             "derpp", "agem", "gem",
-            "memo", "foster",
+            "memo", "foster", "coil",
         ]
         | values.Own
     ) = "wa"  # fmt: skip

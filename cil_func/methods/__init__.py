@@ -6,6 +6,7 @@ from cil_func.methods import (
     agem,
     balanced,
     bic,
+    coil,
     der,
     derpp,
     eeil,
@@ -63,6 +64,7 @@ TABLE = {
     "gem": gem.make,
     "memo": memo.make,
     "foster": foster.make,
+    "coil": coil.make,
 }
 
 

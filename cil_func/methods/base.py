@@ -159,7 +159,8 @@ class Method:
     backbone beside the earlier ones, which are frozen; "pair": beside the last one, until a stage compresses both;
     "stage": a new last stage beside the earlier ones, on a shared rest of the backbone (the method says what is
     frozen); "rows": only the classifier grows.
-    extra: what is remembered; None: nothing. imprint: sets the new rows; None: they stay as drawn.
+    extra: what is remembered; None: nothing. imprint: sets the new rows; None: they stay as drawn. imprints: from the
+    images of the "new" classes, or of all classes "seen", of old ones the exemplars.
     stages: more trainings, which follow in phases that have old classes.
     hold_out: share of each old class's exemplars that is kept from training, for stages on "held_out" rows, and of each
     new class as many images as that is of the largest old one; 0: none.
@@ -188,6 +189,7 @@ class Method:
     grow: Literal["rows", "backbone", "stage", "pair"] = "rows"
     extra: Extra | None = None
     imprint: Imprint | None = None
+    imprints: Literal["new", "seen"] = "new"
     rectify: Rectify | None = None
     stages: tuple[Stage, ...] = ()
     hold_out: float = 0.0

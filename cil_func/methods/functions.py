@@ -117,10 +117,13 @@ class Rectify(Protocol):
 
 
 class Imprint(Protocol):
-    """(rows, features (N, D), labels (N,), key) -> rows, those of the new classes set by their images' features.
+    """(params, features (N, D), labels (N,), classes, key) -> params, the head's set by features.
 
-    Called once at the start of each later phase. rows: of the K classes seen, the new ones drawn at random. features:
-    of the new classes' images, un-augmented, by the last phase's model; on the CPU, as labels, int64. key: a seed.
+    Called once at the start of each later phase. params: with rows of the K classes seen, the new ones drawn at random.
+    features: of the images that `Method.imprints` says, un-augmented, by the last phase's model; on the CPU, as labels,
+    int64, and classes, the phase's. key: a seed.
     """
 
-    def __call__(self, rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int, /) -> Tree: ...
+    def __call__(
+        self, params: Tree, features: torch.Tensor, labels: torch.Tensor, classes: Classes, key: int, /
+    ) -> Tree: ...

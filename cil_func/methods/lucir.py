@@ -19,6 +19,7 @@ from cil_func import losses
 from cil_func.methods import balance, replay
 from cil_func.methods.base import Method, Options
 from cil_func.networks import cosine
+from cil_func.networks.head import of_rows
 
 
 def make(
@@ -43,7 +44,7 @@ def make(
     stages = balance.stage(loss, epochs=tuned_epochs, rate=0.01, teacher="last")
     return replace(
         base, name="lucir", loss=loss, head=cosine.HEAD, final_relu=False, rows_trained="new", uses_teacher=True,
-        imprint=cosine.imprint, stages=stages,
+        imprint=of_rows(cosine.imprint), stages=stages,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from cil_func import losses
 from cil_func.methods import balance, replay
 from cil_func.methods.base import Method, Options
 from cil_func.networks import proxies as proxy_head
+from cil_func.networks.head import of_rows
 
 MAPS = ("stage0", "stage1", "stage2", "final")
 
@@ -37,7 +38,7 @@ def make(options: Options, *, proxies: int = 10, pod: float = 3.0, flat: float =
 
     return replace(
         replay.make(options), name="podnet", loss=loss, head=proxy_head.head(proxies), taps=pool, final_relu=False,
-        rows_trained="new", uses_teacher=True, clamp=5.0, imprint=proxy_head.centres,
+        rows_trained="new", uses_teacher=True, clamp=5.0, imprint=of_rows(proxy_head.centres),
         stages=balance.stage(balanced, epochs=tuned_epochs, rate=0.05, clamp=5.0),
     )  # fmt: skip
 

@@ -77,3 +77,18 @@ class Head:
 
 
 LINEAR = Head()
+
+
+class SetRows(Protocol):
+    """(rows, features (N, D), labels (N,), key) -> rows, those of the labels set by their features. key: a seed."""
+
+    def __call__(self, rows: Tree, features: torch.Tensor, labels: torch.Tensor, key: int, /) -> Tree: ...
+
+
+def of_rows(set_rows: SetRows):
+    """Returns the `methods.base.Imprint` that sets the classifier's rows, and nothing else, by `set_rows`."""
+
+    def imprint(params: Tree, features: torch.Tensor, labels: torch.Tensor, classes: Classes, key: int) -> Tree:
+        return {**params, "classifier": set_rows(params["classifier"], features, labels, key)}
+
+    return imprint

@@ -32,7 +32,8 @@ class Classes(NamedTuple):
     seen: (C,) bool, this phase's classes included. old: (C,) bool, those seen before this phase.
     phase: (C,) int64, the phase in which each class arrives. now: () int64, the index of this phase.
     counts: (C,) int64, how many images of each class this stage trains on.
-    The last three are None where a caller has no use for them.
+    progress: () float, which share of the stage's epochs is done: 0 in its first epoch, below 1 in its last one.
+    The last four are None where a caller has no use for them.
     """
 
     seen: torch.Tensor
@@ -41,6 +42,7 @@ class Classes(NamedTuple):
     phase: torch.Tensor = None  # type: ignore[assignment]  # see above
     now: torch.Tensor = None  # type: ignore[assignment]  # see above
     counts: torch.Tensor = None  # type: ignore[assignment]  # see above
+    progress: torch.Tensor = None  # type: ignore[assignment]  # see above
 
     @property
     def new(self) -> torch.Tensor:
@@ -49,7 +51,7 @@ class Classes(NamedTuple):
 
 
 def classes_of(sizes: list[int], now: int, *, device: torch.device | str = "cpu") -> Classes:
-    """Returns the `Classes` of phase `now`; counts is None.
+    """Returns the `Classes` of phase `now`; counts and progress are None.
 
     sizes: how many classes each phase of the run brings. now: 0, 1, ... device: where the tensors are made.
     """

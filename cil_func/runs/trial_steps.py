@@ -35,7 +35,7 @@ def train(
         zeros = partial(torch.zeros, dtype=made.dtype)
         extra = {LOGITS: {str(label): zeros(len(rows), num_old) for label, rows in kept.items()}}
     progress = Progress(phase=phase.index, learned=learned, exemplars=kept, extra=extra)
-    student = partial(experiment.expand, made, phase, progress.learned, key)
+    student = partial(experiment.expand, made, phase, progress.learned, key, progress.exemplars)
     teach = partial(experiment.teacher, made, phase, progress.learned)
     nothing: Callable[..., dict] = lambda *_, **__: {"top1": None}  # noqa: E731
     try:

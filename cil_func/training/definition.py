@@ -87,9 +87,10 @@ class Experiment:
         return self.train_images, scenario.train_labels, torch.cat([each.validation_rows for each in seen])
 
     def classes(self, phase: Phase, device: torch.device | str = "cpu") -> Classes:
-        """Returns the `Classes` of a phase, without counts: which of the run's C classes are seen by its end or old.
+        """Returns the `Classes` of a phase: which of the run's C classes are seen by its end or old.
 
-        It also says in which phase each class arrives. device: where its tensors are made.
+        It also says in which phase each class arrives. It has neither counts nor progress. device: where its tensors
+        are made.
         """
         return classes_of(self.sizes(self.scenario.phases[-1]), phase.index, device=device)
 

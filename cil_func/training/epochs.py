@@ -108,6 +108,8 @@ def fit(
         for chunk in upcoming:
             if rate is None:
                 rate = torch.tensor(numbers.rate(epoch), dtype=numbers.dtype, device=chunk.batch.labels.device)
+                if steps.classes.progress is not None:  # in place, where a captured step reads it
+                    steps.classes.progress.fill_(epoch / numbers.epochs)
             for taught, batch, total in _batches(teach(chunk.batch.images), chunk):
                 position = Position(epoch, step)
                 before_step(position)

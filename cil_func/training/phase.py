@@ -117,7 +117,10 @@ def train(
             recipe,
             held.pop,  # the state that a stage begins with is not kept
             data,
-            classes=experiment.classes(phase, experiment.device)._replace(counts=data.counts(experiment.num_classes)),
+            classes=experiment.classes(phase, experiment.device)._replace(
+                counts=data.counts(experiment.num_classes),
+                progress=torch.zeros((), dtype=experiment.dtype, device=experiment.device),
+            ),
             teach=_teacher_before(experiment, phase, own, learned) if own else teach(used=each.uses_teacher),
             key=rng.fold_in(key, "stage", each.name) if each.name else key,
             phase=phase.index,

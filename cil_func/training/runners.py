@@ -127,7 +127,7 @@ def float32_precision(device: str) -> dict[str, str]:
 class EagerSteps:
     """Threads a train state through a step: call it once for each batch with (taught, batch, rate[, seed]), then read.
 
-    step: see `training.step.join`. classes: the phase's, on the device.
+    step: see `training.step.join`. classes: the phase's, on the device; who calls sets their `progress`, in place.
     taught: the teacher's outputs for the batch, or None. rate: the learning rate, 0-d, on the device.
     seed: the key of what the step draws from torch's global generator; None: it draws nothing.
     totals: the measures to go on from; they add up on the device until `measures` is called. None: 0.
@@ -142,12 +142,12 @@ class EagerSteps:
         totals: Measures | None = None,
         changing: Callable[[], None] = lambda: None,
     ):
-        self._step, self._train_state, self._classes = step, train_state, classes
+        self._step, self._train_state, self.classes = step, train_state, classes
         self._totals, self._changing = totals or nothing_measured(train_state), changing
 
     def __call__(self, taught: Outputs | None, batch: AnyBatch, rate: torch.Tensor, seed: int | None = None) -> None:
         with rng.seeded(seed, rate.device):
-            train_state, measures = self._step(self._train_state, taught, batch, self._classes, rate)
+            train_state, measures = self._step(self._train_state, taught, batch, self.classes, rate)
         totals = tree.map(torch.add, self._totals, measures)
         self._changing()
         self._train_state, self._totals = train_state, totals
@@ -191,7 +191,7 @@ class CapturedSteps:
         self._step, self._changing, self._most = step, changing, most
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Outputs | None, AnyBatch, torch.Tensor] | None = None
-        self._train_state, self._classes = tree.map(torch.clone, (train_state, classes))
+        self._train_state, self.classes = tree.map(torch.clone, (train_state, classes))
         self._totals = tree.map(torch.clone, totals or nothing_measured(train_state))
 
     def __call__(self, taught: Outputs | None, batch: AnyBatch, rate: torch.Tensor, seed: int | None = None) -> None:
@@ -205,13 +205,13 @@ class CapturedSteps:
         self._changing()
         with rng.seeded(seed, rate.device):  # anew: a capture draws as well
             if not self._graph or rows != captured:
-                self._write(self._step(self._train_state, taught, batch, self._classes, rate))
+                self._write(self._step(self._train_state, taught, batch, self.classes, rate))
                 return
             tree.write(inputs, into=self._inputs)
             self._graph.replay()
 
     def _capture(self, taught: Outputs | None, batch: AnyBatch, rate: torch.Tensor) -> torch.cuda.CUDAGraph:
-        arguments = (self._train_state, taught, batch, self._classes, rate)
+        arguments = (self._train_state, taught, batch, self.classes, rate)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # the step is pure: what it returns here is dropped, and nothing has changed

@@ -56,7 +56,7 @@ def test_the_rows_are_the_same_from_one_phase_and_from_six(name):
 def test_the_backbone_is_trained_in_phase_0_or_never_and_no_image_is_kept(name):
     made, progress, results = learned(name, 2, True)
     never = learned(name, 2)[1]
-    first = experiment.expand(made, made.scenario.phases[0], None, 0).params["backbone"]
+    first = experiment.expand(made, made.scenario.phases[0], None, 0, {}).params["backbone"]
     drawn = made.network.init(0, 2)  # same shapes
     assert tree.size(first) == tree.size(drawn.params["backbone"])
     assert [made.recipe(phase, "").epochs for phase in (0, 1, 2)] == [1, 0, 0]

@@ -31,7 +31,7 @@ SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
 CONSTANT = methods.Options(kd_weight=0.3)  # no binary fraction: rounded to float32 it would be another weight
 LAMBDA = OLD / SEEN
 # no cross-entropy, or they need more than logits
-OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm", "memo", "foster")
+OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm", "memo", "foster", "coil")
 BY_LOGITS = [name for name in methods.TABLE if name not in OTHER_LOSSES]
 
 
@@ -166,6 +166,7 @@ def test_declarations():
         "derpp": (True, False, "arrived", False, "logits"),
         "agem": (True, False, "arrived", False, "logits"),
         "gem": (True, False, "arrived", False, "logits"),
+        "coil": (True, True, "new", False, "logits"),
     }
     for name, declared in expected.items():
         method = methods.make(name, methods.Options())

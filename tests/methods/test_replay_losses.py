@@ -129,7 +129,7 @@ def test_no_logit_of_a_class_to_come_counts(name):
     assert (slope[:, SEEN:] == 0).all() and slope[:, :SEEN].all()
 
 
-@pytest.mark.parametrize("name", ["icarl-bce", "balanced", "eeil", "lucir", "lwm"])
+@pytest.mark.parametrize("name", ["icarl-bce", "balanced", "eeil", "lucir", "lwm", "coil"])
 def test_padding_and_norm_groups_count_as_they_should(name, monkeypatch):
     stage = "balance" if name == "balanced" else ""
     tiny.shallow(monkeypatch)

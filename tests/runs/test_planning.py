@@ -101,7 +101,7 @@ def test_the_plan_counts_what_a_stage_trains_on(method, share):
             assert counting.stage_images(made, stage, phase.index) == len(found) > 0
 
 
-@pytest.mark.parametrize("method", ["podnet", "lucir", "lwm"])
+@pytest.mark.parametrize("method", ["podnet", "lucir", "lwm", "coil"])
 def test_a_method_that_needs_feature_maps_is_refused_a_backbone_without_them(method):
     with pytest.raises(ConfigError, match=f"timm:test_vit shows no feature maps, which {method} needs"):
         build(f"method.name={method}", "model.backbone=timm:test_vit", "data.image_size=16")

@@ -37,6 +37,7 @@ CASES = [  # method, backbone, precision
     ("si", "resnet20", "float32"),
     ("rwalk", "resnet20", "float32"),
     ("derpp", "resnet20", "float32"),
+    ("coil", "resnet20", "float32"),
     ("icarl", "timm:test_resnet", "float32"),
     ("wa", "timm:test_resnet", "float64"),
 ]

@@ -43,6 +43,7 @@ def test_bytes_are_those_of_images_and_numbers(found):
     assert found["foster"].kept["model"] == 4 * (RESNET32 + 2 * 64 * 100 + 100 + 64 * 101 + 101)
     assert found["bic"].kept["model"] == one + 4 * 2 * 10  # two numbers a phase
     assert found["lucir"].kept["model"] == 4 * (RESNET32 + 64 * 100 + 1)
+    assert found["coil"].kept["model"] == found["lucir"].kept["model"] + 4 * (100 * 100 + 64 * 100)  # plan and rows
 
 
 def test_what_is_said_in_words(found):

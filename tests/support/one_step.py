@@ -54,7 +54,7 @@ def take(name, stage, phase, batch, *, norm_batch=0, taught=None, dtype=torch.fl
     padded = bool((batch.labels == step_state.PADDING).any())
     parts = step.make(each, network, optimiser, preprocess, dtype=dtype, norm_batch=norm_batch, padded=padded)
     begun, taught = step_state.start(each, optimiser, params, state), taught or teach(batch.images)
-    classes = classes_of(SIZES, phase)._replace(counts=COUNTS)
+    classes = classes_of(SIZES, phase)._replace(counts=COUNTS, progress=torch.tensor(0.5, dtype=dtype))
     return step.join(parts)(begun, taught, batch, classes, torch.tensor(RATE, dtype=dtype))
 
 

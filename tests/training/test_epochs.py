@@ -70,6 +70,21 @@ def test_runs_every_batch_at_the_epochs_rate_and_reports_means():
     assert [[event[name] for name in norms] for event in epochs] == [[1.0, 2.0, 3.0], [0.5, 1.0, 1.5]]
 
 
+def test_each_step_is_told_which_share_of_the_epochs_is_done():
+    """Also where the training goes on in the middle; and classes without it stay without it."""
+    seen = []
+
+    def step(train_state, taught, batch, classes, rate):
+        seen.append(float(classes.progress))
+        return count_step(train_state, taught, batch, classes, rate)
+
+    for first, expected in (((0, 0), [0.0] * 3 + [0.25] * 3), ((1, 2), [0.25])):
+        steps = EagerSteps(step, start(), CLASSES._replace(progress=torch.zeros(())))
+        fit(steps, numbers(epochs=4), chunks=chunks, teach=lambda images: None, emit=lambda event: None, start=first)
+        assert seen[: len(expected)] == expected and seen[-3:] == [0.75] * 3
+        seen.clear()
+
+
 @pytest.mark.parametrize("padded", [0, 3])
 def test_the_teacher_sees_a_chunk_at_a_time_and_each_batch_gets_its_part(padded):
     seen, given = [], []
@@ -98,6 +113,8 @@ def test_the_next_epoch_is_asked_for_before_this_ones_loss_is_read():
             return 1.0
 
     class Steps:
+        classes = CLASSES
+
         def __call__(self, *arguments):
             pass
 

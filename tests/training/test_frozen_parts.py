@@ -38,7 +38,7 @@ def test_a_run_with_frozen_parts_goes_on_from_any_border_with_the_same_bits(name
     words = [*tiny.settings(folder=tiny.images(4, 9)), *SETTINGS, f"method.name={name}"]
     made, borders = setup.build(load("digits", words)).experiment, Borders()
     expected = run(made, hook=borders).learned
-    drawn = experiment.expand(made, made.scenario.phases[0], None, 0).params  # another key: other weights
+    drawn = experiment.expand(made, made.scenario.phases[0], None, 0, {}).params  # another key: other weights
     for parts, record in borders.found:
         found = run(made, unpack(parts, record, device=CPU)).learned
         tree.map(lambda mine, theirs: torch.testing.assert_close(mine, theirs, rtol=0, atol=0), found, expected)

@@ -268,6 +268,17 @@ def test_states_are_threaded_and_measures_add_up_until_they_are_read(threader):
     assert steps.snapshot()[0].params["sum"] == 79
 
 
+def test_the_progress_that_is_set_between_steps_reaches_the_next_ones(threader):
+    def step(train_state, taught, batch, classes, rate):
+        return count_step(train_state, taught, batch, classes, rate + classes.progress)
+
+    steps = threader(step, count_state(), classes_of(2, 0)._replace(progress=torch.tensor(0.0)))
+    steps(*count_inputs(1, 2), torch.tensor(3.0))  # 1 * 3 + 4
+    steps.classes.progress.fill_(0.5)
+    steps(*count_inputs(1, 2), torch.tensor(3.0))  # 7 * 3.5 + 4
+    assert steps.snapshot()[0].params["sum"] == 28.5
+
+
 def test_whatever_ends_a_step_before_the_change_has_changed_nothing(threader):
     """An exception of the step itself, as a signal in its compilation, and of the last moment."""
     ends = []
