@@ -67,7 +67,7 @@ def base(folders, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic", "eeil", "si", "derpp"])
+@pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic", "eeil", "si", "derpp", "coil"])
 def test_extending_twice_is_one_run_of_all_phases(method, folders, names, tmp_path):
     chosen = [f"method.name={method}", *[f"optim.{name}.epochs=1" for name in effects.STAGES.get(method, ())]]
     order = [names[index] for index in (2, 0, 3, 1)]  # not that of the class indices
