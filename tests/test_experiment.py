@@ -35,7 +35,7 @@ def learned_model(device: str = "cpu") -> Model:
 
 
 def train(made: experiment.Experiment, phase, progress: Progress, *, emit=lambda event: None, hook=None) -> Progress:
-    student = partial(experiment.expand, made, phase, progress.learned, 7)
+    student = partial(experiment.expand, made, phase, progress.learned, 7, progress.exemplars)
     teach = partial(experiment.teacher, made, phase, progress.learned)
     return experiment.train(
         made, phase, progress, student, teach, 7, emit=emit, hook=hook or SaveHook(), evaluate=lambda *_, **__: {}
@@ -64,7 +64,7 @@ def test_in_phase_0_the_teacher_says_zeros_of_the_later_shapes_and_dtypes(method
     """Else the phases would be two graphs. A method that uses no teacher has none in any phase."""
     made = build(method)
     images, phases = made.train_images.pixels[:7], made.scenario.phases
-    used, learned = made.method.uses_teacher, experiment.expand(made, phases[0], None, 7)
+    used, learned = made.method.uses_teacher, experiment.expand(made, phases[0], None, 7, {})
     first = experiment.teacher(made, phases[0], None, used=used)(images)
     later = experiment.teacher(made, phases[1], learned, used=used)(images)
     if method == "finetune":

@@ -195,7 +195,7 @@ def learn(ready: setup.Setup, stop: tuple[int, int] | None = None, begun: Progre
     phase = made.scenario.phases[0]
     try:
         return experiment.train(
-            made, phase, begun or Progress(), partial(experiment.expand, made, phase, None, 7),
+            made, phase, begun or Progress(), partial(experiment.expand, made, phase, None, 7, {}),
             partial(experiment.teacher, made, phase, None), 7,
             emit=lambda event: None, hook=hook, evaluate=lambda *_, **__: {},
         )  # fmt: skip
