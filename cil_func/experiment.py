@@ -115,9 +115,8 @@ def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int
     model = network.expand(learned, key, len(phase.classes), phase.index)
     if method.imprint is None:
         return model
-    kept = memory.rows(exemplars if method.imprints == "seen" else {})
+    kept, when = memory.rows(exemplars if method.imprints == "seen" else {}), f"phase {phase.index}"
     rows = torch.cat([kept, phase.train_rows])
-    when = f"phase {phase.index}"
     features = experiment.forward.features(learned, experiment.train_images, rows, when=when)          # (N, D)
     labels, classes = experiment.scenario.train_labels[rows], experiment.classes(phase)
     return Model(method.imprint(model.params, features, labels, classes, rng.fold_in(key, "imprint")), model.state)
