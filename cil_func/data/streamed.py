@@ -60,7 +60,7 @@ class Streamed:
         count = sum(-(-len(part.rows) // most) for part in parts)
         workers = min(self.workers or 0, count) if count > 1 else 0
         change = _Change(augment) if augment and (augment.window or augment.by_pillow) else None
-        loaded = loading.start(self.table, _pieces(parts, most), change=change, workers=workers)
+        loaded = loading.start(self.table, _pieces(parts, most), change=change, workers=workers, most=most)
         return self._assembled(loaded, parts, most)
 
     def _assembled(self, loaded: Generator[loading.Loaded], parts: Sequence[Part], most: int) -> Generator[Tensor]:

@@ -39,9 +39,11 @@ def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: int) -> Tensor:
 
 def mirror(images: Tensor, flip: Tensor) -> Tensor:
     """Returns images (B, H, W, 3), those mirrored left to right for which flip, bool (B,) on the host, is true."""
-    rows, mirrored = torch.nonzero(flip).flatten().to(images.device, non_blocking=True), images.clone()
-    mirrored[rows] = images[rows].flip(2)
-    return mirrored
+    rows, places = torch.nonzero(flip).flatten(), torch.arange(len(images))
+    places[rows] = len(images) + torch.arange(len(rows))
+    rows, places = (each.to(images.device, non_blocking=True) for each in (rows, places))
+    # Half the time of writing the mirrored ones over a copy by their numbers, which goes byte by byte.
+    return torch.cat((images, images.index_select(0, rows).flip(2))).index_select(0, places)
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:

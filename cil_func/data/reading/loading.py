@@ -4,6 +4,8 @@ What is decoded, in which order and by which seed is decided before: nothing dep
 """
 
 import gc
+import mmap
+import multiprocessing
 import os
 import signal
 import threading
@@ -44,7 +46,8 @@ def piece(rows: Sequence[int]) -> Piece:
 class Loaded(NamedTuple):
     """A piece, decoded.
 
-    pixels: uint8 (B, H, W, 3); undefined for the files in `faults`. faults: (row, why its file can't be used).
+    pixels: uint8 (B, H, W, 3), which may change once the next piece is taken; undefined for the files in `faults`.
+    faults: (row, why its file can't be used).
     """
 
     pixels: np.ndarray
@@ -64,22 +67,24 @@ class Change(Protocol):
 
 
 def start(
-    table: FileTable, pieces: Iterable[Piece], *, change: Change | None, workers: int, keep: bool = True
+    table: FileTable, pieces: Iterable[Piece], *, change: Change | None, workers: int, keep: bool = True, most: int = 0
 ) -> Generator[Loaded]:
     """Returns a generator of the pieces, decoded, in their order. Workers start in this call, and end with it.
 
     table: the files. pieces: may be iterated once, ahead of what is taken. change: what to do with images, None:
     nothing. workers: how many processes decode; 0: the thread that takes pieces does it. keep: whether pixels are
-    wanted; if not, the arrays are empty, and only files that can't be used are found.
+    wanted; if not, the arrays are empty, and only files that can't be used are found. most: how many images a piece
+    has at most, for memory through which workers hand over pixels; 0: not known, a pipe takes them, which is slower.
     """
     if not workers:
         image_file.hush()
+    slots = _slots(workers, (most, *table.shape[1:])) if keep and most and workers else None
     with warnings.catch_warnings():  # of more workers than cores, and since 3.12 of a fork beside threads
         warnings.simplefilter("ignore")
         loader = DataLoader(
-            _Decoder(table, change, keep),
+            _Decoder(table, change, keep, slots),
             batch_size=None,
-            sampler=pieces,
+            sampler=enumerate(pieces),
             num_workers=workers,
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch's hint forgets that batch_size may be None
             worker_init_fn=partial(_begin_worker, os.getpid()),
@@ -87,7 +92,7 @@ def start(
             generator=torch.Generator(),  # else it would draw from the global one
         )
         loaded = iter(loader)
-    return (piece for piece in loaded)
+    return (_taken(sent, number, slots) for number, sent in enumerate(loaded))
 
 
 def read(table: FileTable, row: int, change: Change | None = None, seed: int | None = None) -> np.ndarray:
@@ -114,14 +119,53 @@ def refuse(table: FileTable, faults: list[tuple[int, str]]) -> None:
         raise DataError(*(f"image {table.path(row)}: {reason}; repair or put it back" for row, reason in faults))
 
 
+class _Sent(NamedTuple):
+    """What a worker sends of a piece. count: of its images. pixels: None if they are in the piece's slot. faults: see
+    `Loaded`."""
+
+    count: int
+    pixels: np.ndarray | None
+    faults: list[tuple[int, str]]
+
+
+def _slots(workers: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Returns memory that the workers will share with this process: a slot for each piece that may be on its way.
+
+    shape: of a slot. Returns None if there is no such memory, or if workers aren't forked, which would not inherit it.
+    A piece has the slot number % len(slots). When a piece is handed out, AHEAD pieces a worker are behind it, all in
+    other slots. Memory without a file is not limited as /dev/shm is, to 64 MB in many containers.
+    """
+    count = workers * AHEAD + 1
+    if multiprocessing.get_start_method() != "fork":
+        return None
+    try:
+        memory = mmap.mmap(-1, count * int(np.prod(shape)))
+    except OSError:
+        return None
+    return np.frombuffer(memory, dtype=np.uint8).reshape(count, *shape)
+
+
+def _taken(sent: _Sent, number: int, slots: np.ndarray | None) -> Loaded:
+    """Returns the piece of this number, as a worker has sent it."""
+    if sent.pixels is not None:
+        return Loaded(sent.pixels, sent.faults)
+    assert slots is not None
+    return Loaded(slots[number % len(slots), : sent.count], sent.faults)
+
+
 class _Decoder(Dataset):
-    """What a worker does: `decoder[piece]` is the piece, decoded."""
+    """What a worker does: `decoder[number, piece]` is the piece, decoded. slots: see `_slots`; None: none."""
 
-    def __init__(self, table: FileTable, change: Change | None, keep: bool) -> None:
-        self.table, self.change, self.keep = table, change, keep
+    def __init__(self, table: FileTable, change: Change | None, keep: bool, slots: np.ndarray | None) -> None:
+        self.table, self.change, self.keep, self.slots = table, change, keep, slots
 
-    def __getitem__(self, piece: Piece) -> Loaded:
-        pixels = np.zeros((len(piece.rows), *self.table.shape[1:]), dtype=np.uint8)
+    def __getitem__(self, numbered: tuple[int, Piece]) -> _Sent:
+        number, piece = numbered
+        count = len(piece.rows)
+        if self.slots is None:
+            pixels = np.zeros((count, *self.table.shape[1:]), dtype=np.uint8)
+        else:
+            pixels = self.slots[number % len(self.slots), :count]
         faults: list[tuple[int, str]] = []
         seeds = piece.draws.get("window")
         for slot, row in enumerate(piece.rows.tolist()):
@@ -130,13 +174,17 @@ class _Decoder(Dataset):
             except UnreadableError as error:
                 faults.append((row, str(error)))
         if self.change and not faults:
-            pixels = self.change.apply(pixels, piece.draws)
-        # A numpy array goes through a pipe. A tensor would go through /dev/shm, which has 64 MB in many containers.
-        return Loaded(pixels if self.keep else pixels[:0], faults)
+            changed = self.change.apply(pixels, piece.draws)
+            if self.slots is None:
+                pixels = changed
+            elif changed is not pixels:
+                pixels[:] = changed
+        # A numpy array goes through a pipe. A tensor would go through /dev/shm, as `_slots` says of it.
+        return _Sent(count, None if self.slots is not None else pixels if self.keep else pixels[:0], faults)
 
 
-def _as_it_is(loaded: Loaded) -> Loaded:
-    return loaded
+def _as_it_is(sent: _Sent) -> _Sent:
+    return sent
 
 
 def _begin_worker(parent: int, worker: int) -> None:

@@ -150,7 +150,7 @@ def _write(
     index.truncate(0)  # it appends wherever it has been read
     index.writelines([packed.line(wanted), *map(packed.line, blocks)])
     pieces = [range(start, min(start + most, len(table))) for start in range(0, len(table), most)][len(blocks) :]
-    loaded = loading.start(table, map(loading.piece, pieces), change=None, workers=workers)
+    loaded = loading.start(table, map(loading.piece, pieces), change=None, workers=workers, most=most)
     tell = _teller(path, len(table), size)
     with open(part, "ab") as data, closing(loaded), image_file.quiet():
         data.truncate(done)  # it appends
