@@ -120,10 +120,12 @@ def refuse(table: FileTable, faults: list[tuple[int, str]]) -> None:
 
 
 class _Sent(NamedTuple):
-    """What a worker sends of a piece. count: of its images. pixels: None if they are in the piece's slot. faults: see
-    `Loaded`."""
+    """What a worker sends of a piece.
 
-    count: int
+    images: how many it has. pixels: None if they are in the piece's slot. faults: see `Loaded`.
+    """
+
+    images: int
     pixels: np.ndarray | None
     faults: list[tuple[int, str]]
 
@@ -150,7 +152,7 @@ def _taken(sent: _Sent, number: int, slots: np.ndarray | None) -> Loaded:
     if sent.pixels is not None:
         return Loaded(sent.pixels, sent.faults)
     assert slots is not None
-    return Loaded(slots[number % len(slots), : sent.count], sent.faults)
+    return Loaded(slots[number % len(slots), : sent.images], sent.faults)
 
 
 class _Decoder(Dataset):
