@@ -205,6 +205,17 @@ def test_each_size_is_compiled_once_and_reported_around_it(counters, fresh_dynam
     assert all(event["seconds"] > 0 for event in events[1::2])
 
 
+def test_another_structure_of_the_first_argument_is_reported_too(monkeypatch):
+    """As the step of a backbone with one more last stage in each phase, which torch compiles anew."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    events = []
+    run = runners.compiled(lambda params, x: sum(params.values()) + x, full=lambda params, x: len(x))
+    with runners.reported(events.append):
+        for count in (1, 2, 1, 2):
+            run({str(number): torch.zeros(3) for number in range(count)}, torch.zeros(3))
+    assert [event["event"] for event in events] == ["compiling", "compiled"] * 2
+
+
 def test_more_sizes_than_torchs_own_limit_end_no_run(counters, fresh_dynamo):
     run = runners.compiled(lambda x: x + 1, full=len)
     for size in range(2, 14):
