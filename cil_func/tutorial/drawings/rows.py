@@ -124,14 +124,16 @@ def reliability(curves: Mapping[str, Sequence[tuple[int, float, float]]]) -> Fig
     axes = figure.add_subplot()
     axes.plot([0, 100], [0, 100], color="black", linestyle=":", label="calibrated")
     styles = [(ORANGE, "s", "--"), (BLUE, "o", "-")]
-    beside = [{"xytext": (8, -12), "ha": "left"}, {"xytext": (-7, 6), "ha": "right"}]
-    for (label, bins), (colour, marker, line), where in zip(curves.items(), styles, beside, strict=False):
+    beside = [((8, -12), "left"), ((-7, 6), "right")]  # of a point: its number
+    for (label, bins), (colour, marker, line), (shift, side) in zip(curves.items(), styles, beside, strict=False):
         used = [(number, 100 * confidence, 100 * right) for number, confidence, right in bins if number]
         numbers, x, y = zip(*used, strict=True)
         axes.plot(x, y, color=colour, linestyle=line, linewidth=1, alpha=0.5)
         axes.scatter(x, y, [16 + 2 * number for number in numbers], color=colour, marker=marker, label=label)
-        for number, *place in used:
-            axes.annotate(str(number), place, **where, textcoords="offset points", color=colour, fontsize=9)
+        for number, across, up in used:
+            axes.annotate(
+                str(number), (across, up), shift, textcoords="offset points", ha=side, color=colour, fontsize=9
+            )
     axes.set(xlabel="mean confidence of the bin (%)", ylabel="right predictions (%)", xlim=(0, 106), ylim=(0, 108))
     axes.legend(frameon=False)
     return figure
