@@ -32,7 +32,7 @@ class Borders(SaveHook):
         self.found.append((packing.tree_from_bytes(b"".join(packing.chunks(parts))), record))
 
 
-@pytest.mark.parametrize("name", ["wa", "der"])
+@pytest.mark.parametrize("name", ["wa", "der", "memo"])
 def test_a_run_with_frozen_parts_goes_on_from_any_border_with_the_same_bits(name, monkeypatch):
     tiny.shallow(monkeypatch)
     words = [*tiny.settings(folder=tiny.images(4, 9)), *SETTINGS, f"method.name={name}"]
