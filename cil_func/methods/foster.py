@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import torch
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
 from cil_func import losses
 from cil_func.methods import replay
@@ -25,9 +25,10 @@ from cil_func.methods.base import Method, Options, Stage
 from cil_func.networks import auxiliary
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
+Shares = Annotated[tuple[Share, ...], MinLen(1)]
 
 
-def make(options: Options, *, beta1: Share | tuple[Share, ...] = 0.97, beta2: Share = 0.97) -> Method:
+def make(options: Options, *, beta1: Share | Shares = 0.97, beta2: Share = 0.97) -> Method:
     """Returns FOSTER. options.temperature: T of both trainings.
 
     beta1, beta2: b of the boosting and of the compression; 0: all w are 1. Of beta1 also one number for each phase from
