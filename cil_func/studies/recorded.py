@@ -19,7 +19,9 @@ from cil_func.studies.differences import differences
 
 FILE = Path(__file__).with_name("recorded.json")
 _COMPARED = "resnet32"  # the group of published rows that records on CIFAR-100 belong to
-_NO_RECIPE = ("run.", "checkpoint.", "data.name", "data.path", "data.image_size")  # machine, or the same images
+_NO_RECIPE = (  # the machine, or the same images
+    "run.", "checkpoint.", "data.name", "data.path", "data.image_size", "data.storage", "data.workers", "data.packed",
+)  # fmt: skip
 
 
 @cache
