@@ -219,5 +219,23 @@ def compared(old: Path, new: Path) -> dict[str, float]:
     return {f"{new.name}_kept_{name}": kept[name] for name in names}
 
 
+def markdown(figures: dict[str, float]) -> str:
+    """Returns the table of a record's figures as Markdown, a row for each run; benchmarks/README.md has it."""
+    titles = ("classes", "accuracy", "on images that no run had", "old classes", "were right, are wrong", "exemplars",
+              "seconds")  # fmt: skip
+    rows = [titles, ("---",) * len(titles)]
+    for name in STEPS:
+        of = {key.removeprefix(f"{name}_"): value for key, value in figures.items() if key.startswith(f"{name}_")}
+        kept = ("-", "-")
+        if "kept_images" in of:
+            flips = f"{of['kept_negative_flips']:.0f} of {of['kept_images']:.0f}"
+            kept = (f"{of['kept_before']:.1f} -> {of['kept_after']:.1f}", flips)
+        rows.append((
+            f"{of['classes']:.0f}", f"{of['claimed']:.1f}", f"{of['unseen']:.1f}", *kept,
+            f"{of['memory_images']:.0f}, {of['memory_bytes'] / 1000:.0f} KB", f"{of['seconds']:.0f}",
+        ))  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import train
+from benchmarks import months_later
 from cil_func import __main__ as door
 from cil_func import config, methods
 from cil_func.config import explain
@@ -143,6 +144,11 @@ def test_accuracies_of_all_methods_on_the_digits_are_those_of_the_record():
             keys = [f"{name}_{key}", f"{name}_{key}_deviation"][: min(int(seeds), 2)]  # of one run it has no deviation
             expected = [figures[key] for key in keys]
             assert [float(number) for number in cell.split("±")] == [round(value, 1) for value in expected], (name, key)
+
+
+def test_what_later_classes_cost_is_that_of_the_records():
+    for path in (ROOT / "benchmarks/results").glob("months_later-*.json"):
+        assert months_later.markdown(json.loads(path.read_text())["figures"]) in RESULTS, path.name
 
 
 def test_accuracies_on_cifar_are_those_of_the_records():
