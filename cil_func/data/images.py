@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -64,62 +64,15 @@ class Images(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Resident:
-    """Images that are all in memory, as one tensor. pixels: uint8 (N, H, W, 3), on a CPU or a GPU."""
+class _OfOneArray:
+    """What images have in common that are got from one array or tensor, `pixels`: uint8 (N, H, W, 3)."""
 
-    pixels: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        height, width = self.pixels.shape[1:3]
-        return height, width
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixels.device
-
-    @property
-    def nbytes(self) -> int:
-        return self.pixels.nbytes
-
-    @property
-    def workers(self) -> int | None:
-        return None
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """See `Images.gather`. For images on a GPU the row numbers are copied there without waiting for it."""
-        return self.pixels[upload(rows, self.pixels.device)]
-
-    def stream(self, parts: Sequence[Part], augment: Augment | None = None) -> Generator[Tensor]:
-        """See `Images.stream`. An image is gathered when it is taken."""
-        return (_loaded(self.gather(part.rows), part.draws, augment) for part in parts)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Images in a file that is mapped into memory, which the system reads as they are looked at, and may drop again.
-
-    pixels: uint8 (N, H, W, 3), read-only; see `reading.packed.PackedFile.map`.
-    """
-
-    pixels: np.ndarray
+    pixels: Any
 
     @property
     def shape(self) -> tuple[int, int]:
         height, width = self.pixels.shape[1:3]
         return height, width
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def nbytes(self) -> int:
-        return 0
 
     @property
     def workers(self) -> int | None:
@@ -130,11 +83,52 @@ class Packed:
 
     def gather(self, rows: Tensor) -> Tensor:
         """See `Images.gather`."""
-        return torch.from_numpy(self.pixels.take(rows.numpy(), axis=0))
+        raise NotImplementedError
 
     def stream(self, parts: Sequence[Part], augment: Augment | None = None) -> Generator[Tensor]:
-        """See `Images.stream`. An image is copied out of the file when it is taken."""
+        """See `Images.stream`. An image is gathered when it is taken."""
         return (_loaded(self.gather(part.rows), part.draws, augment) for part in parts)
+
+
+@dataclass(frozen=True)
+class Resident(_OfOneArray):
+    """Images that are all in memory, as one tensor. pixels: uint8 (N, H, W, 3), on a CPU or a GPU."""
+
+    pixels: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """See `Images.gather`. For images on a GPU the row numbers are copied there without waiting for it."""
+        return self.pixels[upload(rows, self.pixels.device)]
+
+
+@dataclass(frozen=True)
+class Packed(_OfOneArray):
+    """Images in a file that is mapped into memory, which the system reads as they are looked at, and may drop again.
+
+    pixels: uint8 (N, H, W, 3), read-only; see `reading.packed.PackedFile.map`.
+    """
+
+    pixels: np.ndarray
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """See `Images.gather`."""
+        return torch.from_numpy(self.pixels.take(rows.numpy(), axis=0))
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:

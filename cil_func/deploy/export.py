@@ -21,6 +21,7 @@ from cil_func.deploy.predictor import Predictor
 from cil_func.errors import CilError, ConfigError
 from cil_func.runs import checkpoints, files
 
+PREPROCESSOR = "preprocessor_config.json"  # a folder that holds it is an export
 SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "hf": "-hf"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of --to onnx
 _CLOSE = 1e-4  # how far an exported probability may be from ours; float32 itself gives about 1e-6
@@ -53,6 +54,8 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: it is a {'folder' if out.is_dir() else 'file'}; give another name")
     if out.is_file() and out.suffix != SUFFIX[options.to]:
         raise ConfigError(f"--out {out}: only a file that ends in {SUFFIX[options.to]} is replaced; give another name")
+    if out.is_dir() and any(out.iterdir()) and not (out / PREPROCESSOR).exists():
+        raise ConfigError(f"--out {out}: it holds other files than an export's; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
     WRITERS[options.to](model, Path(options.run), out)
@@ -109,7 +112,7 @@ def write_hf(model: Predictor, run: Path, out: Path) -> None:
         calibration.save(out, model.calibration, model_sha256=model.saved.description["sha256"])
     write_pt2(model, run, out / "model.pt2")
     files.write_json(out / "config.json", model_card.config(model))
-    files.write_json(out / "preprocessor_config.json", model_card.preprocessor(model))
+    files.write_json(out / PREPROCESSOR, model_card.preprocessor(model))
     files.write_text(out / "README.md", model_card.card(model, run))
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 

@@ -129,6 +129,7 @@ def drawn(trained, method, backbone, size):
     [
         (["--to", "tflite"], 2, "argument --to: invalid choice: 'tflite' (choose from 'pt2', 'onnx', 'hf')"),
         (["--out", "."], 2, "--out .: it is a folder; give another name"),
+        (["--to", "hf", "--out", "."], 2, "--out .: it holds other files than an export's; give another name"),
         (["--to", "hf", "--out", "file"], 2, "--out file: it is a file; give another name"),
         (["--out", "file"], 2, "--out file: only a file that ends in .pt2 is replaced; give another name"),
         (["--out", "no/where.pt2"], 2, "--out no/where.pt2: there is no folder no; make it, or give another name"),

@@ -7,7 +7,6 @@ import oracle
 import pytest
 import tiny
 import torch
-import torch.nn.functional as F
 
 from cil_func import methods, tree
 from cil_func.methods import der
@@ -27,31 +26,19 @@ def test_three_phases_are_those_of_a_conventional_loop(weight, monkeypatch):
     backbones, head, auxiliary = [oracle.backbone(*run.started[0])], None, None
     for phase, old, seen in oracle.phases():
         started = run.started[phase].params
-        drawn = oracle.linear(started["classifier"]["weight"][:, : 64 * (phase + 1)], started["classifier"]["bias"])
         if phase:
             backbones.append(copy.deepcopy(backbones[-1]))
             backbones[-2].eval()
-            with torch.no_grad():  # of the old classes, what is known of the old backbones stays
-                drawn.weight[:old, : 64 * phase], drawn.bias[:old] = head.weight, head.bias
-            others = started["head"]["auxiliary"]
-            used = [*range(old, seen), sum(oracle.SIZES)]  # the new classes, and behind all classes the one for the old
-            auxiliary = oracle.linear(others["weight"][used], others["bias"][used])
-        head = drawn
+        head, auxiliary = oracle.grown_heads(started, head, phase, old, seen)
 
         def loss(images, labels, head=head, auxiliary=auxiliary, old=old, seen=seen):
-            features = features_of(backbones, images)
-            value = F.cross_entropy(head(features), labels)
-            if not old:
-                return value
-            others = torch.where(labels < old, seen - old, labels - old)
-            return value + weight * F.cross_entropy(auxiliary(features[:, -64:]), others)
+            return oracle.loss_of_heads(features_of(backbones, images), labels, head, auxiliary, old, seen, weight)
 
         backbones[-1].train()
         moving = [backbones[-1], head, *([auxiliary] if phase else [])]
         oracle.train([leaf for part in moving for leaf in part.parameters()], run.batches[phase, ""], loss)
-        if phase:  # aligned: the mean length of the new rows becomes that of the old ones
-            lengths = head.weight.detach().square().sum(1).sqrt()
-            head.weight.data[old:] *= lengths[:old].mean() / lengths[old:].mean()
+        if phase:
+            oracle.align(head, old)
     params, state = run.learned
     for at, network in enumerate(backbones[:-1]):
         oracle.assert_backbone(
@@ -60,7 +47,7 @@ def test_three_phases_are_those_of_a_conventional_loop(weight, monkeypatch):
     assert len(params["frozen"]) == len(state["frozen"]) == len(oracle.SIZES) - 1
     oracle.assert_backbone(backbones[-1], params, state)
     oracle.assert_near(params["classifier"], head.state_dict())
-    ours = {name: leaf[used] for name, leaf in params["head"]["auxiliary"].items()}
+    ours = {name: leaf[oracle.used_rows(old, seen)] for name, leaf in params["head"]["auxiliary"].items()}
     oracle.assert_near(ours, auxiliary.state_dict())
 
 
@@ -88,7 +75,7 @@ def test_rows_after_an_expansion_are_blocks_of_backbones(monkeypatch):
     assert after["weight"].all() and run.learned.params["classifier"]["weight"].all()
     for started, known, bound in ((before, 3, 128**-0.5), (after, 5, 192**-0.5)):
         blocks = started["weight"].unflatten(1, (3, 64))
-        drawn = [blocks[known:, 0], blocks[:known, 1 if known == 3 else 2]]        # as a linear layer on all draws them
+        drawn = [blocks[known:, 0], blocks[:known, 1 if known == 3 else 2]]  # as a linear layer on all draws them
         assert all(bound / 2 < block.abs().max() <= bound for block in drawn)
 
 

@@ -33,32 +33,20 @@ def test_three_phases_are_those_of_a_conventional_loop(monkeypatch):
     last_stages = [net.stage2]
     for phase, old, seen in oracle.phases():
         started = run.started[phase].params
-        drawn = oracle.linear(started["classifier"]["weight"][:, : 64 * (phase + 1)], started["classifier"]["bias"])
         net.train()
         if phase:
             last_stages.append(copy.deepcopy(last_stages[-1]))
             for stage in last_stages[:-1]:
                 stage.eval().requires_grad_(False)
-            with torch.no_grad():  # of the old classes, what is known of the old stages stays
-                drawn.weight[:old, : 64 * phase], drawn.bias[:old] = head.weight, head.bias
-            others = started["head"]["auxiliary"]
-            used = [*range(old, seen), sum(oracle.SIZES)]  # the new classes, and behind all classes the one for the old
-            auxiliary = oracle.linear(others["weight"][used], others["bias"][used])
-        head = drawn
+        head, auxiliary = oracle.grown_heads(started, head, phase, old, seen)
 
         def loss(images, labels, head=head, auxiliary=auxiliary, old=old, seen=seen):
-            features = features_of(net, last_stages, images)
-            value = F.cross_entropy(head(features), labels)
-            if not old:
-                return value
-            others = torch.where(labels < old, seen - old, labels - old)
-            return value + 0.6 * F.cross_entropy(auxiliary(features[:, -64:]), others)
+            return oracle.loss_of_heads(features_of(net, last_stages, images), labels, head, auxiliary, old, seen, 0.6)
 
         moving = [net.stem, net.stage0, net.stage1, last_stages[-1], head, *([auxiliary] if phase else [])]
         oracle.train([leaf for part in moving for leaf in part.parameters()], run.batches[phase, ""], loss)
-        if phase:  # aligned: the mean length of the new rows becomes that of the old ones
-            lengths = head.weight.detach().square().sum(1).sqrt()
-            head.weight.data[old:] *= lengths[:old].mean() / lengths[old:].mean()
+        if phase:
+            oracle.align(head, old)
     params, state = ({**part, "backbone": {**part["backbone"]}} for part in run.learned)
     ((name, own),), (buffers,) = params["backbone"].items(), state["backbone"].values()
     assert list(own["earlier"]) == list(buffers["earlier"]) == ["0", "1"]
@@ -69,7 +57,7 @@ def test_three_phases_are_those_of_a_conventional_loop(monkeypatch):
         trees = [{"backbone": {name: {k: v for k, v in part.items() if k != "earlier"}}} for part in (key, moved)]
         oracle.assert_backbone(net, *trees)
     oracle.assert_near(params["classifier"], head.state_dict())
-    ours = {name: leaf[used] for name, leaf in params["head"]["auxiliary"].items()}
+    ours = {name: leaf[oracle.used_rows(old, seen)] for name, leaf in params["head"]["auxiliary"].items()}
     oracle.assert_near(ours, auxiliary.state_dict())
 
 

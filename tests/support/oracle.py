@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import reference
 import tiny
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cil_func import experiment
@@ -79,9 +80,7 @@ def learn(monkeypatch, method: str, *more: str) -> Run:
 
     monkeypatch.setattr(experiment, "expand", noted(expand, started))
     monkeypatch.setattr(experiment, "select", noted(select, exemplars))
-    progress, _ = experiment.run(
-        replace(made, recipe=noted_recipe), emit=lambda event: None, save=lambda results: None
-    )
+    progress, _ = experiment.run(replace(made, recipe=noted_recipe), emit=lambda event: None, save=lambda results: None)
     rows = [phase.train_rows for phase in made.scenario.phases]
     return Run(
         batches, [normalised(made.train_images.pixels[own]) for own in rows],
@@ -125,6 +124,39 @@ def grown(layer: nn.Linear, started: dict) -> nn.Linear:
     known = len(layer.bias)
     assert len(started["bias"]) > known
     return linear(*(torch.cat([own.data, started[name][known:]]) for name, own in layer.named_parameters()))
+
+
+def grown_heads(
+    started: dict, head: nn.Linear | None, phase: int, old: int, seen: int
+) -> tuple[nn.Linear, nn.Linear | None]:
+    """(head, auxiliary head) that a phase of DER or MEMO starts with. head: the last phase's, None in phase 0."""
+    drawn = linear(started["classifier"]["weight"][:, : 64 * (phase + 1)], started["classifier"]["bias"])
+    if head is None:
+        return drawn, None
+    with torch.no_grad():  # of the old classes, what is known of the old features stays
+        drawn.weight[:old, : 64 * phase], drawn.bias[:old] = head.weight, head.bias
+    others, used = started["head"]["auxiliary"], used_rows(old, seen)
+    return drawn, linear(others["weight"][used], others["bias"][used])
+
+
+def used_rows(old: int, seen: int) -> list[int]:
+    """The auxiliary rows that a phase uses: the new classes', and behind all classes the one for the old."""
+    return [*range(old, seen), sum(SIZES)]
+
+
+def loss_of_heads(features, labels, head, auxiliary, old: int, seen: int, weight: float) -> torch.Tensor:
+    """The loss of DER and MEMO: cross-entropy, and in later phases that of the auxiliary head on the new features."""
+    value = F.cross_entropy(head(features), labels)
+    if not old:
+        return value
+    others = torch.where(labels < old, seen - old, labels - old)
+    return value + weight * F.cross_entropy(auxiliary(features[:, -64:]), others)
+
+
+def align(head: nn.Linear, old: int) -> None:
+    """The mean length of the new rows becomes that of the old ones."""
+    lengths = head.weight.detach().square().sum(1).sqrt()
+    head.weight.data[old:] *= lengths[:old].mean() / lengths[old:].mean()
 
 
 def train(parameters, batches, loss, *, epochs=EPOCHS, rate=RATE, decay=DECAY, cosine=True, clamp=0.0) -> None:
