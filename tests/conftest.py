@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -37,14 +38,25 @@ def shallow():
         yield
 
 
-@pytest.fixture(scope="module")
-def undrawn():
-    """No report at the end of a run, whose figures take longer than a small run, for all tests of a file."""
-    from cil_func.runs import report_files
+@pytest.fixture(scope="session", autouse=True)
+def drawn():
+    """No run draws a report at its end, since the figures take longer than a small run; but `with drawn():` it does."""
+    from cil_func.runs import finishing, report_files
+
+    class Undrawn:
+        @staticmethod
+        def write_report(directory, warn):
+            return []
+
+    @contextmanager
+    def drawing():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(finishing, "report_files", report_files)
+            yield
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_files, "write_report", lambda directory, warn: [])
-        yield
+        patch.setattr(finishing, "report_files", Undrawn)
+        yield drawing
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import tiny
 
 from benchmarks import measure
 from cil_func import config
-from cil_func.runs import report_files, run, setup
+from cil_func.runs import run, setup
 
 
 class Trained(NamedTuple):
@@ -36,7 +36,6 @@ def runs(photos, tmp_path_factory):
     """{method: finished run}: "wa" predicts by logits, "icarl" by class means."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.shallow(patch)
-        patch.setattr(report_files, "write_report", lambda directory, warn: [])
         return {
             method: train(photos, tmp_path_factory.mktemp(method), f"method.name={method}")
             for method in ("wa", "icarl")

@@ -19,7 +19,7 @@ TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
     "optim.epochs=1", "optim.batch_size=8", "memory.size=12", "memory.fixed_per_class=0", "data.increment=2",
 ]  # fmt: skip
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def folder_of(root, names):

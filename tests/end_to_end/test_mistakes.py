@@ -20,7 +20,7 @@ from cil_func.parallel.processes import Processes
 from cil_func.runs import lock, setup
 
 ROOT = Path(train.__file__).parent
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 QUICK = tiny.flags("optim.epochs=1", "data.increment=5", "optim.batch_size=30")
 
 

@@ -10,7 +10,7 @@ from cil_func.runs import packing
 from cil_func.training.progress import SaveHook, pack, unpack
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 class Borders(SaveHook):

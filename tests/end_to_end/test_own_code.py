@@ -9,7 +9,7 @@ import torch
 
 import train
 
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
 CODE = """
 import numpy as np

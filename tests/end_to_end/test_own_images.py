@@ -16,7 +16,6 @@ TINY = [
     "optim.epochs=1", "optim.batch_size=4",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def make_folder(root, num_classes, seed=0):

@@ -35,7 +35,7 @@ def exemplars(directory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, undrawn):
+def alone(tmp_path_factory):
     directory = tmp_path_factory.mktemp("processes") / "alone"
     assert train.main(small(directory)) == 0
     return directory

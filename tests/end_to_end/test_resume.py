@@ -105,7 +105,9 @@ def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
     assert "going on from phase 0, epoch 1, step 0, exemplars selected" in capsys.readouterr().out
 
 
-def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbed, tmp_path, monkeypatch, capsys):
+def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(
+    undisturbed, tmp_path, monkeypatch, capsys, drawn
+):
     """Then it is stopped, and looks as if it had been killed two hours ago; and its report can't be written."""
     directory, call, passed = tmp_path / "run", saver.CheckpointSaver.at_border, []
     in_phase_1 = STEPS[0] + 3 + 2
@@ -129,7 +131,8 @@ def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(undisturbe
         "state": "running", "updated": time.time() - 7300, "pid": 4194305, "host": "there"
     })  # fmt: skip
     (directory / "report").write_text("no folder")
-    assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 0
+    with drawn():
+        assert train.main([*FLAGS, "--set", "checkpoint.every_seconds=0.001", "--out", str(directory)]) == 0
     assert launching.status(directory)["state"] == "finished" and not capsys.readouterr().err
     log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     warnings = [event["message"] for event in log if event["event"] == "warning"]

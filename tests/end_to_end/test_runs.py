@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import train
 from benchmarks import prior, record
 from cil_func import model
 from cil_func.data import sources
-from cil_func.runs import checkpoints, report_files
+from cil_func.runs import checkpoints
 
 pytestmark = pytest.mark.usefixtures("shallow")
 METHODS = ["wa", "icarl", "replay", "lwf", "finetune", "joint"]
@@ -32,14 +33,12 @@ def small(name="wa", *overrides):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, drawn):
     """One run of each method: {name: (directory, results)}."""
     root = tmp_path_factory.mktemp("runs")
     found = {}
     for name in METHODS:
-        with pytest.MonkeyPatch.context() as patch:
-            if name != "wa":  # one report is enough: it takes longer than such a run
-                patch.setattr(report_files, "write_report", lambda directory, warn: [])
+        with drawn() if name == "wa" else nullcontext():
             assert run(root / name, *small(name)) == 0
         found[name] = root / name, json.loads((root / name / "results.json").read_text())
     return found
@@ -178,7 +177,7 @@ def test_evaluation_between_epochs_and_variants(tmp_path):
     assert (params["classifier"]["weight"] >= 0).all()
 
 
-def test_an_image_folder_is_learned_by_a_timm_backbone(tmp_path):
+def test_an_image_folder_is_learned_by_a_timm_backbone(tmp_path, drawn):
     """Images of several sizes, a folder named val/, RandAugment, another backbone."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 3)):
@@ -195,7 +194,8 @@ def test_an_image_folder_is_learned_by_a_timm_backbone(tmp_path):
         "memory.size=8", "optim.epochs=2", "optim.batch_size=4",
         "data.class_order=[\"dog\", \"ant\", \"cat\", \"bée\"]",
     )  # fmt: skip
-    assert run(tmp_path / "run", *overrides) == 0
+    with drawn():
+        assert run(tmp_path / "run", *overrides) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["class_order"] == [3, 0, 2, 1]
     assert results["class_names"] == ["dog", "ant", "cat", "bée"]

@@ -25,7 +25,7 @@ STEPS = 3  # of an epoch of phase 0: 5 classes of 18 images, in batches of 30
 BEGINS = "phase 0 (1/2)"
 
 
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")

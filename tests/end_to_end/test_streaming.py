@@ -15,7 +15,7 @@ from cil_func.data import scenario, streamed
 from cil_func.data.reading import checking
 from cil_func.runs import saver
 
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 QUICK = (
     "run.compile=false", "optim.epochs=2", "optim.batch_size=8", "data.increment=2", "memory.size=8",
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def resident(folder, tmp_path_factory, shallow, undrawn):
+def resident(folder, tmp_path_factory, shallow):
     directory = tmp_path_factory.mktemp("streaming") / "resident"
     assert run(folder, directory, "data.storage=resident") == 0
     return record(directory)

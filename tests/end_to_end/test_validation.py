@@ -13,7 +13,7 @@ import train
 from cil_func import config
 from cil_func.runs import checkpoints, planning, saver, setup
 
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 SETTINGS = ("run.precision=float64", "data.increment=2", "optim.epochs=2", "optim.batch_size=8", "memory.size=8",
             "optim.eval_every_epochs=1")  # fmt: skip
 KEPT = ("data.validation=0.25",)
@@ -44,7 +44,7 @@ def ready():
 
 
 @pytest.fixture(scope="module")
-def moved(tmp_path_factory, ready, shallow, undrawn):
+def moved(tmp_path_factory, ready, shallow):
     """A run on a copy of the images in which those of validation are the test images."""
     folder = tmp_path_factory.mktemp("moved")
     shutil.copytree(tiny.images(4, 8), folder / "images")
@@ -60,7 +60,7 @@ def moved(tmp_path_factory, ready, shallow, undrawn):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory, shallow, undrawn):
+def kept(tmp_path_factory, shallow):
     directory = tmp_path_factory.mktemp("kept") / "run"
     assert run(directory, *KEPT) == 0
     return directory

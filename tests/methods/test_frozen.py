@@ -24,7 +24,7 @@ SETTINGS = (
     "optim.norm_batch=0", "optim.learning_rate=0.02", "augment.crop_padding=0", "data.mean=[0.5, 0.4, 0.3]",
     "data.std=[0.2, 0.3, 0.4]", "data.class_order=sorted",
 )  # fmt: skip
-pytestmark = pytest.mark.usefixtures("shallow", "undrawn")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def options_of(name: str, first_phase: bool) -> list[str]:

@@ -14,7 +14,7 @@ from cil_func import config
 from cil_func.deploy.portable import Portable
 from cil_func.methods import il2m
 from cil_func.networks.outputs import classes_of
-from cil_func.runs import report_files, run
+from cil_func.runs import run
 
 
 def test_three_phases_are_those_of_a_conventional_loop(monkeypatch):
@@ -76,7 +76,6 @@ def test_in_phase_0_nothing_is_rectified():
 def test_a_finished_run_predicts_everywhere_as_its_results_count(tmp_path, monkeypatch):
     """By images of test, from the files alone, and as the module that is exported; without the rule it is otherwise."""
     tiny.shallow(monkeypatch)
-    monkeypatch.setattr(report_files, "write_report", lambda directory, warn: [])
     given = tiny.settings(
         "method.name=il2m", "run.compile=false", "run.device=cpu", "run.precision=float64", "data.increment=5",
         "optim.epochs=3", "optim.batch_size=32", "memory.size=20", "data.class_order=sorted",

@@ -41,8 +41,7 @@ def test_a_model_that_it_can_not_adapt_is_refused():
         lora.make("test_vit", modules=("*.qqq",))
 
 
-def test_a_run_trains_adapters_and_classifier_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("cil_func.runs.report_files.write_report", lambda directory, warn: [])
+def test_a_run_trains_adapters_and_classifier_alone(tmp_path):
     words = [*tiny.settings(folder=tiny.images(4, 6)), "data.image_size=32", "run.compile=false", "optim.epochs=1",
              "optim.norm_batch=0", "run.precision=float32", "model.backbone=cil_func.networks.lora:make",
              "model.options.name=test_vit", "model.options.rank=2", 'model.freeze=["backbone.base"]', "memory.size=4",

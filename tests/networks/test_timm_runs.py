@@ -24,7 +24,7 @@ from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
-from cil_func.runs import activations, checkpoints, load_data, planning, report_files, setup
+from cil_func.runs import activations, checkpoints, load_data, planning, setup
 from cil_func.training import recipe, step, step_state
 from cil_func.training.preprocess import DTYPES, Preprocess
 from cil_func.training.progress import Progress, SaveHook
@@ -310,13 +310,6 @@ def saved_like(tmp_path, name: str, **options):
     return module, (f"model.backbone=timm:{name}", f"model.weights={tmp_path / 'weights.safetensors'}")
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """No report at the end of a run, whose figures take longer than a small run."""
-    monkeypatch.setattr(report_files, "write_report", lambda directory, warn: [])
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_on_pretrained_weights_goes_on_and_is_extended_without_the_file(tmp_path, folder, capsys):
     """Frozen, its weights are the module's to the end; images are prepared as timm says, at the size that is set."""
     module, words = saved_like(tmp_path, "test_resnet")
@@ -366,7 +359,6 @@ def test_what_is_wrong_with_weights_and_freeze_is_one_line_before_training(tmp_p
         assert says in line
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_on_the_backbone_of_another_run_prepares_images_as_that_one(tmp_path, folder, monkeypatch):
     tiny.shallow(monkeypatch)
     words = (*folder(8, 8, 3, 3), "method.name=finetune", "model.backbone=resnet20")

@@ -12,7 +12,7 @@ from cil_func.config import effects
 from cil_func.data import sources
 from cil_func.data.images import Resident
 from cil_func.networks.network import Model
-from cil_func.runs import checkpoints, report_files, run, saved_model, setup
+from cil_func.runs import checkpoints, run, saved_model, setup
 from cil_func.training.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -57,8 +57,6 @@ def few_digits(monkeypatch):
         test_images=whole.test_images[test], test_targets=whole.test_targets[test],
     )  # fmt: skip
     monkeypatch.setattr(sources, "load", lambda *_, **__: small)
-    # drawing takes longer than training here
-    monkeypatch.setattr(report_files, "write_report", lambda directory, warn: [])
     return small
 
 

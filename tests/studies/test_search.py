@@ -10,7 +10,6 @@ import tiny
 import train
 from cil_func import config
 from cil_func.errors import ConfigError, NonFiniteError
-from cil_func.runs import report_files
 from cil_func.runs.lock import lock_directory
 from cil_func.studies import search, search_space, search_study, sweep
 
@@ -201,7 +200,6 @@ def test_a_trial_of_another_process_is_waited_for(tmp_path, monkeypatch):
 def test_real_trials_of_the_first_phase(tmp_path, monkeypatch, capsys):
     """In this process, so that nothing has to be imported three times."""
     tiny.shallow(monkeypatch)
-    monkeypatch.setattr(report_files, "write_report", lambda directory, warn: [])
     monkeypatch.setattr(
         search.sweep_jobs, "train", lambda jobs, **more: {job.name: train.main(job.arguments) for job in jobs}
     )
