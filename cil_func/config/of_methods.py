@@ -49,6 +49,7 @@ TABLE = {
     "memo": Uses(memory=True, align=True),
     "foster": Uses(memory=True, temperature=True, stages=("compress",)),
     "coil": Uses(memory=True, distillation=True),
+    "tagfex": Uses(memory=True, temperature=True, align=True),
 }
 
 

@@ -178,7 +178,7 @@ class Method(Table):
             "si", "rwalk",
             "il2m", "lwm",
             "derpp", "agem", "gem",
-            "memo", "foster", "coil",
+            "memo", "foster", "coil", "tagfex",
         ]
         | values.Own
     ) = "wa"  # fmt: skip

@@ -43,12 +43,14 @@ def epoch_chunks(
     first_step: int = 0,
     around: Around = iter,
     replays: Replays | None = None,
+    views: int = 1,
 ) -> Iterator[Chunk]:
     """Returns an iterator over the chunks of one epoch: the images of `rows` in random order, augmented, on `device`.
 
     images: N images. labels: int64 (N,). Each may be on the CPU or on a GPU.
-    rows: int64 (M,), the images of this epoch; each comes once. batch_size: images of a batch in all processes
-    together. key: an int, the seed of this epoch's order and augmentation. augment: None leaves the images as they are.
+    rows: int64 (M,), the images of this epoch; each comes `views` times, side by side, by draws of its own each time.
+    batch_size: images of a batch in all processes together, all views counted. key: an int, the seed of this epoch's
+    order and augmentation. augment: None leaves the images as they are.
     device: where the images and labels of a chunk are put.
     own: the positions in each batch that this process trains on; None: all. joins: see `cut`.
     first_step: the number of the first batch that is needed. The first chunk is the one that this batch is in: it may
@@ -68,7 +70,7 @@ def epoch_chunks(
     if batch_size < 1:
         raise ValueError(f"epoch_chunks: batch_size={batch_size}; give 1 or more")
     order = torch.randperm(len(rows), generator=rng.generator(rng.fold_in(key, "order")))
-    rows = rows.cpu()[order]  # (M,)
+    rows = rows.cpu()[order].repeat_interleave(views)  # (M views,)
     draws = augment.draw(rng.fold_in(key, "augment"), len(rows)) if augment else {}
     by_pillow = augment is not None and augment.by_pillow
     all_batches = cut(len(rows), batch_size, joins=joins)

@@ -191,7 +191,7 @@ class Predictor:
             own, _, moved = self.network.run(weights, buffers, images, train=train and at is None)
             features = self.network.place(own, len(parts) - 1 if at is None else at, features)
         assert features is not None, "a model has a backbone"
-        return self.network.outputs(params, features, self.classes).logits, features, {**state, **moved}
+        return self.network.outputs(params, features, self.classes).logits, features, tree.overlay(state, moved)
 
 
 def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> Predictor:

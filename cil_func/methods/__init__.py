@@ -31,6 +31,7 @@ from cil_func.methods import (
     rwalk,
     si,
     simplecil,
+    tagfex,
     wa,
 )
 from cil_func.methods.base import Classes, Method, Options, Outputs, Replay, Stage, Targets
@@ -65,6 +66,7 @@ TABLE = {
     "memo": memo.make,
     "foster": foster.make,
     "coil": coil.make,
+    "tagfex": tagfex.make,
 }
 
 

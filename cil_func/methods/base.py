@@ -24,7 +24,7 @@ from cil_func.methods.functions import (
     Track,
     Trainable,
 )  # fmt: skip
-from cil_func.networks.head import LINEAR, Head
+from cil_func.networks.head import LINEAR, BeginPhase, Head
 from cil_func.networks.outputs import Classes, Outputs, Taps
 from cil_func.tree import Tree
 
@@ -35,6 +35,10 @@ __all__ = [
 
 
 def _unchanged(params: Tree) -> Tree:
+    return params
+
+
+def _as_grown(params: Tree, num_new: int, phase: int, key: int) -> Tree:
     return params
 
 
@@ -121,6 +125,8 @@ class Stage:
     replay: exemplars that come beside each batch; None: there are none.
     compresses: of a stage of a method with grow = "pair": it begins with the last phase's finished model and drawn rows
     for the new classes, trains this backbone alone, and the phase ends with it.
+    views: how many rows of a batch show an image, side by side, each augmented by draws of its own. With more than 1
+    the loss is called for each norm group alone, since it compares images; the mean counts all images equally.
     """
 
     name: str
@@ -137,6 +143,7 @@ class Stage:
     track: Track | None = None
     replay: Replay | None = None
     compresses: bool = False
+    views: int = 1
     optim: dict[str, Any] = field(default_factory=dict)
     frozen: Trainable = nothing
 
@@ -149,8 +156,8 @@ class Stage:
 class Method:
     """A method of class-incremental learning.
 
-    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track, replay: of a phase's
-    training, as in `Stage`.
+    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track, replay, views: of a
+    phase's training, as in `Stage`.
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
     class mean. rectify: changes the logits of a finished model, in results and in the saved model; None: they stay.
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
@@ -158,7 +165,8 @@ class Method:
     head, taps, final_relu: of the network, see `networks.network.Network`. grow: "backbone": each phase trains a new
     backbone beside the earlier ones, which are frozen; "pair": beside the last one, until a stage compresses both;
     "stage": a new last stage beside the earlier ones, on a shared rest of the backbone (the method says what is
-    frozen); "rows": only the classifier grows.
+    frozen); "rows": only the classifier grows. beside, begin: of the network too: whether a second backbone is trained
+    beside the newest one, by the loss alone; and what a later phase starts from.
     extra: what is remembered; None: nothing. imprint: sets the new rows; None: they stay as drawn. imprints: from the
     images of the "new" classes, or of all classes "seen", of old ones the exemplars.
     stages: more trainings, which follow in phases that have old classes.
@@ -183,10 +191,13 @@ class Method:
     clamp: float = 0.0
     track: Track | None = None
     replay: Replay | None = None
+    views: int = 1
     head: Head = LINEAR
     taps: Taps | None = None
     final_relu: bool = True
     grow: Literal["rows", "backbone", "stage", "pair"] = "rows"
+    beside: bool = False
+    begin: BeginPhase = _as_grown
     extra: Extra | None = None
     imprint: Imprint | None = None
     imprints: Literal["new", "seen"] = "new"
@@ -212,6 +223,7 @@ class Method:
             frozen=self.frozen,
             track=self.track,
             replay=self.replay,
+            views=self.views,
         )
 
     def freeze(self, frozen: Trainable) -> "Method":

@@ -43,7 +43,7 @@ def last_maps(maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"maps": F.relu(maps[-1]).flatten(2)}
 
 
-def class_maps(rows, aux: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def class_maps(rows, shared, aux: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns {"maps": (B, C, pixels)}: sum_k w_ck A_k for each class. A `networks.head.OfMaps`."""
     return {"maps": torch.einsum("cd,bdp->bcp", rows["weight"], aux["maps"])}
 

@@ -41,6 +41,15 @@ class RenewShared(Protocol):
     def __call__(self, shared: Tree, key: int, /) -> Tree: ...
 
 
+class BeginPhase(Protocol):
+    """(params, num_new, phase, key) -> params that a phase > 0 starts from.
+
+    params: the last phase's, grown, without frozen backbones; the last num_new rows are the phase's. key: an int seed.
+    """
+
+    def __call__(self, params: Tree, num_new: int, phase: int, key: int, /) -> Tree: ...
+
+
 class ApplyHead(Protocol):
     """(rows, shared, features (B, D), classes) -> (logits (B, K), aux).
 
@@ -54,9 +63,9 @@ class ApplyHead(Protocol):
 
 
 class OfMaps(Protocol):
-    """(rows, aux) -> aux: what a loss needs of the taps' tensors and the classifier's rows together."""
+    """(rows, shared, aux) -> aux: what a loss needs of the taps' tensors and the head's parameters together."""
 
-    def __call__(self, rows: Tree, aux: dict[str, torch.Tensor], /) -> dict[str, torch.Tensor]: ...
+    def __call__(self, rows: Tree, shared: Tree, aux: dict[str, torch.Tensor], /) -> dict[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
     state  = {"backbone": {name: ...}, "frozen": {"0": {name: ...}, ...}}
 
 "head" is there only if the head has parameters that belong to no class, "frozen" only if each phase adds a backbone.
-Where each phase adds a last stage, the backbone's {name: ...} has those of earlier phases as "earlier": {"0": ...}.
+Where each phase adds a last stage, the backbone's {name: ...} has those of earlier phases as "earlier": {"0": ...};
+a second backbone that is trained too is its part "beside", see `networks.beside`.
 The training step sees no "frozen" part: the features of frozen backbones are computed before the step, together with
 the teacher's outputs, so that the step's shapes never change. `cil_func.model` has the simple case as plain functions:
 one backbone and one linear classifier.
@@ -12,15 +13,16 @@ one backbone and one linear classifier.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from cil_func import rng, tree
-from cil_func.networks import backbones, last_stages
+from cil_func.networks import backbones, beside, last_stages
 from cil_func.networks.backbones import Backbone, Taps
-from cil_func.networks.head import LINEAR, Head
+from cil_func.networks.head import LINEAR, BeginPhase, Head
 from cil_func.networks.outputs import Classes, Outputs
 from cil_func.networks.timm_skeleton import OFF, Drop
 from cil_func.tree import Tree
@@ -48,6 +50,7 @@ class Network:
     grow: what each phase adds: "rows" of the classifier alone; a "backbone"; or a last "stage" of the backbone, see
     `Backbone.last`. The head sees the features of all backbones, or of all last stages, side by side. "pair": a
     backbone beside the last one, for a part of the phase, which ends with one backbone (`single`).
+    beside: whether a second backbone is trained too. begin: changes the params that a later phase starts from.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Network:
     final_relu: bool = True
     drop: Drop = OFF
     grow: Literal["rows", "backbone", "stage", "pair"] = "rows"
+    beside: bool = False
+    begin: BeginPhase = lambda params, num_new, phase, key: params
 
     def __post_init__(self) -> None:
         if self.backbone is None:
@@ -84,6 +89,9 @@ class Network:
         size = self.backbone.feature_dim()
         name = self.name.partition(".")[0]  # timm's tag behind the dot names weights, and none are loaded
         params, state = self.backbone.init(rng.fold_in(key, "backbone"), image_size=self.image_size)
+        if self.beside:
+            others = self.backbone.init(rng.fold_in(key, "beside"), image_size=self.image_size)
+            params, state = map(beside.joined, (params, state), others)
         rows = self._widened(self.head.init(rng.fold_in(key, "classifier"), size, num_new))
         shared = self.head.shared(rng.fold_in(key, "head"), size, self.num_classes, self.num_phases)
         more = {"head": shared} if shared else {}
@@ -108,6 +116,7 @@ class Network:
         params = {**params, "classifier": rows}
         if "head" in params:
             params["head"] = self.head.renew(params["head"], rng.fold_in(key, "head"))
+        params = self.begin(params, num_new, phase, rng.fold_in(key, "begin"))
         if self.grow == "stage":
             backbones = (last_stages.branched(part["backbone"], self.backbone.last) for part in model)
             return Model({**params, "backbone": next(backbones)}, {**state, "backbone": next(backbones)})
@@ -129,8 +138,7 @@ class Network:
         model = self.init(key, sizes[0])
         for phase, num_new in enumerate(sizes[1:], 1):
             own = rng.fold_in(key, phase)
-            pair = self.grow == "pair"
-            model = self.single(model, own, num_new) if pair else self.expand(model, own, num_new, phase)
+            model = self.single(model, own, num_new) if self.grow == "pair" else self.expand(model, own, num_new, phase)
         return model
 
     def _grow_rows(self, rows: Tree, key: int, num_new: int, *, known: int, blocks: int) -> Tree:
@@ -148,9 +156,8 @@ class Network:
 
     def _widened(self, rows: Tree) -> Tree:
         """Returns rows padded with zeros to all features that the head is given."""
-        if self.grow == "rows":
-            return rows
-        return {**rows, "weight": F.pad(rows["weight"], (0, self.feature_dim - rows["weight"].shape[1]))}
+        missing = 0 if self.grow == "rows" else self.feature_dim - rows["weight"].shape[1]
+        return {**rows, "weight": F.pad(rows["weight"], (0, missing))} if missing else rows
 
     def adopt(self, model: Model) -> Model:
         """Returns the finished model of a shorter run, of fewer classes or phases, in the shapes of this network.
@@ -183,13 +190,15 @@ class Network:
         params: {name: weights}, where name is the backbone's, such as "resnet32", and weights a tree; state:
         {"backbone": {name: buffers}}, and so is the new one. train, and norm_batch and valid (in `groups`): see
         `cil_func.model.apply`. In train mode the network's `drop` applies.
-        aux: {name: (B, ...)}, what the network's `taps` make of the inner feature maps; {} if it has none.
+        aux: {name: (B, ...)}, what the network's `taps` make of the inner feature maps; {} if it has none. With
+        `beside` there are taps in train mode alone, and a second backbone in the trees runs too, see `beside.run`.
         """
-        drop = self.drop if train else OFF
-        return backbones.run(
-            params, state, images, train=train, drop=drop, taps=self.taps, final_relu=self.final_relu,
-            net=self.backbone, **groups,
+        run_one = partial(
+            backbones.run, images=images, train=train, drop=self.drop if train else OFF,
+            taps=None if self.beside and not train else self.taps, final_relu=self.final_relu, net=self.backbone,
+            **groups,
         )  # fmt: skip
+        return beside.run(run_one, params, state)
 
     def place(self, own: torch.Tensor, now: torch.Tensor | int, others: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the features (B, D) of backbone `now` at the place where the head expects them: (B, feature_dim).
@@ -218,23 +227,24 @@ class Network:
         """
         logits, more = self.head.apply(params["classifier"], params.get("head", {}), features, classes)
         if aux and self.head.maps:
-            aux = self.head.maps(params["classifier"], aux)
+            aux = self.head.maps(params["classifier"], params.get("head", {}), aux)
         return Outputs(logits, features, {**(aux or {}), **more})
 
 
 def with_frozen(model: Model, last: Model) -> Model:
-    """Returns the model with all backbones of the last phase's finished model as its "frozen" part, by their phases."""
-    frozen = [part.get("frozen", {}) for part in last]
-    all_of_last = [old | {str(len(old)): part["backbone"]} for old, part in zip(frozen, last, strict=True)]
-    return Model({**model.params, "frozen": all_of_last[0]}, {**model.state, "frozen": all_of_last[1]})
+    """Returns the model with all backbones of the last phase's finished model, but none beside them, as "frozen"."""
+    found = ((part.get("frozen", {}), beside.alone(part["backbone"])) for part in last)
+    frozen = [{**old, str(len(old)): own} for old, own in found]
+    return Model({**model.params, "frozen": frozen[0]}, {**model.state, "frozen": frozen[1]})
 
 
-def backbone_parts(model: Model) -> list[tuple[int | None, Tree, Tree]]:
+def backbone_parts(model: Model, *, second: bool = False) -> list[tuple[int | None, Tree, Tree]]:
     """Returns (phase, params, state) of each backbone of a model, as `Network.run` takes them, the frozen ones first.
 
-    phase: the phase that trained it; None for the newest, which is not frozen.
+    phase: the phase that trained it; None for the newest. second: whether that comes with the one beside it, if any.
     """
     params, state = model
+    own = [part["backbone"] if second else beside.alone(part["backbone"]) for part in model]
     frozen = sorted(params.get("frozen", {}), key=int)
     parts = [(int(at), params["frozen"][at], {"backbone": state["frozen"][at]}) for at in frozen]
-    return [*parts, (None, params["backbone"], {"backbone": state["backbone"]})]
+    return [*parts, (None, own[0], {"backbone": own[1]})]

@@ -28,21 +28,40 @@ def rows_per_process(size: int, *, batch_size: int, norm_batch: int) -> int:
     return math.ceil(math.ceil(batch_size / norm_batch) / size) * norm_batch
 
 
-def fit_batch_size(count: int, *, batch_size: int, norm_batch: int) -> int:
-    """Returns the batch size for a phase with `count` training rows: batch_size, halved while one batch holds them all.
+def fit_batch_size(count: int, *, batch_size: int, norm_batch: int, views: int = 1) -> int:
+    """Returns the batch size for a phase with `count` images: batch_size, halved while one batch holds them all.
 
     norm_batch: how many images share batch norm's statistics; 0: all of a batch. A half that is larger than norm_batch
-    is rounded up to whole groups of norm_batch images.
+    is rounded up to whole groups of norm_batch images. views: a half is also rounded up to a multiple of this.
     The result is a half, a quarter, ... and not `count` itself, since each batch size needs a graph of its own, whose
     compilation takes a minute, and the counts of most phases differ.
     """
     while True:
-        half = math.ceil(batch_size / 2)
+        half = math.ceil(batch_size / 2 / views) * views
         if 0 < norm_batch < half:
             half = math.ceil(half / norm_batch) * norm_batch
-        if half < max(count, 2):
+        if half < max(count, 2) or half == batch_size:
             return batch_size
         batch_size = half
+
+
+def refuse_cut_views(views: int, size: int, *, batch_size: int, norm_batch: int, table: str) -> None:
+    """Raises ConfigError if the views of an image, see `methods.base.Stage`, would not be in one batch and norm group.
+
+    size, batch_size, norm_batch, table: as in `refuse_single_group`.
+    """
+    if views > 1 and norm_batch == 1 and size > 1:
+        raise ConfigError(
+            "model.backbone: the method compares the images of a norm group, and without batch norm there is none that "
+            f"{size} processes could share a batch by; use one process, or a resnet"
+        )
+    for name, count in (("batch_size", batch_size), ("norm_batch", norm_batch if norm_batch > 1 else 0)):
+        if count % views:
+            fits = max(views, count // views * views)
+            raise ConfigError(
+                f"{table}.{name}: {count}, and the method takes {views} views of each image, which stay together; a "
+                f"multiple of {views} fits, such as {fits}"
+            )
 
 
 def refuse_single_group(size: int, *, batch_size: int, norm_batch: int, pads: bool, table: str) -> None:

@@ -15,6 +15,11 @@ def train_images(experiment: Experiment) -> list[int]:
 
 def stage_images(experiment: Experiment, stage: Stage, index: int) -> int:
     """Returns how many images an epoch of `stage` has in phase `index`; 0: the stage is left out there."""
+    return stage.views * _stage_rows(experiment, stage, index)
+
+
+def _stage_rows(experiment: Experiment, stage: Stage, index: int) -> int:
+    """Returns how many different images that are."""
     new = [len(phase.train_rows) for phase in experiment.scenario.phases]
     if stage.rows == "all":
         return sum(new[: index + 1])

@@ -41,6 +41,8 @@ def network_of(
         final_relu=method.final_relu,
         drop=drop_of(config),
         grow=method.grow,
+        beside=method.beside,
+        begin=method.begin,
     )
 
 

@@ -73,14 +73,17 @@ class Forward:
     processes: Processes = field(default_factory=lambda: ALONE)
     fill: bool = False
 
-    def outputs(self, model: Model, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def outputs(
+        self, model: Model, images: torch.Tensor, *, second: bool = False
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Returns (features (N, feature_dim), aux of the newest backbone), on the device.
 
-        images: (N, H, W, 3) uint8, wherever they are. aux: tensors by name, see `Network.run`.
+        images: (N, H, W, 3) uint8, wherever they are. aux: tensors by name, see `Network.run`. second: whether a
+        backbone that is trained beside the newest one runs too.
         """
         features: torch.Tensor | None = None
         aux: dict[str, torch.Tensor] = {}
-        parts = backbone_parts(model)
+        parts = backbone_parts(model, second=second)
         for at, params, state in parts:
             own, aux = self._backbone(params, state, images)
             features = self.network.place(own, len(parts) - 1 if at is None else at, features)
@@ -116,7 +119,7 @@ class Forward:
         params = self.network.pad(model.params)
 
         def teach(images: torch.Tensor) -> Outputs:
-            features, aux = self.outputs(model, images)
+            features, aux = self.outputs(model, images, second=True)
             return self.network.outputs(params, features, classes, aux)
 
         return teach

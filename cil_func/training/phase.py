@@ -104,14 +104,14 @@ def train(
         held, progress = [progress.stage], replace(progress, training=None)
         own = held[0].before
         data = _data(experiment, phase, progress, number, key, held[0].chosen)
-        if not len(data.rows):  # of a later stage, whose exemplars are too few; the plan warns of it
+        if not len(data):  # of a later stage, whose exemplars are too few; the plan warns of it
             progress = replace(progress, training=held[0])
             continue
         beside = max((len(pool.rows) for pool in data.pools), default=0)
         recipe = experiment.recipe(phase.index, each.name)
-        recipe = fitted(recipe, len(data.rows), experiment.processes, beside=beside)
+        recipe = fitted(recipe, len(data), experiment.processes, beside=beside)
         if fresh:
-            emit(_started(experiment, phase, each.name, len(data.rows), recipe.epochs))
+            emit(_started(experiment, phase, each.name, len(data), recipe.epochs))
         name = {"stage": each.name} if each.name else {}
         done = stage.train(
             recipe,
@@ -196,6 +196,7 @@ def _data(
     return TrainingData(
         experiment.train_images, experiment.scenario.train_labels, trained, experiment.augment, experiment.device,
         memory_pools.of_phase(each.replay, experiment, phase, exemplars, progress.extra) if each.replay else (),
+        each.views,
     )  # fmt: skip
 
 

@@ -127,6 +127,7 @@ class RecipeMaker:
                 "statistics; 0 fits"
             )
         batch_split.refuse_single_group(self.processes.size, **sizes, pads=pads, table=table)
+        batch_split.refuse_cut_views(stage.views, self.processes.size, **sizes, table=table)
         if self.draws and self.processes.size > 1:
             raise ConfigError(
                 f"model.backbone: {self.network.name} draws random numbers for each image, and {self.processes.size} "
@@ -184,7 +185,7 @@ class _Same:
 
 
 def fitted(recipe: Recipe, count: int, processes: Processes, *, beside: int = 0) -> Recipe:
-    """Returns the recipe for a stage of `count` rows: a smaller batch where most of a whole one would be padding.
+    """Returns the recipe for a stage of `count` images: a smaller batch where most of a whole one would be padding.
 
     A recipe that fills no batch up comes back as it is. processes: those that share a batch. beside: how many exemplars
     the largest pool of the stage has; their groups are made smaller as a batch is.
@@ -194,7 +195,8 @@ def fitted(recipe: Recipe, count: int, processes: Processes, *, beside: int = 0)
         recipe = replace(recipe, share=_share(processes, size, batch_size=0, norm_batch=recipe.norm_batch))
     if not recipe.padded_to:
         return recipe
-    batch_size = batch_split.fit_batch_size(count, batch_size=recipe.batch_size, norm_batch=recipe.norm_batch)
+    views, norm_batch = recipe.stage.views, recipe.norm_batch
+    batch_size = batch_split.fit_batch_size(count, batch_size=recipe.batch_size, norm_batch=norm_batch, views=views)
     sizes = {"batch_size": batch_size, "norm_batch": recipe.norm_batch}
     return replace(
         recipe,
@@ -234,7 +236,8 @@ def _compiled(parts: step.StepParts, processes: Processes, only: int, accumulate
     replayed = parts.replayed
     if replayed:
         replayed = runners.compiled(replayed, full=lambda *args: len(args[1].labels), name="step on exemplars")
-    return step.join(step.StepParts(gradient, update, replayed), processes.reduce, accumulate=accumulate)
+    compiled = parts._replace(gradient=gradient, update=update, replayed=replayed)
+    return step.join(compiled, processes.reduce, accumulate=accumulate)
 
 
 def _schedule(numbers: Numbers) -> optim.Schedule:

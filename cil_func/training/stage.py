@@ -40,7 +40,8 @@ class TrainingData:
 
     images: N of them. labels: int64 (N,). rows: int64 (M,), those of both that are trained on, each once an epoch.
     augment: how images are augmented; None: not at all. device: where batches go.
-    pools: of exemplars that come beside each batch, see `data.replays`.
+    pools: of exemplars that come beside each batch, see `data.replays`. views: how often a row comes in a batch, see
+    `methods.base.Stage`.
     """
 
     images: Images
@@ -49,6 +50,11 @@ class TrainingData:
     augment: Augment | None
     device: torch.device
     pools: tuple[Pool, ...] = ()
+    views: int = 1
+
+    def __len__(self) -> int:
+        """Returns how many images an epoch has."""
+        return self.views * len(self.rows)
 
     def counts(self, num_classes: int) -> torch.Tensor:
         """Returns how many images of each of the run's C classes are trained on: (C,) int64, on the device."""
@@ -75,6 +81,7 @@ class TrainingData:
             first_step=first_step,
             around=waiting.around,
             replays=Replays(self.pools, recipe.share) if self.pools else None,
+            views=self.views,
         )
 
 
@@ -120,7 +127,7 @@ def train(
     runner = partial(CapturedSteps, most=recipe.batch_size) if captured else EagerSteps
     steps = runner(recipe.step, start.train_state, classes, start.totals, borders.hook.before_change)
     del start  # with a train state that is out of date after a step
-    steps_per_epoch = len(recipe.batches(len(data.rows)))
+    steps_per_epoch = len(recipe.batches(len(data)))
     waiting = Waiting(data.device, data.images.workers, borders.emit)
 
     def check(health: Health) -> None:

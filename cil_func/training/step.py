@@ -16,7 +16,7 @@ from cil_func.methods.base import Stage, Targets
 from cil_func.networks import layers
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import Classes, Outputs
-from cil_func.training import gradients, replaying
+from cil_func.training import gradients, norm_groups, replaying
 from cil_func.training.preprocess import Preprocess
 from cil_func.training.step_state import NEVER, PADDING, Measures, TrainState, after_step, pad
 
@@ -62,13 +62,14 @@ class StepParts(NamedTuple):
     """The parts of a step, as functions.
 
     replayed: for a stage with `Stage.replay`, else None. groups: how many groups it has at most, in any phase. A group
-    that a phase lacks is not computed: it counts as one of no images.
+    that a phase lacks is not computed: it counts as one of no images. views: see `methods.base.Stage`.
     """
 
     gradient: Gradient
     update: Update
     replayed: ReplayGradient | None = None
     groups: int = 0
+    views: int = 1
 
 
 class Step(Protocol):
@@ -105,7 +106,7 @@ def join(parts: StepParts, reduce: Reduce = lambda vector: vector, *, accumulate
         if accumulate == 1:
             vector, moved = parts.gradient(train_state, taught, batch, classes)
         else:
-            size = -(-len(batch.labels) // accumulate)
+            size = -(-len(batch.labels) // (accumulate * parts.views)) * parts.views
             pieces: Iterator[tuple[Outputs | None, Batch]] = (
                 tree.map(lambda leaf, start=start: leaf[start : start + size], (taught, batch))
                 for start in range(0, len(batch.labels), size)
@@ -163,6 +164,7 @@ def make(
     """
     groups = replaying.groups_of(stage.replay, network.num_phases)
     loss_beside: Any = stage.replay and stage.replay.loss
+    loss_of_batch = norm_groups.by_group(stage.loss, norm_batch) if stage.views > 1 else stage.loss
 
     def differentiated(train_state: TrainState, given: tree.Tree, batch: AnyBatch, classes: Classes, loss, padded):
         """Returns (gradients, new state, loss, logits, batch with padding). given: what the loss has beside logits."""
@@ -194,7 +196,7 @@ def make(
     def gradient(
         train_state: TrainState, taught: Outputs | None, batch: Batch, classes: Classes
     ) -> tuple[torch.Tensor, tree.Tree]:
-        grads, state, loss, logits, batch = differentiated(train_state, taught, batch, classes, stage.loss, padded)
+        grads, state, loss, logits, batch = differentiated(train_state, taught, batch, classes, loss_of_batch, padded)
         predictions = logits.masked_fill(~classes.seen, -torch.inf).argmax(dim=1)  # (B,)
         correct = (predictions == batch.labels).sum(dtype=loss.dtype)
         count = (batch.labels != PADDING).sum(dtype=loss.dtype)
@@ -243,4 +245,4 @@ def make(
             extra = tree.map(lambda old, new: old if new is old else torch.where(well, new, old), extra, tracked)
         return TrainState(params, state, opt_state, health, extra), measures
 
-    return StepParts(gradient, update, replayed if stage.replay else None, groups)
+    return StepParts(gradient, update, replayed if stage.replay else None, groups, stage.views)

@@ -53,7 +53,7 @@ def test_three_phases_are_those_of_a_conventional_loop(monkeypatch):
 
 def test_the_attention_of_a_class_by_hand():
     """Two channels of three pixels: 2 (1, 0, 2) - (0, 1, 3) = (2, -1, 1), clipped and divided by sqrt 5."""
-    maps = lwm.class_maps({"weight": torch.tensor([[2.0, -1.0], [0.0, -1.0]])}, {"maps": torch.tensor([[
+    maps = lwm.class_maps({"weight": torch.tensor([[2.0, -1.0], [0.0, -1.0]])}, {}, {"maps": torch.tensor([[
         [1.0, 0.0, 2.0], [0.0, 1.0, 3.0]]])})["maps"]  # fmt: skip
     found = lwm.attention(maps, torch.tensor([0]))
     assert found[0].tolist() == pytest.approx([2 / 5**0.5, 0, 1 / 5**0.5])

@@ -25,7 +25,7 @@ METHODS = (
     "ewc", "mas", "bic", "podnet", "der",
     "icarl-bce", "balanced", "eeil", "lucir", "il2m", "lwm",
     "si", "rwalk", "derpp", "agem", "gem",
-    "memo", "foster", "coil",
+    "memo", "foster", "coil", "tagfex",
 )  # fmt: skip
 OPTIONS = {"balanced": ["method.options.tuned_epochs=2"], "lucir": ["method.options.tuned_epochs=2"]}
 SETTINGS = (

@@ -18,7 +18,7 @@ OPTIONS = {
     "podnet": {"tuned_epochs": 1, "proxies": 3}, "balanced": {"tuned_epochs": 1}, "lucir": {"tuned_epochs": 1},
 }  # fmt: skip
 # (images, rows, norm_batch): half a group of padding, a whole one, two; a batch that is one group
-PADDED = [(12, 16, 0), (12, 17, 0), (8, 12, 4), (6, 12, 4), (4, 12, 4), (2, 12, 6)]
+PADDED = [(12, 16, 0), (12, 18, 0), (8, 12, 4), (6, 12, 4), (4, 12, 4), (2, 12, 6)]
 
 
 @cache
@@ -27,7 +27,7 @@ def setting(name: str, phase: int, dtype: torch.dtype) -> tuple:
     made = methods.make(name, methods.Options(), OPTIONS.get(name))
     network = Network(
         "resnet20", sum(SIZES), len(SIZES), image_size=(8, 8), head=made.head, taps=made.taps,
-        final_relu=made.final_relu, grow=made.grow,
+        final_relu=made.final_relu, grow=made.grow, beside=made.beside, begin=made.begin,
     )  # fmt: skip
     preprocess = Preprocess(*torch.tensor([[0.5, 0.4, 0.3], [0.2, 0.3, 0.4]], dtype=dtype))
     learned = Model(*tree.cast(tuple(network.init(1, SIZES[0])), dtype=dtype))
@@ -66,7 +66,7 @@ def check_padding(name: str, stage: str = "") -> None:
     """A step with padding, whatever its pixels and what the teacher says of them, is the step without."""
     for phase in (0, 1) if not stage else (1,):
         _, _, params, _, teach, _ = setting(name, phase, torch.float64)
-        whole, junk = draw(12), draw(17, seed=6)
+        whole, junk = draw(12), draw(18, seed=6)
         if phase == 0:
             whole = whole._replace(labels=whole.labels % SIZES[0])
         for size, rows, norm_batch in PADDED:
@@ -90,11 +90,11 @@ def check_groups(name: str) -> None:
     close(measures[:2], tree.map(torch.add, *(half[1][:2] for half in halves)))
 
 
-def check_padding_alone(name: str, stage: str = "") -> None:
+def check_padding_alone(name: str, stage: str = "", images: int = 5) -> None:
     """Groups of padding alone leave a step in float32 finite."""
     dtype = torch.float32
-    batch = draw(5)
+    batch = draw(images)
     _, _, _, _, teach, _ = setting(name, 1, dtype)
-    taught, filled = step_state.pad(teach(batch.images), batch, 15)  # groups of 4, 1, 0, 0 and 0 images
+    taught, filled = step_state.pad(teach(batch.images), batch, 20 - images)  # groups of 4, 1, 0, 0 and 0
     found = take(name, stage, 1, filled, norm_batch=4, taught=taught, dtype=dtype)
     close(found, take(name, stage, 1, batch, norm_batch=4, dtype=dtype), rtol=1e-3, atol=1e-4)
