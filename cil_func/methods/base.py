@@ -68,7 +68,7 @@ class Options:
     kd_combination: "convex": the loss is (1 - w) CE + w KD; "sum": CE + w KD. kd_weight: w, a number from 0, or
     "dynamic": number of old classes / number of classes seen.
     clip_weights: whether `wa` clips the classifier's weights to at least 0 after each update.
-    align: whether `wa`, `der` and `memo` align the classifier's rows at the end of a phase.
+    align: whether `wa`, `der`, `memo` and `tagfex` align the classifier's rows at the end of a phase.
     label_smoothing: of the cross-entropy, from 0 to below 1.
     lwf_classes: the classes over which `lwf` takes the cross-entropy of a later phase: "new": the phase's own; "seen":
     all that are seen.

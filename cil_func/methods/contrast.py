@@ -19,7 +19,7 @@ def info_nce(
     """
     if first.ndim != 2 or first.shape != second.shape or len(first) % 2:
         raise ValueError(f"info_nce: {tuple(first.shape)} and {tuple(second.shape)} are not (B, D) both, B even")
-    cosines = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T             # (B, B)
+    cosines = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T  # (B, B)
     places = torch.arange(len(first), device=first.device)
     own = places[:, None] == places
     return losses.cross_entropy((cosines / temperature).masked_fill(own, -1e9), places ^ 1, mask=rows, rows=rows)

@@ -29,7 +29,7 @@ def joined(main: Tree, second: Tree) -> Tree:
 
 def alone(backbone: Tree) -> Tree:
     """Returns params["backbone"] or state["backbone"] without the second backbone. Tensors are shared."""
-    return {name: {key: leaf for key, leaf in part.items() if key != KEY} for name, part in backbone.items()}
+    return {name: _first(part) for name, part in backbone.items()}
 
 
 def second(backbone: Tree) -> Tree:
@@ -52,10 +52,17 @@ def run(run_one: RunOne, params: Tree, state: Tree) -> tuple[torch.Tensor, dict[
     (B, D) as "beside".
     """
     ((name, part),) = params.items()
-    if KEY not in part:
+    if _first(part) is part:
         return run_one(params, state)
     buffers = state["backbone"]
     features, aux, moved = run_one(alone(params), {"backbone": alone(buffers)})
     others, of_others, moved_others = run_one(second(params), {"backbone": second(buffers)})
     aux = {**aux, **{f"{KEY}.{key}": leaf for key, leaf in of_others.items()}, KEY: others}
     return features, aux, {"backbone": {name: joined(moved["backbone"][name], moved_others["backbone"][name])}}
+
+
+def _first(part: Tree) -> Tree:
+    """Returns a backbone's weights, or its buffers, without those of a second one; `part` itself if there are none."""
+    if not (isinstance(part, dict) and KEY in part):
+        return part
+    return {key: leaf for key, leaf in part.items() if key != KEY}

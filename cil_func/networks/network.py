@@ -162,11 +162,11 @@ class Network:
     def adopt(self, model: Model) -> Model:
         """Returns the finished model of a shorter run, of fewer classes or phases, in the shapes of this network.
 
-        What belongs to classes and phases to come is as in a new network.
+        What belongs to classes and phases to come is as in a new network. A head of another kind comes back as it is.
         """
         params = {**model.params, "classifier": self._widened(model.params["classifier"])}
-        if "head" in params:
-            fresh = self.head.shared(0, self.backbone.feature_dim(), self.num_classes, self.num_phases)
+        fresh = self.head.shared(0, self.backbone.feature_dim(), self.num_classes, self.num_phases)
+        if "head" in params and tree.to_paths(params["head"]).keys() == tree.to_paths(fresh).keys():
             params["head"] = tree.map(lambda old, new: tree.embed(old, new.to(old)), params["head"], fresh)
         return Model(params, model.state)
 

@@ -87,7 +87,7 @@ def of_second(rows: Tree, shared: Tree, aux: dict[str, torch.Tensor], *, heads: 
 
     Of a teacher, whose maps aren't taken, z alone.
     """
-    features = aux[beside.KEY]                                                     # (B, D)
+    features = aux[beside.KEY]  # (B, D)
     found = {"z": project(shared["projector"], features)}
     if MAP in aux:
         merged = attend(shared["attention"], aux[f"{beside.KEY}.{MAP}"].detach(), aux[MAP], heads=heads)
@@ -110,14 +110,14 @@ def attend(params: Tree, second: torch.Tensor, own: torch.Tensor, *, heads: int)
     """
 
     def split(pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.unflatten(2, (heads, -1)).transpose(1, 2)                    # (B, heads, N, D / heads)
+        return pixels.unflatten(2, (heads, -1)).transpose(1, 2)  # (B, heads, N, D / heads)
 
     pixels = {"second": second, "own": own}
     pixels = {name: F.layer_norm(leaf, leaf.shape[2:], **params[name]["norm"]) for name, leaf in pixels.items()}
     query = split(pixels["own"] @ params["query"])
     keys, values = (
         split(torch.cat([pixels[name] @ params[name][of] for name in pixels], dim=1)) for of in ("key", "value")
-    )                                                                              # (B, heads, 2 N, D / heads)
+    )  # (B, heads, 2 N, D / heads)
     weights = (query @ keys.transpose(2, 3) / math.sqrt(query.shape[3])).softmax(dim=3)
     return (weights @ values).transpose(1, 2).flatten(2)
 

@@ -207,7 +207,7 @@ def _sizes(setup: Setup) -> list[str]:
         lines.append(f"exemplars: {size['images']:,} at the end, {_mb(size['bytes'])}, {max(kept, default=0)} a class")
     if setup.config.run.compile:
         stages = len(experiment.method.stages_of(len(experiment.scenario.phases) - 1))
-        count = 1 + stages * (2 if experiment.processes.size > 1 else 1)
+        count = 1 + experiment.network.beside + stages * (2 if experiment.processes.size > 1 else 1)
         if experiment.method.replay:
             count += 1 if experiment.processes.size > 1 else 2  # the step is three functions
         times, by = 1, "whatever the number of phases"

@@ -8,6 +8,7 @@ from typing import Any
 
 from cil_func import optim, tree
 from cil_func.config import Config
+from cil_func.errors import ConfigError
 from cil_func.methods.base import Method
 from cil_func.networks import freezing, timm_pretrained, weights
 from cil_func.networks.network import Network
@@ -80,10 +81,16 @@ def with_weights(config: Config, network: Network) -> Network:
 def with_frozen(config: Config, network: Network, method: Method) -> tuple[Network, Method]:
     """Returns (network, method) with the parts of the backbone frozen that model.freeze names.
 
-    Raises ConfigError for a pattern that matches nothing, and for a backbone that can't freeze a part.
+    Raises ConfigError for a pattern that matches nothing, for a backbone that can't freeze a part, and for a method
+    that mixes the weights of two backbones.
     """
     if not config.model.freeze:
         return network, method
+    if method.beside:
+        raise ConfigError(
+            f"model.freeze: {method.name} mixes the weights of two trained backbones, so no part stays as it is; leave "
+            "it out"
+        )
     net = network.backbone
     params, state = net.init(0, image_size=network.image_size)
     parts = freezing.parts_of(params, state, config.model.freeze)

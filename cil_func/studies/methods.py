@@ -138,7 +138,7 @@ def _kept(method: Method, config: Config, sizes: list[int], size: tuple[int, int
 def _keeps(method: Method, kept: dict[str, int] | None, sizes: list[int]) -> str:
     parts = ["all images"] if method.rows == "all" else ["exemplars"] if method.uses_memory else []
     many = {"backbone": f"{len(sizes)} backbones", "stage": f"a backbone with {len(sizes)} last stages"}
-    parts.append(many.get(method.grow, "the model"))
+    parts.append(many.get(method.grow, "the model") + (" and one beside them" if method.beside else ""))
     if kept and kept["remembered"]:
         parts.append(f"numbers of {kept['remembered'] / 1e6:.1f} MB")
     return ", ".join(parts)
@@ -151,6 +151,7 @@ def _needs(method: Method) -> list[str]:
     needs += ["a backbone that shows its maps"] if method.taps or not method.final_relu else []
     needs += ["a backbone whose last stage can be added again"] if method.grow == "stage" else []
     needs += ["exemplars beside each batch"] if method.replay else []
+    needs += [f"{method.views} views of each image"] if method.views > 1 else []
     needs += ["two classes a phase"] if method.fault_of([2, 1]) else []
     return needs + [f"the stage {name}" for name in stages]
 

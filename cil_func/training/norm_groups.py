@@ -1,5 +1,7 @@
 """Losses that compare images with each other: within norm groups, so that the number of processes changes nothing."""
 
+from functools import partial
+
 import torch
 
 from cil_func import tree
@@ -19,9 +21,11 @@ def by_group(loss: Loss, size: int) -> Loss:
             return loss(student, teacher, targets, classes)
         total = images = torch.zeros_like(student.logits[0, 0])
         for start in range(0, len(targets.labels), size):
-            part = tree.map(lambda leaf, start=start: leaf[start : start + size], (student, teacher, targets))
-            count = torch.ones_like(images) * size if targets.rows is None else part[2].rows.sum(dtype=images.dtype)
-            total, images = total + count * loss(*part, classes), images + count
+            cut = partial(tree.map, lambda leaf, start=start: leaf[start : start + size])
+            own: Targets = cut(targets)
+            count = torch.ones_like(images) * size if own.rows is None else own.rows.sum(dtype=images.dtype)
+            total = total + count * loss(cut(student), cut(teacher), own, classes)
+            images = images + count
         return total / images.clamp(min=1)
 
     return of_batch

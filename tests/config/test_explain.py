@@ -49,7 +49,7 @@ def said(key, what):
 def test_which_methods_use_a_key():
     assert said("optim.epochs", "used by") == said("run.seed", "used by") == "all methods"
     assert said("method.lwf_classes", "used by") == "lwf, lwm, your own"
-    assert said("method.temperature", "used by") == "wa, lwf, icarl, bic, eeil, lwm, foster, coil, your own"
+    assert said("method.temperature", "used by") == "wa, lwf, icarl, bic, eeil, lwm, foster, coil, tagfex, your own"
     assert said("optim.milestones", "used by") == 'no method while optim.schedule = "cosine", the default'
     assert said("data.order_seed", "used by") == 'no method while data.class_order = "canonical", the default'
     assert said("optim.bias.epochs", "used by") == "bic, your own"

@@ -104,7 +104,7 @@ def test_the_module_is_the_model_in_float32(trained):
 
 def test_a_network_without_buffers_and_one_that_grows(runs):
     """The trees of a vision transformer and of several backbones come back from the module's buffers."""
-    grown = [(method, "resnet20", 8) for method in ("der", "memo", "foster")]
+    grown = [(method, "resnet20", 8) for method in ("der", "memo", "foster", "tagfex")]
     for method, backbone, size in (("wa", "timm:test_vit", 16), *grown):
         predictor = drawn(runs["wa"], method, backbone, size)
         module = portable.Portable(predictor)

@@ -31,7 +31,7 @@ SUM = methods.Options(kd_combination="sum", kd_weight=2.0)
 CONSTANT = methods.Options(kd_weight=0.3)  # no binary fraction: rounded to float32 it would be another weight
 LAMBDA = OLD / SEEN
 # no cross-entropy, or they need more than logits
-OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm", "memo", "foster", "coil")
+OTHER_LOSSES = ("podnet", "der", "icarl-bce", "lucir", "lwm", "memo", "foster", "coil", "tagfex")
 BY_LOGITS = [name for name in methods.TABLE if name not in OTHER_LOSSES]
 
 
@@ -127,14 +127,14 @@ def test_lwf_says_where_its_loss_is_empty_and_learns_a_single_class_by_the_other
     assert all(methods.make(name, methods.Options()).fault_of([1, 1]) == "" for name in others)
 
 
-def test_only_wa_der_and_memo_align_and_only_when_asked():
+def test_only_wa_and_methods_of_several_backbones_align_and_only_when_asked():
     head = {"weight": torch.tensor([[3.0, 4.0], [0.0, 5.0], [6.0, 8.0]]), "bias": torch.arange(3.0)}
     params = {"backbone": {}, "classifier": head}
     finished, gamma = methods.make("wa", methods.Options()).finish(params, 1)
     assert gamma == 0.5  # old norms 5 and 5, the new one 10
     assert finished["classifier"]["weight"].tolist() == [[3, 4], [0, 5], [3, 4]]
     for name in methods.TABLE:
-        options = methods.Options(align=name not in ("wa", "der", "memo"))
+        options = methods.Options(align=name not in ("wa", "der", "memo", "tagfex"))
         finished, gamma = methods.make(name, options).finish(params, 1)
         assert gamma is None and finished is params
 
@@ -167,6 +167,7 @@ def test_declarations():
         "agem": (True, False, "arrived", False, "logits"),
         "gem": (True, False, "arrived", False, "logits"),
         "coil": (True, True, "new", False, "logits"),
+        "tagfex": (True, True, "new", False, "logits"),
     }
     for name, declared in expected.items():
         method = methods.make(name, methods.Options())

@@ -38,6 +38,7 @@ CASES = [  # method, backbone, precision
     ("rwalk", "resnet20", "float32"),
     ("derpp", "resnet20", "float32"),
     ("coil", "resnet20", "float32"),
+    ("tagfex", "resnet20", "float32"),
     ("icarl", "timm:test_resnet", "float32"),
     ("wa", "timm:test_resnet", "float64"),
 ]

@@ -41,6 +41,8 @@ def test_bytes_are_those_of_images_and_numbers(found):
     assert found["der"].kept["model"] == 4 * (10 * RESNET32 + heads)
     assert found["memo"].kept["model"] == 4 * (RESNET32 + 9 * 351_488 + heads)  # nine more of the last stage
     assert found["foster"].kept["model"] == 4 * (RESNET32 + 2 * 64 * 100 + 100 + 64 * 101 + 101)
+    more = 2 * (64 * 512 + 512 + 512 * 128 + 128) + 65 * 64 + 5 * 64**2 + 4 * 64 + 65 * 100
+    assert found["tagfex"].kept["model"] == found["der"].kept["model"] + 4 * (RESNET32 + more)
     assert found["bic"].kept["model"] == one + 4 * 2 * 10  # two numbers a phase
     assert found["lucir"].kept["model"] == 4 * (RESNET32 + 64 * 100 + 1)
     assert found["coil"].kept["model"] == found["lucir"].kept["model"] + 4 * (100 * 100 + 64 * 100)  # plan and rows
@@ -51,6 +53,8 @@ def test_what_is_said_in_words(found):
     assert found["memo"].keeps == "exemplars, a backbone with 10 last stages"
     assert found["memo"].needs == "a backbone whose last stage can be added again"
     assert found["foster"].keeps == "exemplars, the model"
+    assert found["tagfex"].keeps == "exemplars, 10 backbones and one beside them"
+    assert found["tagfex"].needs.endswith(", a backbone that shows its maps, 2 views of each image")
     assert found["foster"].needs == "the last model as teacher, the stage compress"
     assert found["ewc"].keeps.startswith("the model, numbers of 3.8 MB")
     assert found["podnet"].needs == "the last model as teacher, a backbone that shows its maps, the stage balance"

@@ -1,5 +1,7 @@
 """A network of one convolution with batch norm, small enough to be compiled in a test, and a step on it."""
 
+from dataclasses import replace
+
 import torch
 
 from cil_func import methods, optim, tree
@@ -23,20 +25,27 @@ def _init(key, *, image_size=None):
     return {"conv": layers.conv_init(key, 3, WIDTH, 3), "norm": params}, {"norm": state}
 
 
-def _apply(params, state, images, **mode):
+def _apply(params, state, images, *, taps=None, final_relu=True, **mode):
     found, moved = layers.conv_norm(params["conv"], params["norm"], state["norm"], images, **mode)
-    return found.relu().mean((2, 3)), {}, {"norm": moved}
+    return found.relu().mean((2, 3)), taps([found]) if taps else {}, {"norm": moved}
 
 
-BACKBONE = Backbone(_init, _apply, lambda: WIDTH, pads=lambda: True, groups=True)
+BACKBONE = Backbone(_init, _apply, lambda: WIDTH, pads=lambda: True, groups=True, has_maps=True)
 NETWORK = Network("small", sum(SIZES), len(SIZES), backbone=BACKBONE)
+
+
+def network_of(method: methods.Method) -> Network:
+    return replace(
+        NETWORK, head=method.head, taps=method.taps, grow=method.grow, beside=method.beside, begin=method.begin
+    )
 
 
 def begin(name: str, phase: int = 1, **options):
     """(method, classes, train state) of the start of a phase, after earlier ones that have trained nothing."""
     method = methods.make(name, methods.Options(), options)
-    params, state = tree.cast(tuple(NETWORK.init(1, sum(SIZES[: phase + 1]))), dtype=DTYPE)
-    params, classes, extra = NETWORK.pad(params), classes_of(SIZES, phase), {}
+    network = network_of(method)
+    params, state = tree.cast(tuple(network.init(1, sum(SIZES[: phase + 1]))), dtype=DTYPE)
+    params, classes, extra = network.pad(params), classes_of(SIZES, phase), {}
     if method.extra:
         extra = method.extra.begin(method.extra.start(params), params, classes)
     return method, classes, step_state.start(method.main, OPTIMISER, params, state, extra)
@@ -44,7 +53,7 @@ def begin(name: str, phase: int = 1, **options):
 
 def parts(method, *, norm_batch: int = 0, padded: bool = False) -> step.StepParts:
     return step.make(
-        method.main, NETWORK, OPTIMISER, PREPROCESS, dtype=DTYPE, norm_batch=norm_batch, padded=padded
+        method.main, network_of(method), OPTIMISER, PREPROCESS, dtype=DTYPE, norm_batch=norm_batch, padded=padded
     )  # fmt: skip
 
 

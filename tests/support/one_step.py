@@ -62,14 +62,14 @@ def close(mine, theirs, **tolerance) -> None:
     tree.map(lambda a, b: torch.testing.assert_close(a, b, **tolerance), mine, theirs)
 
 
-def check_padding(name: str, stage: str = "") -> None:
+def check_padding(name: str, stage: str = "", cases: list = PADDED) -> None:
     """A step with padding, whatever its pixels and what the teacher says of them, is the step without."""
     for phase in (0, 1) if not stage else (1,):
         _, _, params, _, teach, _ = setting(name, phase, torch.float64)
         whole, junk = draw(12), draw(18, seed=6)
         if phase == 0:
             whole = whole._replace(labels=whole.labels % SIZES[0])
-        for size, rows, norm_batch in PADDED:
+        for size, rows, norm_batch in cases:
             batch = Batch(whole.images[:size], whole.labels[:size])
             expected = take(name, stage, phase, batch, norm_batch=norm_batch)
             assert not torch.equal(tree.to_vector(expected[0].params), tree.to_vector(params))
