@@ -44,7 +44,8 @@ def activation_bytes(setup: Setup) -> int:
         leaf.requires_grad_()
     params = tree.merge(trained, frozen)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features, _, _ = network.run(params["backbone"], state, images, train=True, norm_batch=norm_batch)
-        network.outputs(params, network.place(features, 0), experiment.classes(experiment.scenario.phases[0], "meta"))
+        features, aux, _ = network.run(params["backbone"], state, images, train=True, norm_batch=norm_batch)
+        classes = experiment.classes(experiment.scenario.phases[0], "meta")
+        network.outputs(params, network.place(features, 0), classes, aux)
     own = {id(leaf.untyped_storage()) for leaf in tree.leaves((params, state))}
     return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)

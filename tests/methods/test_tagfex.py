@@ -18,7 +18,7 @@ from cil_func.errors import ConfigError
 from cil_func.methods import contrast
 from cil_func.networks.outputs import classes_of
 from cil_func.parallel import batch_split
-from cil_func.runs import counting, setup
+from cil_func.runs import counting, planning, setup
 from cil_func.training import step
 from cil_func.training.stage import TrainingData
 from cil_func.training.waiting import Waiting
@@ -72,7 +72,7 @@ class Guide(nn.Module):
 
     def numbers(self) -> dict:
         """What is trained but for the network, under our paths."""
-        found = {f"attention.{kind}": leaf for kind, leaf in (("query", self.query),)}
+        found = {"attention.query": self.query}
         for name in ("second", "own"):
             found |= {f"attention.{name}.{kind}": getattr(self, f"{kind}_{name}") for kind in ("key", "value")}
             found |= {f"attention.{name}.norm.{key}": x for key, x in getattr(self, f"norm_{name}").named_parameters()}
@@ -82,17 +82,19 @@ class Guide(nn.Module):
         return found
 
 
-def part(trees, key: str = "beside") -> tuple:
-    """(params, state) of the second backbone, in the form of the first one's."""
-    return tuple({"backbone": {name: own[key] for name, own in each["backbone"].items()}} for each in trees)
+def newest_of(model) -> list[dict]:
+    """The newest backbone's params and state, without the second one."""
+    found = [next(iter(part["backbone"].items())) for part in model]
+    return [{"backbone": {name: {key: own[key] for key in own if key != "beside"}}} for name, own in found]
 
 
-def main(trees) -> tuple:
-    return tuple({"backbone": {name: {key: leaf for key, leaf in own.items() if key != "beside"}
-                               for name, own in each["backbone"].items()}} for each in trees)  # fmt: skip
+def second_of(model) -> list[dict]:
+    """The second backbone's params and state, in the form of the newest one's."""
+    found = [next(iter(part["backbone"].items())) for part in model]
+    return [{"backbone": {name: own["beside"]}} for name, own in found]
 
 
-def blend(newest: nn.Module, second: nn.Module) -> nn.Module:
+def blended(newest: nn.Module, second: nn.Module) -> nn.Module:
     new = copy.deepcopy(newest).requires_grad_(True)
     with torch.no_grad():
         for mine, its in zip(new.parameters(), second.parameters(), strict=True):
@@ -102,15 +104,15 @@ def blend(newest: nn.Module, second: nn.Module) -> nn.Module:
 
 def test_three_phases_are_those_of_a_conventional_loop(monkeypatch):
     run = oracle.learn(monkeypatch, "tagfex", "optim.epochs=1", *SETTINGS)
-    nets, head, auxiliary = [oracle.backbone(*main(run.started[0]))], None, None
-    guide = Guide(run.started[0].params["head"], oracle.backbone(*part(run.started[0])))
+    nets, head, auxiliary = [oracle.backbone(*newest_of(run.started[0]))], None, None
+    guide = Guide(run.started[0].params["head"], oracle.backbone(*second_of(run.started[0])))
     gates = []
     for phase, old, seen in oracle.phases():
         started = run.started[phase].params
         teacher = copy.deepcopy(guide).requires_grad_(False)
         teacher.net.eval()
         if phase:
-            nets.append(blend(nets[-1], guide.net).train())
+            nets.append(blended(nets[-1], guide.net).train())
             nets[-2].eval().requires_grad_(False)
             guide.draw(started["head"], range(old, seen))
         if phase == 1:
@@ -156,8 +158,8 @@ def test_three_phases_are_those_of_a_conventional_loop(monkeypatch):
         oracle.assert_backbone(
             net, {"backbone": params["frozen"][str(at)]}, {"backbone": state["frozen"][str(at)]}
         )  # so they have no second backbone
-    oracle.assert_backbone(nets[-1], *main(run.learned))
-    oracle.assert_backbone(guide.net, *part(run.learned))
+    oracle.assert_backbone(nets[-1], *newest_of(run.learned))
+    oracle.assert_backbone(guide.net, *second_of(run.learned))
     oracle.assert_near(params["classifier"], head.state_dict())
     ours = tree.to_paths(params["head"])
     oracle.assert_near({f"projector.{name}": leaf for name, leaf in tree.to_paths(params["head"]["old"]).items()},
@@ -289,6 +291,13 @@ def test_each_row_comes_twice_side_by_side_with_draws_of_its_own():
 def test_what_does_not_fit_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         build(*settings).network.init(0, 2)
+
+
+def test_the_plan_counts_both_views_and_the_graph_of_the_teacher():
+    """36 new images, then 20 exemplars too, each twice: 5 steps of 16 images, then 7 in each of 4 phases."""
+    settings = ["method.name=tagfex", "optim.epochs=1", "optim.batch_size=16", "run.compile=true"]
+    text = planning.describe(setup.build(load("digits", tiny.settings(*settings))))
+    assert "33 steps over 520 images" in text and "graphs to compile: 3, whatever the number of phases" in text
 
 
 def test_processes_share_whole_pairs():
