@@ -11,6 +11,7 @@ import torch
 
 from cil_func import tree
 from cil_func.errors import DataError
+from cil_func.networks import beside
 from cil_func.networks.backbones import Backbone, InitBackbone
 from cil_func.networks.timm_skeleton import Size
 
@@ -95,9 +96,13 @@ def _is_table(found: Mapping, key: str) -> bool:
 
 
 def of_run(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the newest backbone of a model that a run of this package has saved; other tensors as they are."""
+    """Returns the newest backbone of a model that a run of this package has saved; other tensors as they are.
+
+    Earlier last stages, and a backbone that was trained beside it, are left out.
+    """
     starts = ("params.backbone.", "state.backbone.")
     if not any(name.startswith(starts) for name in tensors):
         return tensors
     own = {name.split(".", 2)[2]: leaf for name, leaf in tensors.items() if name.startswith(starts)}
-    return {name.partition(".")[2]: leaf for name, leaf in own.items()}  # without the backbone's name
+    own = {name.partition(".")[2]: leaf for name, leaf in own.items()}  # without the backbone's name
+    return {name: leaf for name, leaf in own.items() if name.partition(".")[0] not in (beside.KEY, "earlier")}

@@ -111,6 +111,8 @@ def test_the_backbone_of_a_saved_run_is_taken():
     flat |= {f"state.backbone.resnet20.{path}": leaf for path, leaf in tree.to_paths(state).items()}
     flat |= {"params.classifier.weight": torch.zeros(3, 64), "params.frozen.0.resnet20.stem.conv.weight": torch.ones(1)}
     net = backbones.backbone("resnet20")
+    for other in ("beside.stem.conv.weight", "earlier.0.block0.conv1.weight"):  # of TagFex and of MEMO
+        flat[f"params.backbone.resnet20.{other}"] = torch.zeros(1)
     found = weights.pretrained(net, weights.of_run(flat), file="f", name="resnet20")(0, image_size=SIZE)
     tree.map(lambda mine, theirs: torch.testing.assert_close(mine, theirs, rtol=0, atol=0), found, (params, state))
 
