@@ -4,6 +4,7 @@ import torch
 
 from cil_func import tree
 from cil_func.deploy.predictor import Predictor
+from cil_func.networks import beside
 from cil_func.training.preprocess import DTYPES
 
 
@@ -18,7 +19,8 @@ class Portable(torch.nn.Module):
         super().__init__()
         self._model = model
         self._dtype = compute_dtype or DTYPES[model.saved.description["precision"]][1]
-        self._trees = {"params": model.params, "state": model.state}
+        trees = {"params": model.params, "state": model.state}  # a second backbone takes no part in a prediction
+        self._trees = {name: {**part, "backbone": beside.alone(part["backbone"])} for name, part in trees.items()}
         for path, leaf in tree.to_paths(self._trees).items():
             self.register_buffer(path.replace(".", "__"), leaf)  # a buffer's name has no dots
         assert model.classes  # made now: the tracing in torch.export can't

@@ -110,6 +110,7 @@ def test_a_network_without_buffers_and_one_that_grows(runs):
         module = portable.Portable(predictor)
         pixels = module.example(2)
         assert torch.allclose(module(pixels).double(), predictor(pixels), atol=1e-6), backbone
+        assert not any("beside" in name for name in module.state_dict())  # which TagFex needs to go on learning alone
 
 
 def drawn(trained, method, backbone, size):
