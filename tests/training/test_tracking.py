@@ -7,7 +7,8 @@ import torch
 
 from cil_func import tree
 from cil_func.data.batch import Batch, ReplayBatch, Replayed
-from cil_func.training import step, step_state
+from cil_func.parallel.processes import ALONE
+from cil_func.training import recipe, runners, step, step_state
 from cil_func.training.runners import CapturedSteps, EagerSteps
 
 
@@ -89,3 +90,16 @@ def test_a_step_with_exemplars_is_the_same_compiled_and_captured(monkeypatch):
     broken = walked(run._replace(replayed=lambda *given: run.replayed(*given) * torch.nan))
     name = step_state.entry_name(step_state.TrainState(*broken), broken[3].entry.item(), method.main)
     assert name == "a gradient of the exemplars beside a batch"
+
+
+def test_the_parts_of_a_compiled_step_are_put_together_with_their_groups(monkeypatch):
+    monkeypatch.setattr(runners, "compiled", lambda function, **more: function)
+    method, classes, begun = one_conv.begin("gem", phase=2, images=4)
+    parts, labels = one_conv.parts(method), torch.tensor([[0, 1, 0, 1], [2, 3, 3, 2]])
+    images = torch.stack([one_conv.draw(4, classes, seed).images for seed in (7, 8)])
+    batch = ReplayBatch(*one_conv.draw(6, classes, 1), Replayed(images, labels, torch.tensor([0, 1])))
+    found, expected = (
+        run(begun, None, batch, classes, one_conv.RATE)
+        for run in (recipe._compiled(parts, ALONE, 0, 1), step.join(parts))
+    )
+    tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0), found, expected)
