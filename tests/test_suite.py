@@ -16,7 +16,7 @@ FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file_
 def test_the_readmes_command_runs_several_workers_and_a_file_on_one_of_them():
     """What a module's tests share, a whole run for most, is made once; the order is that of conftest.py."""
     (block,) = re.findall(r"```sh\n# set up and run the tests\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert block.endswith(" && .venv/bin/python -m pytest -n 3 --dist=loadfile\n")
+    assert block.endswith(" && .venv/bin/python -m pytest -n 2 --dist=loadfile\n")
     assert "pytest-xdist" in (ROOT / "requirements.txt").read_text()
     assert "--no-loadscope-reorder" in (ROOT / ".pytest.ini").read_text()
 

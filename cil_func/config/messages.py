@@ -18,9 +18,10 @@ from annotated_types import Interval
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cil_func.config.free_table import LARGEST, FreeTable
-from cil_func.errors import ConfigError
+from cil_func.errors import ConfigError, printable
 
 _SHOWN_LENGTH = 60  # characters of a given value that a message repeats
+_NAMED = 12  # choices that a message names
 # What people write for these has too few letters in common with the right word, or more with a wrong one.
 _SYNONYMS = {"gpu": "cuda", "lr": "learning_rate", "wd": "weight_decay"}
 _NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "a string in quotes"}
@@ -45,7 +46,7 @@ def first_of(mistakes: Sequence[str]) -> ConfigError:
 
 
 def shown(value: object, *, length: int = _SHOWN_LENGTH) -> str:
-    """Returns a value as TOML would write it, cut to `length` characters."""
+    """Returns a value as TOML would write it, but for what a screen can't show, cut to `length` characters."""
     if isinstance(value, str | bool):
         text = json.dumps(value, ensure_ascii=False)
     elif isinstance(value, list | tuple):
@@ -56,7 +57,7 @@ def shown(value: object, *, length: int = _SHOWN_LENGTH) -> str:
         text = f"{value:#x}"  # str() raises beyond 4,300 digits
     else:
         text = str(value)
-    return text if len(text) <= length else f"{text[: length - 2]} …"
+    return text if len(text := printable(text)) <= length else f"{text[: length - 2]} …"
 
 
 def dotted(parts: Iterable[str]) -> str:
@@ -119,8 +120,8 @@ def mistakes_in(raw: Mapping[str, Any], failure: ValidationError, hints: Mapping
     return list(messages.values())
 
 
-def allowed(hint: Any) -> str:
-    """Returns what a key with annotation `hint` takes: "an integer >= 2", "true or false", 'one of "a", "b"'."""
+def allowed(hint: Any, *, most: int | None = None) -> str:
+    """Returns what a key with annotation `hint` takes, such as 'one of "a", "b"'. most: choices named; None: all."""
     if _is_table(hint):
         return "a table of keys"
     if is_free(hint):
@@ -129,12 +130,13 @@ def allowed(hint: Any) -> str:
         base, *notes = typing.get_args(hint)
         texts = [note.text for note in notes if isinstance(note, Allowed)]
         ranges = [_range(note) for note in notes if isinstance(note, Interval)]
-        return texts[0] if texts else " ".join([allowed(base), *ranges])
+        return texts[0] if texts else " ".join([allowed(base, most=most), *ranges])
     if typing.get_origin(hint) is Literal:
-        values = ", ".join(shown(value) for value in typing.get_args(hint))
-        return f"one of {values}" if len(typing.get_args(hint)) > 1 else values
+        values = [shown(value) for value in typing.get_args(hint)]
+        rest = f" and {len(values) - most} more (--explain tells)" if most and len(values) > most else ""
+        return "one of " * (len(values) > 1) + ", ".join(values[:most]) + rest
     if _is_union(hint):
-        return " or ".join(allowed(member) for member in _members(hint))
+        return " or ".join(allowed(member, most=most) for member in _members(hint))
     return _NOUNS.get(hint, str(hint))
 
 
@@ -149,7 +151,7 @@ def is_plain(hint: Any) -> bool:
 
 
 def _refused(key: str, given: Any, hint: Any) -> str:
-    message, meant = f"{key}: {shown(given)} is not allowed; {allowed(hint)}", _suggestion(given, hint)
+    message, meant = f"{key}: {shown(given)} is not allowed; {allowed(hint, most=_NAMED)}", _suggestion(given, hint)
     return f"{message}; did you mean {meant}?" if meant else message
 
 

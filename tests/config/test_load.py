@@ -22,7 +22,8 @@ from cil_func.config import effects
 from cil_func.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-METHODS = ", ".join(f'"{name}"' for name in effects.METHODS)
+METHODS = ", ".join(f'"{name}"' for name in [*effects.METHODS][:12])
+METHODS += f" and {len(effects.METHODS) - 12} more (--explain tells)"
 PRESETS = config.presets()
 OF_FILES = ("folder", "cub200", "imagenet100", "imagenet100-b0-10", "imagenet1000")
 NEEDS = {name: ["data.path=somewhere"] for name in OF_FILES}  # what a preset can't know
@@ -466,6 +467,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path):
     (tmp_path / "w.toml").write_bytes(b"\xef\xbb\xbf[run]\r\nseed = 3\r\n")
     assert config.load(str(tmp_path / "w.toml")).run.seed == 3
+
+
+def test_of_many_choices_a_message_names_a_few():
+    """With a value as long as a message repeats, and characters that are written as ten."""
+    message = refused("digits", ["method.name=" + "\U00018d09" * 60])
+    assert f'is not allowed; one of {METHODS} or your own "package' in message
 
 
 def test_name_of():
