@@ -33,7 +33,7 @@ DRAWN = {  # label, colour, marker, line
     "finetune": ("finetune: no exemplars", GREEN, "^", "-"),
 }
 ORIGIN = ("commit", "processor")  # of a run: by another version, or on another machine, its numbers differ
-HEADING = ("method", "seeds", "average", "+-", "last", "+-", "forgetting", "seconds")
+HEADING = ("method", "seeds", "average incremental accuracy", "last accuracy", "forgetting")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             path = write(found, conditions, options.json)
         if status:
             return status
-    show(json.loads(path.read_text(encoding="utf-8")))
+    print(markdown(json.loads(path.read_text(encoding="utf-8"))["figures"]))
     print(path)
     return 0
 
@@ -138,12 +138,21 @@ def figures(found: Sequence[dict]) -> dict[str, float]:
     return made
 
 
-def show(record: dict) -> None:
-    """Prints the means by method. record: the content of the written file."""
-    found = record["figures"]
-    names = ("seeds", "average", "average_deviation", "last", "last_deviation", "forgetting", "seconds")
-    listed = [key.removesuffix("_seeds") for key in found if key.endswith("_seeds")]
-    measure.table([HEADING, *([method, *(found.get(f"{method}_{name}") for name in names)] for method in listed)])
+def markdown(figures: dict[str, float]) -> str:
+    """Returns the means by method as the Markdown table that benchmarks/README.md has, the best last accuracy first.
+
+    figures: of the written file.
+    """
+
+    def cell(key: str) -> str:
+        deviation = figures.get(f"{key}_deviation")
+        return f"{figures[key]:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+    found = [key.removesuffix("_seeds") for key in figures if key.endswith("_seeds")]
+    rows = [HEADING, ("---",) * len(HEADING)]
+    for name in sorted(found, key=lambda name: -figures[f"{name}_last"]):
+        rows.append((name, str(figures[f"{name}_seeds"]), *(cell(f"{name}_{key}") for key in SUMMARY)))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def draw(record: dict) -> bytes:
