@@ -133,7 +133,7 @@ def allowed(hint: Any, *, most: int | None = None) -> str:
         return texts[0] if texts else " ".join([allowed(base, most=most), *ranges])
     if typing.get_origin(hint) is Literal:
         values = [shown(value) for value in typing.get_args(hint)]
-        rest = f" and {len(values) - most} more (--explain tells)" if most and len(values) > most else ""
+        rest = f" and {len(values) - most} more (see train.py --explain)" if most and len(values) > most else ""
         return "one of " * (len(values) > 1) + ", ".join(values[:most]) + rest
     if _is_union(hint):
         return " or ".join(allowed(member, most=most) for member in _members(hint))

@@ -23,7 +23,7 @@ from cil_func.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 METHODS = ", ".join(f'"{name}"' for name in [*effects.METHODS][:12])
-METHODS += f" and {len(effects.METHODS) - 12} more (--explain tells)"
+METHODS += f" and {len(effects.METHODS) - 12} more (see train.py --explain)"
 PRESETS = config.presets()
 OF_FILES = ("folder", "cub200", "imagenet100", "imagenet100-b0-10", "imagenet1000")
 NEEDS = {name: ["data.path=somewhere"] for name in OF_FILES}  # what a preset can't know
