@@ -228,6 +228,7 @@ def test_a_new_backbone_starts_between_newest_and_second_and_old_classes_do_not_
     tiny.shallow(monkeypatch)
     _, network, _, _, _, _ = one_step.setting("tagfex", 1, torch.float64)
     last = network.init(1, 3)
+    last.params["head"]["projector"] = tree.map(lambda leaf: leaf + 1, last.params["head"]["projector"])  # has learned
     grown = network.expand(last, 2, 2, 1)
     (own,), (new,) = last.params["backbone"].values(), grown.params["backbone"].values()
     conv, its = own["stem"]["conv"]["weight"], own["beside"]["stem"]["conv"]["weight"]
