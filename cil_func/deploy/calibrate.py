@@ -19,7 +19,7 @@ from cil_func.deploy.answering import answered
 from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.deploy.listing import image_files
 from cil_func.deploy.predictor import Predictor
-from cil_func.errors import Mistakes
+from cil_func.errors import DataError, Mistakes
 from cil_func.training import calibrating
 
 _FEWEST = 4  # images of a class: two to fit on, two to measure on
@@ -78,14 +78,22 @@ def _calibrate(options: argparse.Namespace) -> int:
 def read(model: Predictor, folder: str) -> Outputs:
     """Runs the model over the images in folder/<class>/** and returns what it says.
 
-    Raises DataError for a class without at least 4 images, for images that can't be read, and for a missing folder.
+    Raises DataError for a class without at least 4 images, for images that can't be read, for a missing folder, and for
+    one that has the folders of the classes in its test/, val/ or train/.
     """
     numbers = {name: k for k, name in enumerate(model.class_names)}
     mistakes = Mistakes()
     files: list[str] = []
     labels: list[int] = []
     counts = dict.fromkeys(numbers, 0)
-    for name in class_folders.class_folders(folder):
+    names = class_folders.class_folders(folder)
+    deeper = [part for part in ("test", "val", "train") if part in names]
+    if deeper and numbers.keys().isdisjoint(map(listing.text_of, names)):
+        raise DataError(
+            f"{folder}: no folder in it is called as a class, such as {model.class_names[0]!r}; give one with "
+            f"a folder for each class, maybe {Path(folder) / deeper[0]}"
+        )
+    for name in names:
         own, refused = image_files([str(Path(folder) / name)])
         mistakes.lines += [f"{path}: {reason}" for path, reason in refused.items()]
         label = numbers.get(listing.text_of(name), -1)

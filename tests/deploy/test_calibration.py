@@ -71,6 +71,12 @@ def calibrated(trained, tmp_path, capsys):
     return copy, folder, capsys.readouterr().out.splitlines()
 
 
+def test_a_folder_above_those_of_the_classes_is_named_with_the_one_that_fits(trained, capsys):
+    assert main(["calibrate", str(trained.copy), str(trained.images)]) == 3
+    fits = f"such as 'class000'; give one with a folder for each class, maybe {trained.images / 'test'}"
+    assert f"{trained.images}: no folder in it is called as a class, {fits}\n" in capsys.readouterr().err
+
+
 def test_calibrating_changes_probabilities_and_no_prediction(trained, calibrated):
     copy, folder, lines = calibrated
     before, after = cil_func.load(trained.copy), cil_func.load(copy)
