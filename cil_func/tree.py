@@ -5,7 +5,7 @@ joined by dots: `classifier.weight`. None is a tree without leaves here, while t
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,23 @@ def unflatten(leaves: list[torch.Tensor], tree: Tree) -> Tree:
     leaves: in the order of `tree.leaves`. `tree` must have no None. Raises ValueError for another number of leaves.
     """
     return pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
+
+
+def tensors_of(tree: Tree) -> tuple[list[torch.Tensor], Callable[[Sequence[torch.Tensor]], Tree]]:
+    """Returns (the tensors in a tree, whose leaves may also be no tensors; a function that puts others in their place).
+
+    The function takes as many tensors in the same order and returns the tree with these, and with its other leaves.
+    """
+    found, structure = pytree.tree_flatten(tree)
+    places = [at for at, leaf in enumerate(found) if isinstance(leaf, torch.Tensor)]
+
+    def put(tensors: Sequence[torch.Tensor]) -> Tree:
+        others = list(found)
+        for at, tensor in zip(places, tensors, strict=True):
+            others[at] = tensor
+        return pytree.tree_unflatten(others, structure)
+
+    return [found[at] for at in places], put
 
 
 def to_vector(tree: Tree) -> torch.Tensor:

@@ -20,6 +20,8 @@ _USE_OF_EXEMPLARS = {
 def of_config(config: "Config") -> Iterator[str]:
     """Yields one message for each combination of values in a configuration that is not allowed; none if all fit."""
     data, memory = config.data, config.memory
+    if config.run.recompute and config.run.compile:
+        yield "run.recompute: true with run.compile = true, which keeps all in one graph; run.compile = false, or false"
     if data.name in OF_FILES and not data.path:
         allowed = "the path of a folder that holds train/ and test/ (or val/)"
         yield f"data.path: missing, with data.name = {shown(data.name)}; {allowed}"

@@ -32,6 +32,7 @@ ADDED = (
     "optim.options", "optim.accumulate", "run.extends", "run.loggers", "model.weights", "model.freeze",
     "optim.rate_factors", "data.phases", "data.validation", "data.tests_on",
     "data.storage", "data.workers", "data.packed", "data.subset", "augment.window",
+    "run.recompute",
 )  # fmt: skip
 
 

@@ -37,6 +37,9 @@ class Run(Table):
     float32 is IEEE's, never TF32, not on a GPU either. float64 is for tests of equality."""
     compile: bool = True
     "Whether torch.compile compiles the whole training step: about a minute at first, faster afterwards."
+    recompute: bool = False
+    """Whether the backward pass computes each block of the backbone again instead of keeping what it needs of it
+    (activation checkpointing): less memory, more time. Needs compile = false."""
     threads: Annotated[int, Interval(ge=0, le=1024)] = 0
     "CPU threads of each process. 0: torch's own choice."
     timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from cil_func.networks import resnet, timm_draws, timm_models, timm_pretrained, timm_skeleton
+from cil_func.networks import resnet, timm_draws, timm_models, timm_pretrained, timm_recomputing, timm_skeleton
 from cil_func.networks.outputs import Taps
 from cil_func.networks.timm_skeleton import OFF, Drop, Size
 from cil_func.tree import Tree
@@ -65,6 +65,7 @@ class Backbone:
     last: the name of the last stage in params and state, if `apply` takes several of them, see `networks.resnet.apply`.
     freezes: whether `apply` takes `frozen`, the paths of frozen parts, whose batch norms use their running statistics
     in train mode too. It is given only in train mode and if there are any.
+    recomputes() -> whether `apply` takes recompute=True, see `networks.recomputing`. It is given only in train mode.
     saved_names(image_size) -> the names of the tensors that a file of its weights has; None: all of params and state.
     classifier: the beginnings of the names of a classifier that such a file may have too.
     """
@@ -80,6 +81,7 @@ class Backbone:
     has_maps: bool = False
     last: str = ""
     freezes: bool = False
+    recomputes: Answer = lambda: False
     saved_names: SavedNames = lambda image_size: None
     classifier: Callable[[], tuple[str, ...]] = lambda: ()
 
@@ -100,6 +102,7 @@ def backbone(name: str) -> Backbone:
             draws=partial(timm_draws.draws, inner),
             drops=lambda: timm_skeleton.facts(inner).drops,
             freezes=True,
+            recomputes=lambda: timm_recomputing.has_blocks(timm_skeleton.prototype(inner)),
             saved_names=lambda image_size: timm_pretrained.saved_names(inner, image_size),
             classifier=lambda: timm_pretrained.classifier(inner),
         )
@@ -115,6 +118,7 @@ def backbone(name: str) -> Backbone:
         has_maps=True,
         last=resnet.LAST,
         freezes=True,
+        recomputes=lambda: True,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import rng
-from cil_func.networks import layers
+from cil_func.networks import layers, recomputing
 from cil_func.networks.freezing import is_inside
 from cil_func.networks.outputs import Taps
 
@@ -57,6 +57,7 @@ def apply(
     taps: Taps | None = None,
     final_relu: bool = True,
     frozen: tuple[str, ...] = (),
+    recompute: bool = False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, 64) in the parameters' dtype, aux, new state).
 
@@ -68,6 +69,7 @@ def apply(
     final_relu: False pools the last block's output without its ReLU.
     frozen: the paths of frozen parts, such as "stem" or "stage0.block1.norm2"; batch norms in them use their running
     statistics, and their state stays as it is, in train mode too.
+    recompute: whether the backward pass computes each block again, see `networks.recomputing`.
     """
 
     def mode_of(norm: str) -> layers.Mode:
@@ -86,10 +88,10 @@ def apply(
         if name == LAST and "earlier" in params:
             for at in sorted(params["earlier"], key=int):
                 parts = params["earlier"][at], state["earlier"][at]
-                others.append(pooled(_stage(*parts, y, stride, lambda norm: {"train": False}, None)[0]))
+                others.append(pooled(_stage(*parts, y, stride, lambda norm: {"train": False})[0]))
             new_state["earlier"] = state["earlier"]
         modes = lambda norm, name=name: mode_of(f"{name}.{norm}")  # noqa: E731
-        y, new_state[name] = _stage(params[name], state[name], y, stride, modes, maps)
+        y, new_state[name] = _stage(params[name], state[name], y, stride, modes, maps, recompute)
     features = torch.cat([*others, pooled(y)], dim=1) if others else pooled(y)
     return features, taps([each.to(dtype) for each in maps]) if taps and maps else {}, new_state
 
@@ -100,7 +102,8 @@ def _stage(
     y: torch.Tensor,
     stride: int,
     mode_of: Callable[[str], layers.Mode],
-    maps: list[torch.Tensor] | None,
+    maps: list[torch.Tensor] | None = None,
+    recompute: bool = False,
 ) -> tuple[torch.Tensor, dict]:
     """Returns (output of the last block before its ReLU, new state) of a stage.
 
@@ -111,7 +114,8 @@ def _stage(
     for i in range(len(params)):  # counted, not iterated: a tree read from a file may be sorted by name
         block = f"block{i}"
         modes = [mode_of(f"{block}.norm{number}") for number in (1, 2)]
-        y, new_state[block] = _block(params[block], state[block], F.relu(y), 1 if i else stride, modes)
+        given = params[block], state[block], F.relu(y), 1 if i else stride, modes
+        y, new_state[block] = recomputing.recomputed(_block, *given) if recompute else _block(*given)
         if maps is not None:
             maps.append(y)
     return y, new_state

@@ -47,6 +47,7 @@ def apply(
     norm_batch: int = 0,
     valid: torch.Tensor | None = None,
     frozen: tuple[str, ...] = (),
+    recompute: bool = False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, D) in float32 at least, {}, new state). A timm model shows no feature maps.
 
@@ -54,7 +55,8 @@ def apply(
     parameters have another dtype. train: batch norm uses the batch and moves the state. drop: rates of dropping in
     train mode; where one isn't 0, it draws from torch's global generator. norm_batch, valid: of batch norm in train
     mode, see `layers.batch_norm`; without either it is timm's own, over the whole batch. They are ignored by a model
-    without batch norm. frozen: the paths of modules that are in eval mode whatever `train` is.
+    without batch norm. frozen: the paths of modules that are in eval mode whatever `train` is. recompute: whether the
+    backward pass computes each block again, see `networks.recomputing`; not where torch.compile traces the call.
     Works as the first use of the model too under torch.func, torch.compile(fullgraph=True) and torch.export, and in
     several threads at once. Raises ValueError for images of another size than the parameters were made for.
     """
@@ -71,7 +73,8 @@ def apply(
             features = _call(module, weights, buffers, images, valid)
         else:
             image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
-            with timm_skeleton.borrow(name, image_size, train=train, drop=drop, frozen=frozen, norms=norms) as module:
+            how = {"train": train, "drop": drop, "frozen": frozen, "norms": norms, "recompute": recompute}
+            with timm_skeleton.borrow(name, image_size, **how) as module:
                 features = _call(module, weights, buffers, images, valid)
     wide = torch.promote_types(features.dtype, torch.float32)
     return features.to(wide), {}, tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cil_func.errors import ConfigError
+from cil_func.networks import timm_recomputing
 
 Size = tuple[int, int]  # (H, W)
 
@@ -66,6 +68,7 @@ def borrow(
     drop: Drop = OFF,
     frozen: tuple[str, ...] = (),
     norms: Norms | None = None,
+    recompute: bool = False,
 ) -> Iterator[torch.nn.Module]:
     """Returns a context manager that yields a skeleton which no other call uses meanwhile.
 
@@ -73,10 +76,10 @@ def borrow(
     name: of the timm model. image_size: (H, W) of the images if `takes_size(name)`, else None. train: whether the
     skeleton is in train mode. drop: its rates of dropping. frozen: paths of modules that are in eval mode all the same;
     those of single tensors are ignored. norms: how batch norm works in train mode, if that can be set; None: as
-    timm's does.
+    timm's does. recompute: whether the backward pass computes each block again, see `timm_recomputing`.
     Raises ConfigError if timm has no such model or if it doesn't take a rate that isn't 0.
     """
-    key = (name, image_size, train, drop, frozen, norms)
+    key = (name, image_size, train, drop, frozen, norms, recompute)
     try:
         module = _free[key].pop()  # pop and append of a list are atomic
     except IndexError:
@@ -94,9 +97,10 @@ def new(
     drop: Drop = OFF,
     frozen: tuple[str, ...] = (),
     norms: Norms | None = None,
+    recompute: bool = False,
 ) -> torch.nn.Module:
     """Returns a skeleton that is never used by another call. The arguments are those of `borrow`."""
-    return elsewhere(copy, name, image_size, train, drop, frozen, norms)
+    return elsewhere(copy, name, image_size, train, drop, frozen, norms, recompute)
 
 
 def takes_size(name: str) -> bool:
@@ -230,6 +234,7 @@ def copy(
     drop: Drop,
     frozen: tuple[str, ...] = (),
     norms: Norms | None = None,
+    recompute: bool = False,
 ) -> torch.nn.Module:
     """As `new`, but in the caller's thread."""
     module = deepcopy(_prototype(name, image_size, drop)).train(train)
@@ -242,4 +247,4 @@ def copy(
 
         if timm_norms.can_group(module):
             timm_norms.install(module, norms.norm_batch, padded=norms.padded)
-    return module
+    return timm_recomputing.install(module, copied=partial(elsewhere, deepcopy)) if recompute else module

@@ -22,7 +22,8 @@ def rows(setup: Setup) -> int:
 def activation_bytes(setup: Setup) -> int:
     """Returns how many bytes the backward pass of a batch keeps on this process, if the step runs eagerly.
 
-    Counts them on the meta device, where nothing is computed.
+    Counts them on the meta device, where nothing is computed. With run.recompute, those of one block at a time come on
+    top.
     """
     experiment, (dtype, compute_dtype) = setup.experiment, DTYPES[setup.config.run.precision]
     network = experiment.network

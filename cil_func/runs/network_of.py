@@ -4,7 +4,7 @@ from cil_func.config import Config, names
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
 from cil_func.methods.base import Method
-from cil_func.networks import backbones
+from cil_func.networks import backbones, recomputing
 from cil_func.networks.backbones import Backbone
 from cil_func.networks.network import Network
 from cil_func.networks.timm_skeleton import Drop
@@ -16,8 +16,8 @@ def network_of(
     """Returns the network of a run: the backbone of [model] with the method's head.
 
     num_classes, num_phases: of the whole run. image_size: (H, W) of the images.
-    Raises ConfigError if the method needs feature maps, or a last stage, and the backbone has none, or for a backbone
-    that isn't there.
+    Raises ConfigError if the method needs feature maps, or a last stage, and the backbone has none, if run.recompute
+    needs blocks and it has none, or for a backbone that isn't there.
     """
     backbone = backbone_of(config)
     if (method.taps or not method.final_relu) and not backbone.has_maps:
@@ -30,6 +30,13 @@ def network_of(
             f"model.backbone: {config.model.backbone} has no last stage that {method.name} could add to it in each "
             "phase; a resnet of this package has"
         )
+    if config.run.recompute:
+        if not backbone.recomputes():
+            raise ConfigError(
+                f"run.recompute: true, and {config.model.backbone} has no blocks to compute again; a resnet of "
+                "this package has, and so have timm's residual networks and vision transformers"
+            )
+        backbone = recomputing.recompute(backbone)
     return Network(
         name=key_of(config.model.backbone),
         backbone=backbone,

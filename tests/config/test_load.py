@@ -301,6 +301,7 @@ COMBINATIONS = [
      "optim.first_phase.warmup_epochs: 9 with epochs = 9; an integer below epochs"),
     (["optim.accumulate=4", "optim.batch_size=100", "optim.norm_batch=32"],
      "optim.batch_size: 100 with norm_batch = 32 and accumulate = 4; a multiple of norm_batch"),
+    (["run.recompute=true"], "run.recompute: true with run.compile = true, which keeps all in one graph; run.compile"),
     (["data.options.x=1"], 'data.options.x: unknown option; data.name = "cifar100" takes none'),
     (["model.options.x=1"], 'model.options.x: unknown option; model.backbone = "resnet32" takes none'),
     (["optim.schedule=milestones", "optim.milestones=[60, 100]", "optim.first_phase.epochs=100"],
@@ -601,6 +602,8 @@ def tables_of(draw):
         data.pop("mean", None), data.pop("std", None)
     if not data.get("validation"):
         data.pop("tests_on", None)
+    if tables.get("run", {}).get("recompute"):
+        tables["run"]["compile"] = False
     if tables.get("run", {}).get("extends"):
         data.pop("phases", None), data.pop("validation", None), data.pop("tests_on", None)
     if method.get("kd_combination") == "sum":

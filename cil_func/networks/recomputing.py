@@ -1,0 +1,103 @@
+"""Activation checkpointing: the backward pass computes a part of a network again instead of keeping its activations.
+
+Source: Chen et al. 2016 (arXiv:1604.06174). `torch.utils.checkpoint` does the same by hooks on saved tensors, which
+`torch.func` refuses. torch.compile can't trace what is here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cil_func import tree
+
+if TYPE_CHECKING:
+    from cil_func.networks.backbones import Backbone
+
+
+def recompute(net: "Backbone") -> "Backbone":
+    """Returns the backbone with each of its blocks computed again in the backward pass. net: one that `recomputes`."""
+
+    def apply(params, state, images, *, train, **more: Any):
+        return net.apply(params, state, images, train=train, **more, **({"recompute": True} if train else {}))
+
+    return replace(net, apply=apply)
+
+
+def recomputed(part: Callable[..., tuple[torch.Tensor, tree.Tree]], *given: Any) -> tuple[torch.Tensor, tree.Tree]:
+    """Returns part(*given), of which nothing but the tensors in `given` is kept for the backward pass.
+
+    part(*given) -> (y, others): a tensor that is differentiated, and a tree of tensors that aren't, such as new
+    statistics. given: trees whose leaves may also be no tensors. All tensors that `part` uses come from them.
+    The backward pass runs `part` once more: under the same autocast, with the same draws from torch's global
+    generators, and on the same tensors. So nobody may change these in between.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        raise ValueError("recompute: torch.compile can't trace it; call the function as it is, or without recompute")
+    tensors, put = tree.tensors_of(given)
+    around = _surroundings(tensors[0].device)
+    structure: tree.Tree = None
+
+    def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        nonlocal structure
+        y, others = part(*put(tensors))
+        structure = tree.map(lambda leaf: 0, others)
+        return y, tree.leaves(others)
+
+    y, *leaves = _Recomputed.apply(run, around, *tensors)
+    return y, tree.unflatten(leaves, structure)
+
+
+class _Recomputed(torch.autograd.Function):
+    """(run, around, *tensors) -> (y, *others). run(*tensors) -> (y, others). around: see `_surroundings`."""
+
+    @staticmethod
+    def forward(run, around, *tensors):
+        y, others = run(*tensors)
+        # autograd takes an input that comes back as it is for a change of it in place
+        return y, *(leaf.clone() if any(leaf is each for each in tensors) else leaf for leaf in others)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.run, ctx.around, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        tensors = ctx.saved_tensors
+        moving = [at for at, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+
+        def again(*chosen):
+            all_of_them = list(tensors)
+            for at, leaf in zip(moving, chosen, strict=True):
+                all_of_them[at] = leaf
+            return ctx.run(*all_of_them)[0]
+
+        with ctx.around():
+            _, pull = torch.func.vjp(again, *(tensors[at] for at in moving))
+        grads = dict(zip(moving, pull(grad), strict=True))
+        return None, None, *(grads.get(at) for at in range(len(tensors)))
+
+
+def _surroundings(device: torch.device) -> Callable[[], Any]:
+    """Returns a function whose context manager brings back the present autocast and random state of a device."""
+    kind = device.type
+    known = torch.amp.is_autocast_available(kind)
+    lower, dtype = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) if known else (False, None)
+    on_gpu = kind == "cuda"
+    draws = torch.cuda.get_rng_state(device) if on_gpu else torch.get_rng_state()
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        with torch.random.fork_rng(devices=[device] if on_gpu else []):
+            if on_gpu:
+                torch.cuda.set_rng_state(draws, device)
+            else:
+                torch.set_rng_state(draws)
+            with torch.autocast(kind if known else "cpu", dtype=dtype, enabled=lower):
+                yield
+
+    return around

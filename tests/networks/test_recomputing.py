@@ -1,0 +1,107 @@
+"""Activation checkpointing: the same bits, fewer tensors kept, and one line where it can't be."""
+
+from functools import partial
+
+import pytest
+import tiny
+import torch
+
+import train
+from cil_func import experiment, tree
+from cil_func.config import load
+from cil_func.networks import backbones, recomputing, resnet
+from cil_func.networks.timm_skeleton import Drop
+from cil_func.runs import activations, setup
+
+EAGER = ("run.device=cpu", "run.compile=false", "run.precision=float32", "optim.epochs=1", "memory.size=10")
+CASES = [
+    ("resnet20", {"norm_batch": 3, "frozen": ("stage1.block1.norm2",)}),
+    ("resnet20", {"valid": torch.tensor([1.0] * 5 + [0]), "final_relu": False, "taps": lambda maps: {"7": maps[7]}}),
+    ("timm:test_resnet", {}),
+    ("timm:test_resnet", {"norm_batch": 3, "frozen": ("layer1",)}),
+    ("timm:test_efficientnet", {"valid": torch.tensor([1.0] * 5 + [0])}),
+    ("timm:test_vit", {"drop": Drop(0.1, 0.3)}),
+    ("timm:test_convnext", {}),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "more"), CASES)
+def test_gradients_and_statistics_are_bit_for_bit_the_same(name, more, dtype):
+    net = backbones.backbone(name)
+    params, state = net.init(0, image_size=(32, 32))
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def of(net):
+        def loss(params, state):
+            features, aux, moved = net.apply(params, state, images, train=True, **more)
+            value = features.float().square().sum() + sum(leaf.float().mean() for leaf in aux.values())
+            return value, (features, moved)
+
+        torch.manual_seed(5)
+        return torch.func.grad_and_value(loss, has_aux=True)(params, state)
+
+    expected, found = of(net), of(recomputing.recompute(net))
+    for leaf, same in zip(tree.leaves(expected), tree.leaves(found), strict=True):
+        assert torch.equal(leaf, same)
+    if "drop" in more:  # otherwise this would say nothing about draws
+        assert not torch.equal(net.apply(params, state, images, train=True, **more)[0], expected[1][1][0])
+
+
+def test_each_block_runs_twice_in_training_and_once_else(monkeypatch):
+    calls, block = [], resnet._block
+    monkeypatch.setattr(resnet, "_block", lambda *given: calls.append(1) or block(*given))
+    net = recomputing.recompute(backbones.backbone("resnet20"))
+    params, state = net.init(0)
+    images = torch.rand(2, 3, 8, 8)
+    net.apply(params, state, images, train=False)
+    assert len(calls) == 9
+    torch.func.grad(lambda params: net.apply(params, state, images, train=True)[0].sum())(params)
+    assert len(calls) == 9 + 2 * 9
+
+
+def test_nothing_is_kept_but_the_inputs_of_the_blocks():
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    net = recomputing.recompute(backbones.backbone("resnet20"))
+    params, state = net.init(0)
+    params = tree.map(lambda leaf: leaf.requires_grad_(), params)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net.apply(params, state, torch.rand(4, 3, 8, 8), train=True)
+    own = {leaf.untyped_storage().data_ptr() for leaf in tree.leaves((params, state))}
+    maps = [tuple(tensor.shape) for place, tensor in kept.items() if tensor.ndim == 4 and place not in own]
+    maps = [shape for shape in maps if shape[2:] != (1, 1)]  # a norm's factors
+    # nine inputs, and the last ReLU; the first convolution, which is in no block, keeps its input and its output
+    halves = [(4, 16, 8, 8)] * 4 + [(4, 32, 4, 4)] * 3 + [(4, 64, 2, 2)] * 3
+    assert sorted(maps) == sorted([*halves, (4, 3, 8, 8), (4, 16, 8, 8)])
+
+
+def ready(*overrides):
+    return setup.build(load("digits", tiny.settings(*EAGER, *overrides)))
+
+
+def params_of(made):
+    return experiment.run(made, emit=lambda event: None, save=lambda results: None)[0].learned.params
+
+
+def test_a_run_has_the_same_weights_and_its_plan_counts_what_is_kept():
+    without, again = (ready("model.backbone=resnet20", *more) for more in ((), ("run.recompute=true",)))
+    assert activations.activation_bytes(again) < 0.4 * activations.activation_bytes(without)
+    found, expected = (tree.leaves(params_of(each.experiment)) for each in (again, without))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_backbone_without_blocks_is_refused_in_one_line(capsys):
+    assert train.main(tiny.flags(*EAGER, "run.recompute=true", "model.backbone=timm:vgg11", "data.image_size=32")) == 2
+    assert "run.recompute: true, and timm:vgg11 has no blocks to compute again; a resnet" in capsys.readouterr().err
+
+
+def test_a_traced_call_says_that_it_cannot_be():
+    net = recomputing.recompute(backbones.backbone("resnet20"))
+    run = torch.compile(partial(net.apply, train=True), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=r"torch\.compile can't trace it"):
+        run(*net.init(0), torch.rand(2, 3, 8, 8))
