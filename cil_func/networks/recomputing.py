@@ -77,7 +77,7 @@ class _Recomputed(torch.autograd.Function):
             return ctx.run(*all_of_them)[0]
 
         with ctx.around():
-            _, pull = torch.func.vjp(again, *(tensors[at] for at in moving))
+            pull = torch.func.vjp(again, *(tensors[at] for at in moving))[1]
         grads = dict(zip(moving, pull(grad), strict=True))
         return None, None, *(grads.get(at) for at in range(len(tensors)))
 

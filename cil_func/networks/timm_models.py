@@ -6,6 +6,7 @@ tensors. Weights start from timm's own initialisation, drawn from the key; nothi
 
 import threading
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ def apply(
             features = _call(module, weights, buffers, images, valid)
         else:
             image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
-            how = {"train": train, "drop": drop, "frozen": frozen, "norms": norms, "recompute": recompute}
+            how: dict[str, Any] = {"train": train, "drop": drop, "frozen": frozen, "norms": norms, "recompute": recompute}
             with timm_skeleton.borrow(name, image_size, **how) as module:
                 features = _call(module, weights, buffers, images, valid)
     wide = torch.promote_types(features.dtype, torch.float32)
