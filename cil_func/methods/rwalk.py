@@ -65,7 +65,9 @@ def begin(extra: tree.Tree, params: tree.Tree, classes) -> tree.Tree:
     """Returns what is remembered while a phase trains. A `methods.extra.BeginExtra`."""
     importance = tree.map(torch.add, *(divided(extra[name]) for name in ("fisher", "score")))
     gathered, steps = tree.map(lambda leaf: leaf * 0, params), torch.zeros_like(classes.now)
-    return {**opened(extra, params), "importance": importance, "anchor": params, "gathered": gathered, "steps": steps}
+    anchor = tree.map(torch.clone, params)  # "since" leaves it after a step, and a compiled one would be compiled anew
+    more = {"importance": importance, "anchor": anchor, "gathered": gathered, "steps": steps}
+    return {**opened(extra, params), **more}
 
 
 def opened(extra: tree.Tree, weights: tree.Tree) -> tree.Tree:

@@ -1,5 +1,7 @@
 """Finds out, without arithmetic, whether a timm model takes images of a size and whether it draws random numbers."""
 
+from functools import cache
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +19,7 @@ def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
     return timm_skeleton.elsewhere(_draws, name, image_size, drop)
 
 
+@cache  # a run asks several times, and two forward passes take a second
 def _draws(name: str, image_size: Size, drop: Drop) -> bool:
     width, modes, watch = timm_skeleton.facts(name).feature_dim, (False, True), _Watch()
     for train in modes:

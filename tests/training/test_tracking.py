@@ -4,8 +4,9 @@ import fake_cuda
 import one_conv
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from cil_func import tree
+from cil_func import methods, tree
 from cil_func.data.batch import Batch, ReplayBatch, Replayed
 from cil_func.parallel.processes import ALONE
 from cil_func.training import recipe, runners, step, step_state
@@ -21,8 +22,18 @@ def walk(run, batches, threader=EagerSteps, name="rwalk", **options):
     return begun, steps.snapshot()[0]
 
 
+@pytest.mark.parametrize("name", methods.TABLE)
+def test_no_tensor_of_a_train_state_is_another_one(name):
+    """Or a step whose first input has one tensor twice, and whose later inputs don't, is compiled twice."""
+    options = {"heads": 2} if name == "tagfex" else {}  # the network has four features
+    tensors = tree.leaves(tuple(one_conv.begin(name, **options)[2]))
+    assert len({id(leaf) for leaf in tensors}) == len(tensors)
+
+
 def test_compiled_and_captured_steps_remember_the_same(monkeypatch):
     fake_cuda.install(monkeypatch)
+    torch._dynamo.reset()
+    counters.clear()
     method, classes, _ = one_conv.begin("rwalk", every=2)
     batches = [one_conv.draw(6, classes, seed) for seed in range(4)]
     run = step.join(one_conv.parts(method))
@@ -34,6 +45,7 @@ def test_compiled_and_captured_steps_remember_the_same(monkeypatch):
     for function, threader in ((fast, EagerSteps), (run, CapturedSteps)):
         _, found = walk(function, batches, threader, every=2)
         tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=1e-15), tuple(found), tuple(expected))
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_step_that_is_not_finite_changes_nothing_that_is_remembered():
