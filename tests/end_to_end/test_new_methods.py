@@ -1,40 +1,35 @@
 """What all methods promise, for those that remember, grow or have stages: the same bits twice and from every border."""
 
+from functools import cache
+
+import borders
 import five_methods
 import launching
 import pytest
 import torch
 
 from cil_func import tree
-from cil_func.runs import packing
-from cil_func.training.progress import SaveHook, pack, unpack
+from cil_func.training.progress import unpack
 
-CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("shallow")
 
 
-class Borders(SaveHook):
-    """Notes the progress at each border, as a checkpoint has it."""
-
-    def __init__(self):
-        self.found = []
-
-    def at_border(self, make, boundary):
-        parts, record = pack(make())
-        written = packing.tree_from_bytes(b"".join(packing.chunks(parts)))
-        self.found.append((str(make()), written, record))
+@cache
+def alone(method: str) -> tuple:
+    """(a run of one process, its borders, its result)."""
+    made, seen = five_methods.build(method), borders.Borders()
+    return made, seen.found, five_methods.result(borders.run(made, hook=seen))
 
 
 @pytest.mark.parametrize("method", five_methods.METHODS)
 def test_a_run_that_goes_on_from_any_border_has_the_same_bits(method):
-    """Before each step, between and inside stages, after the selection; and a second whole run too."""
-    made, borders = five_methods.build(method), Borders()
-    expected = five_methods.result(five_methods.run(made, hook=borders))
-    assert len({words for words, *_ in borders.found}) >= 12
-    for words, parts, record in borders.found[::3] + borders.found[-4:]:
-        again = five_methods.run(made, unpack(parts, record, device=CPU))
-        same = zip(tree.leaves(five_methods.result(again)), tree.leaves(expected), strict=True)
-        assert all(torch.equal(mine, theirs) for mine, theirs in same), words
+    """From each to the next; and to the end of the run from the first, one in the middle and the last."""
+    made, found, expected = alone(method)
+    assert len({words for words, *_ in found}) >= 12
+    borders.check_each(made, found)
+    for words, parts, record in (found[0], found[len(found) // 2], found[-1]):
+        again = five_methods.result(borders.run(made, unpack(parts, record, device=borders.CPU)))
+        assert all(map(torch.equal, tree.leaves(again), tree.leaves(expected))), words
     assert tree.leaves(expected[1]) if method in ("ewc", "mas", "si", "rwalk", "il2m", "derpp") else expected[1] == {}
 
 
@@ -46,7 +41,7 @@ def test_several_processes_learn_the_same(count, tmp_path):
     assert done.stdout.strip().endswith("saved"), done.stderr
     found = torch.load(tmp_path / "weights.pt", weights_only=False)
     for method in five_methods.METHODS:
-        alone = five_methods.result(five_methods.run(five_methods.build(method)))
+        *_, expected = alone(method)
         tree.map(
-            lambda mine, theirs: torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9), found[method], alone
+            lambda mine, theirs: torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9), found[method], expected
         )

@@ -8,6 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import borders
 import torch
 
 from benchmarks import measure
@@ -18,7 +19,7 @@ from cil_func.parallel.joining import join
 from cil_func.parallel.launch import launched
 from cil_func.parallel.processes import ALONE
 from cil_func.runs import setup
-from cil_func.training.progress import Progress, SaveHook
+from cil_func.training.progress import Progress
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="four-classes-")  # deleted when the process ends
 METHODS = (
@@ -48,13 +49,6 @@ def _images() -> Path:
     return folder
 
 
-def run(made: experiment.Experiment, progress: Progress | None = None, hook: SaveHook | None = None) -> Progress:
-    """Runs it from `progress` on; returns where it ends."""
-    return experiment.run(
-        made, emit=lambda event: None, save=lambda results: None, start=lambda: progress or Progress(), hook=hook
-    )[0]
-
-
 def result(progress: Progress) -> tuple:
     """What has to be the same: the model, what the method remembers, the exemplars."""
     return progress.learned, progress.extra, progress.exemplars
@@ -65,7 +59,7 @@ def main() -> None:
     init = resnet.init
     resnet.DEPTHS, resnet.init = (*resnet.DEPTHS, 8), lambda key, depth: init(key, depth=8)
     with join(launched(), timeout_seconds=100, on_loss=lambda failure: None) as processes:
-        results = {method: result(run(build(method, processes))) for method in METHODS}
+        results = {method: result(borders.run(build(method, processes))) for method in METHODS}
         if processes.first:
             torch.save(tree.map(lambda leaf: leaf.cpu(), results), sys.argv[1])
             print("saved", flush=True)

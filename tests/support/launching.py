@@ -25,7 +25,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 _STARTING = threading.Lock()
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["launching", "torch._dynamo", "torch.distributed.run", "cil_func.runs.run", "reference"])
+_FORKS.set_forkserver_preload([
+    "launching", "torch._dynamo", "torch.distributed.run", "cil_func.runs.run", "reference", "sklearn.cluster",
+])  # fmt: skip
 
 
 def command(count: int, *arguments: str, script: str = "train.py", flags: tuple[str, ...] = ()) -> list[str]:

@@ -31,6 +31,13 @@ def _apply(params, state, images, *, taps=None, final_relu=True, **mode):
 
 
 BACKBONE = Backbone(_init, _apply, lambda: WIDTH, pads=lambda: True, groups=True, has_maps=True)
+NAME = f"{__file__}:make"  # as model.backbone
+
+
+def make() -> Backbone:
+    return BACKBONE
+
+
 NETWORK = Network("small", sum(SIZES), len(SIZES), backbone=BACKBONE)
 
 

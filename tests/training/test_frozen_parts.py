@@ -1,15 +1,15 @@
 """Frozen parts are neither copied nor written again: a checkpoint names the last phase's tensors."""
 
+import borders
 import pytest
 import tiny
 import torch
 
 from cil_func import experiment, tree
 from cil_func.config import load
-from cil_func.runs import packing, setup
-from cil_func.training.progress import Progress, SaveHook, pack, unpack
+from cil_func.runs import setup
+from cil_func.training.progress import unpack
 
-CPU = torch.device("cpu")
 SETTINGS = (
     "run.precision=float64", "run.compile=false", "run.device=cpu", "optim.epochs=1", "optim.batch_size=8",
     "optim.norm_batch=4", "optim.learning_rate=0.02", "data.increment=2", "memory.size=8",
@@ -17,32 +17,18 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def run(made, progress=None, hook=None):
-    return experiment.run(
-        made, emit=lambda event: None, save=lambda results: None, start=lambda: progress or Progress(), hook=hook
-    )[0]
-
-
-class Borders(SaveHook):
-    def __init__(self):
-        self.found = []
-
-    def at_border(self, make, boundary):
-        parts, record = pack(make())
-        self.found.append((packing.tree_from_bytes(b"".join(packing.chunks(parts))), record))
-
-
 @pytest.mark.parametrize("name", ["wa", "der", "memo"])
 def test_a_run_with_frozen_parts_goes_on_from_any_border_with_the_same_bits(name, monkeypatch):
     tiny.shallow(monkeypatch)
     words = [*tiny.settings(folder=tiny.images(4, 9)), *SETTINGS, f"method.name={name}"]
-    made, borders = setup.build(load("digits", words)).experiment, Borders()
-    expected = run(made, hook=borders).learned
+    made, seen = setup.build(load("digits", words)).experiment, borders.Borders()
+    expected = borders.run(made, hook=seen).learned
     drawn = experiment.expand(made, made.scenario.phases[0], None, 0, {}).params  # another key: other weights
-    for parts, record in borders.found:
-        found = run(made, unpack(parts, record, device=CPU)).learned
+    borders.check_each(made, seen.found)
+    for _, parts, record in (seen.found[0], seen.found[-1]):
+        found = borders.run(made, unpack(parts, record, device=borders.CPU)).learned
         tree.map(lambda mine, theirs: torch.testing.assert_close(mine, theirs, rtol=0, atol=0), found, expected)
-    later = [(parts, record) for parts, record in borders.found if record["phase"] == 1 and record["training"]]
+    later = [(parts, record) for _, parts, record in seen.found if record["phase"] == 1 and record["training"]]
     assert later
     for parts, record in later:
         written = [*tree.to_paths(parts["training"]["params"]), *tree.to_paths(parts["training"]["state"])]
@@ -51,5 +37,5 @@ def test_a_run_with_frozen_parts_goes_on_from_any_border_with_the_same_bits(name
         for path in [*written, *velocity]:
             assert not any(f".{part}." in f".{path}." for part in ("stem", "stage0", "stage1")), path
     frozen = [path for path in tree.to_paths(drawn) if ".stage1." in path]
-    first = tree.to_paths(borders.found[0][0]["training"]["params"])
+    first = tree.to_paths(seen.found[0][1]["training"]["params"])
     assert frozen and all(torch.equal(tree.to_paths(expected.params)[path], first[path]) for path in frozen)

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import fake_cuda
+import one_conv
 import pytest
 import tiny
 import torch
@@ -40,7 +41,9 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 
 @pytest.fixture(autouse=True)
 def resnet8(monkeypatch):
+    """One block a stage, and two stages: the shortcut where the size halves is among them."""
     monkeypatch.setattr(resnet, "DEPTHS", (8,))
+    monkeypatch.setattr(resnet, "WIDTHS", (16, 64))
 
 
 @pytest.fixture
@@ -150,10 +153,9 @@ def test_a_whole_run_compiles_two_graphs(counters, fresh_dynamo, monkeypatch, tm
     monkeypatch.setitem(inference.FORWARD_PIXELS, "cpu", 64 * 8 * 8)  # 64 images: else none of the calls is full
     for method in ("wa", "finetune"):
         overrides = tiny.settings("data.increment=4", "optim.epochs=1", "optim.batch_size=32", "run.compile=true",
-                                  f"method.name={method}", "run.device=cpu", f"data.path={tmp_path}")  # fmt: skip
-        config = load("digits", overrides)
-        small = config.model.model_copy(update={"backbone": "resnet8"})
-        built = setup.build(config.model_copy(update={"model": small}))
+                                  f"method.name={method}", "run.device=cpu", f"data.path={tmp_path}",
+                                  f"model.backbone={one_conv.NAME}")  # fmt: skip
+        built = setup.build(load("digits", overrides))
         rows = []
         run_experiment(built.experiment, emit=lambda event: None, save=rows.append)
         assert len(rows) == 3
