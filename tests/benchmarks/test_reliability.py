@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import launching
+import one_conv
 import pytest
 import tiny
 import torch
@@ -19,6 +20,7 @@ from cil_func.runs import checkpoints
 def test_each_kind_of_event_twice(tmp_path, capsys, monkeypatch):
     """A tiny run is killed in a save, and at a random moment. Other tests cover the other kinds with real processes."""
     settings = ("data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10")
+    settings += (f"model.backbone={one_conv.NAME}",)
     monkeypatch.setattr(real_runs, "SETTINGS", tiny.settings(*settings))
     popen = {"Popen": lambda words, *, env, **settings: launching.fork(words, env=env)}
     monkeypatch.setattr(real_runs, "subprocess", SimpleNamespace(**(vars(subprocess) | popen)))

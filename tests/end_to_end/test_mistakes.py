@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import interrupts
+import one_conv
 import pytest
 import reference
 import tiny
@@ -21,7 +22,9 @@ from cil_func.runs import lock, setup
 
 ROOT = Path(train.__file__).parent
 pytestmark = pytest.mark.usefixtures("shallow")
-QUICK = tiny.flags("optim.epochs=1", "data.increment=5", "optim.batch_size=30")
+QUICK = tiny.flags(
+    "optim.epochs=1", "data.increment=5", "optim.batch_size=30", f"model.backbone={one_conv.NAME}"
+)  # fmt: skip
 
 
 def one_line(capsys) -> str:

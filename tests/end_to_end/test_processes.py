@@ -7,6 +7,7 @@ import signal
 import time
 
 import launching
+import one_conv
 import pytest
 import tiny
 import torch
@@ -24,7 +25,7 @@ def small(out, *more: str) -> list[str]:
     """WA in three phases: batches of 5 groups of 4 images; the last phase's last one has a single group."""
     return ["--out", str(out), *tiny.flags(
         "data.increment=4", "optim.epochs=1", "optim.batch_size=20", "optim.norm_batch=4", "run.precision=float64",
-        "memory.size=50", *more,
+        "memory.size=50", f"model.backbone={one_conv.NAME}", *more,
     )]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import time
 import weakref
 
 import launching
+import one_conv
 import pytest
 import tiny
 import torch
@@ -28,7 +29,7 @@ STEPS = (9, 10, 6)  # of each phase; three borders after the last one of each
 NAN_IN_PHASE_1 = '{{"what": "nan in the {}", "at": 14}}'  # its fifth step
 FLAGS = tiny.flags(
     "data.increment=4", "optim.epochs=1", "optim.batch_size=8", "optim.norm_batch=4", "memory.size=10",
-    "checkpoint.every_seconds=0.2",
+    "checkpoint.every_seconds=0.2", f"model.backbone={one_conv.NAME}",
 )  # fmt: skip
 
 

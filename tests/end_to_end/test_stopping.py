@@ -6,6 +6,7 @@ import signal
 import sys
 
 import launching
+import one_conv
 import pytest
 import tiny
 
@@ -19,7 +20,7 @@ from cil_func.training.inference import Forward
 
 FLAGS = tiny.flags(
     "data.increment=5", "optim.epochs=2", "optim.eval_every_epochs=1", "optim.batch_size=30", "memory.size=50",
-    "checkpoint.every_seconds=3600",
+    "checkpoint.every_seconds=3600", f"model.backbone={one_conv.NAME}",
 )  # fmt: skip
 STEPS = 3  # of an epoch of phase 0: 5 classes of 18 images, in batches of 30
 BEGINS = "phase 0 (1/2)"

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+import one_conv
 import pytest
 import tiny
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("shallow")
 QUICK = (
     "run.compile=false", "optim.epochs=2", "optim.batch_size=8", "data.increment=2", "memory.size=8",
     "augment.auto_augment=rand-m9-mstd0.5-inc1", "optim.eval_every_epochs=1", "run.precision=float32",
+    f"model.backbone={one_conv.NAME}",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import launching
+import one_conv
 import pytest
 import tiny
 
@@ -15,7 +16,7 @@ from cil_func.runs import checkpoints, planning, saver, setup
 
 pytestmark = pytest.mark.usefixtures("shallow")
 SETTINGS = ("run.precision=float64", "data.increment=2", "optim.epochs=2", "optim.batch_size=8", "memory.size=8",
-            "optim.eval_every_epochs=1")  # fmt: skip
+            "optim.eval_every_epochs=1", f"model.backbone={one_conv.NAME}")  # fmt: skip
 KEPT = ("data.validation=0.25",)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import one_conv
 import pytest
 import tiny
 
@@ -16,7 +17,7 @@ from cil_func.errors import ConfigError, DiskError
 from cil_func.studies import sweep, sweep_jobs, sweep_plan, sweep_table
 
 TINY = tiny.settings(
-    "run.compile=false", "optim.epochs=1", "model.backbone=resnet20", "data.increment=2", folder=tiny.images(4, 6)
+    "run.compile=false", "optim.epochs=1", f"model.backbone={one_conv.NAME}", "data.increment=2", folder=tiny.images(4, 6)
 )
 
 
