@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
@@ -148,6 +147,8 @@ def make_transforms(config: Config, size: int) -> tuple[Callable, Callable]:
     if settings.brightness:
         augmented.append(transforms.ColorJitter(brightness=settings.brightness))
     if settings.auto_augment:
+        from timm.data.auto_augment import rand_augment_transform  # late: timm takes seconds to import
+
         fill = tuple(min(255, round(255 * value)) for value in mean)
         hparams = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
         augmented.append(rand_augment_transform(settings.auto_augment, hparams))

@@ -161,12 +161,12 @@ def test_an_epoch_never_waits_for_the_device(monkeypatch):
     """On "meta", tensors have no values: reading one raises. The first to do so looks back on the whole epoch."""
     tiny.shallow(monkeypatch)
     there, settings = torch.device("meta"), {"auto_augment": "rand-m9-mstd0.5-inc1", "crop_padding": 1, "flip": True}
-    monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", 5 * 32 * 64)  # chunks of 5 steps
-    made = build("wa", "optim.batch_size=32")
+    monkeypatch.setitem(augment.CHUNK_PIXELS, "meta", 2 * 80 * 64)  # chunks of 2 steps
+    made = build("wa", "optim.batch_size=80")
     preprocess = Preprocess(*(leaf.to(there) for leaf in made.preprocess))
     forward = inference.forward_of(made.network, preprocess, dtype=torch.float32)
     maker = recipe.RecipeMaker(made.network, preprocess, torch.float32, made.processes)
-    numbers = load("digits", ["optim.batch_size=32"]).optim_of_phase(1)
+    numbers = load("digits", ["optim.batch_size=80"]).optim_of_phase(1)
     made = replace(
         made,
         train_images=Resident(made.train_images.pixels.to(there)),

@@ -6,6 +6,7 @@ import shutil
 
 import interrupts
 import numpy as np
+import one_conv
 import pytest
 import tiny
 import torch
@@ -69,7 +70,8 @@ def base(folders, tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["wa", "lwf", "ewc", "bic", "eeil", "si", "derpp", "coil"])
 def test_extending_twice_is_one_run_of_all_phases(method, folders, names, tmp_path):
-    chosen = [f"method.name={method}", *[f"optim.{name}.epochs=1" for name in effects.STAGES.get(method, ())]]
+    chosen = [f"method.name={method}", f"model.backbone={one_conv.NAME}"]
+    chosen += [f"optim.{name}.epochs=1" for name in effects.STAGES.get(method, ())]
     order = [names[index] for index in (2, 0, 3, 1)]  # not that of the class indices
     assert run(folders["all"], tmp_path / "whole", *chosen, f"data.class_order={order + names[4:]}") == 0
     assert run(folders["old"], tmp_path / "0", *chosen, f"data.class_order={order}") == 0

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import one_conv
 import pytest
 import torch
 
@@ -21,23 +22,23 @@ CASES = [  # method, backbone, precision
     ("icarl", "resnet20", "float32"),
     ("icarl", "resnet20", "float64"),
     ("icarl", "resnet20", "bfloat16"),
-    ("replay", "resnet20", "float32"),
+    ("replay", one_conv.NAME, "float32"),
     ("lwf", "resnet20", "float64"),
-    ("finetune", "resnet20", "float32"),
-    ("joint", "resnet20", "float32"),
-    ("ewc", "resnet20", "float32"),
-    ("bic", "resnet20", "float32"),
+    ("finetune", one_conv.NAME, "float32"),
+    ("joint", one_conv.NAME, "float32"),
+    ("ewc", one_conv.NAME, "float32"),
+    ("bic", one_conv.NAME, "float32"),
     ("podnet", "resnet20", "float32"),
     ("der", "resnet20", "float32"),
     ("memo", "resnet20", "float32"),
     ("foster", "resnet20", "float32"),
-    ("icarl-bce", "resnet20", "float32"),
-    ("lucir", "resnet20", "float32"),
-    ("il2m", "resnet20", "float32"),
-    ("si", "resnet20", "float32"),
-    ("rwalk", "resnet20", "float32"),
-    ("derpp", "resnet20", "float32"),
-    ("coil", "resnet20", "float32"),
+    ("icarl-bce", one_conv.NAME, "float32"),
+    ("lucir", one_conv.NAME, "float32"),
+    ("il2m", one_conv.NAME, "float32"),
+    ("si", one_conv.NAME, "float32"),
+    ("rwalk", one_conv.NAME, "float32"),
+    ("derpp", one_conv.NAME, "float32"),
+    ("coil", one_conv.NAME, "float32"),
     ("tagfex", "resnet20", "float32"),
     ("icarl", "timm:test_resnet", "float32"),
     ("wa", "timm:test_resnet", "float64"),

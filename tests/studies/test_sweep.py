@@ -17,8 +17,9 @@ from cil_func.errors import ConfigError, DiskError
 from cil_func.studies import sweep, sweep_jobs, sweep_plan, sweep_table
 
 TINY = tiny.settings(
-    "run.compile=false", "optim.epochs=1", f"model.backbone={one_conv.NAME}", "data.increment=2", folder=tiny.images(4, 6)
-)
+    "run.compile=false", "optim.epochs=1", f"model.backbone={one_conv.NAME}", "data.increment=2",
+    folder=tiny.images(4, 6),
+)  # fmt: skip
 
 
 def test_the_runs_are_all_combinations_group_after_group():

@@ -115,7 +115,7 @@ def test_earlier_draws_and_bits_stay():
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 def test_boxes_are_distributed_as_timms(size):
     height, width = size
-    count = 20_000
+    count = 8_000
     draws = augment.device(erasing=0.4).draw(3, count)["erasing"]
     ours = rectangles.resolve(draws, height, width).numpy()  # (N, 4): top, left, rows, columns
     erasing = RandomErasing(0.4, device="cpu")

@@ -97,7 +97,7 @@ def test_levels_become_arguments_as_timms(name, sign):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_draws_are_distributed_as_timms(policy):
-    count = 20_000
+    count = 8_000
     draws = randaugment.draw(randaugment.parse(policy), 8, count)
     log = timm_draws(policy, count)
     layers = draws["operation"].shape[1]
@@ -130,7 +130,7 @@ def test_layers_are_drawn_with_replacement_and_apart():
 
 
 def test_weighted_layers_are_drawn_as_timms_without_replacement():
-    policy, count = "rand-n2-tweights-p1", 20_000
+    policy, count = "rand-n2-tweights-p1", 10_000
     draws = randaugment.draw(randaugment.parse(policy), 2, count)
     names = operations.OPERATIONS
     ours = Counter((names[first], names[second]) for first, second in draws["operation"].tolist())
