@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import borders
+import one_conv
 import torch
 
 from benchmarks import measure
@@ -28,6 +29,7 @@ METHODS = (
     "si", "rwalk", "derpp", "agem", "gem",
     "memo", "foster", "coil", "tagfex",
 )  # fmt: skip
+DEEPER = ("podnet", "der", "memo", "foster", "tagfex")  # on a ResNet of a block a stage; the others on one convolution
 OPTIONS = {"balanced": ["method.options.tuned_epochs=2"], "lucir": ["method.options.tuned_epochs=2"]}
 SETTINGS = (
     "run.precision=float64", "run.compile=false", "run.threads=1", "data.name=image_folder", "data.image_size=8",
@@ -39,6 +41,7 @@ SETTINGS = (
 def build(method: str, processes=ALONE) -> experiment.Experiment:
     """The experiment of a method on 9 training images of each class."""
     settings = [*SETTINGS, f"data.path={_images()}", f"method.name={method}", *OPTIONS.get(method, ())]
+    settings += [] if method in DEEPER else [f"model.backbone={one_conv.NAME}"]
     return setup.build(load("digits", settings), processes).experiment
 
 
