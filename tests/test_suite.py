@@ -39,14 +39,14 @@ def test_one_test_compiles_by_inductor_and_one_on_a_gpu():
 
 
 def test_packages_that_take_seconds_are_imported_where_they_are_used():
-    """torch's compiler by the first gradient or meta tensor, scikit-learn by the digits; the digits need no more."""
+    """torch's compiler by the first gradient or meta tensor, scikit-learn for k-means; the digits need none."""
     slow = ("torch._dynamo", "sklearn", "continuum", "torchvision", "timm", "matplotlib")
     code = f"""
 import sys
 from cil_func.runs import run
 print([name for name in {slow} if name in sys.modules])
 import train
-print(train.main(["--dry-run"]), [name for name in {slow[2:]} if name in sys.modules])
+print(train.main(["--dry-run"]), [name for name in {slow[1:]} if name in sys.modules])
 """
     done = launching.run([sys.executable, "-c", code])
     assert done.stdout.splitlines()[0] == "[]" and done.stdout.splitlines()[-1] == "0 []", done.stderr

@@ -163,21 +163,17 @@ def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -
 
 
 def _digits() -> Dataset:
-    """Returns scikit-learn's 1,797 digits of 8x8 pixels, which its package contains; a stratified fifth is for testing.
+    """Returns the 1,797 digits of 8x8 pixels that scikit-learn contains; a stratified fifth is for testing.
 
-    Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), pixels 0..16.
+    digits.npz has their pixels, 0..16, and targets; what it holds is in tests/data/test_sources.py, by scikit-learn's
+    own functions, whose import would take seconds.
+    Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), licence CC BY 4.0.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
-    images = repeat(grey, "n h w -> n h w c", c=3)
-    targets = digits.target.astype(np.int64)
-    rows = np.arange(len(targets))
-    train_rows, test_rows = train_test_split(rows, test_size=0.2, stratify=targets, random_state=0)
-    names = tuple(str(digit) for digit in digits.target_names)
-    return Dataset(images[train_rows], targets[train_rows], images[test_rows], targets[test_rows], names)
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
+        levels, targets = ([file[f"{part}_{name}"] for part in ("train", "test")] for name in ("levels", "targets"))
+    train, test = (repeat(np.rint(part * (255 / 16)).astype(np.uint8), "n h w -> n h w c", c=3) for part in levels)
+    train_targets, test_targets = (part.astype(np.int64) for part in targets)
+    return Dataset(train, train_targets, test, test_targets, tuple("0123456789"))
 
 
 def _load_files(path: str, settings: folders.Settings) -> Dataset:

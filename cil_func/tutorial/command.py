@@ -47,6 +47,9 @@ def _run(chapter: Chapter, out: Path, *, markdown: bool, notebook: bool) -> None
 
     Raises DiskError if that can't be written.
     """
+    import torch  # late: the list of chapters needs none
+
+    torch.set_num_threads(1)  # networks this small gain nothing from more, and on a busy machine threads wait
     runs: list[CellRun] = []
     for run in running.run(chapter):
         runs.append(run)
