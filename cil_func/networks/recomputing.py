@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from cil_func import tree
 
@@ -32,7 +33,7 @@ def recomputed(part: Callable[..., tuple[torch.Tensor, tree.Tree]], *given: Any)
     part(*given) -> (y, others): a tensor that is differentiated, and a tree of tensors that aren't, such as new
     statistics. given: trees whose leaves may also be no tensors. All tensors that `part` uses come from them.
     The backward pass runs `part` once more: under the same autocast, with the same draws from torch's global
-    generators, and on the same tensors. So nobody may change these in between.
+    generators, and on the same tensors. So nobody may change these in between. There is no second derivative.
     """
     if torch.compiler.is_dynamo_compiling():
         raise ValueError("recompute: torch.compile can't trace it; call the function as it is, or without recompute")
@@ -66,6 +67,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
+    @once_differentiable  # torch.func.grad asks for a graph of the backward pass, which would keep all of it
     def backward(ctx, grad, *_):
         tensors = ctx.saved_tensors
         moving = [at for at, needed in enumerate(ctx.needs_input_grad[2:]) if needed]

@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import tiny
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from cil_func import experiment, tree
@@ -27,7 +29,8 @@ CASES = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "more"), CASES)
-def test_gradients_and_statistics_are_bit_for_bit_the_same(name, more, dtype):
+def test_gradients_and_statistics_are_the_same(name, more, dtype):
+    """Bit for bit. Up to rounding for SiLU, whose gradient is computed otherwise where a second one may follow."""
     net = backbones.backbone(name)
     params, state = net.init(0, image_size=(32, 32))
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -42,8 +45,10 @@ def test_gradients_and_statistics_are_bit_for_bit_the_same(name, more, dtype):
         return torch.func.grad_and_value(loss, has_aux=True)(params, state)
 
     expected, found = of(net), of(recomputing.recompute(net))
+    exact, eps = name != "timm:test_efficientnet", torch.finfo(dtype).eps
     for leaf, same in zip(tree.leaves(expected), tree.leaves(found), strict=True):
-        assert torch.equal(leaf, same)
+        atol = 0 if exact else 100 * eps * leaf.abs().max().item()
+        torch.testing.assert_close(same, leaf, rtol=0, atol=atol)
     if "drop" in more:  # otherwise this would say nothing about draws
         assert not torch.equal(net.apply(params, state, images, train=True, **more)[0], expected[1][1][0])
 
@@ -78,6 +83,41 @@ def test_nothing_is_kept_but_the_inputs_of_the_blocks():
     # nine inputs, and the last ReLU; the first convolution, which is in no block, keeps its input and its output
     halves = [(4, 16, 8, 8)] * 4 + [(4, 32, 4, 4)] * 3 + [(4, 64, 2, 2)] * 3
     assert sorted(maps) == sorted([*halves, (4, 3, 8, 8), (4, 16, 8, 8)])
+
+
+def feature_sum(net, params, state, images):
+    return net.apply(params, state, images, train=True)[0].sum()
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive at once; most: the most there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.most = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree.leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.alive[leaf.untyped_storage()._cdata] = StorageWeakRef(leaf.untyped_storage()), leaf.nbytes
+        self.alive = {place: held for place, held in self.alive.items() if not held[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return result
+
+
+def test_a_gradient_by_torch_func_needs_a_third_of_the_memory():
+    """It asks autograd for a backward pass that can be differentiated again, which keeps all that is computed in it."""
+    found = {}
+    for again in (False, True):
+        net = backbones.backbone("resnet32")
+        net = recomputing.recompute(net) if again else net
+        params, state = net.init(0)
+        images, peak = torch.rand(32, 3, 8, 8), Peak()
+        with peak:
+            torch.func.grad(partial(feature_sum, net))(params, state, images)
+        found[again] = peak.most - 2 * sum(leaf.nbytes for leaf in tree.leaves(params))
+    assert found[True] < found[False] / 3, found
 
 
 def ready(*overrides):
