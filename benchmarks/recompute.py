@@ -57,9 +57,10 @@ def measured(name: str, side: int, images: int, recompute: bool, repeats: int) -
     with tempfile.TemporaryDirectory(prefix="benchmark-recompute-") as folder:
         measure.write_images(Path(folder), classes=2, train=2, test=1, size=side)
         ready = setup.build(configuration.load("cifar", [
-            "data.name=image_folder", f'data.path="{folder}"', f"data.image_size={side}", "data.initial_increment=2", "data.increment=2",
-            f"model.backbone={name}", f"optim.batch_size={images}", "optim.norm_batch=0", "method.name=finetune",
-            "run.precision=float32", "run.compile=false", "run.device=cpu", f"run.recompute={str(recompute).lower()}",
+            "data.name=image_folder", f'data.path="{folder}"', f"data.image_size={side}",
+            "data.initial_increment=2", "data.increment=2", f"model.backbone={name}",
+            f"optim.batch_size={images}", "optim.norm_batch=0", "method.name=finetune", "run.precision=float32",
+            "run.compile=false", "run.device=cpu", f"run.recompute={str(recompute).lower()}",
         ]))  # fmt: skip
     made, recipe = ready.experiment, ready.experiment.recipe(0, "")
     batch = Batch(*step.batch(images, side, 2, made.device))
