@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import borders
+import five_methods
 import pytest
 import tiny
 import torch
@@ -132,6 +134,15 @@ def test_a_run_has_the_same_weights_and_its_plan_counts_what_is_kept():
     without, again = (ready("model.backbone=resnet20", *more) for more in ((), ("run.recompute=true",)))
     assert activations.activation_bytes(again) < 0.4 * activations.activation_bytes(without)
     found, expected = (tree.leaves(params_of(each.experiment)) for each in (again, without))
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("method", ["podnet", "memo"])
+def test_with_maps_and_several_last_stages_it_is_the_same_run(method, monkeypatch):
+    tiny.shallow(monkeypatch)
+    expected = tree.leaves(borders.run(five_methods.build(method)).learned)
+    monkeypatch.setattr(five_methods, "SETTINGS", (*five_methods.SETTINGS, "run.recompute=true"))
+    found = tree.leaves(borders.run(five_methods.build(method)).learned)
     assert all(map(torch.equal, found, expected))
 
 
