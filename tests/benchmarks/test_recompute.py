@@ -17,7 +17,8 @@ class Here:
     def __exit__(self, *failure): ...
 
     def submit(self, function, *arguments):
-        return SimpleNamespace(result=lambda: function(*arguments))
+        peak, *others = function(*arguments)
+        return SimpleNamespace(result=lambda: (peak or 1, *others))  # this process may have had a higher peak
 
 
 def test_figures(tmp_path, monkeypatch, capsys):

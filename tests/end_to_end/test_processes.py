@@ -73,8 +73,26 @@ def check_same(directory, alone, *, same_storage=True):
         torch.testing.assert_close(weights[0][name], leaf, rtol=1e-9, atol=1e-9 * scale, msg=name)
 
 
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory):
+    """(launchers, directories, files whose time is when it happened, timeout) of eight runs that fail, by (what, rank).
+
+    They mostly wait, so they begin with the first test of this file, and the last one looks at them.
+    """
+    root, timeout = tmp_path_factory.mktemp("failing"), 10
+    cases = [(what, rank) for what in ("raise", "SIGKILL", "SIGSTOP", "hang") for rank in (0, 1)]
+    folders = {case: root / "{} {}".format(*case) for case in cases}
+    happened = {case: root / "{} {} happened".format(*case) for case in cases}
+    timed = f"run.timeout_seconds={timeout}"
+    launchers = {case: start_faulty(folders[case], *case, timed, once=str(happened[case])) for case in cases}
+    yield launchers, folders, happened, timeout
+    for launcher in launchers.values():
+        if launcher.poll() is None:
+            launcher.kill()
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])  # 5 groups: 3 and 2; 2, 2 and 1; 2, 2, 1 and none
-def test_any_number_of_processes_learns_the_same(count, alone, two, tmp_path):
+def test_any_number_of_processes_learns_the_same(count, alone, failing, two, tmp_path):
     directory, done = two
     if count != 2:
         directory = tmp_path / "run"
@@ -122,25 +140,6 @@ def start_faulty(
     fault = {"what": what, "rank": rank, "at": at, "once": once}
     words = launching.command(2, *small(directory, *more), script=FAULTY, flags=flags)
     return launching.fork(words, env={"FAULT": json.dumps(fault)})
-
-
-def test_a_process_that_raises_is_killed_stops_answering_or_hangs_takes_all_down_and_is_named(tmp_path):
-    """Soon after the timeout; each by the first and by the second process, all at once, for they mostly wait."""
-    timeout, cases = 10, [(what, rank) for what in ("raise", "SIGKILL", "SIGSTOP", "hang") for rank in (0, 1)]
-    folders = {case: tmp_path / "{} {}".format(*case) for case in cases}
-    happened = {case: tmp_path / "{} {} happened".format(*case) for case in cases}
-    launchers = {
-        case: start_faulty(folders[case], *case, f"run.timeout_seconds={timeout}", once=str(happened[case]))
-        for case in cases
-    }
-    errors = {case: launcher.communicate(timeout=200)[1] for case, launcher in launchers.items()}
-    for case in cases:
-        status, raised = launching.status(folders[case]), case[0] == "raise"
-        assert (status["state"], status["exit_code"]) == ("failed", 1), errors[case]
-        assert status["message"].startswith(f"rank {case[1]}" + (": ZeroDivisionError: a bug" if raised else " ("))
-        assert ("ZeroDivisionError: a bug" if raised else status["message"]) in errors[case]
-        assert launchers[case].returncode == 1 and not launchers[case].alive()
-        assert status["updated"] - happened[case].stat().st_mtime < timeout + 20
 
 
 def test_a_process_that_was_killed_comes_back_with_the_launchers_help(two, tmp_path):
@@ -198,3 +197,16 @@ def test_one_process_goes_on_with_what_two_began_and_two_find_it_finished(alone,
     check_same(directory, alone)
     again = launching.run(launching.command(2, *words), by=launching.fork)
     assert again.returncode == 0 and again.stdout.count("finished") == 1, again.stderr
+
+
+def test_a_process_that_raises_is_killed_stops_answering_or_hangs_takes_all_down_and_is_named(failing):
+    """Soon after the timeout; each by the first and by the second process."""
+    launchers, folders, happened, timeout = failing
+    errors = {case: launcher.communicate(timeout=200)[1] for case, launcher in launchers.items()}
+    for case in launchers:
+        status, raised = launching.status(folders[case]), case[0] == "raise"
+        assert (status["state"], status["exit_code"]) == ("failed", 1), errors[case]
+        assert status["message"].startswith(f"rank {case[1]}" + (": ZeroDivisionError: a bug" if raised else " ("))
+        assert ("ZeroDivisionError: a bug" if raised else status["message"]) in errors[case]
+        assert launchers[case].returncode == 1 and not launchers[case].alive()
+        assert status["updated"] - happened[case].stat().st_mtime < timeout + 20

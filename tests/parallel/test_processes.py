@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import launching
 import pytest
 import several_processes
+import tiny
 import torch
 import torch.distributed as dist
 
@@ -100,7 +101,7 @@ def test_the_batch_size_is_halved_while_one_batch_has_the_whole_phase(count, nor
 
 def make_step(norm_batch: int, dtype: torch.dtype):
     """Returns (parts of WA's step, a train state, classes); 4 of 6 classes are old."""
-    network = Network("resnet20", num_classes=6, num_phases=2)
+    network = Network("resnet20", num_classes=6, num_phases=2, backbone=tiny.BACKBONE)
     params, state = tree.cast(tuple(network.init(0, 6)), dtype=dtype)
     stage, optimiser = methods.make("wa", methods.Options()).main, optim.sgd(momentum=0.9, weight_decay=5e-4)
     preprocess = Preprocess(*torch.tensor([[0.5] * 3, [0.25] * 3], dtype=dtype))

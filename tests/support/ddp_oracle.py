@@ -5,6 +5,7 @@ statistics agree, else raises.
 """
 
 import reference
+import tiny
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
@@ -27,9 +28,9 @@ def main() -> None:
     torch.set_num_threads(1)
     launch = launched()
     with join(launch, timeout_seconds=60, on_loss=lambda failure: None) as processes:
-        net = Network("resnet20", num_classes=CLASSES, num_phases=2)
+        net = Network("resnet20", num_classes=CLASSES, num_phases=2, backbone=tiny.BACKBONE)
         params, state = tree.cast(tuple(net.init(0, CLASSES)), dtype=torch.float64)
-        network = reference.load(20, params, state)
+        network = reference.load(8, params, state)
         module = DistributedDataParallel(network, broadcast_buffers=False)
         sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         options = methods.Options(kd_combination="sum", kd_weight=2.0)

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import tiny
 import torch
 
 from cil_func import methods, optim, tree
@@ -26,7 +27,7 @@ def setting(name: str, phase: int, dtype: torch.dtype) -> tuple:
     """(method, network, student's params and state, teach, preprocess) of the start of a phase, 0 or 1."""
     made = methods.make(name, methods.Options(), OPTIONS.get(name))
     network = Network(
-        "resnet20", sum(SIZES), len(SIZES), image_size=(8, 8), head=made.head, taps=made.taps,
+        "resnet20", sum(SIZES), len(SIZES), image_size=(8, 8), backbone=tiny.BACKBONE, head=made.head, taps=made.taps,
         final_relu=made.final_relu, grow=made.grow, beside=made.beside, begin=made.begin,
     )  # fmt: skip
     preprocess = Preprocess(*torch.tensor([[0.5, 0.4, 0.3], [0.2, 0.3, 0.4]], dtype=dtype))
