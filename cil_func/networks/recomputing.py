@@ -27,61 +27,64 @@ def recompute(net: "Backbone") -> "Backbone":
     return replace(net, apply=apply)
 
 
-def recomputed(part: Callable[..., tuple[torch.Tensor, tree.Tree]], *given: Any) -> tuple[torch.Tensor, tree.Tree]:
+def recomputed(part: Callable[..., tuple[tree.Tree, tree.Tree]], *given: Any) -> tuple[Any, tree.Tree]:
     """Returns part(*given), of which nothing but the tensors in `given` is kept for the backward pass.
 
-    part(*given) -> (y, others): a tensor that is differentiated, and a tree of tensors that aren't, such as new
-    statistics. given: trees whose leaves may also be no tensors. All tensors that `part` uses come from them.
+    part(*given) -> (y, others): what is differentiated, for most a tensor, and what isn't, such as new statistics; two
+    trees of tensors. given: trees whose leaves may also be no tensors. All tensors that `part` uses come from them.
     The backward pass runs `part` once more: under the same autocast, with the same draws from torch's global
     generators, and on the same tensors. So nobody may change these in between. There is no second derivative.
     """
     if torch.compiler.is_dynamo_compiling():
         raise ValueError("recompute: torch.compile can't trace it; call the function as it is, or without recompute")
     tensors, put = tree.tensors_of(given)
-    around = _surroundings(tensors[0].device)
-    structure: tree.Tree = None
+    twice = _Twice(lambda *tensors: part(*put(tensors)), tensors[0].device)
+    return tree.unflatten(list(_Recomputed.apply(twice, *tensors)), twice.structure)
 
-    def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        nonlocal structure
-        y, others = part(*put(tensors))
-        structure = tree.map(lambda leaf: 0, others)
-        return y, tree.leaves(others)
 
-    y, *leaves = _Recomputed.apply(run, around, *tensors)
-    return y, tree.unflatten(leaves, structure)
+class _Twice:
+    """A function (*tensors) -> (y, others) that is called in the forward pass and once more in the backward pass."""
+
+    def __init__(self, function: Callable[..., tuple[tree.Tree, tree.Tree]], device: torch.device) -> None:
+        self.function, self.around, self.structure = function, _surroundings(device), None
+
+    def __call__(self, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        y, others = self.function(*tensors)
+        self.structure = tree.map(lambda leaf: 0, (y, others))
+        return tree.leaves(y), tree.leaves(others)
 
 
 class _Recomputed(torch.autograd.Function):
-    """(run, around, *tensors) -> (y, *others). run(*tensors) -> (y, others). around: see `_surroundings`."""
+    """(a `_Twice`, *tensors) -> the leaves of y and of the others."""
 
     @staticmethod
-    def forward(run, around, *tensors):
-        y, others = run(*tensors)
+    def forward(twice, *tensors):
+        y, others = twice(*tensors)
         # autograd takes an input that comes back as it is for a change of it in place
-        return y, *(leaf.clone() if any(leaf is each for each in tensors) else leaf for leaf in others)
+        return *y, *(leaf.clone() if any(leaf is each for each in tensors) else leaf for leaf in others)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.run, ctx.around, *tensors = inputs
+        ctx.twice, *tensors = inputs
         ctx.save_for_backward(*tensors)
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.mark_non_differentiable(*output[len(tree.leaves(ctx.twice.structure[0])) :])
 
     @staticmethod
     @once_differentiable  # torch.func.grad asks for a graph of the backward pass, which would keep all of it
-    def backward(ctx, grad, *_):
+    def backward(ctx, *grads):
         tensors = ctx.saved_tensors
-        moving = [at for at, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+        moving = [at for at, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
 
         def again(*chosen):
             all_of_them = list(tensors)
             for at, leaf in zip(moving, chosen, strict=True):
                 all_of_them[at] = leaf
-            return ctx.run(*all_of_them)[0]
+            return ctx.twice(*all_of_them)[0]
 
-        with ctx.around():
-            pull = torch.func.vjp(again, *(tensors[at] for at in moving))[1]
-        grads = dict(zip(moving, pull(grad), strict=True))
-        return None, None, *(grads.get(at) for at in range(len(tensors)))
+        with ctx.twice.around():
+            y, pull = torch.func.vjp(again, *(tensors[at] for at in moving))[:2]
+        found = dict(zip(moving, pull(list(grads[: len(y)])), strict=True))
+        return None, *(found.get(at) for at in range(len(tensors)))
 
 
 def _surroundings(device: torch.device) -> Callable[[], Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,23 +38,23 @@ class _Recomputing:
         self.template, self.free = deepcopy(block), [deepcopy(block)]
         self.moving = [path for path, _ in block.named_buffers() if path in block.state_dict()]  # others never change
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *inputs: Any, **more: Any) -> Any:
         weights = dict(self.block.named_parameters(remove_duplicate=False))
         buffers = dict(self.block.named_buffers(remove_duplicate=False))  # all norms share one "valid"
         # copies, since the backward pass needs them as they are now
-        y, moved = recomputing.recomputed(self.run, weights, self._copied(buffers), inputs)
+        y, moved = recomputing.recomputed(self.run, weights, self._copied(buffers), inputs, more)
         for path, leaf in moved.items():
             buffers[path].copy_(leaf)  # as the block itself would have
         return y
 
-    def run(self, weights: dict, buffers: dict, inputs: tuple) -> tuple[torch.Tensor, dict]:
+    def run(self, weights: dict, buffers: dict, inputs: tuple, more: dict) -> tuple[Any, dict]:
         buffers = self._copied(buffers)
         try:
             copy = self.free.pop()  # pop and append of a list are atomic
         except IndexError:
             copy = self.copied(self.template)
         try:
-            y = torch.func.functional_call(copy, (weights, buffers), inputs)
+            y = torch.func.functional_call(copy, (weights, buffers), inputs, more)
             return y, {path: buffers[path] for path in self.moving}
         finally:
             self.free.append(copy)

@@ -1,5 +1,6 @@
 """Activation checkpointing: the same bits, fewer tensors kept, and one line where it can't be."""
 
+from copy import deepcopy
 from functools import partial
 
 import borders
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train
 from cil_func import experiment, tree
 from cil_func.config import load
-from cil_func.networks import backbones, recomputing, resnet
+from cil_func.networks import backbones, recomputing, resnet, timm_recomputing
 from cil_func.networks.timm_skeleton import Drop
 from cil_func.runs import activations, setup
 
@@ -149,6 +150,45 @@ def test_with_maps_and_several_last_stages_it_is_the_same_run(method, monkeypatc
 def test_a_backbone_without_blocks_is_refused_in_one_line(capsys):
     assert train.main(tiny.flags(*EAGER, "run.recompute=true", "model.backbone=timm:vgg11", "data.image_size=32")) == 2
     assert "run.recompute: true, and timm:vgg11 has no blocks to compute again; a resnet" in capsys.readouterr().err
+
+
+class Mixing(torch.nn.Module):
+    """A block that takes a keyword and something that is no tensor, and returns a pair."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+
+    def forward(self, pair, power, *, shift=None):
+        left, right = pair
+        return self.first(left) ** power + right, self.second(right) * left + shift
+
+
+class Mixed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows = torch.nn.ModuleList([Mixing(), Mixing()])
+
+    def forward(self, x, shift):
+        pair = (x, 2 * x)
+        for row in self.rows:
+            pair = row(pair, 2, shift=shift)
+        return pair[0] + pair[1].sin()
+
+
+def test_blocks_with_keywords_and_several_results():
+    torch.manual_seed(0)
+    module, x, shift = Mixed(), torch.randn(4, 3), torch.randn(3)
+    again = timm_recomputing.install(deepcopy(module), copied=deepcopy)
+    assert timm_recomputing.has_blocks(module)
+
+    def loss(weights, x, shift, module):
+        return torch.func.functional_call(module, weights, (x, shift)).square().sum()
+
+    of = torch.func.grad(loss, argnums=(0, 1, 2))
+    weights = dict(module.named_parameters())
+    expected, found = (tree.leaves(of(weights, x, shift, each)) for each in (module, again))
+    assert len(found) == 8 + 2 and all(map(torch.equal, found, expected))
 
 
 def test_a_traced_call_says_that_it_cannot_be():
