@@ -62,6 +62,7 @@ def test_too_little_memory_is_one_line_with_advice(make, says):
     assert isinstance(told, MachineError) and told.exit_status == 2 and says in str(told)
     assert f"optim.batch_size than {EAGER.optim.batch_size}" in str(told) and "run.precision=bfloat16" in str(told)
     assert ("optim.norm_batch" in str(told)) is ("GPU" in says)
+    assert "optim.accumulate=2, run.recompute=true with run.compile=false" in str(told)
     assert "run.precision" not in str(machine.explain(make(), COMPILED))
 
 
