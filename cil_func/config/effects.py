@@ -195,7 +195,7 @@ TABLE: dict[str, Use] = {
     "run.device": _ALWAYS,
     "run.precision": _ALWAYS,
     "run.compile": _ALWAYS,
-    "run.recompute": _ALWAYS,
+    "run.recompute": Use(lambda config, processes: "backbone" not in config.model.freeze, _by("model.freeze")),
     "run.threads": _ALWAYS,
     "run.timeout_seconds": Use(lambda config, processes: processes != 1, _by("one process")),
     "run.extends": _ALWAYS,

@@ -165,8 +165,8 @@ def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -
 def _digits() -> Dataset:
     """Returns the 1,797 digits of 8x8 pixels that scikit-learn contains; a stratified fifth is for testing.
 
-    digits.npz has their pixels, 0..16, and targets; what it holds is in tests/data/test_sources.py, by scikit-learn's
-    own functions, whose import would take seconds.
+    digits.npz has their pixels, 0..16, and targets. tests/data/test_sources.py makes the same with scikit-learn's own
+    functions; to import those here would take seconds.
     Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), licence CC BY 4.0.
     """
     with np.load(Path(__file__).with_name("digits.npz")) as file:

@@ -65,7 +65,9 @@ def begin(extra: tree.Tree, params: tree.Tree, classes) -> tree.Tree:
     """Returns what is remembered while a phase trains. A `methods.extra.BeginExtra`."""
     importance = tree.map(torch.add, *(divided(extra[name]) for name in ("fisher", "score")))
     gathered, steps = tree.map(lambda leaf: leaf * 0, params), torch.zeros_like(classes.now)
-    anchor = tree.map(torch.clone, params)  # "since" leaves it after a step, and a compiled one would be compiled anew
+    # Copies: "since" starts as `params` and changes in the first step. A step whose input has the same tensors twice,
+    # and then no longer, is compiled twice.
+    anchor = tree.map(torch.clone, params)
     more = {"importance": importance, "anchor": anchor, "gathered": gathered, "steps": steps}
     return {**opened(extra, params), **more}
 

@@ -6,7 +6,6 @@ tensors. Weights start from timm's own initialisation, drawn from the key; nothi
 
 import threading
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 
@@ -74,8 +73,9 @@ def apply(
             features = _call(module, weights, buffers, images, valid)
         else:
             image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
-            how: dict[str, Any] = {"train": train, "drop": drop, "frozen": frozen, "norms": norms}
-            with timm_skeleton.borrow(name, image_size, recompute=recompute, **how) as module:
+            with timm_skeleton.borrow(
+                name, image_size, train=train, drop=drop, frozen=frozen, norms=norms, recompute=recompute
+            ) as module:
                 features = _call(module, weights, buffers, images, valid)
     wide = torch.promote_types(features.dtype, torch.float32)
     return features.to(wide), {}, tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})

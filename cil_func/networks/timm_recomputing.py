@@ -21,7 +21,6 @@ def install(module: nn.Module, *, copied: Callable[[nn.Module], nn.Module]) -> n
     """Changes a skeleton in place: the backward pass computes each of its blocks again. Returns the skeleton.
 
     copied(block) -> a copy, whatever transforms and modes are active.
-
     A block: the innermost entry of a sequence of modules that has several layers with parameters, such as a residual
     block, or a transformer's layer of attention and MLP.
     """

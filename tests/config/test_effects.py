@@ -80,6 +80,8 @@ LINES = [
      'data.workers has no effect with data.storage = "resident"'),
     ("cifar", ["data.exif_orientation=apply", "data.background=[]"],
      'data.exif_orientation and data.background have no effect with data.name = "cifar100"'),
+    ("digits", ["run.recompute=true", 'model.freeze=["backbone"]'],
+     'run.recompute has no effect with model.freeze = ["backbone"]'),
     ("digits", ["model.drop_rate=0.1", "model.drop_path_rate=0.1"],
      'model.drop_rate and model.drop_path_rate have no effect with model.backbone = "resnet20"'),
     ("digits", ["augment.backend=pil"], 'augment.backend has no effect with augment.auto_augment = ""'),

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train
 from cil_func import experiment, tree
 from cil_func.config import load
-from cil_func.networks import backbones, recomputing, resnet, timm_recomputing
+from cil_func.networks import backbones, lora, recomputing, resnet, timm_recomputing
 from cil_func.networks.timm_skeleton import Drop
 from cil_func.runs import activations, setup
 
@@ -150,6 +150,16 @@ def test_with_maps_and_several_last_stages_it_is_the_same_run(method, monkeypatc
 def test_a_backbone_without_blocks_is_refused_in_one_line(capsys):
     assert train.main(tiny.flags(*EAGER, "run.recompute=true", "model.backbone=timm:vgg11", "data.image_size=32")) == 2
     assert "run.recompute: true, and timm:vgg11 has no blocks to compute again; a resnet" in capsys.readouterr().err
+
+
+def test_the_adapters_of_lora_have_the_same_gradient():
+    net = lora.make("test_vit")
+    params, state = net.init(0, image_size=(32, 32))
+    images, gradients = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), []
+    for each in (net, recomputing.recompute(net)):
+        found = torch.func.grad(partial(feature_sum, each))(params, state, images)
+        gradients.append(tree.leaves(found["lora"]))
+    assert any(leaf.any() for leaf in gradients[0]) and all(map(torch.equal, *gradients))
 
 
 class Mixing(torch.nn.Module):
