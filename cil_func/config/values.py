@@ -94,8 +94,10 @@ Own = Annotated[
     Allowed('your own "package.module:function" or "path/file.py:function"'),
 ]  # fmt: skip
 Backbone = Annotated[
-    str, Field(pattern=r"^(resnet(20|32|44|56|110)|timm:[A-Za-z0-9_]+)$"),
-    Allowed('"resnet20", 32, 44, 56 or 110 (CIFAR\'s), or "timm:NAME", a NAME without dots', example="timm:resnet18"),
+    str, Field(pattern=r"^(resnet(8|14|20|32|44|56|110)|timm:[A-Za-z0-9_]+)$"),
+    Allowed(
+        '"resnet8", 14, 20, 32, 44, 56 or 110 (CIFAR\'s), or "timm:NAME", a NAME without dots', example="timm:resnet18"
+    ),
 ]  # fmt: skip
 Loggers = Annotated[
     tuple[Literal["tensorboard", "wandb"], ...],

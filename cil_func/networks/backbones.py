@@ -87,7 +87,7 @@ class Backbone:
 
 
 def backbone(name: str) -> Backbone:
-    """Returns the backbone called `name`: "resnet20|32|44|56|110" or "timm:<name>".
+    """Returns the backbone called `name`: "resnet8|14|20|32|44|56|110" or "timm:<name>".
 
     Raises ValueError for another name. For a model that timm doesn't have, the backbone's functions raise ConfigError.
     """

@@ -15,7 +15,7 @@ from cil_func.networks import layers, recomputing
 from cil_func.networks.freezing import is_inside
 from cil_func.networks.outputs import Taps
 
-DEPTHS = (20, 32, 44, 56, 110)
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 WIDTHS = (16, 32, 64)
 LAST = "stage2"  # of which params and state may hold several, see `apply`
 

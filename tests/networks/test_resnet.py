@@ -22,7 +22,7 @@ def images(count: int = 6, size: int = 16) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+@pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
 @pytest.mark.parametrize("train", [True, False])
 def test_outputs_gradients_and_statistics_match(depth, train):
     params, state = draw(depth)
