@@ -56,6 +56,7 @@ class CheckpointSaver(SaveHook[Progress]):
         self._saved_text = str(begun) if begun else ""  # the last saved progress, for messages
         self._make: Callable[[], Progress] | None = None  # returns the progress now; None while it changes
         self._trained = False  # whether a step was computed since the last save
+        self._stopped: StoppedError | None = None  # with which all processes left at a border
         self._writer = CheckpointWriter(directory, verified=number - 1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # it starts with the first save
         self._writing: Future[list[str]] | None = None
@@ -92,7 +93,8 @@ class CheckpointSaver(SaveHook[Progress]):
             self.wait()
             # No process ends before the checkpoint is written: the launcher would end all others.
             self._processes.wait_for_all("stop")
-            raise StoppedError(128 + received, self._message(received))
+            self._stopped = StoppedError(128 + received, self._message(received))
+            raise self._stopped
         if boundary or self._processes.size == 1 or not self._trained:
             self.before_long_work(make)
 
@@ -122,7 +124,7 @@ class CheckpointSaver(SaveHook[Progress]):
         self.wait()
         received = self._signals.received
         if received:
-            raise StoppedError(128 + received, self._message(received, everywhere=False))
+            raise self._stopped or StoppedError(128 + received, self._message(received, everywhere=False))
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on disk; passes its warnings to `warn`. Raises what the thread raised."""

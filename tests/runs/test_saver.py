@@ -102,10 +102,10 @@ def test_a_signal_saves_and_stops(number, status, boundary, tmp_path, clock):
 
 
 class Several(Processes):
-    """Rank 0 of two processes. The other one never gets a signal."""
+    """One of two processes. The other one never gets a signal, and never hears of it."""
 
-    def __init__(self):
-        super().__init__(Launch(0, 2, 0, 2))
+    def __init__(self, rank: int = 0):
+        super().__init__(Launch(rank, 2, rank, 2))
 
     def signals_at_step(self, signal):
         return 0
@@ -170,6 +170,28 @@ def test_several_processes_leave_the_training_at_a_border_and_other_work_at_once
         with pytest.raises(StoppedError, match=r"saved \(phase 0, epoch 0, step 2\)"):
             saver.save_after_failure()
     assert saved(tmp_path) == (1, [0, 0, 2], None)
+
+
+def test_when_all_leave_together_each_names_the_place_that_was_saved(tmp_path, clock):
+    """Any of them may be the first to say why: the process that got the signal, or another one."""
+
+    class Hears(Several):
+        def signals_at_step(self, signal):
+            return 1 << 16
+
+        def wait_for_all(self, place):
+            assert place == "stop"
+
+    for rank, received in ((0, 0), (0, signal.SIGTERM), (1, 0), (1, signal.SIGTERM)):
+        signals = Noted()
+        saver = CheckpointSaver(tmp_path / f"{rank}{received}", Hears(rank), signals, every_seconds=60)
+        signals.received = received
+        told = r"SIGTERM and saved \(phase 0, epoch 0, step 3\)"
+        with pytest.raises(StoppedError, match=told) as stopped:
+            saver.at_border(at(0, 3), False)
+        with pytest.raises(StoppedError, match=told):
+            saver.save_after_failure()  # returns if it has nothing to say
+            raise stopped.value
 
 
 def test_a_run_that_loses_a_process_saves_its_last_border(tmp_path, clock):
