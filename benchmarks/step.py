@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,10 +29,11 @@ from cil_func import model, rng, tree
 from cil_func.data.batches import Batch
 from cil_func.experiment import Experiment
 from cil_func.networks.network import Model
-from cil_func.networks.outputs import classes_of
+from cil_func.networks.outputs import Classes, Outputs, classes_of
 from cil_func.runs import setup
 from cil_func.training import runners, step_state
 from cil_func.training.preprocess import DTYPES
+from cil_func.training.step_state import TrainState
 
 OLD, SEEN, ALL = 50, 60, 100
 
@@ -108,16 +110,38 @@ def ours(ready: setup.Setup, *, old: int, seen: int) -> Callable[[], None]:
     always on the same batch.
     """
     made, recipe = ready.experiment, ready.experiment.recipe(1, "")
+    given = phase(ready, 0, old=old, seen=seen)
+    steps = (runners.CapturedSteps if made.captured else runners.EagerSteps)(
+        recipe.step, given.train_state, given.classes
+    )
+    return lambda: steps(given.teach(given.batch.images), given.batch, given.rate)
+
+
+class Phase(NamedTuple):
+    """What the steps of a phase with a teacher need. teach: (images) -> the teacher's outputs."""
+
+    train_state: TrainState
+    teach: Callable[[torch.Tensor], Outputs]
+    batch: Batch
+    classes: Classes
+    rate: torch.Tensor
+
+
+def phase(ready: setup.Setup, key: int, *, old: int, seen: int) -> Phase:
+    """Returns the start of a phase: a model and a teacher with random weights, drawn by `key`, and a random batch.
+
+    ready: this package's side. old, seen: how many classes are old, and how many are seen.
+    """
+    made, recipe = ready.experiment, ready.experiment.recipe(1, "")
     rows = recipe.padded_to or recipe.batch_size  # of this process
     images, labels = batch(rows, made.train_images.shape[0], seen, made.device)
     sizes = [old, seen - old, made.num_classes - seen]
     before, classes = (classes_of(sizes, phase, device=made.device) for phase in (0, 1))
     # A run gives the teacher large chunks. A single batch that is filled up to such a chunk would take far longer.
-    teach = replace(made.forward, fill=False).teacher(drawn(made, 1), before)
-    train_state = step_state.start(recipe.stage, recipe.optimiser, *drawn(made, 0))
-    steps = (runners.CapturedSteps if made.captured else runners.EagerSteps)(recipe.step, train_state, classes)
+    teach = replace(made.forward, fill=False).teacher(drawn(made, 2 * key + 1), before)
+    train_state = step_state.start(recipe.stage, recipe.optimiser, *drawn(made, 2 * key))
     rate = torch.tensor(recipe.rate(0), dtype=made.dtype, device=made.device)
-    return lambda: steps(teach(images), Batch(images, labels), rate)
+    return Phase(train_state, teach, Batch(images, labels), classes, rate)
 
 
 def drawn(made: Experiment, key: int) -> Model:
