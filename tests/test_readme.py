@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train
-from benchmarks import digits, months_later
+from benchmarks import all_methods, months_later
 from cil_func import __main__ as door
 from cil_func import config, methods
 from cil_func.config import explain
@@ -132,8 +132,8 @@ def test_the_table_of_keys_is_the_one_that_the_schema_gives():
 
 
 def test_accuracies_of_all_methods_on_the_digits_are_those_of_the_record():
-    """`python -m benchmarks.digits` prints it."""
-    assert digits.markdown(figures_of("digits")) in RESULTS
+    """`python -m benchmarks.all_methods digits` prints it."""
+    assert all_methods.markdown(figures_of("digits")) in RESULTS
 
 
 def test_what_later_classes_cost_is_that_of_the_records():

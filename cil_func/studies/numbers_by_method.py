@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "results"  # isn't there in 
 def of(folder: Path, config: Config, sizes: list[int]) -> dict[str, str]:
     """Returns {method: its recorded runs, in words}, of runs with the same phases, data and backbone.
 
-    folder: of records as `python -m benchmarks.record` and `benchmarks.digits` write them; {} if it isn't there.
+    folder: of records as `python -m benchmarks.record` and `benchmarks.all_methods` write them; {} if it isn't there.
     sizes: how many classes each phase brings. The training's recipe may differ, so each text names its record.
     Of several records of a method that with the most seeds is taken, then that with the highest average.
     """

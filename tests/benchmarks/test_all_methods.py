@@ -1,10 +1,12 @@
-"""The table of all methods on the digits: what is trained, what is read, and the means over seeds."""
+"""The tables of all methods: what is trained, what is read, and the means over seeds."""
 
 import json
 
 import pytest
 
-from benchmarks import digits
+from benchmarks import all_methods
+from cil_func import methods
+from cil_func.config import load
 
 
 def store(folder, method: str, seed: int, top1: list[float], state: str = "finished") -> None:
@@ -13,9 +15,9 @@ def store(folder, method: str, seed: int, top1: list[float], state: str = "finis
     directory.mkdir(parents=True)
     (directory / "status.json").write_text(json.dumps({"state": state}))
     phases = [
-        {**dict.fromkeys(digits.PHASES), "top1": value, "seconds": {"train": 2.0, "select": 1.0}} for value in top1
+        {**dict.fromkeys(all_methods.PHASES), "top1": value, "seconds": {"train": 2.0, "select": 1.0}} for value in top1
     ]
-    summary = {key: sum(top1) / len(top1) for key in digits.SUMMARY.values()} | {"last_accuracy": top1[-1]}
+    summary = {key: sum(top1) / len(top1) for key in all_methods.SUMMARY.values()} | {"last_accuracy": top1[-1]}
     config = {"data": {"path": "", "increment": 2}, "run": {"compile": False}}
     environment = {"torch": "2.14"}
     found = {"method": method, "seed": seed, "phases": phases, "config": config, "environment": environment, **summary}
@@ -26,7 +28,7 @@ def store(folder, method: str, seed: int, top1: list[float], state: str = "finis
 def swept(monkeypatch):
     """The arguments of each sweep; none trains, and each has the exit status 0, or 3 for seed 7."""
     words: list[list[str]] = []
-    monkeypatch.setattr(digits.sweep, "main", lambda given: words.append(given) or 3 * ("7" in given))
+    monkeypatch.setattr(all_methods.sweep, "main", lambda given: words.append(given) or 3 * ("7" in given))
     return words
 
 
@@ -36,7 +38,7 @@ def test_finished_runs_are_read(tmp_path, swept, capsys):
     store(tmp_path, "wa", 1, [100.0, 90.0])
     store(tmp_path, "lwf", 0, [100.0, 50.0], state="running")
     flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--commit", "abc"]
-    assert digits.main([*flags, "--methods", "wa", "--seeds", "0,1"]) == 0
+    assert all_methods.main(["digits", *flags, "--methods", "wa", "--seeds", "0,1"]) == 0
     text = (tmp_path / "table.json").read_text()
     record = json.loads(text)
     assert [(row["method"], row["seed"]) for row in record["runs"]] == [("wa", 0), ("wa", 1), ("replay", 1)]
@@ -54,11 +56,11 @@ def test_finished_runs_are_read(tmp_path, swept, capsys):
 def test_a_run_keeps_its_commit_and_its_processor(tmp_path, swept, monkeypatch):
     flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--methods", "wa"]
     store(tmp_path, "wa", 0, [100.0, 80.0])
-    assert digits.main([*flags, "--seeds", "0", "--commit", "abc"]) == 0
+    assert all_methods.main(["digits", *flags, "--seeds", "0", "--commit", "abc"]) == 0
     store(tmp_path, "wa", 1, [100.0, 90.0])
-    elsewhere = digits.measure.conditions("cpu", commit="def") | {"processor": "another"}
-    monkeypatch.setattr(digits.measure, "conditions", lambda device, commit: elsewhere)
-    assert digits.main([*flags, "--seeds", "0,1", "--commit", "def"]) == 0
+    elsewhere = all_methods.measure.conditions("cpu", commit="def") | {"processor": "another"}
+    monkeypatch.setattr(all_methods.measure, "conditions", lambda device, commit: elsewhere)
+    assert all_methods.main(["digits", *flags, "--seeds", "0,1", "--commit", "def"]) == 0
     rows = json.loads((tmp_path / "table.json").read_text())["runs"]
     assert [(each["seed"], each["commit"], each["processor"] == "another") for each in rows] == [
         (0, "abc", False), (1, "def", True)
@@ -67,11 +69,11 @@ def test_a_run_keeps_its_commit_and_its_processor(tmp_path, swept, monkeypatch):
 
 def test_each_seed_is_a_sweep_and_a_failure_ends_the_command(tmp_path, swept):
     store(tmp_path, "wa", 0, [100.0])
-    flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--jobs", "2"]
-    assert digits.main([*flags, "--methods", "wa,replay", "--seeds", "0,7,1", "--set", "optim.epochs=2"]) == 3
+    flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--jobs", "2", "--methods", "wa,replay"]
+    assert all_methods.main(["digits", *flags, "--seeds", "0,7,1", "--set", "optim.epochs=2"]) == 3
     settings = ["--set", "run.threads=1", "--set", "run.device=cpu", "--set", "optim.epochs=2"]
     assert swept == [
-        [str(tmp_path), "--grid", "method.name=wa,replay", "--seeds", seed, "--jobs", "2", *settings]
+        [str(tmp_path), "--grid", "method.name=wa,replay", "--jobs", "2", *settings, "--seeds", seed]
         for seed in ("0", "7")
     ]
     assert json.loads((tmp_path / "table.json").read_text())["figures"]["wa_seeds"] == 1  # what there is, is written
@@ -81,6 +83,19 @@ def test_the_figure_is_drawn_from_the_record(tmp_path):
     store(tmp_path, "wa", 0, [100.0, 80.0])
     record = {
         "conditions": {"config": {"data": {"increment": 2}}},
-        "runs": list(map(digits.row, digits.read(tmp_path))),
+        "runs": list(map(all_methods.row, all_methods.read(tmp_path))),
     }
-    assert b"<svg" in digits.draw(record)[:200]
+    assert b"<svg" in all_methods.draw(record)[:200]
+
+
+def test_the_short_study_of_cifar_is_a_sweep_of_its_preset(tmp_path, swept):
+    store(tmp_path, "wa", 0, [100.0])
+    path = tmp_path / "cifar-short-cpu.json"
+    assert all_methods.main(["cifar-short", "--runs", str(tmp_path), "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["name"] == "cifar-short"
+    (words,) = swept
+    options = all_methods.sweep._parse(words)
+    assert options.seeds == "0" and options.grid == [f"method.name={','.join(methods.TABLE)}"]
+    config = load(options.config, options.set)
+    assert (config.model.backbone, config.data.initial_increment, config.data.increment) == ("resnet8", 50, 10)
+    assert {config.optim_of_phase(phase).epochs for phase in range(6)} == {10}

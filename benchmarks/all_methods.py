@@ -1,15 +1,18 @@
-"""How good is each method on the digits? All built-in methods with several seeds, as ordinary runs, in one table.
+"""How good is each method, by equal settings? All built-in methods as ordinary runs, in one table.
 
-    python -m benchmarks.digits [--methods wa,replay] [--seeds 0,1,2] [--jobs 2] [--runs FOLDER]
-    python -m benchmarks.digits --draw benchmarks/results/digits.svg
+    python -m benchmarks.all_methods digits [--methods wa,replay] [--seeds 0,1,2] [--jobs 2] [--runs FOLDER]
+    python -m benchmarks.all_methods cifar-short --set data.name=image_folder --set data.path=FOLDER
+    python -m benchmarks.all_methods digits --draw benchmarks/results/digits.svg
 
-Trains the default configuration with each method and seed by `python -m cil_func sweep FOLDER`, --jobs at a time, in
-processes of one thread. Called again it goes on: finished runs are read, a stopped one continues from its checkpoint.
-After each seed it writes results/digits-cpu.json anew: all finished runs of FOLDER, and each method's means over its
-seeds. --draw trains nothing: it draws the README's figure from that file.
+`digits` is the default configuration. `cifar-short` is CIFAR-100, 50 classes and then 10 a phase, by the preset
+`cifar-survey` with 10 epochs a phase and ResNet-8: for all methods equal settings, which are nobody's best ones.
+
+Trains each method and seed by `python -m cil_func sweep FOLDER`, --jobs at a time, in processes of one thread. Called
+again it goes on: finished runs are read, a stopped one continues from its checkpoint. After each seed it writes
+results/NAME-cpu.json anew: all finished runs of FOLDER, and each method's means over its seeds. --draw trains nothing:
+it draws the README's figure from that file.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -23,7 +26,17 @@ from cil_func.report.axes import BLUE, GREEN, GREY, ORANGE, new_figure, svg
 from cil_func.runs import files
 from cil_func.studies import sweep
 
-NAME = "digits"
+STUDIES = {  # name: what its sweep gets; its seeds
+    "digits": ((), "0,1,2"),
+    "cifar-short": (
+        (
+            "--config", "cifar-survey", "--set", "model.backbone=resnet8", "--set", "optim.epochs=10",
+            "--set", "optim.first_phase.epochs=10", "--set", "optim.schedule=cosine", "--set", "run.compile=true",
+            "--set", "run.precision=float32",
+        ),
+        "0",
+    ),
+}  # fmt: skip
 SUMMARY = {"average": "average_incremental_accuracy", "last": "last_accuracy", "forgetting": "forgetting"}
 PHASES = ("top1", "top1_before_align", "nme_top1", "gamma", "new_share", "new_share_before_align")
 DRAWN = {  # label, colour, marker, line
@@ -38,35 +51,35 @@ HEADING = ("method", "seeds", "average incremental accuracy", "last accuracy", "
 
 def main(arguments: list[str] | None = None) -> int:
     parser = measure.parser(__doc__)
+    parser.add_argument("name", choices=STUDIES)
     parser.add_argument("--methods", default=",".join(methods.TABLE), help="separated by commas; default: all")
-    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--seeds", help="separated by commas; default: 0,1,2, and 0 of cifar-short")
     parser.add_argument("--jobs", default="1", help="processes at a time")
-    parser.add_argument("--runs", type=Path, default=Path("runs/digits-methods"), help="folder of the run directories")
+    parser.add_argument("--runs", type=Path, help="folder of the run directories; default: runs/NAME-methods")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of every run")
     parser.add_argument("--draw", type=Path, metavar="SVG", help="draws the figure of the record, trains nothing")
     options = parser.parse_args(arguments)
+    record_path = options.json or measure.RESULTS / f"{options.name}-cpu.json"
+    folder = options.runs or Path(f"runs/{options.name}-methods")
     if options.draw:
-        record = json.loads((options.json or measure.RESULTS / f"{NAME}-cpu.json").read_text(encoding="utf-8"))
+        record = json.loads(record_path.read_text(encoding="utf-8"))
         options.draw.write_bytes(draw(record))
         return 0
     conditions = measure.conditions("cpu", commit=options.commit) | {"threads": 1}
-    for seed in options.seeds.split(","):  # all methods of one seed first: a table that is cut short compares methods
-        status = sweep.main(words_of(options, seed))
-        if found := read(options.runs):
-            path = write(found, conditions, options.json)
+    words, seeds = STUDIES[options.name]
+    settings = ("run.threads=1", "run.device=cpu", *options.set)
+    words += tuple(word for setting in settings for word in ("--set", setting))
+    words = (str(folder), "--grid", f"method.name={options.methods}", "--jobs", options.jobs, *words)
+    # All methods of one seed first: a table that is cut short compares methods.
+    for seed in (options.seeds or seeds).split(","):
+        status = sweep.main([*words, "--seeds", seed])
+        if found := read(folder):
+            write(found, conditions, record_path)
         if status:
             return status
-    print(markdown(json.loads(path.read_text(encoding="utf-8"))["figures"]))
-    print(path)
+    print(markdown(json.loads(record_path.read_text(encoding="utf-8"))["figures"]))
+    print(record_path)
     return 0
-
-
-def words_of(options: argparse.Namespace, seed: str) -> list[str]:
-    """Returns the arguments of `python -m cil_func sweep` that trains all methods with one seed."""
-    settings = ("run.threads=1", "run.device=cpu", *options.set)
-    words = [word for setting in settings for word in ("--set", setting)]
-    grid = f"method.name={options.methods}"
-    return [str(options.runs), "--grid", grid, "--seeds", seed, "--jobs", options.jobs, *words]
 
 
 def read(folder: Path) -> list[dict]:
@@ -79,19 +92,18 @@ def read(folder: Path) -> list[dict]:
     return sorted(found, key=lambda results: (order.index(results["method"]), results["seed"]))
 
 
-def write(found: Sequence[dict], conditions: dict, json_path: Path | None) -> Path:
-    """Writes the table, one run a line, each with the commit and the processor that it is of. Returns its path.
+def write(found: Sequence[dict], conditions: dict, path: Path) -> None:
+    """Writes the table, one run a line, each with the commit and the processor that it is of.
 
     A run that the file has already, with the same numbers, keeps what it has there. found: from `read`.
-    conditions: from measure.conditions. json_path: the file; None: results/digits-cpu.json.
+    conditions: from measure.conditions. path: the file, named after a study.
     """
     first = found[0]["config"]
     kept = {**conditions, "environment": found[0]["environment"], "config": portable(first)}
-    head = json.dumps({"name": NAME, "figures": figures(found), "conditions": kept}, indent=2, allow_nan=False)
-    path = json_path or measure.RESULTS / f"{NAME}-cpu.json"
+    record = {"name": path.stem.removesuffix("-cpu"), "figures": figures(found), "conditions": kept}
+    head = json.dumps(record, indent=2, allow_nan=False)
     rows = ",\n".join(f"    {json.dumps(each, allow_nan=False)}" for each in _with_origin(found, conditions, path))
     files.write_text(path, f'{head[:-2]},\n  "runs": [\n{rows}\n  ]\n}}\n')
-    return path
 
 
 def _with_origin(found: Sequence[dict], conditions: dict, path: Path) -> list[dict]:
@@ -177,7 +189,7 @@ def draw(record: dict) -> bytes:
     axes.set(xlabel="classes seen", ylabel="accuracy on all of them (%)", xticks=seen, ylim=(0, 105))
     axes.grid(alpha=0.25)
     axes.legend(loc="lower left")
-    picture = svg(figure, NAME)
+    picture = svg(figure, "digits")
     assert picture is not None  # None is for no figure
     return picture
 
