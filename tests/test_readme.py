@@ -131,9 +131,10 @@ def test_the_table_of_keys_is_the_one_that_the_schema_gives():
     assert page("cil_func/config").endswith(f"## All keys\n\n{explain.readme_table()}")
 
 
-def test_accuracies_of_all_methods_on_the_digits_are_those_of_the_record():
-    """`python -m benchmarks.all_methods digits` prints it."""
-    assert all_methods.markdown(figures_of("digits")) in RESULTS
+@pytest.mark.parametrize("name", all_methods.STUDIES)
+def test_accuracies_of_all_methods_are_those_of_the_record(name):
+    """`python -m benchmarks.all_methods NAME` prints them."""
+    assert all_methods.markdown(figures_of(name)) in RESULTS
 
 
 def test_what_later_classes_cost_is_that_of_the_records():
