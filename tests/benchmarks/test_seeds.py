@@ -1,6 +1,7 @@
 """The benchmark of two seeds with small sizes; and that the vmapped step is the step of each seed."""
 
 import json
+import signal
 from types import SimpleNamespace
 
 import launching
@@ -33,9 +34,21 @@ def test_figures(tmp_path, capsys):
     assert "together_over_apart" in capsys.readouterr().out
 
 
-def test_a_process_that_fails_ends_the_other_one_too(tmp_path):
+def test_a_process_that_fails_ends_the_other_one_which_would_wait_for_it(tmp_path, monkeypatch):
+    started = []
+
+    def start(words, *, env, cwd):
+        wrong = ["--set", "optim.batch_size=0"] if started else []  # for the second process alone
+        started.append(launching.fork([*words, *wrong], env=env))
+        return started[-1]
+
+    monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=start))
+    measure.write_images(tmp_path / "images", classes=100, train=2, test=1, size=8)
     with pytest.raises(RuntimeError, match="a process of apart ended with status 1"):
-        seeds.seconds_of("apart", tmp_path / "apart-0", seeds.parse([*SMALL, "--set", "optim.batch_size=0"]))
+        seeds.seconds_of("apart", tmp_path / "apart-0", seeds.parse([*SMALL]))
+    for process in started:
+        process.communicate(timeout=30)
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 1]
 
 
 def test_the_vmapped_step_is_the_step_of_each_seed(tmp_path):

@@ -42,7 +42,6 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 @pytest.fixture(autouse=True)
 def resnet8(monkeypatch):
     """One block a stage, and two stages: the shortcut where the size halves is among them."""
-    monkeypatch.setattr(resnet, "DEPTHS", (8,))
     monkeypatch.setattr(resnet, "WIDTHS", (16, 64))
 
 
