@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 import torch
 
 from cil_func import tree as trees
+from cil_func.errors import DiskError
 from cil_func.runs import checkpoint_files, files, packing
 from cil_func.runs.packing import Part
+
+_TRIES = 3  # of writing one checkpoint, if somebody deletes its folder or the files in it meanwhile
 
 
 class PartIdentity(NamedTuple):
@@ -94,12 +97,14 @@ class CheckpointWriter:
         manifest = packing.pack_manifest(parts, record, number=number)
         named = zip(map(checkpoint_files.part_name, parts), staged, strict=True)
         new = {name: piece for name, piece in named if not piece.part}
-        files.make_directory(self._directory)
         try:
-            for name, piece in new.items():
-                files.write_chunks(self._directory / name, packing.chunks(piece.tree))
-            _refuse_changed(new.values())
-            files.write_bytes(self._directory / checkpoint_files.manifest_name(number), manifest)
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    self._write_files(new, manifest, number)
+                    break
+                except DiskError as error:
+                    if not (tries_left and isinstance(error.__cause__, FileNotFoundError)):
+                        raise
         except BaseException:
             with contextlib.suppress(OSError):  # the disk may be full
                 for name in new.keys() - self._part_names([number]):
@@ -108,6 +113,14 @@ class CheckpointWriter:
         self._verified.add(number)
         self._saved = [*self._saved[-1:], [(piece.identity, part) for piece, part in zip(staged, parts, strict=True)]]
         return self._delete_old(number)
+
+    def _write_files(self, new: dict[str, Staged], manifest: bytes, number: int) -> None:
+        """Writes the parts `new`, by file name, and then the manifest. Makes the folder if it is missing."""
+        files.make_directory(self._directory)
+        for name, piece in new.items():
+            files.write_chunks(self._directory / name, packing.chunks(piece.tree))
+        _refuse_changed(new.values())
+        files.write_bytes(self._directory / checkpoint_files.manifest_name(number), manifest)
 
     def _written_before(self, identity: PartIdentity) -> Part | None:
         """Returns the part with this identity that the checkpoint before the last one has written, or None.

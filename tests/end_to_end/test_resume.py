@@ -118,6 +118,7 @@ def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(
         if len(passed) == in_phase_1:
             for name in ("metrics.jsonl", "config.toml", "results.json", "status.json"):
                 (directory / name).unlink()
+            self.wait()  # what is deleted under the hands of its thread: tests/runs/test_checkpoints.py
             shutil.rmtree(directory / "checkpoints")
         if len(passed) == in_phase_1 + 2:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -249,6 +249,38 @@ def test_a_part_that_changed_or_whose_file_is_gone_is_written_again(tmp_path):
     )
 
 
+@pytest.mark.parametrize("deleted", ["folder", "files"])
+@pytest.mark.parametrize("file", range(3))  # the two parts, then the manifest
+def test_what_somebody_deletes_while_it_is_written_is_written_again(tmp_path, monkeypatch, file, deleted):
+    folder, calls, replace = tmp_path / "checkpoints", [], os.replace
+    save(folder, 1, 2)
+
+    def meddled(source, target):
+        calls.append(target)
+        if len(calls) == file + 1:
+            shutil.rmtree(folder)
+            if deleted == "files":
+                folder.mkdir()
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", meddled)
+        save(folder, 3)
+    assert damage.same(checkpoints.newest(folder)[0], damage.example(3)) and numbers(folder) == [3]
+
+
+def test_a_folder_that_somebody_deletes_again_and_again_is_an_error(tmp_path, monkeypatch):
+    folder, loaded = tmp_path / "checkpoints", damage.example(1)
+
+    def meddled(source, target):
+        shutil.rmtree(folder)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(os, "replace", meddled)
+    with pytest.raises(DiskError, match="No such file or directory; make its folder"):
+        checkpoints.save(folder, loaded.tree, loaded.record, number=1)
+
+
 def test_equal_tensors_that_are_others_are_not_taken_for_the_same(tmp_path):
     """Another tensor may get the address of one that is gone."""
     saver = CheckpointWriter(tmp_path)
