@@ -9,7 +9,8 @@
 
 Trains each method and seed by `python -m cil_func sweep FOLDER`, --jobs at a time, in processes of one thread. Called
 again it goes on: finished runs are read, a stopped one continues from its checkpoint. After each seed it writes
-results/NAME-cpu.json anew: all finished runs of FOLDER, and each method's means over its seeds. --draw trains nothing:
+results/NAME-cpu.json: all finished runs of FOLDER, those of the same settings that the file had, and each method's
+means over its seeds. --draw trains nothing:
 it draws the README's figure from that file.
 """
 
@@ -88,34 +89,44 @@ def read(folder: Path) -> list[dict]:
     for path in folder.glob("*/status.json"):
         if json.loads(path.read_text(encoding="utf-8"))["state"] == "finished":
             found.append(json.loads((path.parent / "results.json").read_text(encoding="utf-8")))
-    order = [*methods.TABLE]
-    return sorted(found, key=lambda results: (order.index(results["method"]), results["seed"]))
+    return sorted(found, key=_key)
 
 
 def write(found: Sequence[dict], conditions: dict, path: Path) -> None:
     """Writes the table, one run a line, each with the commit and the processor that it is of.
 
-    A run that the file has already, with the same numbers, keeps what it has there. found: from `read`.
+    A run that the file has already, with the same numbers, keeps what it has there. So does one whose directory is
+    gone, if it was trained by the settings of those in `found`. found: from `read`, not empty.
     conditions: from measure.conditions. path: the file, named after a study.
     """
-    first = found[0]["config"]
-    kept = {**conditions, "environment": found[0]["environment"], "config": portable(first)}
-    record = {"name": path.stem.removesuffix("-cpu"), "figures": figures(found), "conditions": kept}
-    head = json.dumps(record, indent=2, allow_nan=False)
-    rows = ",\n".join(f"    {json.dumps(each, allow_nan=False)}" for each in _with_origin(found, conditions, path))
-    files.write_text(path, f'{head[:-2]},\n  "runs": [\n{rows}\n  ]\n}}\n')
-
-
-def _with_origin(found: Sequence[dict], conditions: dict, path: Path) -> list[dict]:
-    """Returns the rows of the runs, each with ORIGIN: that of the same row in the file at `path`, else today's."""
+    config = portable(found[0]["config"])
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
+    rows = [_with_origin(row(results), conditions, before["runs"]) for results in found]
+    if before["runs"] and _settings(before["conditions"]["config"]) == _settings(config):
+        new = {_key(each) for each in rows}
+        rows = sorted([*rows, *(old for old in before["runs"] if _key(old) not in new)], key=_key)
+    kept = {**conditions, "environment": found[0]["environment"], "config": config}
+    record = {"name": path.stem.removesuffix("-cpu"), "figures": figures(rows), "conditions": kept}
+    head = json.dumps(record, indent=2, allow_nan=False)
+    lines = ",\n".join(f"    {json.dumps(each, allow_nan=False)}" for each in rows)
+    files.write_text(path, f'{head[:-2]},\n  "runs": [\n{lines}\n  ]\n}}\n')
+
+
+def _with_origin(new: dict, conditions: dict, before: Sequence[dict]) -> dict:
+    """Returns the row with ORIGIN: that of the same row among those before, else today's."""
     nothing = dict.fromkeys(ORIGIN)
-    rows = []
-    for results in found:
-        new = row(results)
-        same = [old for old in before["runs"] if {**old, **nothing} == {**new, **nothing}]
-        rows.append(new | {key: (same[0] if same else conditions)[key] for key in ORIGIN})
-    return rows
+    same = [old for old in before if {**old, **nothing} == {**new, **nothing}]
+    return new | {key: (same[0] if same else conditions)[key] for key in ORIGIN}
+
+
+def _settings(config: dict) -> dict:
+    """Returns what is equal for all runs of a table."""
+    return {name: table for name, table in config.items() if name not in ("method", "run")}
+
+
+def _key(row: dict) -> tuple[int, int]:
+    """Returns what sorts rows: by method in the order of the package, by seed."""
+    return [*methods.TABLE].index(row["method"]), row["seed"]
 
 
 def row(results: dict) -> dict:
@@ -132,12 +143,12 @@ def row(results: dict) -> dict:
     }
 
 
-def figures(found: Sequence[dict]) -> dict[str, float]:
+def figures(rows: Sequence[dict]) -> dict[str, float]:
     """Returns each method's number of runs, and the mean and standard deviation over them of SUMMARY and the seconds.
 
-    The deviation is that of a sample (n - 1 in the denominator); it is left out for a method with one run.
+    rows: from `row`. The deviation is that of a sample (n - 1 in the denominator); it is left out for a method with one
+    run.
     """
-    rows = [row(results) for results in found]
     made: dict[str, float] = {}
     for method in dict.fromkeys(one["method"] for one in rows):
         own = [one for one in rows if one["method"] == method]

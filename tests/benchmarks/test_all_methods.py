@@ -67,6 +67,24 @@ def test_a_run_keeps_its_commit_and_its_processor(tmp_path, swept, monkeypatch):
     ]  # fmt: skip
 
 
+def test_runs_whose_directories_are_gone_stay_unless_the_settings_changed(tmp_path, swept):
+    flags = ["--json", str(tmp_path / "table.json"), "--methods", "wa", "--seeds", "0"]
+    found = []
+    for name, folder_of in {"replay": "first", "wa": "second", "lwf": "third"}.items():
+        store(tmp_path / folder_of, name, 0, [100.0, 80.0])
+        if name == "lwf":
+            path = tmp_path / "third/lwf-0/results.json"
+            path.write_text(path.read_text().replace('"increment": 2', '"increment": 5'))
+        runs = ["--runs", str(tmp_path / folder_of), "--commit", folder_of]
+        assert all_methods.main(["digits", *flags, *runs]) == 0
+        record = json.loads((tmp_path / "table.json").read_text())
+        found.append([(row["method"], row["commit"]) for row in record["runs"]])
+        assert {key.removesuffix("_seeds") for key in record["figures"] if key.endswith("_seeds")} == {
+            method for method, _ in found[-1]
+        }
+    assert found == [[("replay", "first")], [("wa", "second"), ("replay", "first")], [("lwf", "third")]]
+
+
 def test_each_seed_is_a_sweep_and_a_failure_ends_the_command(tmp_path, swept):
     store(tmp_path, "wa", 0, [100.0])
     flags = ["--runs", str(tmp_path), "--json", str(tmp_path / "table.json"), "--jobs", "2", "--methods", "wa,replay"]
