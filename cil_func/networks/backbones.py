@@ -1,12 +1,14 @@
 """What a backbone is, the built-in ones by name, and how one is run with its arguments checked."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 
+from cil_func import tree
 from cil_func.networks import resnet, timm_draws, timm_models, timm_pretrained, timm_recomputing, timm_skeleton
 from cil_func.networks.outputs import Taps
 from cil_func.networks.timm_skeleton import OFF, Drop, Size
@@ -66,6 +68,8 @@ class Backbone:
     freezes: whether `apply` takes `frozen`, the paths of frozen parts, whose batch norms use their running statistics
     in train mode too. It is given only in train mode and if there are any.
     recomputes() -> whether `apply` takes recompute=True, see `networks.recomputing`. It is given only in train mode.
+    lowers: whether `apply` itself brings images of bfloat16 or float16 and float32 weights together, as `layers` does.
+    If not, it runs under torch.autocast for such images.
     saved_names(image_size) -> the names of the tensors that a file of its weights has; None: all of params and state.
     classifier: the beginnings of the names of a classifier that such a file may have too.
     """
@@ -82,6 +86,7 @@ class Backbone:
     last: str = ""
     freezes: bool = False
     recomputes: Answer = lambda: False
+    lowers: bool = False
     saved_names: SavedNames = lambda image_size: None
     classifier: Callable[[], tuple[str, ...]] = lambda: ()
 
@@ -102,6 +107,7 @@ def backbone(name: str) -> Backbone:
             draws=partial(timm_draws.draws, inner),
             drops=lambda: timm_skeleton.facts(inner).drops,
             freezes=True,
+            lowers=True,
             recomputes=lambda: timm_recomputing.has_blocks(timm_skeleton.prototype(inner)),
             saved_names=lambda image_size: timm_pretrained.saved_names(inner, image_size),
             classifier=lambda: timm_pretrained.classifier(inner),
@@ -118,6 +124,7 @@ def backbone(name: str) -> Backbone:
         has_maps=True,
         last=resnet.LAST,
         freezes=True,
+        lowers=True,
         recomputes=lambda: True,
     )
 
@@ -139,7 +146,8 @@ def run(
 
     params: {name: ...}, the weights under the backbone's name; state: {"backbone": {name: ...}}, and so is the new one.
     train, norm_batch, valid, drop: see `cil_func.model.apply`; taps, final_relu: see `networks.resnet.apply`.
-    aux: what the taps return; {} without taps. net: the backbone; None: the built-in one of that name.
+    aux: what the taps return; {} without taps. Features and aux have at least the precision of the weights.
+    net: the backbone; None: the built-in one of that name.
     Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide, and
     for taps or final_relu=False on a backbone that shows no maps.
     """
@@ -162,5 +170,18 @@ def run(
         if not net.has_maps:
             raise ValueError(f'apply: "{name}" shows no feature maps; a resnet of this package does')
         more |= {"taps": taps, "final_relu": final_relu}
-    features, aux, moved = net.apply(weights, state["backbone"][name], images, train=train, **more)  # (B, D)
-    return features, aux, {"backbone": {name: moved}}
+    precision = next((leaf.dtype for leaf in tree.leaves(weights) if leaf.is_floating_point()), images.dtype)
+    with _autocast(images, precision) if not net.lowers else nullcontext():
+        features, aux, moved = net.apply(weights, state["backbone"][name], images, train=train, **more)
+
+    def wide(leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.to(torch.promote_types(leaf.dtype, precision)) if leaf.is_floating_point() else leaf
+
+    return wide(features), tree.map(wide, aux), {"backbone": {name: moved}}
+
+
+def _autocast(images: torch.Tensor, precision: torch.dtype) -> AbstractContextManager:
+    """Returns the context in which weights of that precision can take images of a lower one."""
+    kind, low = images.device.type, images.dtype in (torch.bfloat16, torch.float16)
+    known = torch.amp.is_autocast_available(kind)  # not on "meta"
+    return torch.autocast(kind, dtype=images.dtype) if low and known and images.dtype != precision else nullcontext()

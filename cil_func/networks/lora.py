@@ -59,5 +59,5 @@ def make(
 
     return Backbone(
         init=init, apply=apply, feature_dim=inner.feature_dim, pads=inner.pads, draws=inner.draws, drops=inner.drops,
-        freezes=True, recomputes=inner.recomputes,
+        freezes=True, lowers=True, recomputes=inner.recomputes,
     )  # fmt: skip

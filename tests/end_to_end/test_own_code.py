@@ -26,7 +26,7 @@ def backbone(scale: float = 1.0):
         return {"weight": torch.randn(5, 3 * image_size[0] * image_size[1], generator=generator) * scale}, {}
 
     def apply(params, state, images, *, train, **_):
-        return torch.relu(images.flatten(1) @ params["weight"].T).to(params["weight"].dtype), {}, state
+        return torch.relu(images.flatten(1) @ params["weight"].T), {}, state
 
     return Backbone(init=init, apply=apply, feature_dim=lambda: 5)
 
@@ -80,14 +80,16 @@ def test_a_method_by_its_path_with_an_option(tmp_path):
     assert results(tmp_path / "1.0")["method"] == "adjusted-replay"
 
 
-def test_a_backbone_a_data_set_and_an_optimiser_by_their_path(code, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_backbone_a_data_set_and_an_optimiser_by_their_path(code, tmp_path, precision, capsys):
     """With options of each. The images are 6 high and 8 wide."""
     settings = (
         f"model.backbone={code}:backbone", "model.options.scale=0.5", f"data.name={code}:data", "data.path=x",
         "data.image_size=0", "data.options.per_class=5", "data.increment=2", f"optim.name={code}:sign",
         "optim.options.scale=2", "optim.learning_rate=0.25", "optim.schedule=constant", "augment.crop_padding=0",
-        "optim.epochs=1", "optim.batch_size=32", "method.name=finetune",
+        "optim.epochs=1", "optim.batch_size=32", "method.name=wa", f"run.precision={precision}", "memory.size=8",
     )  # fmt: skip
+    assert train.main([*tiny.flags("run.compile=false", *settings), "--dry-run"]) == 0, capsys.readouterr().err
     assert run(tmp_path / "out", *settings) == 0
     found = results(tmp_path / "out")
     assert found["class_names"] and len(found["class_order"]) == 4 and found["phases"][-1]["classes_seen"] == 4
