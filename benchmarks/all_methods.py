@@ -10,8 +10,7 @@
 Trains each method and seed by `python -m cil_func sweep FOLDER`, --jobs at a time, in processes of one thread. Called
 again it goes on: finished runs are read, a stopped one continues from its checkpoint. After each seed it writes
 results/NAME-cpu.json: all finished runs of FOLDER, those of the same settings that the file had, and each method's
-means over its seeds. --draw trains nothing:
-it draws the README's figure from that file.
+means over its seeds. --draw trains nothing: it draws the README's figure from that file.
 """
 
 import json

@@ -68,8 +68,8 @@ class Backbone:
     freezes: whether `apply` takes `frozen`, the paths of frozen parts, whose batch norms use their running statistics
     in train mode too. It is given only in train mode and if there are any.
     recomputes() -> whether `apply` takes recompute=True, see `networks.recomputing`. It is given only in train mode.
-    lowers: whether `apply` itself brings images of bfloat16 or float16 and float32 weights together, as `layers` does.
-    If not, it runs under torch.autocast for such images.
+    lowers: whether `apply` itself takes images of bfloat16 or float16 with float32 weights, as `layers` does. If not,
+    it runs under torch.autocast for such images.
     saved_names(image_size) -> the names of the tensors that a file of its weights has; None: all of params and state.
     classifier: the beginnings of the names of a classifier that such a file may have too.
     """
@@ -107,7 +107,6 @@ def backbone(name: str) -> Backbone:
             draws=partial(timm_draws.draws, inner),
             drops=lambda: timm_skeleton.facts(inner).drops,
             freezes=True,
-            lowers=True,
             recomputes=lambda: timm_recomputing.has_blocks(timm_skeleton.prototype(inner)),
             saved_names=lambda image_size: timm_pretrained.saved_names(inner, image_size),
             classifier=lambda: timm_pretrained.classifier(inner),
@@ -171,7 +170,7 @@ def run(
             raise ValueError(f'apply: "{name}" shows no feature maps; a resnet of this package does')
         more |= {"taps": taps, "final_relu": final_relu}
     precision = next((leaf.dtype for leaf in tree.leaves(weights) if leaf.is_floating_point()), images.dtype)
-    with _autocast(images, precision) if not net.lowers else nullcontext():
+    with nullcontext() if net.lowers else autocast(images, precision):
         features, aux, moved = net.apply(weights, state["backbone"][name], images, train=train, **more)
 
     def wide(leaf: torch.Tensor) -> torch.Tensor:
@@ -180,8 +179,8 @@ def run(
     return wide(features), tree.map(wide, aux), {"backbone": {name: moved}}
 
 
-def _autocast(images: torch.Tensor, precision: torch.dtype) -> AbstractContextManager:
-    """Returns the context in which weights of that precision can take images of a lower one."""
+def autocast(images: torch.Tensor, precision: torch.dtype) -> AbstractContextManager:
+    """Returns the context manager in which weights of that precision can take images of a lower one: torch.autocast."""
     kind, low = images.device.type, images.dtype in (torch.bfloat16, torch.float16)
     known = torch.amp.is_autocast_available(kind)  # not on "meta"
     return torch.autocast(kind, dtype=images.dtype) if low and known and images.dtype != precision else nullcontext()

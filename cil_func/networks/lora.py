@@ -55,7 +55,8 @@ def make(
         for path in adapted:
             change = adapters[f"{path}.b"] @ adapters[f"{path}.a"]                 # (out, in)
             flat[f"{path}.weight"] = flat[f"{path}.weight"] + alpha / rank * change
-        return inner.apply(tree.from_paths(flat), state, images, train=train, **more)
+        with backbones.autocast(images, next(iter(flat.values())).dtype):  # not around the product above
+            return inner.apply(tree.from_paths(flat), state, images, train=train, **more)
 
     return Backbone(
         init=init, apply=apply, feature_dim=inner.feature_dim, pads=inner.pads, draws=inner.draws, drops=inner.drops,

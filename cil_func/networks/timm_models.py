@@ -5,7 +5,6 @@ tensors. Weights start from timm's own initialisation, drawn from the key; nothi
 """
 
 import threading
-from contextlib import nullcontext
 
 import torch
 
@@ -51,13 +50,12 @@ def apply(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict]:
     """Images (B, 3, H, W) -> (features (B, D), {}, new state). A timm model shows no feature maps.
 
-    params, state: from `init` with that `name`. Images in bfloat16 or float16 are computed under autocast where the
-    parameters have another dtype; the features have the parameters'. train: batch norm uses the batch and moves the
-    state. drop: rates of dropping in train mode; where one isn't 0, it draws from torch's global generator. norm_batch,
-    valid: of batch norm in train mode, see `layers.batch_norm`; without either it is timm's own, over the whole batch.
-    They are ignored by a model without batch norm. frozen: the paths of modules that are in eval mode whatever `train`
-    is. recompute: whether the backward pass computes each block again, see `networks.recomputing`; not where
-    torch.compile traces the call.
+    params, state: from `init` with that `name`. Images of a lower precision need an autocast around the call
+    (`backbones.run`). train: batch norm uses the batch and moves the state. drop: rates of dropping in train mode;
+    where one isn't 0, it draws from torch's global generator. norm_batch, valid: of batch norm in train mode, see
+    `layers.batch_norm`; without either it is timm's own, over the whole batch. They are ignored by a model without
+    batch norm. frozen: the paths of modules that are in eval mode whatever `train` is. recompute: whether the backward
+    pass computes each block again, see `networks.recomputing`; not where torch.compile traces the call.
     Works as the first use of the model too under torch.func, torch.compile(fullgraph=True) and torch.export, and in
     several threads at once. Raises ValueError for images of another size than the parameters were made for.
     """
@@ -65,22 +63,18 @@ def apply(
     # timm's batch norm writes into its buffers; the copies keep our argument as it was.
     buffers = {path: leaf.clone() for path, leaf in tree.to_paths(state).items()}
     norms = Norms(norm_batch, valid is not None) if train and (norm_batch or valid is not None) else None
-    precision = next(iter(weights.values())).dtype
-    lower = images.dtype in (torch.bfloat16, torch.float16) and images.dtype != precision
-    with torch.autocast(images.device.type, dtype=images.dtype, enabled=lower) if lower else nullcontext():
-        if torch.compiler.is_dynamo_compiling():
-            from cil_func.networks import timm_traced
+    if torch.compiler.is_dynamo_compiling():
+        from cil_func.networks import timm_traced
 
-            module = timm_traced.skeleton(name, images, train=train, drop=drop, frozen=frozen, norms=norms)
+        module = timm_traced.skeleton(name, images, train=train, drop=drop, frozen=frozen, norms=norms)
+        features = _call(module, weights, buffers, images, valid)
+    else:
+        image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
+        with timm_skeleton.borrow(
+            name, image_size, train=train, drop=drop, frozen=frozen, norms=norms, recompute=recompute
+        ) as module:
             features = _call(module, weights, buffers, images, valid)
-        else:
-            image_size = (images.shape[2], images.shape[3]) if timm_skeleton.takes_size(name) else None
-            with timm_skeleton.borrow(
-                name, image_size, train=train, drop=drop, frozen=frozen, norms=norms, recompute=recompute
-            ) as module:
-                features = _call(module, weights, buffers, images, valid)
-    wide = features.to(torch.promote_types(features.dtype, precision))
-    return wide, {}, tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})
+    return features, {}, tree.from_paths({path: leaf.detach() for path, leaf in buffers.items()})
 
 
 def _call(

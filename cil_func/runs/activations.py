@@ -27,8 +27,8 @@ def activation_bytes(setup: Setup) -> int:
     """
     experiment, (dtype, compute_dtype) = setup.experiment, DTYPES[setup.config.run.precision]
     network = experiment.network
-    # Where backbones run by autocast, as timm's do, which the meta device lacks, their weights have the low precision.
-    dtype = dtype if network.backbone.lowers and network.backbone.groups else compute_dtype
+    # timm's models run by autocast, which the meta device lacks: there their parameters have the low precision
+    dtype = dtype if network.backbone.groups else compute_dtype
     sizes = experiment.sizes(experiment.scenario.phases[-1])
     params, state = tree.cast(tuple(network.drawn(0, sizes)), dtype=dtype, device="meta")
     norm_batch = setup.config.optim.norm_batch

@@ -10,7 +10,7 @@ import cil_func
 import train
 from cil_func import rng, tree
 from cil_func.errors import ConfigError
-from cil_func.networks import lora
+from cil_func.networks import backbones, lora
 
 SIZE = (32, 32)
 
@@ -32,6 +32,24 @@ def test_the_features_are_those_of_the_module_with_the_products_added(tmp_path):
     torch.testing.assert_close(
         net.apply(params, state, images, train=False)[0], module(images), rtol=1e-4, atol=1e-5
     )
+
+
+def test_in_low_precision_the_layers_are_lowered_and_the_products_are_not():
+    net, inner = lora.make("test_vit"), backbones.backbone("timm:test_vit")
+    params, state = net.init(0, image_size=SIZE)
+    generator = torch.Generator().manual_seed(0)
+    adapters = tree.to_paths(params["lora"])
+    adapters |= {path: torch.randn(leaf.shape, generator=generator) for path, leaf in adapters.items()}
+    params = {**params, "lora": tree.from_paths(adapters)}
+    merged = tree.to_paths(params["base"])
+    for path in (path.removesuffix(".a") for path in adapters if path.endswith(".a")):
+        merged[f"{path}.weight"] = merged[f"{path}.weight"] + adapters[f"{path}.b"] @ adapters[f"{path}.a"]
+    images = torch.randn(2, 3, *SIZE, generator=generator).bfloat16()
+    found, expected = (
+        backbones.run({"some": weights}, {"backbone": {"some": state}}, images, train=False, net=each)[0]
+        for each, weights in ((net, params), (inner, tree.from_paths(merged)))
+    )
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_a_model_that_it_can_not_adapt_is_refused():
