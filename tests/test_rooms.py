@@ -4,6 +4,7 @@ All imports are read from the source by `ast`, so also those inside functions.
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,21 +97,31 @@ def room_of(module: str) -> str:
 
 
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
-SOURCES = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
-EDGES = {name: sorted(set(imports(source))) for name, source in SOURCES.items()}
 
 
-def arrows_up(edges: dict[str, list[str]]) -> set[tuple[str, str]]:
+@functools.cache
+def sources() -> dict[str, str]:
+    """Returns {module: its source text}."""
+    return {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
+
+
+@functools.cache
+def edges() -> dict[str, list[str]]:
+    """Returns {module: the modules that it imports}."""
+    return {name: sorted(set(imports(source))) for name, source in sources().items()}
+
+
+def arrows_up(graph: dict[str, list[str]]) -> set[tuple[str, str]]:
     """Returns the imports that run from a room to a sibling or to a room above it."""
     return {
         (name, imported)
-        for name, found in edges.items()
+        for name, found in graph.items()
         for imported in found
         if room_of(name) != room_of(imported) and LEVEL[room_of(imported)] >= LEVEL[room_of(name)]
     }
 
 
-def circle(edges: dict[str, list[str]]) -> list[str]:
+def circle(graph: dict[str, list[str]]) -> list[str]:
     """Returns the modules of a circle of imports, the first one again at the end; [] if there is none."""
     state: dict[str, bool] = {}  # False: on the path from the start to here; True: done
 
@@ -118,13 +129,13 @@ def circle(edges: dict[str, list[str]]) -> list[str]:
         if name in state:
             return [] if state[name] else path[path.index(name) :]
         state[name] = False
-        for imported in edges.get(name, ()):
+        for imported in graph.get(name, ()):
             if imported != name and (found := visit(imported, [*path, imported])):
                 return found
         state[name] = True
         return []
 
-    return next((found for name in edges if (found := visit(name, [name]))), [])
+    return next((found for name in graph if (found := visit(name, [name]))), [])
 
 
 def test_every_room_has_its_place():
@@ -133,30 +144,31 @@ def test_every_room_has_its_place():
 
 def test_the_package_says_what_its_rooms_are():
     """One line each, from the ground up."""
-    listed = re.findall(r"^    (\w+) {2,}\S", ast.get_docstring(ast.parse(SOURCES[PACKAGE]), clean=False), re.MULTILINE)
+    text = ast.get_docstring(ast.parse(sources()[PACKAGE]), clean=False)
+    listed = re.findall(r"^    (\w+) {2,}\S", text, re.MULTILINE)
     assert sorted(listed) == sorted({room_of(name) for name in MODULES} - {"__init__"})
     assert listed == sorted(listed, key=LEVEL.get)
 
 
 def test_the_package_itself_imports_nothing():
     """Importing it must not take torch's seconds."""
-    nodes = ast.parse(SOURCES[PACKAGE]).body  # those inside of functions and `if TYPE_CHECKING:` are not executed
+    nodes = ast.parse(sources()[PACKAGE]).body  # those inside of functions and `if TYPE_CHECKING:` are not executed
     found = [ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert found == ["from typing import TYPE_CHECKING"]
 
 
 def test_imports_run_down_the_rooms():
-    assert arrows_up(EDGES) == ARROWS_UP
+    assert arrows_up(edges()) == ARROWS_UP
 
 
 def test_the_configuration_is_seen_by_runs_and_above_alone():
-    seen = {(name, imported) for name, found in EDGES.items() for imported in found if room_of(imported) == "config"}
+    seen = {(name, imported) for name, found in edges().items() for imported in found if room_of(imported) == "config"}
     assert {pair for pair in seen if room_of(pair[0]) not in SEE_CONFIG} == set()
 
 
 def test_no_modules_import_each_other_in_a_circle():
     """Imports of types alone may be circular."""
-    executed = {name: sorted(set(imports(source, types=False))) for name, source in SOURCES.items()}
+    executed = {name: sorted(set(imports(source, types=False))) for name, source in sources().items()}
     assert circle(executed) == []
 
 
@@ -194,14 +206,14 @@ def test_imports_of_types_are_told_apart():
 
 
 def test_what_is_wrong_is_noticed():
-    edges = {"cil_func.tree": ["cil_func.errors"], "cil_func.data.a": ["cil_func.data.b", "cil_func.methods.wa"],
+    wrong = {"cil_func.tree": ["cil_func.errors"], "cil_func.data.a": ["cil_func.data.b", "cil_func.methods.wa"],
              "cil_func.data.b": ["cil_func.rng"], "cil_func.report.lines": ["cil_func.runs.files"],
              "cil_func.report.__main__": ["cil_func.runs.files"]}  # fmt: skip
-    assert arrows_up(edges) == {
+    assert arrows_up(wrong) == {
         ("cil_func.tree", "cil_func.errors"),
         ("cil_func.data.a", "cil_func.methods.wa"),
         ("cil_func.report.lines", "cil_func.runs.files"),
     }
-    assert circle(edges) == []
-    back = edges | {"cil_func.rng": ["cil_func.data.a"]}
+    assert circle(wrong) == []
+    back = wrong | {"cil_func.rng": ["cil_func.data.a"]}
     assert circle(back) == ["cil_func.data.a", "cil_func.data.b", "cil_func.rng", "cil_func.data.a"]
