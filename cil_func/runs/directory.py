@@ -139,10 +139,11 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
     return FoundRun(resolve(stored), checkpoint=loaded, problems=tuple(problems), moved_from=moved_from)
 
 
-def refuse_another_run(config: Config, directory: Path) -> Config | None:
+def refuse_another_run(config: Config, directory: Path, *, where: str = "--out") -> Config | None:
     """Returns the configuration of the run in a directory; None if there is no run.
 
     config: the configuration that the command asks for. directory: the run directory, which may be missing.
+    where: what the command calls the argument that names it, for messages.
     Raises ConfigError if the two differ in another key than data.path. An "auto" in `config` doesn't differ from what
     it became in the run. Raises ConfigError if config.toml is missing and other files of a run are there.
     """
@@ -151,14 +152,16 @@ def refuse_another_run(config: Config, directory: Path) -> Config | None:
         if marks:
             raise ConfigError(
                 f"{directory} holds {marks[0]} and no config.toml, so it is unknown which run that is; choose another "
-                "--out"
+                f"{where}"
             )
         return None
     stored = configuration.load(str(directory / "config.toml"))
     differing = _differences(config, stored)
     if set(differing) - {"data.path"}:
         lines = ", ".join(differing.values())
-        raise ConfigError(f"{directory} holds a run of another configuration: {lines}; give the same, or another --out")
+        raise ConfigError(
+            f"{directory} holds a run of another configuration: {lines}; give the same, or another {where}"
+        )
     return stored
 
 

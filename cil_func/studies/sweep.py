@@ -78,7 +78,7 @@ def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], trai
     configs = sweep_plan.checked(options.config, options.set, planned)
     commands = {run: sweep_plan.command(options.config, options.set, run, options.directory) for run in planned}
     for run, config in zip(planned, configs, strict=True):
-        refuse_another_run(config, options.directory / run.name)
+        refuse_another_run(config, options.directory / run.name, where="DIR")
     if options.print:
         for arguments in commands.values():
             print(shlex.join(["python", "-m", "cil_func", "train", *arguments]))

@@ -100,7 +100,8 @@ def test_a_directory_with_another_run_is_refused(tmp_path, capsys):
     (tmp_path / "epochs-1").mkdir()
     (tmp_path / "epochs-1" / "config.toml").write_text(config.to_toml(config.load("digits", ["run.seed=9"])))
     assert sweep.main([str(tmp_path), "--grid", "optim.epochs=1"]) == 2
-    assert "holds a run of another configuration" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "holds a run of another configuration" in err and err.endswith("give the same, or another DIR\n")
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
