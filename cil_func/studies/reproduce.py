@@ -97,7 +97,8 @@ def _runs(row: Published, options: argparse.Namespace) -> list[sweep_plan.Run]:
     for run in found:
         settings = (*published_rows.settings_of(row), *options.set, *run.settings)
         runs.append(run._replace(name=f"{row.name}_{run.name}", settings=settings))
-        refuse_another_run(published_rows.config_of(row, [*options.set, *run.settings]), options.runs / runs[-1].name)
+        config = published_rows.config_of(row, [*options.set, *run.settings])
+        refuse_another_run(config, options.runs / runs[-1].name, where="--runs")
     return runs
 
 

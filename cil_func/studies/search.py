@@ -165,7 +165,7 @@ def _run_winner(
     runs = _winners(best, winners)
     for each in runs:
         config = configuration.load(options.config, [*options.set, *each.settings])
-        refuse_another_run(config, options.directory / each.name)
+        refuse_another_run(config, options.directory / each.name, where="DIR")
 
     def left() -> dict[str, list[str]]:
         unfinished = [each for each in runs if not sweep_table.results_of(options.directory / each.name)]

@@ -173,6 +173,7 @@ def test_a_directory_with_another_run_is_refused(capsys, tmp_path):
     (tmp_path / "wa-b50-10_seed-0/config.toml").write_text(config.to_toml(config.load("digits")))
     status, _, err = command(capsys, "wa-b50-10", "--runs", tmp_path)
     assert status == 2 and "holds a run of another configuration" in err
+    assert err.endswith("give the same, or another --runs\n")
 
 
 def test_diff_takes_a_published_row(capsys):
