@@ -151,8 +151,8 @@ def refuse_another_run(config: Config, directory: Path, *, where: str = "--out")
         marks = [name for name in MARKS if (directory / name).exists()]
         if marks:
             raise ConfigError(
-                f"{directory} holds {marks[0]} and no config.toml, so it is unknown which run that is; choose another "
-                f"{where}"
+                f"{directory} holds {marks[0]} and no config.toml, so it is unknown which run that is; "
+                f"choose another {where}"
             )
         return None
     stored = configuration.load(str(directory / "config.toml"))

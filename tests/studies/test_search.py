@@ -167,6 +167,18 @@ def test_more_trials_go_on_and_other_values_are_refused(whole, tmp_path):
             search.run(options(tmp_path, **change), [], [], train=runs, tell=lambda line: None)
 
 
+def test_a_winner_is_not_trained_where_another_run_is(tmp_path):
+    for number in range(3):
+        (tmp_path / f"winner-{number:03}").mkdir()
+        (tmp_path / f"winner-{number:03}" / "config.toml").write_text(
+            config.to_toml(config.load("digits", ["run.seed=9"]))
+        )
+    runs = FakeRuns()
+    with pytest.raises(ConfigError, match="holds a run of another configuration: .* or another DIR$"):
+        search.run(options(tmp_path, trials=3), [], [], train=runs, tell=lambda line: None)
+    assert len(runs.trained) == 3
+
+
 def test_a_trial_whose_loss_is_not_finite_counts_as_failed(tmp_path):
     failing = [f"trial-{number:03}" for number in range(3)]
     runs = FakeRuns(failing=failing[1:])

@@ -102,6 +102,10 @@ def test_a_directory_with_another_run_is_refused(tmp_path, capsys):
     assert sweep.main([str(tmp_path), "--grid", "optim.epochs=1"]) == 2
     err = capsys.readouterr().err
     assert "holds a run of another configuration" in err and err.endswith("give the same, or another DIR\n")
+    (tmp_path / "epochs-1" / "config.toml").rename(tmp_path / "epochs-1" / "results.json")
+    assert sweep.main([str(tmp_path), "--grid", "optim.epochs=1"]) == 2
+    err = capsys.readouterr().err
+    assert "holds results.json and no config.toml" in err and err.endswith("choose another DIR\n")
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
