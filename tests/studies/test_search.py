@@ -174,7 +174,7 @@ def test_a_winner_is_not_trained_where_another_run_is(tmp_path):
             config.to_toml(config.load("digits", ["run.seed=9"]))
         )
     runs = FakeRuns()
-    with pytest.raises(ConfigError, match="holds a run of another configuration: .* or another DIR$"):
+    with pytest.raises(ConfigError, match=r"holds a run of another configuration: .* or another DIR$"):
         search.run(options(tmp_path, trials=3), [], [], train=runs, tell=lambda line: None)
     assert len(runs.trained) == 3
 
