@@ -16,7 +16,6 @@ import torch
 from annotated_types import Interval
 
 from cil_func import tree
-from cil_func.tree import add_leaves, divide_by_roots, multiply_leaves, square_leaves
 
 _Share = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -47,10 +46,16 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Optimiser:
-    """An optimiser as two functions, see `Init` and `Update`. `apply_updates` adds what `update` returns."""
+    """An optimiser as two functions, see `Init` and `Update`. `apply_updates` adds what `update` returns.
+
+    takes_vectors: whether `update` may be given vectors of all numbers (`tree.to_vector`) in place of grads, of params
+    and of the trees like params in opt_state, which then is a dict of these and of 0-d tensors. So it may if each
+    number moves by its own gradient, value and state alone.
+    """
 
     init: Init
     update: Update
+    takes_vectors: bool = False
 
 
 def make(name: str, *, momentum: float = 0.0, weight_decay: float = 0.0, **options: Any) -> Optimiser:
@@ -85,7 +90,7 @@ def sgd(
     momentum, weight_decay: their first values.
     """
 
-    places = _decayed(decay_mask)
+    decayed = _decayed(decay_mask)
 
     def init(params: tree.Tree) -> tree.Tree:
         some = next(iter(tree.leaves(params)), torch.zeros(()))  # nothing may be trained
@@ -93,16 +98,14 @@ def sgd(
         return numbers | {"velocity": tree.map(torch.zeros_like, params)}
 
     def update(grads, opt_state, params, rate):
-        gradients, velocity, leaves = map(tree.leaves, (grads, opt_state["velocity"], params))
-        decayed = places(params)
-        decay = multiply_leaves([leaves[at] for at in decayed], opt_state["weight_decay"])
-        directions = _add_at(decayed, gradients, decay)
-        velocity = add_leaves(multiply_leaves(velocity, opt_state["momentum"]), directions)
-        moves = add_leaves(directions, multiply_leaves(velocity, opt_state["momentum"])) if nesterov else velocity
-        updates = multiply_leaves(moves, -rate)
-        return tree.unflatten(updates, params), opt_state | {"velocity": tree.unflatten(velocity, params)}
+        grad, velocity = (tree.to_vector(part, like=rate) for part in (grads, opt_state["velocity"]))
+        direction = grad + opt_state["weight_decay"] * decayed(params, rate)
+        velocity = opt_state["momentum"] * velocity + direction
+        move = direction + opt_state["momentum"] * velocity if nesterov else velocity
+        new = {"velocity": tree.from_vector(velocity, opt_state["velocity"])}
+        return tree.from_vector(-rate * move, params), opt_state | new
 
-    return Optimiser(init, update)
+    return Optimiser(init, update, takes_vectors=decay_mask is None)
 
 
 def adamw(
@@ -123,7 +126,7 @@ def adamw(
     float32, 1 - 0.999 would already be wrong in its fifth digit.
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2, with the decay multiplied by the rate.
     """
-    places = _decayed(decay_mask)
+    decayed = _decayed(decay_mask)
     numbers = {"steps": 0.0, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
 
     def init(params: tree.Tree) -> tree.Tree:
@@ -132,20 +135,19 @@ def adamw(
         return tensors | {key: tree.map(torch.zeros_like, params) for key in ("mean", "square")}
 
     def update(grads, opt_state, params, rate):
-        gradients, mean, square, leaves = map(tree.leaves, (grads, opt_state["mean"], opt_state["square"], params))
-        steps, beta1, beta2 = opt_state["steps"] + 1, opt_state["beta1"], opt_state["beta2"]
-        mean = add_leaves(multiply_leaves(mean, beta1), multiply_leaves(gradients, 1 - beta1))
-        square = add_leaves(multiply_leaves(square, beta2), multiply_leaves(square_leaves(gradients), 1 - beta2))
-        corrected = multiply_leaves(square, 1 / (1 - beta2**steps))
-        moves = multiply_leaves(divide_by_roots(mean, corrected, opt_state["eps"]), -rate / (1 - beta1**steps))
-        decayed = places(params)
-        moves = _add_at(
-            decayed, moves, multiply_leaves([leaves[at] for at in decayed], -rate * opt_state["weight_decay"])
+        grad, mean, square = (
+            tree.to_vector(part, like=rate) for part in (grads, opt_state["mean"], opt_state["square"])
         )
-        new = {"steps": steps, "mean": tree.unflatten(mean, params), "square": tree.unflatten(square, params)}
-        return tree.unflatten(moves, params), opt_state | new
+        steps, beta1, beta2 = opt_state["steps"] + 1, opt_state["beta1"], opt_state["beta2"]
+        mean = beta1 * mean + (1 - beta1) * grad
+        square = beta2 * square + (1 - beta2) * grad**2
+        root = (square * (1 / (1 - beta2**steps))).sqrt() + opt_state["eps"]
+        move = mean / root * (-rate / (1 - beta1**steps)) - rate * opt_state["weight_decay"] * decayed(params, rate)
+        parts = {"mean": mean, "square": square}
+        new = {key: tree.from_vector(part, opt_state[key]) for key, part in parts.items()}
+        return tree.from_vector(move, params), opt_state | new | {"steps": steps}
 
-    return Optimiser(init, update)
+    return Optimiser(init, update, takes_vectors=decay_mask is None)
 
 
 def adamw_by_name(
@@ -181,29 +183,48 @@ TABLE: dict[str, Callable[..., Optimiser]] = {"sgd": sgd_by_name, "adamw": adamw
 
 def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     """Returns params + updates, leaf by leaf: a new tree like params."""
-    return tree.unflatten(add_leaves(tree.leaves(params), tree.leaves(updates)), params)
+    return tree.map(torch.add, params, updates)
 
 
-def _decayed(decay_mask: DecayMask | None) -> Callable[[tree.Tree], Sequence[int]]:
-    """Returns the function params -> the places of the leaves that are decayed; without a mask all are.
+def to_vectors(opt_state: dict[str, tree.Tree], *, like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Returns the state of an optimiser that takes vectors, with vectors for its trees. like: see `tree.to_vector`."""
+    given = opt_state.items()
+    return {key: part if isinstance(part, torch.Tensor) else tree.to_vector(part, like=like) for key, part in given}
+
+
+def from_vectors(vectors: dict[str, torch.Tensor], *, like: dict[str, tree.Tree]) -> dict[str, tree.Tree]:
+    """Returns an optimiser's state with the structure of another, `like`; it undoes `to_vectors`."""
+    pairs = {key: (vectors[key], part) for key, part in like.items()}
+    return {key: vector if isinstance(part, torch.Tensor) else tree.from_vector(vector, part)
+            for key, (vector, part) in pairs.items()}  # fmt: skip
+
+
+class _Decayed(Protocol):
+    """(params, like) -> their numbers as a vector, 0 for those that are not decayed. like: see `tree.to_vector`."""
+
+    def __call__(self, params: tree.Tree, like: torch.Tensor, /) -> torch.Tensor: ...
+
+
+def _decayed(decay_mask: DecayMask | None) -> _Decayed:
+    """Returns the function that tells the numbers that are decayed; without a mask all are.
 
     torch.compile doesn't look into a mask, since it can't trace what one may do, such as matching patterns.
     """
     if decay_mask is None:
-        return lambda params: range(len(tree.leaves(params)))
+        return lambda params, like: tree.to_vector(params, like=like)
 
     # Here and not as a decorator of the module's: it imports torch.compile's parts, which takes a second.
     @torch.compiler.assume_constant_result
-    def places(paths: tuple[str, ...]) -> list[int]:
-        return [at for at, path in enumerate(paths) if decay_mask(path)]
+    def masked(paths: tuple[str, ...]) -> list[bool]:
+        return [not decay_mask(path) for path in paths]
 
-    return lambda params: places(tuple(tree.to_paths(params)))
+    def chosen(params, like):
+        paths = tree.to_paths(params)
+        left_out = masked(tuple(paths))
+        parts = [torch.zeros_like(leaf) if out else leaf for leaf, out in zip(paths.values(), left_out, strict=True)]
+        return tree.to_vector(parts, like=like)
 
-
-def _add_at(places: Sequence[int], leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Returns the leaves, those at `places` with one of the others added to each."""
-    sums = dict(zip(places, add_leaves([leaves[at] for at in places], others), strict=True))
-    return [sums.get(at, leaf) for at, leaf in enumerate(leaves)]
+    return chosen
 
 
 def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Schedule:

@@ -54,9 +54,13 @@ def tensors_of(tree: Tree) -> tuple[list[torch.Tensor], Callable[[Sequence[torch
     return [found[at] for at in places], put
 
 
-def to_vector(tree: Tree) -> torch.Tensor:
-    """Returns all numbers of the floating-point leaves as one vector (V,). These leaves must have one dtype."""
-    return torch.cat([leaf.reshape(-1) for leaf in leaves(tree) if leaf.is_floating_point()])
+def to_vector(tree: Tree, *, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns all numbers of the floating-point leaves as one vector (V,). These leaves must have one dtype.
+
+    like: of whose dtype and device the vector (0,) of a tree without such leaves is; None: there must be some.
+    """
+    parts = [leaf.reshape(-1) for leaf in leaves(tree) if leaf.is_floating_point()]
+    return like.new_zeros(0) if like is not None and not parts else torch.cat(parts)
 
 
 def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
@@ -189,45 +193,3 @@ def embed(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
 
 
 # Lists of leaves, by torch._foreach_*, as torch.optim does it: a few kernels on a GPU instead of several a leaf.
-
-
-def multiply_leaves(leaves: list[torch.Tensor], number: torch.Tensor) -> list[torch.Tensor]:
-    """Returns each leaf times a 0-d tensor."""
-    number = _of_dtype(leaves, number)
-    if not leaves or _one_by_one(*leaves, number):
-        return [leaf * number for leaf in leaves]
-    return list(torch._foreach_mul(leaves, number))
-
-
-def add_leaves(leaves: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Returns the sums of two lists of leaves, pair by pair."""
-    if not leaves or _one_by_one(*leaves, *others):
-        return [leaf + other for leaf, other in zip(leaves, others, strict=True)]
-    return list(torch._foreach_add(leaves, others))
-
-
-def square_leaves(leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Returns the square of each leaf."""
-    if not leaves or _one_by_one(*leaves):
-        return [leaf * leaf for leaf in leaves]
-    return list(torch._foreach_mul(leaves, leaves))
-
-
-def divide_by_roots(leaves: list[torch.Tensor], squares: list[torch.Tensor], eps: torch.Tensor) -> list[torch.Tensor]:
-    """Returns leaf / (sqrt(square) + eps), pair by pair; eps is a 0-d tensor."""
-    eps = _of_dtype(leaves, eps)
-    if not leaves or _one_by_one(*leaves, *squares, eps):
-        return [leaf / (square.sqrt() + eps) for leaf, square in zip(leaves, squares, strict=True)]
-    return list(torch._foreach_div(leaves, torch._foreach_add(torch._foreach_sqrt(squares), eps)))
-
-
-def _of_dtype(leaves: list[torch.Tensor], number: torch.Tensor) -> torch.Tensor:
-    """Returns the number in the leaves' dtype, or a 0-d leaf would take the number's."""
-    return number.to(leaves[0].dtype) if leaves else number
-
-
-def _one_by_one(*tensors: torch.Tensor) -> bool:
-    """Whether torch._foreach_* can't be used: under transforms such as vmap, or if a tensor requires a gradient."""
-    # The one question of this kind that torch.compile can trace.
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    return transformed or any(each.requires_grad for each in tensors)

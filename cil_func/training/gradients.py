@@ -1,4 +1,4 @@
-"""What becomes of a gradient before and after the optimiser: penalty, rows that don't move, norms."""
+"""What becomes of a gradient before and after the optimiser: penalty, rows that don't move."""
 
 import torch
 
@@ -8,17 +8,17 @@ from cil_func.networks.outputs import Classes
 
 
 def penalised(
-    stage: Stage, grads: tree.Tree, chosen: tree.Tree, frozen: tree.Tree, extra: tree.Tree, classes: Classes
-) -> tree.Tree:
+    stage: Stage, grads: torch.Tensor, chosen: tree.Tree, frozen: tree.Tree, extra: tree.Tree, classes: Classes
+) -> torch.Tensor:
     """Returns the gradient of the loss plus the gradient of the stage's penalty.
 
-    grads: of the loss, by `chosen`, the parameters that are trained; frozen: the others.
+    grads: of the loss, as a vector of the numbers of `chosen`, the parameters that are trained; frozen: the others.
     """
     penalty = stage.penalty
     if penalty is None:
         return grads
     of_penalty = torch.func.grad(lambda chosen: penalty(tree.merge(chosen, frozen), extra, classes))(chosen)
-    return tree.map(torch.add, grads, of_penalty)
+    return grads + tree.to_vector(of_penalty, like=grads)
 
 
 def moving(stage: Stage, state: tree.Tree) -> tree.Tree:
@@ -26,18 +26,16 @@ def moving(stage: Stage, state: tree.Tree) -> tree.Tree:
     return state if stage.frozen is nothing else tree.partition(state, stage.frozen)[1]
 
 
-def of_new_rows(updates: tree.Tree, classes: Classes) -> tree.Tree:
-    """Returns the updates, with 0 for the classifier's rows of all classes but this phase's new ones."""
-    if "classifier" not in updates:
+def of_new_rows(updates: torch.Tensor, chosen: tree.Tree, classes: Classes) -> torch.Tensor:
+    """Returns the updates, with 0 for the classifier's rows of all classes but this phase's new ones.
+
+    updates: as a vector of the numbers of `chosen`, the parameters that are trained.
+    """
+    if "classifier" not in chosen:
         return updates
 
     def masked(leaf: torch.Tensor) -> torch.Tensor:
         return torch.where(classes.new.view(-1, *(1,) * (leaf.ndim - 1)), leaf, 0.0)
 
-    return {**updates, "classifier": tree.map(masked, updates["classifier"])}
-
-
-def norm(part: tree.Tree, like: torch.Tensor) -> torch.Tensor:
-    """Returns the L2 norm of all numbers of a tree, 0 for an empty one, which has the dtype and device of `like`."""
-    norms = [torch.linalg.vector_norm(leaf) for leaf in tree.leaves(part)]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros_like(like)
+    parts = tree.from_vector(updates, chosen)
+    return tree.to_vector({**parts, "classifier": tree.map(masked, parts["classifier"])})

@@ -14,7 +14,7 @@ from cil_func import rng, tree
 from cil_func.data.batch import AnyBatch
 from cil_func.networks.outputs import Classes, Outputs
 from cil_func.training.events import Emit
-from cil_func.training.step_state import Health, Measures, TrainState, nothing_measured
+from cil_func.training.step_state import Health, Measures, TrainState, apart, nothing_measured
 
 _GRAPHS = 64  # of one function, in one process; torch's own limit of 8 would end a run whose phases differ much in size
 WARM_UP = 3  # calls before a capture: compilation, then what cuDNN and the allocator do the first times
@@ -149,6 +149,7 @@ class EagerSteps:
         with rng.seeded(seed, rate.device):
             train_state, measures = self._step(self._train_state, taught, batch, self.classes, rate)
         totals = tree.map(torch.add, self._totals, measures)
+        train_state = apart(train_state, self._train_state)
         self._changing()
         self._train_state, self._totals = train_state, totals
 

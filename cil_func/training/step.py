@@ -223,24 +223,38 @@ def make(
             means = sums / count
         else:
             sums, means = replaying.combined(stage.replay, sums, count, groups=groups, trained=tree.size(chosen))
-        grads, state, _ = tree.from_vector(means, (chosen, moved, count))
-        of_loss = tree.map(lambda leaf: leaf.clamp(-stage.clamp, stage.clamp), grads) if stage.clamp else grads
+        # On vectors: as many operations for each leaf would be most of a compiled step's code.
+        weights, statistics = (tree.to_vector(part, like=vector) for part in (chosen, moving))
+        of_loss, moved_statistics = means[: len(weights)], means[len(weights) : -1]
+        if stage.clamp:
+            of_loss = of_loss.clamp(-stage.clamp, stage.clamp)
         grads = gradients.penalised(stage, of_loss, chosen, frozen, train_state.extra, classes)
-        updates, opt_state = optimiser.update(grads, train_state.opt_state, chosen, rate)
+        opt_state = train_state.opt_state
+        if optimiser.takes_vectors:
+            opt_state = optim.to_vectors(opt_state, like=vector)
+            updates, moved_opt_state = optimiser.update(grads, opt_state, weights, rate)
+        else:
+            moves, moved_opt_state = optimiser.update(tree.from_vector(grads, chosen), opt_state, chosen, rate)
+            updates = tree.to_vector(moves, like=vector)
         if stage.rows_trained == "new":
-            updates = gradients.of_new_rows(updates, classes)
-        norms = [gradients.norm(part, like=rate) for part in (grads, chosen, updates)]
+            updates = gradients.of_new_rows(updates, chosen, classes)
+        norms = [torch.linalg.vector_norm(part) for part in (grads, weights, updates)]
         measures = Measures(sums[-1], correct.to(torch.int64), *norms)
         well = health.failed_step == NEVER
-        chosen, state, opt_state = tree.map(
-            lambda old, new: torch.where(well, new, old),
-            (chosen, moving, train_state.opt_state),
-            (optim.apply_updates(chosen, updates), state, opt_state),
-        )
+
+        def chosen_of(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+            return torch.where(well, new, old)
+
+        old, new = (weights, statistics, opt_state), (weights + updates, moved_statistics, moved_opt_state)
+        weights, statistics, opt_state = tree.map(chosen_of, old, new)
+        counts = tree.map(lambda old, new: old if old.is_floating_point() else chosen_of(old, new), moving, moved)
+        chosen, state = tree.from_vector(weights, chosen), tree.from_vector(statistics, counts)
+        if optimiser.takes_vectors:
+            opt_state = optim.from_vectors(opt_state, like=train_state.opt_state)
         params, state = stage.project(tree.merge(chosen, frozen)), tree.overlay(train_state.state, state)
         extra = train_state.extra
         if stage.track:
-            of_all = tree.merge(of_loss, tree.map(torch.zeros_like, frozen))
+            of_all = tree.merge(tree.from_vector(of_loss, chosen), tree.map(torch.zeros_like, frozen))
             tracked = stage.track(extra, train_state.params, params, of_all, classes)
             extra = tree.map(lambda old, new: old if new is old else torch.where(well, new, old), extra, tracked)
         return TrainState(params, state, opt_state, health, extra), measures

@@ -73,6 +73,21 @@ def start(
     return TrainState(params, state, optimiser.init(chosen), tree.map(torch.clone, health), extra or {})
 
 
+def apart(train_state: TrainState, before: TrainState) -> TrainState:
+    """Returns what a step returned with copies of its parameters, statistics and optimiser's state.
+
+    before: what the step was given. What it handed on as it was is not copied.
+    A step's leaves are views of vectors. As copies they begin at an aligned address, as those of a loaded run do:
+    elsewhere a matrix product may add up in another order, and a run that goes on has to have the same bits.
+    """
+
+    def copied(name: str) -> tree.Tree:
+        given = getattr(before, name), getattr(train_state, name)
+        return tree.map(lambda old, new: new if new is old else new.clone(), *given)
+
+    return train_state._replace(**{name: copied(name) for name in ("params", "state", "opt_state")})
+
+
 def _copied(part: tree.Tree, stage: Stage) -> tree.Tree:
     """Returns a tree with copies of all leaves but the frozen ones, in the order of `part`."""
     if stage.frozen is nothing:
