@@ -98,12 +98,11 @@ def sgd(
         return numbers | {"velocity": tree.map(torch.zeros_like, params)}
 
     def update(grads, opt_state, params, rate):
-        grad, velocity = (tree.to_vector(part, like=rate) for part in (grads, opt_state["velocity"]))
+        grad, velocity = (_vector(part, params, rate) for part in (grads, opt_state["velocity"]))
         direction = grad + opt_state["weight_decay"] * decayed(params, rate)
         velocity = opt_state["momentum"] * velocity + direction
         move = direction + opt_state["momentum"] * velocity if nesterov else velocity
-        new = {"velocity": tree.from_vector(velocity, opt_state["velocity"])}
-        return tree.from_vector(-rate * move, params), opt_state | new
+        return tree.from_vector(-rate * move, params), opt_state | {"velocity": tree.from_vector(velocity, params)}
 
     return Optimiser(init, update, takes_vectors=decay_mask is None)
 
@@ -135,17 +134,14 @@ def adamw(
         return tensors | {key: tree.map(torch.zeros_like, params) for key in ("mean", "square")}
 
     def update(grads, opt_state, params, rate):
-        grad, mean, square = (
-            tree.to_vector(part, like=rate) for part in (grads, opt_state["mean"], opt_state["square"])
-        )
+        grad, mean, square = (_vector(part, params, rate) for part in (grads, opt_state["mean"], opt_state["square"]))
         steps, beta1, beta2 = opt_state["steps"] + 1, opt_state["beta1"], opt_state["beta2"]
         mean = beta1 * mean + (1 - beta1) * grad
         square = beta2 * square + (1 - beta2) * grad**2
         root = (square * (1 / (1 - beta2**steps))).sqrt() + opt_state["eps"]
         move = mean / root * (-rate / (1 - beta1**steps)) - rate * opt_state["weight_decay"] * decayed(params, rate)
-        parts = {"mean": mean, "square": square}
-        new = {key: tree.from_vector(part, opt_state[key]) for key, part in parts.items()}
-        return tree.from_vector(move, params), opt_state | new | {"steps": steps}
+        new = {"steps": steps, "mean": tree.from_vector(mean, params), "square": tree.from_vector(square, params)}
+        return tree.from_vector(move, params), opt_state | new
 
     return Optimiser(init, update, takes_vectors=decay_mask is None)
 
@@ -186,17 +182,9 @@ def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     return tree.map(torch.add, params, updates)
 
 
-def to_vectors(opt_state: dict[str, tree.Tree], *, like: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Returns the state of an optimiser that takes vectors, with vectors for its trees. like: see `tree.to_vector`."""
-    given = opt_state.items()
-    return {key: part if isinstance(part, torch.Tensor) else tree.to_vector(part, like=like) for key, part in given}
-
-
-def from_vectors(vectors: dict[str, torch.Tensor], *, like: dict[str, tree.Tree]) -> dict[str, tree.Tree]:
-    """Returns an optimiser's state with the structure of another, `like`; it undoes `to_vectors`."""
-    pairs = {key: (vectors[key], part) for key, part in like.items()}
-    return {key: vector if isinstance(part, torch.Tensor) else tree.from_vector(vector, part)
-            for key, (vector, part) in pairs.items()}  # fmt: skip
+def _vector(part: tree.Tree, params: tree.Tree, like: torch.Tensor) -> torch.Tensor:
+    """Returns the numbers of a tree like params in the order of params, see `tree.to_vector`."""
+    return tree.to_vector(tree.ordered(part, params), like=like)
 
 
 class _Decayed(Protocol):

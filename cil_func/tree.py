@@ -37,6 +37,11 @@ def unflatten(leaves: list[torch.Tensor], tree: Tree) -> Tree:
     return pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
 
 
+def ordered(tree: Tree, like: Tree) -> Tree:
+    """Returns the tree with the keys of its dicts in the order of those of `like`, a tree of the same structure."""
+    return map(lambda _, leaf: leaf, like, tree)
+
+
 def tensors_of(tree: Tree) -> tuple[list[torch.Tensor], Callable[[Sequence[torch.Tensor]], Tree]]:
     """Returns (the tensors in a tree, whose leaves may also be no tensors; a function that puts others in their place).
 

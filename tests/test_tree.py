@@ -44,6 +44,20 @@ def test_unflatten_is_the_inverse_of_leaves(nested):
         tree.unflatten([torch.zeros(())] * (len(tree.leaves(nested)) + 1), nested)
 
 
+def test_ordered_takes_the_order_of_keys_from_the_other_tree():
+    turned = tree.ordered({"b": {"d": torch.tensor(1), "c": torch.tensor(2)}, "a": torch.tensor(3)},
+                          {"a": torch.tensor(0), "b": {"c": torch.tensor(0), "d": torch.tensor(0)}})  # fmt: skip
+    assert {path: int(leaf) for path, leaf in tree.to_paths(turned).items()} == {"a": 3, "b.c": 2, "b.d": 1}
+    assert list(tree.to_paths(turned)) == ["a", "b.c", "b.d"]
+
+
+def test_a_tree_without_leaves_is_an_empty_vector_like_another():
+    for nothing in ({}, {"counts": torch.tensor([1, 2])}):
+        vector = tree.to_vector(nothing, like=torch.zeros(3, dtype=torch.float64))
+        assert vector.shape == (0,) and vector.dtype == torch.float64
+        assert list(tree.from_vector(vector, nothing)) == list(nothing)
+
+
 def test_none_is_a_tree_without_leaves():
     nested = (None, {"a": torch.tensor(1), "b": None})
     assert tree.map(lambda leaf: leaf + 1, nested) == (None, {"a": 2, "b": None})

@@ -2,7 +2,7 @@
 
 import torch
 
-from cil_func import tree
+from cil_func import optim, tree
 from cil_func.methods.base import Stage, nothing
 from cil_func.networks.outputs import Classes
 
@@ -24,6 +24,42 @@ def penalised(
 def moving(stage: Stage, state: tree.Tree) -> tree.Tree:
     """Returns the part of the state that isn't frozen. Without frozen parts it is not split, to be traced faster."""
     return state if stage.frozen is nothing else tree.partition(state, stage.frozen)[1]
+
+
+def updates(
+    stage: Stage,
+    optimiser: optim.Optimiser,
+    grads: torch.Tensor,
+    weights: torch.Tensor,
+    chosen: tree.Tree,
+    opt_state: tree.Tree,
+    classes: Classes,
+    rate: torch.Tensor,
+) -> tuple[torch.Tensor, tree.Tree, tree.Tree]:
+    """Returns (updates, the optimiser's state before, and after): of the stage's step, what to add to the weights.
+
+    grads, weights, updates: as vectors of the numbers of `chosen`, the parameters that are trained. opt_state: of the
+    optimiser, for `chosen`. The states that are returned have vectors in place of trees if the optimiser takes them.
+    """
+    if optimiser.takes_vectors:
+        before = {key: _vector(part, chosen, grads) for key, part in opt_state.items()}
+        moves, after = optimiser.update(grads, before, weights, rate)
+    else:
+        before = opt_state
+        moves, after = optimiser.update(tree.from_vector(grads, chosen), before, chosen, rate)
+        moves = _vector(moves, chosen, grads)
+    return of_new_rows(moves, chosen, classes) if stage.rows_trained == "new" else moves, before, after
+
+
+def _vector(part: tree.Tree, chosen: tree.Tree, like: torch.Tensor) -> torch.Tensor:
+    """Returns a tree like `chosen` as a vector in the order of `chosen`; a 0-d tensor as it is."""
+    return part if isinstance(part, torch.Tensor) else tree.to_vector(tree.ordered(part, chosen), like=like)
+
+
+def restored(opt_state: tree.Tree, given: tree.Tree, chosen: tree.Tree) -> tree.Tree:
+    """Returns an optimiser's state of `updates` with trees like `chosen` where `given` has trees."""
+    trees = {key for key, part in given.items() if not isinstance(part, torch.Tensor)}
+    return {key: tree.from_vector(part, chosen) if key in trees else part for key, part in opt_state.items()}
 
 
 def of_new_rows(updates: torch.Tensor, chosen: tree.Tree, classes: Classes) -> torch.Tensor:

@@ -148,8 +148,7 @@ class EagerSteps:
     def __call__(self, taught: Outputs | None, batch: AnyBatch, rate: torch.Tensor, seed: int | None = None) -> None:
         with rng.seeded(seed, rate.device):
             train_state, measures = self._step(self._train_state, taught, batch, self.classes, rate)
-        totals = tree.map(torch.add, self._totals, measures)
-        train_state = apart(train_state, self._train_state)
+        totals, train_state = tree.map(torch.add, self._totals, measures), apart(train_state, self._train_state)
         self._changing()
         self._train_state, self._totals = train_state, totals
 

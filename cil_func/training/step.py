@@ -216,47 +216,35 @@ def make(
         train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
         chosen, frozen = tree.partition(train_state.params, stage.trains)
-        moving = gradients.moving(stage, train_state.state)
         health = after_step(train_state.health, vector)
         sums, correct, count = vector[:-3], vector[-3], vector[-2]
-        if stage.replay is None:
-            means = sums / count
-        else:
+        means = sums / count
+        if stage.replay is not None:
             sums, means = replaying.combined(stage.replay, sums, count, groups=groups, trained=tree.size(chosen))
         # On vectors: as many operations for each leaf would be most of a compiled step's code.
+        moving = tree.ordered(gradients.moving(stage, train_state.state), moved)
         weights, statistics = (tree.to_vector(part, like=vector) for part in (chosen, moving))
         of_loss, moved_statistics = means[: len(weights)], means[len(weights) : -1]
-        if stage.clamp:
-            of_loss = of_loss.clamp(-stage.clamp, stage.clamp)
+        of_loss = of_loss.clamp(-stage.clamp, stage.clamp) if stage.clamp else of_loss
         grads = gradients.penalised(stage, of_loss, chosen, frozen, train_state.extra, classes)
-        opt_state = train_state.opt_state
-        if optimiser.takes_vectors:
-            opt_state = optim.to_vectors(opt_state, like=vector)
-            updates, moved_opt_state = optimiser.update(grads, opt_state, weights, rate)
-        else:
-            moves, moved_opt_state = optimiser.update(tree.from_vector(grads, chosen), opt_state, chosen, rate)
-            updates = tree.to_vector(moves, like=vector)
-        if stage.rows_trained == "new":
-            updates = gradients.of_new_rows(updates, chosen, classes)
-        norms = [torch.linalg.vector_norm(part) for part in (grads, weights, updates)]
-        measures = Measures(sums[-1], correct.to(torch.int64), *norms)
+        updates, opt_state, moved_opt_state = gradients.updates(
+            stage, optimiser, grads, weights, chosen, train_state.opt_state, classes, rate
+        )
+        measures = Measures(sums[-1], correct.long(), *map(torch.linalg.vector_norm, (grads, weights, updates)))
         well = health.failed_step == NEVER
-
-        def chosen_of(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-            return torch.where(well, new, old)
-
+        if_well = lambda old, new: torch.where(well, new, old)  # noqa: E731
         old, new = (weights, statistics, opt_state), (weights + updates, moved_statistics, moved_opt_state)
-        weights, statistics, opt_state = tree.map(chosen_of, old, new)
-        counts = tree.map(lambda old, new: old if old.is_floating_point() else chosen_of(old, new), moving, moved)
-        chosen, state = tree.from_vector(weights, chosen), tree.from_vector(statistics, counts)
+        weights, statistics, opt_state = tree.map(if_well, old, new)
+        counts = tree.map(lambda old, new: old if old.is_floating_point() else if_well(old, new), moving, moved)
         if optimiser.takes_vectors:
-            opt_state = optim.from_vectors(opt_state, like=train_state.opt_state)
+            opt_state = gradients.restored(opt_state, train_state.opt_state, chosen)
+        chosen, state = tree.from_vector(weights, chosen), tree.from_vector(statistics, counts)
         params, state = stage.project(tree.merge(chosen, frozen)), tree.overlay(train_state.state, state)
         extra = train_state.extra
         if stage.track:
             of_all = tree.merge(tree.from_vector(of_loss, chosen), tree.map(torch.zeros_like, frozen))
             tracked = stage.track(extra, train_state.params, params, of_all, classes)
-            extra = tree.map(lambda old, new: old if new is old else torch.where(well, new, old), extra, tracked)
+            extra = tree.map(lambda old, new: old if new is old else if_well(old, new), extra, tracked)
         return TrainState(params, state, opt_state, health, extra), measures
 
     return StepParts(gradient, update, replayed if stage.replay else None, groups, stage.views)

@@ -58,9 +58,9 @@ def begin(name: str, phase: int = 1, **options):
     return method, classes, step_state.start(method.main, OPTIMISER, params, state, extra)
 
 
-def parts(method, *, norm_batch: int = 0, padded: bool = False) -> step.StepParts:
+def parts(method, *, optimiser=OPTIMISER, norm_batch: int = 0, padded: bool = False) -> step.StepParts:
     return step.make(
-        method.main, network_of(method), OPTIMISER, PREPROCESS, dtype=DTYPE, norm_batch=norm_batch, padded=padded
+        method.main, network_of(method), optimiser, PREPROCESS, dtype=DTYPE, norm_batch=norm_batch, padded=padded
     )  # fmt: skip
 
 

@@ -375,6 +375,24 @@ def test_a_last_batch_with_an_image_more_leaves_the_capture_as_it_is(monkeypatch
     assert alone._graph is None
 
 
+def test_what_a_run_keeps_of_a_step_lies_where_a_loaded_run_has_it():
+    """A step returns views of vectors; a product of matrices that begin elsewhere may have other bits."""
+
+    def views(train_state, taught, batch, classes, rate):
+        halves = {"first": torch.arange(10.0)[:3], "second": torch.arange(10.0)[3:]}
+        moved = train_state._replace(params=halves, state=halves, opt_state=halves)
+        return moved, step_state.nothing_measured(train_state)
+
+    leaf = torch.zeros(3)
+    start = {"first": leaf, "second": torch.zeros(7)}
+    steps = EagerSteps(views, step_state.TrainState(start, start, start, None, {"kept": leaf}), classes_of(2, 0))
+    steps(*count_inputs(1), torch.tensor(1.0))
+    found, _ = steps.snapshot()
+    for kept in tree.leaves((found.params, found.state, found.opt_state)):
+        assert kept.storage_offset() == 0 and kept.untyped_storage().nbytes() == 4 * kept.numel()
+    assert found.params["second"].tolist() == [3, 4, 5, 6, 7, 8, 9] and found.extra["kept"] is leaf
+
+
 def test_what_a_step_draws_follows_from_its_seed_whether_it_is_captured_or_not(threader):
     """Also in the step that makes the capture, which runs the step several times."""
 
