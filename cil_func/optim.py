@@ -98,7 +98,7 @@ def sgd(
         return numbers | {"velocity": tree.map(torch.zeros_like, params)}
 
     def update(grads, opt_state, params, rate):
-        grad, velocity = (_vector(part, params, rate) for part in (grads, opt_state["velocity"]))
+        grad, velocity = (tree.to_vector(part, like=rate, order=params) for part in (grads, opt_state["velocity"]))
         direction = grad + opt_state["weight_decay"] * decayed(params, rate)
         velocity = opt_state["momentum"] * velocity + direction
         move = direction + opt_state["momentum"] * velocity if nesterov else velocity
@@ -134,7 +134,8 @@ def adamw(
         return tensors | {key: tree.map(torch.zeros_like, params) for key in ("mean", "square")}
 
     def update(grads, opt_state, params, rate):
-        grad, mean, square = (_vector(part, params, rate) for part in (grads, opt_state["mean"], opt_state["square"]))
+        given = grads, opt_state["mean"], opt_state["square"]
+        grad, mean, square = (tree.to_vector(part, like=rate, order=params) for part in given)
         steps, beta1, beta2 = opt_state["steps"] + 1, opt_state["beta1"], opt_state["beta2"]
         mean = beta1 * mean + (1 - beta1) * grad
         square = beta2 * square + (1 - beta2) * grad**2
@@ -182,20 +183,10 @@ def apply_updates(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
     return tree.map(torch.add, params, updates)
 
 
-def _vector(part: tree.Tree, params: tree.Tree, like: torch.Tensor) -> torch.Tensor:
-    """Returns the numbers of a tree like params in the order of params, see `tree.to_vector`."""
-    return tree.to_vector(tree.ordered(part, params), like=like)
+def _decayed(decay_mask: DecayMask | None) -> Callable[[tree.Tree, torch.Tensor], torch.Tensor]:
+    """Returns the function (params, like) -> params as a vector, 0 for those that are not decayed.
 
-
-class _Decayed(Protocol):
-    """(params, like) -> their numbers as a vector, 0 for those that are not decayed. like: see `tree.to_vector`."""
-
-    def __call__(self, params: tree.Tree, like: torch.Tensor, /) -> torch.Tensor: ...
-
-
-def _decayed(decay_mask: DecayMask | None) -> _Decayed:
-    """Returns the function that tells the numbers that are decayed; without a mask all are.
-
+    Without a mask all are. like: see `tree.to_vector`.
     torch.compile doesn't look into a mask, since it can't trace what one may do, such as matching patterns.
     """
     if decay_mask is None:
@@ -203,16 +194,16 @@ def _decayed(decay_mask: DecayMask | None) -> _Decayed:
 
     # Here and not as a decorator of the module's: it imports torch.compile's parts, which takes a second.
     @torch.compiler.assume_constant_result
-    def masked(paths: tuple[str, ...]) -> list[bool]:
+    def left_out(paths: tuple[str, ...]) -> list[bool]:
         return [not decay_mask(path) for path in paths]
 
-    def chosen(params, like):
+    def decayed(params, like):
         paths = tree.to_paths(params)
-        left_out = masked(tuple(paths))
-        parts = [torch.zeros_like(leaf) if out else leaf for leaf, out in zip(paths.values(), left_out, strict=True)]
+        pairs = zip(paths.values(), left_out(tuple(paths)), strict=True)
+        parts = [torch.zeros_like(leaf) if out else leaf for leaf, out in pairs]
         return tree.to_vector(parts, like=like)
 
-    return chosen
+    return decayed
 
 
 def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Schedule:

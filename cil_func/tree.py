@@ -59,12 +59,14 @@ def tensors_of(tree: Tree) -> tuple[list[torch.Tensor], Callable[[Sequence[torch
     return [found[at] for at in places], put
 
 
-def to_vector(tree: Tree, *, like: torch.Tensor | None = None) -> torch.Tensor:
+def to_vector(tree: Tree, *, like: torch.Tensor | None = None, order: Tree = None) -> torch.Tensor:
     """Returns all numbers of the floating-point leaves as one vector (V,). These leaves must have one dtype.
 
     like: of whose dtype and device the vector (0,) of a tree without such leaves is; None: there must be some.
+    order: a tree of the same structure, whose order of keys is taken; None: the tree's own.
     """
-    parts = [leaf.reshape(-1) for leaf in leaves(tree) if leaf.is_floating_point()]
+    given = tree if order is None else ordered(tree, order)
+    parts = [leaf.reshape(-1) for leaf in leaves(given) if leaf.is_floating_point()]
     return like.new_zeros(0) if like is not None and not parts else torch.cat(parts)
 
 
@@ -195,6 +197,3 @@ def embed(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
     copy = large.clone()
     copy[tuple(slice(size) for size in small.shape)] = small
     return copy
-
-
-# Lists of leaves, by torch._foreach_*, as torch.optim does it: a few kernels on a GPU instead of several a leaf.

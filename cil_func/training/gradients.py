@@ -53,7 +53,7 @@ def updates(
 
 def _vector(part: tree.Tree, chosen: tree.Tree, like: torch.Tensor) -> torch.Tensor:
     """Returns a tree like `chosen` as a vector in the order of `chosen`; a 0-d tensor as it is."""
-    return part if isinstance(part, torch.Tensor) else tree.to_vector(tree.ordered(part, chosen), like=like)
+    return part if isinstance(part, torch.Tensor) else tree.to_vector(part, like=like, order=chosen)
 
 
 def restored(opt_state: tree.Tree, given: tree.Tree, chosen: tree.Tree) -> tree.Tree:
