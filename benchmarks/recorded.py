@@ -1,7 +1,7 @@
 """Collects which recorded runs stand beside published rows: `python -m benchmarks.recorded`.
 
 Writes cil_func/studies/recorded.json, which an installed package has too, from the records in benchmarks/results/, the
-table in cil_func/studies/reproduce.md, and that of the presets in README.md.
+table in cil_func/studies/reproduce.md, and that of the presets in README.md. `python -m benchmarks.record` does it too.
 """
 
 import json
@@ -17,12 +17,17 @@ MARK = "<!-- python -m benchmarks.recorded writes this table -->\n"
 
 
 def main() -> int:
+    print(recorded.markdown(refresh()))
+    return 0
+
+
+def refresh() -> list[dict]:
+    """Writes the file and both tables anew. Returns the entries."""
     found = collected()
     files.write_json(recorded.FILE, found)
     for page, table in ((PAGE, recorded.markdown(found)), (README, recorded.markdown_of_presets(found))):
         files.write_text(page, with_table(page.read_text(encoding="utf-8"), table))
-    print(recorded.markdown(found))
-    return 0
+    return found
 
 
 def with_table(page: str, table: str) -> str:

@@ -75,7 +75,7 @@ def taken(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def signed(value: float | None) -> str:
     """Returns a change in points with its sign and one decimal; "-" for None."""
-    return "-" if value is None else f"{value:+.1f}"
+    return "-" if value is None else f"{value:+z.1f}"
 
 
 def _classes(part: Mapping[str, Any], kind: str) -> str:

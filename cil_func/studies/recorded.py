@@ -121,7 +121,7 @@ def markdown(recorded: Sequence[Mapping[str, Any]]) -> str:
             f"`{row.name}`",
             " / ".join(published_rows.number(value, row) for _, value in pairs),
             " / ".join(number(ours) for ours, _ in pairs),
-            " / ".join("-" if theirs is None else f"{ours - theirs:+.1f}" for ours, theirs in pairs),
+            " / ".join("-" if theirs is None else f"{ours - theirs:+z.1f}" for ours, theirs in pairs),
             str(each["seed"]),
             differing(each["differs"]),
             f"`{each['record']}`",

@@ -171,7 +171,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         theirs = published_rows.number(getattr(row, name), row) + (f" ± {row.within:g}" if row.within else "")
         each = ours[name]
         mine = number(each["mean"]) + ("" if each["deviation"] is None else f" ± {each['deviation']:.1f}")
-        difference = "-" if each["difference"] is None else f"{each['difference']:+.1f}"
+        difference = "-" if each["difference"] is None else f"{each['difference']:+z.1f}"
         yield f"  {name:<8} {theirs:>12} {mine:>14} {difference:>11}"
     yield from ("", "what differs from the published recipe:")
     told = [recorded.differing(found["keys"])] if found["keys"] else []

@@ -57,7 +57,7 @@ def markdown(entries: Sequence[dict[str, Any]]) -> str:
         count = str(entry["n"]) if entry["n"] == entry["of"] else f"{entry['n']} of {entry['of']}"
         cells = [_text(entry[key]) for key in MEASURES]
         difference = entry["last_accuracy"]["difference"]
-        paired = f"{_text(difference, '+.1f')} (n = {difference['n']})" if difference else "-"
+        paired = f"{_text(difference, '+z.1f')} (n = {difference['n']})" if difference else "-"
         lines.append("| " + " | ".join([f"`{name}`", count, *cells, paired]) + " |")
     return "\n".join(lines) + "\n"
 

@@ -3,10 +3,14 @@
 import json
 import sys
 
+import pytest
+
 from benchmarks import record
 
 
-def test_a_run_that_moved_says_where_it_was_trained(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("among_the_results", [True, False])
+def test_a_run_that_moved_says_where_it_was_trained(tmp_path, monkeypatch, capsys, among_the_results):
+    """A record among the results has the tables of published rows written anew, after the record itself."""
     run = tmp_path / "run"
     run.mkdir()
     phase = {
@@ -29,8 +33,13 @@ def test_a_run_that_moved_says_where_it_was_trained(tmp_path, monkeypatch, capsy
     (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     monkeypatch.setattr(record.tables, "phase_table", lambda results: "")
     path = tmp_path / "record.json"
+    seen = []
+    monkeypatch.setattr(record.recorded, "refresh", lambda: seen.append(path.exists()))
+    if among_the_results:
+        monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["record", str(run), "name", "--commit", "abc", "--json", str(path)])
     assert record.main() == 0
+    assert seen == [True] * among_the_results
     conditions = json.loads(path.read_text())["conditions"]
     assert conditions["sittings"] == [
         {"device": "cuda", "precision": "bfloat16", "phase": 0, "epoch": 0},
