@@ -1,15 +1,17 @@
-"""Functions of pytrees. No other file uses torch's pytree module.
+"""Functions of pytrees: trees of tensors.
 
 A tree is a dict, list, tuple or NamedTuple of trees; its leaves are tensors. A leaf's path is the keys that lead to it,
-joined by dots: `classifier.weight`. None is a tree without leaves here, while torch's module takes it for a leaf.
+joined by dots: `classifier.weight`. None is a tree without leaves.
+
+Plain recursion, and not torch's pytree module: torch.compile traces a step's Python instruction by instruction at each
+start of a run, and that module's were two thirds of them.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 Tree = Any
 
@@ -21,20 +23,68 @@ def map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
     tree has a leaf where another one has a subtree, `function` gets the subtree.
     Raises ValueError if a later tree lacks a node or a key of the first.
     """
-    return pytree.tree_map(lambda leaf, *others: None if leaf is None else function(leaf, *others), tree, *rest)
+    if isinstance(tree, torch.Tensor):  # first, since most calls are for a leaf
+        return function(tree, *rest)
+    if isinstance(tree, dict):
+        if not rest:
+            return {key: map(function, part) for key, part in tree.items()}
+        return {key: map(function, *parts) for key, parts in _by_key(tree, rest).items()}
+    if isinstance(tree, (list, tuple)):
+        for other in rest:
+            if type(other) is not type(tree) or len(other) != len(tree):
+                raise ValueError(f"map: {_name(tree)} in one tree, {_name(other)} in another")
+        parts = [map(function, *parts) for parts in zip(tree, *rest, strict=True)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return None if tree is None else function(tree, *rest)
+
+
+def _by_key(tree: dict, rest: Sequence[Tree]) -> dict[Any, list[Tree]]:
+    """Returns {key: the part of each tree under this key}. Raises ValueError if one is no dict of the same keys."""
+    for other in rest:
+        if not isinstance(other, dict) or len(other) != len(tree):
+            raise ValueError(f"map: {_name(tree)} in one tree, {_name(other)} in another")
+    try:
+        return {key: [part, *[other[key] for other in rest]] for key, part in tree.items()}
+    except KeyError as error:
+        raise ValueError(f"map: {_name(tree)} in one tree, another has no {error}") from None
+
+
+def _name(tree: Tree) -> str:
+    """Returns what a message calls a node: its type, and the keys of a dict or the length of a sequence."""
+    if isinstance(tree, dict):
+        return f"a dict of {list(tree)}"
+    return f"a {type(tree).__name__}" + (f" of {len(tree)}" if isinstance(tree, (list, tuple)) else "")
 
 
 def leaves(tree: Tree) -> list[torch.Tensor]:
     """Returns the leaves of a tree in the order in which `map` visits them."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None]
+    found: list[torch.Tensor] = []
+    _collect([tree], found)
+    return found
 
 
-def unflatten(leaves: list[torch.Tensor], tree: Tree) -> Tree:
+def _collect(trees: Iterable[Tree], found: list) -> None:
+    """Appends the leaves of trees to `found`."""
+    for tree in trees:
+        if isinstance(tree, torch.Tensor):
+            found.append(tree)
+        elif isinstance(tree, dict):
+            _collect(tree.values(), found)
+        elif isinstance(tree, (list, tuple)):
+            _collect(tree, found)
+        elif tree is not None:
+            found.append(tree)
+
+
+def unflatten(values: Sequence[torch.Tensor], tree: Tree) -> Tree:
     """Returns a tree with these leaves and the structure of `tree`; it undoes `tree.leaves`.
 
-    leaves: in the order of `tree.leaves`. `tree` must have no None. Raises ValueError for another number of leaves.
+    values: in the order of `tree.leaves`. Raises ValueError for another number of leaves.
     """
-    return pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
+    if len(values) != len(leaves(tree)):
+        raise ValueError(f"unflatten: {len(values)} leaves for a tree of {len(leaves(tree))}")
+    following = iter(values)
+    return map(lambda _: next(following), tree)
 
 
 def ordered(tree: Tree, like: Tree) -> Tree:
@@ -47,16 +97,12 @@ def tensors_of(tree: Tree) -> tuple[list[torch.Tensor], Callable[[Sequence[torch
 
     The function takes as many tensors in the same order and returns the tree with these, and with its other leaves.
     """
-    found, structure = pytree.tree_flatten(tree)
-    places = [at for at, leaf in enumerate(found) if isinstance(leaf, torch.Tensor)]
 
     def put(tensors: Sequence[torch.Tensor]) -> Tree:
-        others = list(found)
-        for at, tensor in zip(places, tensors, strict=True):
-            others[at] = tensor
-        return pytree.tree_unflatten(others, structure)
+        others = iter(tensors)
+        return map(lambda leaf: next(others) if isinstance(leaf, torch.Tensor) else leaf, tree)
 
-    return [found[at] for at in places], put
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)], put
 
 
 def to_vector(tree: Tree, *, like: torch.Tensor | None = None, order: Tree = None) -> torch.Tensor:
@@ -66,7 +112,7 @@ def to_vector(tree: Tree, *, like: torch.Tensor | None = None, order: Tree = Non
     order: a tree of the same structure, whose order of keys is taken; None: the tree's own.
     """
     given = tree if order is None else ordered(tree, order)
-    parts = [leaf.reshape(-1) for leaf in leaves(given) if leaf.is_floating_point()]
+    parts = [leaf if leaf.ndim == 1 else leaf.reshape(-1) for leaf in leaves(given) if leaf.is_floating_point()]
     return like.new_zeros(0) if like is not None and not parts else torch.cat(parts)
 
 
@@ -76,10 +122,14 @@ def from_vector(vector: torch.Tensor, tree: Tree) -> Tree:
     V: how many numbers the floating-point leaves of `tree` have. These leaves become views of the vector, of its dtype.
     Other leaves are those of `tree`. Raises RuntimeError for a vector of another length.
     """
-    like = leaves(tree)
-    shapes = [leaf.shape for leaf in like if leaf.is_floating_point()]
-    parts = iter(vector.split([shape.numel() for shape in shapes]))
-    return unflatten([next(parts).view(leaf.shape) if leaf.is_floating_point() else leaf for leaf in like], tree)
+    parts = iter(vector.split([leaf.numel() for leaf in leaves(tree) if leaf.is_floating_point()]))
+
+    def part(leaf: torch.Tensor) -> torch.Tensor:
+        if not leaf.is_floating_point():
+            return leaf
+        return next(parts) if leaf.ndim == 1 else next(parts).view(leaf.shape)
+
+    return map(part, tree)
 
 
 def write(tree: Tree, into: Tree) -> None:
@@ -155,12 +205,25 @@ def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
 
     chosen(path) -> bool. Returns two trees: one with the leaves for which it is true, and one with the others. To
     freeze parameters, differentiate with respect to the first tree, and `merge` both inside the loss.
+    Raises ValueError for a key with a dot.
     """
-    flat = to_paths(tree)
-    return (
-        from_paths({path: leaf for path, leaf in flat.items() if chosen(path)}),
-        from_paths({path: leaf for path, leaf in flat.items() if not chosen(path)}),
-    )
+    return _parted(tree, chosen, "")
+
+
+def _parted(tree: Tree, chosen: Callable[[str], bool], above: str) -> tuple[Tree, Tree]:
+    """Splits a tree in two, see `partition`. above: the path of the tree, ending in a dot, or ""."""
+    first: dict = {}
+    second: dict = {}
+    for key, value in tree.items():
+        if "." in key:
+            raise ValueError(f"partition: the key {key!r} holds a dot, which separates keys")
+        if not isinstance(value, dict):
+            (first if chosen(above + key) else second)[key] = value
+            continue
+        for part, its in zip((first, second), _parted(value, chosen, f"{above}{key}."), strict=True):
+            if its:
+                part[key] = its
+    return first, second
 
 
 def merge(first: Tree, second: Tree) -> Tree:

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 from hypothesis import given
@@ -92,13 +94,66 @@ def test_merge_refuses_a_leaf_that_both_hold_and_changes_nothing():
         tree.merge(first, {"a": torch.ones(1)})
 
 
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+NODES = st.recursive(
+    st.integers(0, 99).map(torch.tensor) | st.integers(0, 99),  # a leaf may be no tensor
+    lambda inner: st.dictionaries(KEYS, inner, max_size=3) | st.lists(inner, max_size=3)
+    | st.lists(inner, max_size=3).map(tuple) | st.builds(Pair, inner, inner),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(NODES)
+def test_trees_are_those_of_torchs_pytree_module(nested):
+    """In structure, types of nodes, leaves and their order."""
+    pytree = torch.utils._pytree
+    doubled = tree.map(lambda leaf: 2 * int(leaf), nested)
+    assert repr(doubled) == repr(pytree.tree_map(lambda leaf: 2 * int(leaf), nested))
+    assert [int(leaf) for leaf in tree.leaves(nested)] == [int(leaf) for leaf in pytree.tree_leaves(nested)]
+    assert repr(tree.map(lambda first, second: (int(first), second), nested, doubled)) == repr(
+        pytree.tree_map(lambda first, second: (int(first), second), nested, doubled)
+    )
+    assert repr(tree.unflatten(range(len(tree.leaves(nested))), nested)) == repr(
+        pytree.tree_unflatten(range(len(tree.leaves(nested))), pytree.tree_structure(nested))
+    )
+
+
+def test_tensors_of_a_tree_leave_the_others_in_place():
+    nested = {"a": (torch.tensor(1), "same"), "b": [None, 2, torch.tensor(3)]}
+    tensors, put = tree.tensors_of(nested)
+    assert [int(each) for each in tensors] == [1, 3]
+    assert put([10, 30]) == {"a": (10, "same"), "b": [None, 2, 30]}
+
+
 def test_map_matches_dicts_by_key_and_refuses_other_structures():
     first = {"a": torch.tensor(1), "b": [torch.tensor(2)]}
     second = {"b": [torch.tensor(20)], "a": torch.tensor(10)}
     assert numbers(tree.map(torch.add, first, second)) == {"a": 11, "b": [22]}
-    for other in ({"a": torch.tensor(1)}, {"a": torch.tensor(1), "c": [torch.tensor(1)]}, [1, 2]):
-        with pytest.raises(ValueError):
+    one = torch.tensor(1)
+    for other, words in (
+        ({"a": one}, r"a dict of \['a', 'b'\] in one tree, a dict of \['a'\] in another"),
+        ({"a": one, "c": [one]}, r"another has no 'b'"),
+        ([1, 2], "a list of 2 in another"),
+        (one, "a Tensor in another"),
+        ({"a": one, "b": [one, one]}, "a list of 1 in one tree, a list of 2 in another"),
+        ({"a": one, "b": (one,)}, "a tuple of 1 in another"),
+        ({"a": one, "b": one}, "a Tensor in another"),
+    ):
+        with pytest.raises(ValueError, match=words):
             tree.map(torch.add, first, other)
+    assert tree.map(lambda leaf, other: other, one, first) is first  # a subtree beside a leaf
+
+
+def test_an_error_of_the_function_is_no_error_of_the_structure():
+    def looked_up(leaf, other):
+        return {}["missing"]
+
+    with pytest.raises(KeyError, match="missing"):
+        tree.map(looked_up, {"a": torch.tensor(1)}, {"a": torch.tensor(1)})
 
 
 def test_size_counts_numbers():

@@ -174,13 +174,14 @@ def make(
         rows = batch.labels != PADDING if padded or short else None                      # (B,)
         valid = None if rows is None else rows.to(preprocess.mean.dtype)           # (B,)
         targets = Targets(batch.labels if rows is None else batch.labels.clamp(min=0), rows)
-        chosen, frozen = tree.partition(train_state.params, stage.trains)
+        chosen, frozen = gradients.trained(stage, train_state.params)
         statistics: layers.Mode = {"train": False}
         if stage.norm == "train":
             statistics = {"train": True, "norm_batch": norm_batch, "valid": valid}
 
-        def objective(chosen, state):
-            params = tree.merge(chosen, frozen)
+        def objective(weights, buffers):
+            params = tree.merge(tree.unflatten(weights, chosen), frozen)
+            state = tree.unflatten(buffers, train_state.state)
             own, aux, state = network.run(params["backbone"], state, images, **statistics)
             others = given.features if isinstance(given, Outputs) and not stage.compresses else None
             features = network.place(own, 0 if stage.compresses else classes.now, others)
@@ -188,8 +189,9 @@ def make(
             return loss(student, given, targets, classes), (state, student.logits.detach())
 
         # The state is an argument, not a capture: torch.func refuses to write into captured tensors (timm's norm).
+        # Both are lists of leaves, whose structure torch.func goes through by torch's slower functions of trees.
         grads, (value, (state, logits)) = torch.func.grad_and_value(objective, has_aux=True)(
-            chosen, train_state.state
+            tree.leaves(chosen), tree.leaves(train_state.state)
         )
         return grads, gradients.moving(stage, state), value, logits, batch
 
@@ -215,7 +217,7 @@ def make(
     def update(
         train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
-        chosen, frozen = tree.partition(train_state.params, stage.trains)
+        chosen, frozen = gradients.trained(stage, train_state.params)
         health = after_step(train_state.health, vector)
         sums, correct, count = vector[:-3], vector[-3], vector[-2]
         means = sums / count
