@@ -220,9 +220,11 @@ def _parted(tree: Tree, chosen: Callable[[str], bool], above: str) -> tuple[Tree
         if not isinstance(value, dict):
             (first if chosen(above + key) else second)[key] = value
             continue
-        for part, its in zip((first, second), _parted(value, chosen, f"{above}{key}."), strict=True):
-            if its:
-                part[key] = its
+        inner, others = _parted(value, chosen, f"{above}{key}.")
+        if inner:
+            first[key] = inner
+        if others:
+            second[key] = others
     return first, second
 
 

@@ -38,6 +38,13 @@ def test_partition_splits_and_merge_joins(nested, places):
     assert numbers(tree.merge(chosen, others)) == numbers(tree.merge(others, chosen)) == numbers(nested)
 
 
+def test_partition_leaves_out_dicts_without_leaves_and_refuses_dots():
+    first, second = tree.partition({"a": {"b": torch.tensor(1), "c": {}}, "d": {}}, "a.b".__eq__)
+    assert (numbers(first), second) == ({"a": {"b": 1}}, {})
+    with pytest.raises(ValueError, match=r"'a\.b' holds a dot"):
+        tree.partition({"x": {"a.b": torch.ones(1)}}, bool)
+
+
 @given(TREES)
 def test_unflatten_is_the_inverse_of_leaves(nested):
     doubled = tree.unflatten([2 * leaf for leaf in tree.leaves(nested)], nested)

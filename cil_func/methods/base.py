@@ -151,10 +151,6 @@ class Stage:
         """Returns whether this stage changes the parameter at a path, such as "classifier.weight"."""
         return self.trainable(path) and not self.frozen(path)
 
-    def trains_all(self) -> bool:
-        """Returns whether this stage was made without a choice of parameters; then it changes every one."""
-        return self.trainable is _everything and self.frozen is nothing
-
 
 @dataclass(frozen=True)
 class Method:

@@ -21,11 +21,6 @@ def penalised(
     return grads + tree.to_vector(of_penalty, like=grads)
 
 
-def trained(stage: Stage, params: tree.Tree) -> tuple[tree.Tree, tree.Tree]:
-    """Returns two trees, the parameters that a stage trains and the others. If it trains all, nothing is split."""
-    return (params, {}) if stage.trains_all() else tree.partition(params, stage.trains)
-
-
 def moving(stage: Stage, state: tree.Tree) -> tree.Tree:
     """Returns the part of the state that isn't frozen. Without frozen parts it is not split, to be traced faster."""
     return state if stage.frozen is nothing else tree.partition(state, stage.frozen)[1]

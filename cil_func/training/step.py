@@ -174,7 +174,7 @@ def make(
         rows = batch.labels != PADDING if padded or short else None                      # (B,)
         valid = None if rows is None else rows.to(preprocess.mean.dtype)           # (B,)
         targets = Targets(batch.labels if rows is None else batch.labels.clamp(min=0), rows)
-        chosen, frozen = gradients.trained(stage, train_state.params)
+        chosen, frozen = tree.partition(train_state.params, stage.trains)
         statistics: layers.Mode = {"train": False}
         if stage.norm == "train":
             statistics = {"train": True, "norm_batch": norm_batch, "valid": valid}
@@ -217,7 +217,7 @@ def make(
     def update(
         train_state: TrainState, vector: torch.Tensor, moved: tree.Tree, classes: Classes, rate: torch.Tensor
     ) -> tuple[TrainState, Measures]:
-        chosen, frozen = gradients.trained(stage, train_state.params)
+        chosen, frozen = tree.partition(train_state.params, stage.trains)
         health = after_step(train_state.health, vector)
         sums, correct, count = vector[:-3], vector[-3], vector[-2]
         means = sums / count
