@@ -51,9 +51,8 @@ def _by_key(tree: dict, rest: Sequence[Tree]) -> dict[Any, list[Tree]]:
 
 def _name(tree: Tree) -> str:
     """Returns what a message calls a node: its type, and the keys of a dict or the length of a sequence."""
-    if isinstance(tree, dict):
-        return f"a dict of {list(tree)}"
-    return f"a {type(tree).__name__}" + (f" of {len(tree)}" if isinstance(tree, (list, tuple)) else "")
+    inside = list(tree) if isinstance(tree, dict) else len(tree) if isinstance(tree, (list, tuple)) else None
+    return f"a {type(tree).__name__}" + ("" if inside is None else f" of {inside}")
 
 
 def leaves(tree: Tree) -> list[torch.Tensor]:
@@ -90,19 +89,6 @@ def unflatten(values: Sequence[torch.Tensor], tree: Tree) -> Tree:
 def ordered(tree: Tree, like: Tree) -> Tree:
     """Returns the tree with the keys of its dicts in the order of those of `like`, a tree of the same structure."""
     return map(lambda _, leaf: leaf, like, tree)
-
-
-def tensors_of(tree: Tree) -> tuple[list[torch.Tensor], Callable[[Sequence[torch.Tensor]], Tree]]:
-    """Returns (the tensors in a tree, whose leaves may also be no tensors; a function that puts others in their place).
-
-    The function takes as many tensors in the same order and returns the tree with these, and with its other leaves.
-    """
-
-    def put(tensors: Sequence[torch.Tensor]) -> Tree:
-        others = iter(tensors)
-        return map(lambda leaf: next(others) if isinstance(leaf, torch.Tensor) else leaf, tree)
-
-    return [leaf for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)], put
 
 
 def to_vector(tree: Tree, *, like: torch.Tensor | None = None, order: Tree = None) -> torch.Tensor:
@@ -142,12 +128,12 @@ def write(tree: Tree, into: Tree) -> None:
     by_type = defaultdict(list)
     if len(leaves(tree)) < len(leaves(into)):
         raise ValueError(f"write: {len(leaves(tree))} leaves; the tree to write into is longer, {len(leaves(into))}")
-    # By key: a step with frozen parts returns them in another order.
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-    map(lambda source, target: pairs.append((source, target)), tree, into)
-    for source, target in pairs:
+
+    def note(source: torch.Tensor, target: torch.Tensor) -> None:
         if source is not target:
             by_type[source.dtype, target.dtype].append((source, target))
+
+    map(note, tree, into)  # by key: a step with frozen parts returns them in another order
     for pairs in by_type.values():
         sources, targets = zip(*pairs, strict=True)
         torch._foreach_copy_(targets, sources)
@@ -200,18 +186,13 @@ def from_paths(flat: Mapping[str, Tree]) -> Tree:
     return tree
 
 
-def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
+def partition(tree: Tree, chosen: Callable[[str], bool], above: str = "") -> tuple[Tree, Tree]:
     """Splits a tree of nested dicts in two by the paths of its leaves.
 
     chosen(path) -> bool. Returns two trees: one with the leaves for which it is true, and one with the others. To
     freeze parameters, differentiate with respect to the first tree, and `merge` both inside the loss.
-    Raises ValueError for a key with a dot.
+    above: what stands before each path, such as "backbone.". Raises ValueError for a key with a dot.
     """
-    return _parted(tree, chosen, "")
-
-
-def _parted(tree: Tree, chosen: Callable[[str], bool], above: str) -> tuple[Tree, Tree]:
-    """Splits a tree in two, see `partition`. above: the path of the tree, ending in a dot, or ""."""
     first: dict = {}
     second: dict = {}
     for key, value in tree.items():
@@ -220,7 +201,7 @@ def _parted(tree: Tree, chosen: Callable[[str], bool], above: str) -> tuple[Tree
         if not isinstance(value, dict):
             (first if chosen(above + key) else second)[key] = value
             continue
-        inner, others = _parted(value, chosen, f"{above}{key}.")
+        inner, others = partition(value, chosen, f"{above}{key}.")
         if inner:
             first[key] = inner
         if others:
@@ -255,10 +236,7 @@ def overlay(tree: Tree, parts: Tree) -> Tree:
 
 
 def embed(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
-    """Returns a copy of `large` in which the entries that `small` has too, from the first of each axis on, are small's.
-
-    large: a tensor with as many axes as `small`, each at least as long.
-    """
+    """Returns a copy of `large` whose first entries along each axis are those of `small`, which has as many axes."""
     copy = large.clone()
     copy[tuple(slice(size) for size in small.shape)] = small
     return copy

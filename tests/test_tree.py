@@ -129,13 +129,6 @@ def test_trees_are_those_of_torchs_pytree_module(nested):
     )
 
 
-def test_tensors_of_a_tree_leave_the_others_in_place():
-    nested = {"a": (torch.tensor(1), "same"), "b": [None, 2, torch.tensor(3)]}
-    tensors, put = tree.tensors_of(nested)
-    assert [int(each) for each in tensors] == [1, 3]
-    assert put([10, 30]) == {"a": (10, "same"), "b": [None, 2, 30]}
-
-
 def test_map_matches_dicts_by_key_and_refuses_other_structures():
     first = {"a": torch.tensor(1), "b": [torch.tensor(2)]}
     second = {"b": [torch.tensor(20)], "a": torch.tensor(10)}

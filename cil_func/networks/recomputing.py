@@ -4,7 +4,7 @@ Source: Chen et al. 2016 (arXiv:1604.06174). `torch.utils.checkpoint` does the s
 `torch.func` refuses. torch.compile can't trace what is here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,9 +37,22 @@ def recomputed(part: Callable[..., tuple[tree.Tree, tree.Tree]], *given: Any) ->
     """
     if torch.compiler.is_dynamo_compiling():
         raise ValueError("recompute: torch.compile can't trace it; call the function as it is, or without recompute")
-    tensors, put = tree.tensors_of(given)
+    tensors, put = _tensors_of(given)
     twice = _Twice(lambda *tensors: part(*put(tensors)), tensors[0].device)
     return tree.unflatten(list(_Recomputed.apply(twice, *tensors)), twice.structure)
+
+
+def _tensors_of(given: tree.Tree) -> tuple[list[torch.Tensor], Callable[[Sequence[torch.Tensor]], tree.Tree]]:
+    """Returns (the tensors in a tree, whose leaves may also be no tensors; a function that puts others in their place).
+
+    The function takes as many tensors in the same order and returns the tree with these, and with its other leaves.
+    """
+
+    def put(tensors: Sequence[torch.Tensor]) -> tree.Tree:
+        others = iter(tensors)
+        return tree.map(lambda leaf: next(others) if isinstance(leaf, torch.Tensor) else leaf, given)
+
+    return [leaf for leaf in tree.leaves(given) if isinstance(leaf, torch.Tensor)], put
 
 
 class _Twice:

@@ -188,11 +188,9 @@ def make(
             student = network.outputs(params, features, classes, aux)
             return loss(student, given, targets, classes), (state, student.logits.detach())
 
-        # The state is an argument, not a capture: torch.func refuses to write into captured tensors (timm's norm).
-        # Both are lists of leaves, whose structure torch.func goes through by torch's slower functions of trees.
-        grads, (value, (state, logits)) = torch.func.grad_and_value(objective, has_aux=True)(
-            tree.leaves(chosen), tree.leaves(train_state.state)
-        )
+        # The state is given, for torch.func refuses to write into captured tensors (timm's norm). Lists trace faster.
+        given_leaves = tree.leaves(chosen), tree.leaves(train_state.state)
+        grads, (value, (state, logits)) = torch.func.grad_and_value(objective, has_aux=True)(*given_leaves)
         return grads, gradients.moving(stage, state), value, logits, batch
 
     def gradient(

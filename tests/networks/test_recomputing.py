@@ -213,3 +213,18 @@ def test_a_traced_call_says_that_it_cannot_be():
     run = torch.compile(partial(net.apply, train=True), backend="eager", fullgraph=True)
     with pytest.raises(Exception, match=r"torch\.compile can't trace it"):
         run(*net.init(0), torch.rand(2, 3, 8, 8))
+
+
+def test_a_part_gets_what_is_no_tensor_as_it_was_given():
+    x, y = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([3.0, 4.0])
+    given = {"a": (x, "same"), "b": [None, 2, y]}
+
+    def part(values, factor):
+        (first, word), (nothing, power, second) = values["a"], values["b"]
+        assert (word, nothing, power, type(values["a"])) == ("same", None, 2, tuple)
+        return factor * first**power * second, {"seen": second}
+
+    product, others = recomputing.recomputed(part, given, 5)
+    product.sum().backward()
+    assert product.tolist() == [15.0, 80.0] and others["seen"].tolist() == [3.0, 4.0]
+    assert x.grad.tolist() == [30.0, 80.0]  # 5 * 2 x * y
