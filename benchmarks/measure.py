@@ -57,13 +57,22 @@ def conditions(device: str, *, commit: str = "") -> dict:
 
 
 def head() -> str:
-    """Returns the commit that is checked out, marked if files differ from it; "unknown" in a copy without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    """Returns the commit that is checked out, marked "-dirty" if the code differs from it; "unknown" without git.
+
+    Code: what is measured, Python files and configurations. Tables that a record has changed are none.
+    """
+    code = [":(top)*.py", ":(top)*.toml", ":(top)requirements.txt"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, check=True, cwd=RESULTS.parent)
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        return commit + ("-dirty" if _git("diff", "--name-only", "HEAD", "--", *code) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
+
+
+def _git(*words: str) -> str:
+    """Returns what a git command prints in this repository."""
+    where = RESULTS.parent
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=where).stdout.strip()
 
 
 def write(name: str, figures: Mapping[str, Real], conditions: Mapping, json_path: Path | None = None) -> Path:

@@ -4,7 +4,7 @@ A tree is a dict, list, tuple or NamedTuple of trees; its leaves are tensors. A 
 joined by dots: `classifier.weight`. None is a tree without leaves.
 
 Plain recursion, and not torch's pytree module: torch.compile traces a step's Python instruction by instruction at each
-start of a run, and that module's were two thirds of them.
+start of a run, and that module's were three fifths of them.
 """
 
 from collections import defaultdict
@@ -52,7 +52,7 @@ def _by_key(tree: dict, rest: Sequence[Tree]) -> dict[Any, list[Tree]]:
 def _name(tree: Tree) -> str:
     """Returns what a message calls a node: its type, and the keys of a dict or the length of a sequence."""
     inside = list(tree) if isinstance(tree, dict) else len(tree) if isinstance(tree, (list, tuple)) else None
-    return f"a {type(tree).__name__}" + ("" if inside is None else f" of {inside}")
+    return type(tree).__name__ + ("" if inside is None else f" of {inside}")
 
 
 def leaves(tree: Tree) -> list[torch.Tensor]:
@@ -191,7 +191,8 @@ def partition(tree: Tree, chosen: Callable[[str], bool], above: str = "") -> tup
 
     chosen(path) -> bool. Returns two trees: one with the leaves for which it is true, and one with the others. To
     freeze parameters, differentiate with respect to the first tree, and `merge` both inside the loss.
-    above: what stands before each path, such as "backbone.". Raises ValueError for a key with a dot.
+    Neither has a dict without leaves. above: what stands before each path, such as "backbone.".
+    Raises ValueError for a key with a dot.
     """
     first: dict = {}
     second: dict = {}
@@ -236,7 +237,7 @@ def overlay(tree: Tree, parts: Tree) -> Tree:
 
 
 def embed(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
-    """Returns a copy of `large` whose first entries along each axis are those of `small`, which has as many axes."""
+    """Returns a copy of `large` that begins with `small` along each axis. small: with as many axes, none longer."""
     copy = large.clone()
     copy[tuple(slice(size) for size in small.shape)] = small
     return copy

@@ -135,13 +135,13 @@ def test_map_matches_dicts_by_key_and_refuses_other_structures():
     assert numbers(tree.map(torch.add, first, second)) == {"a": 11, "b": [22]}
     one = torch.tensor(1)
     for other, words in (
-        ({"a": one}, r"a dict of \['a', 'b'\] in one tree, a dict of \['a'\] in another"),
+        ({"a": one}, r"map: dict of \['a', 'b'\] in one tree, dict of \['a'\] in another"),
         ({"a": one, "c": [one]}, r"another has no 'b'"),
-        ([1, 2], "a list of 2 in another"),
-        (one, "a Tensor in another"),
-        ({"a": one, "b": [one, one]}, "a list of 1 in one tree, a list of 2 in another"),
-        ({"a": one, "b": (one,)}, "a tuple of 1 in another"),
-        ({"a": one, "b": one}, "a Tensor in another"),
+        ([1, 2], "tree, list of 2 in another"),
+        (one, "tree, Tensor in another"),
+        ({"a": one, "b": [one, one]}, "map: list of 1 in one tree, list of 2 in another"),
+        ({"a": one, "b": (one,)}, "tree, tuple of 1 in another"),
+        ({"a": one, "b": one}, "tree, Tensor in another"),
     ):
         with pytest.raises(ValueError, match=words):
             tree.map(torch.add, first, other)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -55,6 +56,29 @@ def test_commit_is_unknown_without_git(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")  # git is asked in the folder above
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert measure.head() == "unknown"
+
+
+def test_commit_is_dirty_where_code_differs_and_not_where_a_table_does(monkeypatch, tmp_path):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], check=True, cwd=tmp_path, capture_output=True)
+
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "benchmarks/results")
+    for name in ("benchmarks/results/a.json", "package/a.py", "presets/a.toml", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    clean = measure.head()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "README.md").write_text("2")
+    (tmp_path / "benchmarks/results/a.json").write_text("2")
+    assert measure.head() == clean
+    for name in ("package/a.py", "presets/a.toml"):
+        (tmp_path / name).write_text("2")
+        assert measure.head() == f"{clean}-dirty"
+        (tmp_path / name).write_text("1")
 
 
 def test_table_is_aligned(capsys):
