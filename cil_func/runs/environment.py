@@ -17,7 +17,7 @@ def resolve(config: Config) -> Config:
     """
     device, precision = config.run.device, config.run.precision
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError('run.device: "cuda", and torch finds no CUDA device here; "auto" or "cpu" fits')
+        raise ConfigError('run.device: "cuda", and torch finds no CUDA device here; "cpu" fits')
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
