@@ -125,8 +125,8 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         return FoundRun(resolve(config))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
     here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}  # these may differ
-    began_on, device = stored.run.device, config.run.device
-    device = began_on if device == "auto" else device
+    began_on = stored.run.device
+    device = began_on if config.run.device == "auto" else config.run.device
     stored = stored.model_copy(
         update={
             "data": stored.data.model_copy(update=here),
@@ -139,8 +139,8 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
     if not moved_from:
         on_owned()
     loaded, problems = checkpoints.newest(directory / "checkpoints")
-    if device != began_on:
-        problems.append(f"the run goes on on {device}, and was on {began_on} before: its last digits are of neither alone")
+    if loaded and device != began_on:
+        problems.append(f"the run goes on on {device}, and was on {began_on} before: its last digits are of neither")
     if record.get("state") == "running":  # and yet this process has the lock
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not loaded:
@@ -154,7 +154,8 @@ def refuse_another_run(config: Config, directory: Path, *, where: str = "--out")
     config: the configuration that the command asks for. directory: the run directory, which may be missing.
     where: what the command calls the argument that names it, for messages.
     Raises ConfigError if the two differ in another key than data.path and run.device. An "auto" in `config` doesn't
-    differ from what it became in the run. Raises ConfigError if config.toml is missing and other files of a run are there.
+    differ from what it became in the run. Raises ConfigError if config.toml is missing and other files of a run are
+    there.
     """
     if not (directory / "config.toml").exists():
         marks = [name for name in MARKS if (directory / name).exists()]
@@ -181,8 +182,9 @@ def _differences(wanted: Config, stored: Config) -> dict[str, str]:
     became, and run.device and _OF_MACHINE are left out.
     """
     new, old = flat(wanted), flat(stored)
-    given_auto = ("run.precision", "data.increment", "data.storage")
-    resolved = {"run.device", *(f"data.{key}" for key in _OF_MACHINE), *(key for key in given_auto if new[key] == "auto")}
+    may_be_auto = ("run.precision", "data.increment", "data.storage")
+    resolved = {"run.device", *(f"data.{key}" for key in _OF_MACHINE)}
+    resolved |= {key for key in may_be_auto if new[key] == "auto"}
     if "data.increment" in resolved and not wanted.data.initial_increment:
         resolved.add("data.initial_increment")
     if wanted.model.weights:  # what isn't set has become the pretrained model's own

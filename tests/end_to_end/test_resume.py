@@ -106,6 +106,22 @@ def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
     assert "going on from phase 0, epoch 1, step 0, exemplars selected" in capsys.readouterr().out
 
 
+def test_a_run_goes_on_on_the_device_that_the_command_names(undisturbed, tmp_path, monkeypatch, capsys):
+    """The GPU that it began on, there is none here, is gone: as if it were resumed on another machine."""
+    directory = tmp_path / "run"
+    assert stopped_at(13, directory, monkeypatch) == 143
+    path, device = directory / "config.toml", config.load(str(directory / "config.toml")).run.device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path.write_text(path.read_text().replace(f'device = "{device}"', 'device = "cuda"'))
+    capsys.readouterr()
+    assert train.main([*FLAGS, "--set", "run.device=auto", "--out", str(directory)]) == 2
+    assert 'run.device: "cuda", and torch finds no CUDA device here; "cpu" fits' in capsys.readouterr().err
+    assert train.main([*FLAGS, "--set", "run.device=cpu", "--out", str(directory)]) == 0
+    told = capsys.readouterr()
+    assert "warning: the run goes on on cpu, and was on cuda before" in told.out + told.err
+    assert 'device = "cpu"' in path.read_text() and not real_runs.difference(directory, undisturbed)
+
+
 def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(
     undisturbed, tmp_path, monkeypatch, capsys, drawn
 ):
