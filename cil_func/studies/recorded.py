@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from cil_func import config as configuration
@@ -38,6 +39,20 @@ def of_row(row: Published) -> list[dict[str, Any]]:
 def ordered(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns entries by row: first those by the row's recipe, then the best average first."""
     return sorted(found, key=lambda each: (each["row"], bool(each["differs"]), -each["average"]))
+
+
+def grouped(found: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Returns entries in groups of one recipe on one device, whose runs differ in the seed and come in its order.
+
+    Groups of a row: first those by the row's recipe, then those of most runs, then the best mean first.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for each in sorted(found, key=lambda each: each["seed"]):
+        alike = [each[key] for key in ("row", "differs", "device", "precision")]
+        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(each)
+    return sorted(groups.values(), key=lambda runs: (
+        runs[0]["row"], bool(runs[0]["differs"]), -len(runs), -mean(run["average"] for run in runs)
+    ))  # fmt: skip
 
 
 def of_record(record: Mapping[str, Any], file: str) -> dict[str, Any] | None:
@@ -110,43 +125,62 @@ def _row_of(config: Config) -> Published | None:
     return None
 
 
-def markdown(recorded: Sequence[Mapping[str, Any]]) -> str:
+def markdown(recorded: Sequence[dict[str, Any]]) -> str:
     """Returns the table of recorded runs beside the published rows, as Markdown. recorded: as in recorded.json."""
-    titles = ("row", "published", "ours", "difference", "seed", "what differs in the recipe", "record")
+    titles = ("row", "published", "ours", "difference", "seeds", "what differs in the recipe", "record")
     lines = [titles, ("---",) * len(titles)]
-    for each in recorded:
-        row = published_rows.find(each["row"])
-        pairs = [(each["average"], row.average), (each["last"], row.last)]
+    for runs in grouped(recorded):
+        row = published_rows.find(runs[0]["row"])
+        pairs = [(mean(run[key] for run in runs), getattr(row, key)) for key in ("average", "last")]
         lines.append((
             f"`{row.name}`",
-            " / ".join(published_rows.number(value, row) for _, value in pairs),
-            " / ".join(number(ours) for ours, _ in pairs),
+            _published(row),
+            _ours(runs),
             " / ".join("-" if theirs is None else f"{ours - theirs:+z.1f}" for ours, theirs in pairs),
-            str(each["seed"]),
-            differing(each["differs"]),
-            f"`{each['record']}`",
+            _seeds(runs),
+            differing(runs[0]["differs"]),
+            ", ".join(f"`{run['record']}`" for run in runs),
         ))  # fmt: skip
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def markdown_of_presets(recorded: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of the runs that were trained by presets, as Markdown. recorded: as in recorded.json."""
-    titles = ("command", "published row", "published", "ours", "seed", "record")
-    lines = [titles, ("---",) * len(titles)]
-    for each in recorded:
-        if not each["preset"]:
-            continue
-        row = published_rows.find(each["row"])
-        theirs = (published_rows.number(value, row) for value in (row.average, row.last))
-        lines.append((
-            f"`python train.py --config {each['preset']}`",
+def markdown_of_presets(recorded: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of the runs by presets or by a row's own recipe, as Markdown. recorded: as in recorded.json.
+
+    One line a command: of its groups the one with most runs, then the best one.
+    """
+    titles = ("command", "published row", "published", "ours", "seeds", "records")
+    lines = {}
+    for runs in grouped([each for each in recorded if each["preset"] or not each["differs"]]):
+        row, preset = published_rows.find(runs[0]["row"]), runs[0]["preset"]
+        command = f"train.py --config {preset}" if preset else f"-m cil_func reproduce {row.name}"
+        lines.setdefault(command, (
+            f"`python {command}`",
             f"`{row.name}`",
-            " / ".join(theirs),
-            f"{number(each['average'])} / {number(each['last'])}",
-            str(each["seed"]),
-            f"[`{each['record']}`](benchmarks/results/{each['record']})",
+            _published(row),
+            _ours(runs),
+            _seeds(runs),
+            ", ".join(f"[`{run['record']}`](benchmarks/results/{run['record']})" for run in runs),
         ))  # fmt: skip
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    table = [titles, ("---",) * len(titles), *lines.values()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n"
+
+
+def _published(row: Published) -> str:
+    return " / ".join(published_rows.number(value, row) for value in (row.average, row.last))
+
+
+def _ours(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Returns "average / last" of a group of runs, each with the deviation of a sample if there are several."""
+
+    def text(values: Sequence[float]) -> str:
+        return number(mean(values)) + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+    return " / ".join(text([run[key] for run in runs]) for key in ("average", "last"))
+
+
+def _seeds(runs: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(run["seed"]) for run in runs)
 
 
 def differing(differs: Mapping[str, Sequence[Any]]) -> str:

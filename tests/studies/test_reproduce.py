@@ -78,12 +78,30 @@ def test_a_record_by_the_rows_own_recipe_differs_in_nothing():
     }  # fmt: skip
     entry = recorded.of_record({"figures": figures, "conditions": conditions}, "x.json")
     assert (entry["row"], entry["differs"], entry["seed"]) == ("icarl-b50-10", {}, 4)
-    assert "| `icarl-b50-10` | 61.1 / 52.0 | 61.1 / 52.5 | +0.0 / +0.5 | 4 | nothing | `x.json` |" in recorded.markdown(
-        [entry]
-    )
+    line = "| `icarl-b50-10` | 61.1 / 52.0 | 61.1 / 52.5 | +0.0 / +0.5 | 4 | nothing | `x.json` |"
+    assert line in recorded.markdown([entry])
     conditions["config"] = config.to_dict(config.load("digits"))
     assert recorded.of_record({"figures": figures, "conditions": conditions}, "x.json") is None
     assert recorded.of_record({"figures": {"step": 1}, "conditions": {}}, "x.json") is None
+
+
+def test_runs_that_differ_in_the_seed_are_one_line():
+    """Of one device: the deviation is that of the seeds. 60, 62 and 64: 62 ± 2."""
+    one = {
+        "row": "wa-b50-10", "record": "a", "average": 60.0, "last": 50.0, "seed": 0, "device": "cpu",
+        "precision": "float32", "preset": "cifar-fast", "differs": {"method.kd_weight": [2.0, 4.0]},
+    }  # fmt: skip
+    other = one | {"record": "d", "device": "a GPU", "average": 65.0}
+    own = one | {"record": "e", "average": 30.0, "differs": {}, "preset": ""}
+    runs = [other, own, *(one | {"record": name, "average": average, "seed": seed}
+                          for name, average, seed in (("c", 64.0, 2), ("b", 62.0, 1))), one]  # fmt: skip
+    assert [[each["record"] for each in group] for group in recorded.grouped(runs)] == [["e"], ["a", "b", "c"], ["d"]]
+    *_, line, _ = recorded.markdown(runs).splitlines()
+    assert "| 62.0 ± 2.0 / 50.0 ± 0.0 | -2.2 / -6.0 | 0, 1, 2 | `method.kd_weight` 2.0 -> 4.0 | `a`, `b`, `c` |" in line
+    _, _, *lines = recorded.markdown_of_presets([*runs, own | {"row": "replay-b50-10", "last": 40.0}]).splitlines()
+    replay, wa, fast = lines  # one a command: of its devices the one with most runs
+    assert "`python -m cil_func reproduce replay-b50-10`" in replay and "reproduce wa-b50-10`" in wa
+    assert "`python train.py --config cifar-fast`" in fast and "| 62.0 ± 2.0 / 50.0 ± 0.0 | 0, 1, 2 | [`a`]" in fast
 
 
 def test_the_list_shows_numbers_uncertainty_sources_and_what_is_recorded(capsys):
