@@ -27,7 +27,7 @@ class FoundRun(NamedTuple):
     """What `read_directory` has found.
 
     config: the configuration of the run, with device and precision resolved; if the directory holds a run, the stored
-    one, with the data.path that the command gives, and its run.device unless that is "auto".
+    one, with the data.path that the command gives, and its run.device unless that is "auto": then the checkpoint's.
     finished: whether the run in the directory is finished; then no checkpoint is loaded.
     checkpoint: the newest valid one, from which the run goes on; None if there is none, as in a new directory.
     problems: what was wrong with newer checkpoints or the last attempt, one line each.
@@ -125,27 +125,24 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         return FoundRun(resolve(config))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
     here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}  # these may differ
-    began_on = stored.run.device
-    device = began_on if config.run.device == "auto" else config.run.device
-    stored = stored.model_copy(
-        update={
-            "data": stored.data.model_copy(update=here),
-            "run": stored.run.model_copy(update={"device": device}),
-        }
-    )
+    stored = stored.model_copy(update={"data": stored.data.model_copy(update=here)})
     record, has_results = status.read(directory), (directory / "results.json").exists()
     if record.get("state") == "finished" and has_results:
         return FoundRun(stored, finished=True, moved_from=moved_from)
     if not moved_from:
         on_owned()
     loaded, problems = checkpoints.newest(directory / "checkpoints")
-    if loaded and device != began_on:
-        problems.append(f"the run goes on on {device}, and was on {began_on} before: its last digits are of neither")
+    before = loaded.record.get("device", stored.run.device) if loaded else stored.run.device
+    device = before if config.run.device == "auto" else config.run.device
+    if loaded and device != before:
+        problems.append(f"trained on {before} so far, from now on {device}: the last digits will be of neither alone")
     if record.get("state") == "running":  # and yet this process has the lock
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not loaded:
         problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
-    return FoundRun(resolve(stored), checkpoint=loaded, problems=tuple(problems), moved_from=moved_from)
+    stored = stored.model_copy(update={"run": stored.run.model_copy(update={"device": device})})
+    resolved = resolve(stored, way_out=f"--set run.device=cpu --out {directory} goes on without one")
+    return FoundRun(resolved, checkpoint=loaded, problems=tuple(problems), moved_from=moved_from)
 
 
 def refuse_another_run(config: Config, directory: Path, *, where: str = "--out") -> Config | None:
@@ -153,9 +150,9 @@ def refuse_another_run(config: Config, directory: Path, *, where: str = "--out")
 
     config: the configuration that the command asks for. directory: the run directory, which may be missing.
     where: what the command calls the argument that names it, for messages.
-    Raises ConfigError if the two differ in another key than data.path and run.device. An "auto" in `config` doesn't
-    differ from what it became in the run. Raises ConfigError if config.toml is missing and other files of a run are
-    there.
+    Raises ConfigError if the two differ in another key than data.path, and run.device if the run is not finished. An
+    "auto" in `config` doesn't differ from what it became in the run. Raises ConfigError if config.toml is missing and
+    other files of a run are there.
     """
     if not (directory / "config.toml").exists():
         marks = [name for name in MARKS if (directory / name).exists()]
@@ -167,6 +164,8 @@ def refuse_another_run(config: Config, directory: Path, *, where: str = "--out")
         return None
     stored = configuration.load(str(directory / "config.toml"))
     differing = _differences(config, stored)
+    if status.read(directory).get("state") != "finished":
+        differing.pop("run.device", None)
     if set(differing) - {"data.path"}:
         lines = ", ".join(differing.values())
         raise ConfigError(
@@ -179,12 +178,11 @@ def _differences(wanted: Config, stored: Config) -> dict[str, str]:
     """Returns {dotted key: "KEY is VALUE there and VALUE here"} of the keys in which two configurations differ.
 
     wanted: the command's, "here". stored: the run's, "there". An "auto" of `wanted` is not different from what it
-    became, and run.device and _OF_MACHINE are left out.
+    became, and _OF_MACHINE is left out.
     """
     new, old = flat(wanted), flat(stored)
-    may_be_auto = ("run.precision", "data.increment", "data.storage")
-    resolved = {"run.device", *(f"data.{key}" for key in _OF_MACHINE)}
-    resolved |= {key for key in may_be_auto if new[key] == "auto"}
+    given_auto = ("run.device", "run.precision", "data.increment", "data.storage")
+    resolved = {f"data.{key}" for key in _OF_MACHINE} | {key for key in given_auto if new[key] == "auto"}
     if "data.increment" in resolved and not wanted.data.initial_increment:
         resolved.add("data.initial_increment")
     if wanted.model.weights:  # what isn't set has become the pretrained model's own

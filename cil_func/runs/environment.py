@@ -10,14 +10,15 @@ from cil_func.errors import ConfigError
 from cil_func.training import runners
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, *, way_out: str = '"auto" or "cpu" fits') -> Config:
     """Returns the configuration with run.device and run.precision set to what "auto" means on this machine.
 
-    Values other than "auto" stay. Raises ConfigError for device "cuda" where torch finds no GPU.
+    Values other than "auto" stay. Raises ConfigError for device "cuda" where torch finds no GPU; way_out: what its line
+    says to do.
     """
     device, precision = config.run.device, config.run.precision
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError('run.device: "cuda", and torch finds no CUDA device here; "cpu" fits')
+        raise ConfigError(f'run.device: "cuda", and torch finds no CUDA device here; {way_out}')
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":

@@ -17,8 +17,9 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
     """Returns the configuration of a run that goes on from the finished run in `directory` with new classes.
 
     overrides: those of the command, see `config.load`; data.path has to be among them. Everything else is as it was in
-    the finished run, but for these: data.* is about the new classes alone, which come sorted by name and in one phase
-    unless the overrides say otherwise, and are normalised by the finished run's mean and deviation.
+    the finished run, but for these: the device is this machine's. data.* is about the new classes alone, which come
+    sorted by name and in one phase unless the overrides say otherwise, and are normalised by the finished run's mean
+    and deviation.
     Raises ConfigError if the directory holds no finished run, or if an override can't hold for its model.
     """
     told = _described(directory)
@@ -39,6 +40,7 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
         f"run.extends={json.dumps(str(directory.resolve()))}", "data.initial_increment=0", "data.increment=auto",
         "data.class_order=sorted", "data.validation=0", "data.tests_on=test", "data.storage=auto", "data.subset=",
         f"data.mean={before['mean']}", f"data.std={before['std']}", f"run.precision={told['precision']}",
+        "run.device=auto",
     ]  # fmt: skip
     config = configuration.load(str(path), [*given, *overrides])
     sides = {*before["image_size"]} if before["resize"] else set()  # images that aren't square are never resized

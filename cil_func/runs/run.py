@@ -182,7 +182,9 @@ def _train(
         every_seconds=ready.config.checkpoint.every_seconds,
         number=loaded.number + 1 if loaded else 0,
         begun=progress[0] if loaded else None,
-        extra=lambda: {"log_bytes": record.log_bytes(), "data": ready.fingerprint},
+        extra=lambda: {
+            "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device
+        },
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )
     with saver:

@@ -4,6 +4,7 @@ The records themselves, with all conditions, are in benchmarks/results/, which a
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -42,14 +43,17 @@ def ordered(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def grouped(found: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Returns entries in groups of one recipe on one device, whose runs differ in the seed and come in its order.
+    """Returns entries in groups of one recipe on one device, of one run a seed, in the order of seeds.
 
     Groups of a row: first those by the row's recipe, then those of most runs, then the best mean first.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
+    repeats: Counter[str] = Counter()
     for each in sorted(found, key=lambda each: each["seed"]):
-        alike = [each[key] for key in ("row", "differs", "device", "precision")]
-        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(each)
+        alike = json.dumps([each[key] for key in ("row", "differs", "device", "precision")], sort_keys=True)
+        run = f"{alike}, seed {each['seed']}"
+        groups.setdefault(f"{alike}, run {repeats[run]} of a seed", []).append(each)
+        repeats[run] += 1
     return sorted(groups.values(), key=lambda runs: (
         runs[0]["row"], bool(runs[0]["differs"]), -len(runs), -mean(run["average"] for run in runs)
     ))  # fmt: skip
@@ -127,7 +131,7 @@ def _row_of(config: Config) -> Published | None:
 
 def markdown(recorded: Sequence[dict[str, Any]]) -> str:
     """Returns the table of recorded runs beside the published rows, as Markdown. recorded: as in recorded.json."""
-    titles = ("row", "published", "ours", "difference", "seeds", "what differs in the recipe", "record")
+    titles = ("row", "published", "ours", "difference", "seeds", "what differs in the recipe", "records")
     lines = [titles, ("---",) * len(titles)]
     for runs in grouped(recorded):
         row = published_rows.find(runs[0]["row"])
@@ -147,11 +151,14 @@ def markdown(recorded: Sequence[dict[str, Any]]) -> str:
 def markdown_of_presets(recorded: Sequence[dict[str, Any]]) -> str:
     """Returns the table of the runs by presets or by a row's own recipe, as Markdown. recorded: as in recorded.json.
 
-    One line a command: of its groups the one with most runs, then the best one.
+    One line a command: of its groups the one with most runs, then the one whose record comes first by name.
     """
     titles = ("command", "published row", "published", "ours", "seeds", "records")
-    lines = {}
-    for runs in grouped([each for each in recorded if each["preset"] or not each["differs"]]):
+    lines: dict[str, tuple[str, ...]] = {}
+    groups = grouped([each for each in recorded if each["preset"] or not each["differs"]])
+    for runs in sorted(groups, key=lambda runs: (
+        runs[0]["row"], bool(runs[0]["differs"]), -len(runs), runs[0]["record"]
+    )):  # fmt: skip
         row, preset = published_rows.find(runs[0]["row"]), runs[0]["preset"]
         command = f"train.py --config {preset}" if preset else f"-m cil_func reproduce {row.name}"
         lines.setdefault(command, (

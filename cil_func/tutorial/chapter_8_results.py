@@ -174,8 +174,8 @@ show(
 # number. Each run of this package keeps its whole configuration, versions, seed and class order in `results.json`.
 #
 # A recorded run of ours, on the B50 protocol, with a schedule of a sixth of the published length. It reaches the published
-# numbers by more augmentation than they had, one light operation of RandAugment for each image, which is one more reason
-# to print it:
+# numbers by a recipe of its own, with a light operation of RandAugment on each image that theirs doesn't have: one more
+# reason to print the recipe beside the number.
 
 # %%
 path = RECORDS / "cifar-fast-cuda.json"

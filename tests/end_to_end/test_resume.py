@@ -20,8 +20,8 @@ import torch
 import train
 from benchmarks.reliability_helpers import real_runs, train_with_fault
 from cil_func import config, experiment, tree
-from cil_func.errors import DataError, DiskError
-from cil_func.runs import checkpoints, counting, files, saver, setup
+from cil_func.errors import ConfigError, DataError, DiskError
+from cil_func.runs import checkpoints, counting, files, planning, saver, setup
 from cil_func.training import step
 from cil_func.training.preprocess import Preprocess
 
@@ -106,20 +106,36 @@ def test_exemplars_that_were_selected_before_the_stop_are_not_selected_again(
     assert "going on from phase 0, epoch 1, step 0, exemplars selected" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU the run is trained on it")
 def test_a_run_goes_on_on_the_device_that_the_command_names(undisturbed, tmp_path, monkeypatch, capsys):
-    """The GPU that it began on, there is none here, is gone: as if it were resumed on another machine."""
-    directory = tmp_path / "run"
+    """As if its checkpoint were of a GPU that is gone. A try that saves nothing, on a CPU, doesn't change that."""
+    directory, newest, told = tmp_path / "run", checkpoints.newest, "trained on cuda so far, from now on cpu"
     assert stopped_at(13, directory, monkeypatch) == 143
-    path, device = directory / "config.toml", config.load(str(directory / "config.toml")).run.device
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    path.write_text(path.read_text().replace(f'device = "{device}"', 'device = "cuda"'))
-    capsys.readouterr()
-    assert train.main([*FLAGS, "--set", "run.device=auto", "--out", str(directory)]) == 2
-    assert 'run.device: "cuda", and torch finds no CUDA device here; "cpu" fits' in capsys.readouterr().err
-    assert train.main([*FLAGS, "--set", "run.device=cpu", "--out", str(directory)]) == 0
-    told = capsys.readouterr()
-    assert "warning: the run goes on on cpu, and was on cuda before" in told.out + told.err
-    assert 'device = "cpu"' in path.read_text() and not real_runs.difference(directory, undisturbed)
+
+    def of_a_gpu(folder):
+        loaded, problems = newest(folder)
+        loaded.record["device"] = "cuda"
+        return loaded, problems
+
+    def run(device: str) -> int:
+        capsys.readouterr()
+        return train.main([*FLAGS, "--set", f"run.device={device}", "--out", str(directory)])
+
+    monkeypatch.setattr(checkpoints, "newest", of_a_gpu)
+    assert run("auto") == 2 and f"--set run.device=cpu --out {directory} goes on without" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "check", lambda ready: (_ for _ in ()).throw(ConfigError("no memory")))
+        assert run("cpu") == 2 and "no memory" in capsys.readouterr().err
+    assert run("auto") == 2 and "finds no CUDA device" in capsys.readouterr().err
+    assert run("cpu") == 0 and told in capsys.readouterr().out
+    assert told in (directory / "metrics.jsonl").read_text() and not real_runs.difference(directory, undisturbed)
+    assert 'device = "cpu"' in (directory / "config.toml").read_text()
+    assert run("cuda") == 2 and 'run.device is "cpu" there and "cuda" here' in capsys.readouterr().err  # it is finished
+
+
+def test_a_checkpoint_says_on_which_device_it_was_trained(undisturbed):
+    found, _ = checkpoints.newest(undisturbed / "checkpoints")
+    assert found.record["device"] == config.load(str(undisturbed / "config.toml")).run.device in ("cpu", "cuda")
 
 
 def test_files_that_are_deleted_while_a_run_goes_on_are_written_again(
