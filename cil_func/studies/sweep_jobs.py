@@ -84,8 +84,9 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
 
 
 def _how(status: int, log: Path) -> str:
-    """Returns how a job has ended, with the last line that it printed if it failed."""
+    """Returns how a job has ended, with the last line that it printed if it is not finished."""
     if status == 0:
         return "finished"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
-    return f"failed with exit status {status}: {lines[-1].strip()}; see {log}"
+    how = "stopped" if status - 128 in _STOPS else "failed"  # a signal sent to that process alone
+    return f"{how} with exit status {status}: {lines[-1].strip()}; see {log}"

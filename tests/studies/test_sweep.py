@@ -144,6 +144,14 @@ def test_a_signal_reaches_the_runs_and_the_command_says_that_it_goes_on(tmp_path
     assert process.returncode == 143 and "the same command goes on" in said
 
 
+def test_a_run_that_was_stopped_has_not_failed(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("phase 0\ntrain.py: stopped by SIGTERM and saved; the same command goes on from there\n")
+    for status, word in ((143, "stopped"), (130, "stopped"), (-9, "failed"), (2, "failed"), (1, "failed")):
+        how = sweep_jobs._how(status, log)
+        assert how == f"{word} with exit status {status}: {log.read_text().splitlines()[1]}; see {log}"
+
+
 def test_jobs_are_at_most_so_many_at_once(tmp_path, monkeypatch):
     most, now = [], []
 
