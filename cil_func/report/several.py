@@ -91,13 +91,17 @@ def _spreads(group: Group) -> list[Spread | None]:
 
 def rows_of(groups: Sequence[Group], *, plus_minus: str = " ± ") -> list[list[str]]:
     """Returns a row of text for each group: its name, the number of runs, and each figure as "mean ± deviation"."""
+    return [
+        [group.name, str(len(group.runs)), *(text(each, plus_minus=plus_minus) for each in _spreads(group))]
+        for group in groups
+    ]
 
-    def cell(found: Spread | None) -> str:
-        if found is None or found.deviation is None:
-            return "-" if found is None else tables.number(found.mean)
-        return f"{tables.number(found.mean)}{plus_minus}{tables.number(found.deviation)}"
 
-    return [[group.name, str(len(group.runs)), *map(cell, _spreads(group))] for group in groups]
+def text(found: Spread | None, *, plus_minus: str = " ± ") -> str:
+    """Returns "mean ± deviation" with one decimal; the mean alone where there is no deviation, "-" for None."""
+    if found is None or found.deviation is None:
+        return "-" if found is None else tables.number(found.mean)
+    return f"{tables.number(found.mean)}{plus_minus}{tables.number(found.deviation)}"
 
 
 _TITLES = ("method", "runs", *(title for _, title in _FIGURES))

@@ -135,7 +135,7 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
     before = loaded.record.get("device", stored.run.device) if loaded else stored.run.device
     device = before if config.run.device == "auto" else config.run.device
     if loaded and device != before:
-        problems.append(f"trained on {before} so far, from now on {device}: the last digits will be of neither alone")
+        problems.append(f"trained on {before} so far, from now on {device}: the results are those of neither alone")
     if record.get("state") == "running":  # and yet this process has the lock
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not loaded:

@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean
 from typing import Any
 
 from cil_func import config as configuration
 from cil_func.config import Config
-from cil_func.report import published
+from cil_func.report import published, several
 from cil_func.report.published import Published
-from cil_func.report.tables import number
 from cil_func.studies import published_rows
 from cil_func.studies.differences import differences
 
@@ -55,7 +54,7 @@ def grouped(found: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         groups.setdefault(f"{alike}, run {repeats[run]} of a seed", []).append(each)
         repeats[run] += 1
     return sorted(groups.values(), key=lambda runs: (
-        runs[0]["row"], bool(runs[0]["differs"]), -len(runs), -mean(run["average"] for run in runs)
+        runs[0]["row"], bool(runs[0]["differs"]), -len(runs), -fmean(run["average"] for run in runs)
     ))  # fmt: skip
 
 
@@ -135,7 +134,7 @@ def markdown(recorded: Sequence[dict[str, Any]]) -> str:
     lines = [titles, ("---",) * len(titles)]
     for runs in grouped(recorded):
         row = published_rows.find(runs[0]["row"])
-        pairs = [(mean(run[key] for run in runs), getattr(row, key)) for key in ("average", "last")]
+        pairs = [(fmean(run[key] for run in runs), getattr(row, key)) for key in ("average", "last")]
         lines.append((
             f"`{row.name}`",
             _published(row),
@@ -179,11 +178,7 @@ def _published(row: Published) -> str:
 
 def _ours(runs: Sequence[Mapping[str, Any]]) -> str:
     """Returns "average / last" of a group of runs, each with the deviation of a sample if there are several."""
-
-    def text(values: Sequence[float]) -> str:
-        return number(mean(values)) + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-    return " / ".join(text([run[key] for run in runs]) for key in ("average", "last"))
+    return " / ".join(several.text(several.spread([run[key] for run in runs])) for key in ("average", "last"))
 
 
 def _seeds(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import interrupts
@@ -51,7 +52,7 @@ def run(images, directory, *more):
 
 
 def extend(old, images, directory, *more):
-    flags = [flag for word in (f"data.path={images}", *more) for flag in ("--set", word)]
+    flags = [flag for word in (f"data.path={images}", "run.device=cpu", *more) for flag in ("--set", word)]
     return train.main(["--extend", str(old), *flags, "--out", str(directory)])
 
 
@@ -145,6 +146,15 @@ def test_the_new_run_is_whole_and_the_old_one_untouched(base, names, folders, tm
     assert [each["run"] for each in lineage["phases"]] == [str(base / "old")] * 2 + [""]
     assert [each["exemplars"] for each in lineage["phases"]] == [4] * 3  # 12 // 6 for each of two classes
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (base / "new/model.safetensors").read_bytes()
+
+
+def test_it_is_trained_on_the_device_of_this_machine_and_not_on_that_of_the_old_run(base, folders, tmp_path):
+    """Months later it may be another machine: the old run's GPU is not asked for."""
+    old, new = shutil.copytree(base / "old", tmp_path / "old"), json.dumps(str(folders["new"]))
+    text = (old / "config.toml").read_text()
+    (old / "config.toml").write_text(re.sub('^device = ".*"$', 'device = "cuda"', text, flags=re.MULTILINE))
+    assert extension_config.of_run(old, [f"data.path={new}"]).run.device == "auto"
+    assert extension_config.of_run(old, [f"data.path={new}", "run.device=cpu"]).run.device == "cpu"
 
 
 def test_without_the_old_data_some_exemplars_are_kept_for_tests(base, folders, tmp_path):
