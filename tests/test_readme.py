@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from ast import literal_eval
 from dataclasses import MISSING
 from inspect import signature
 from pathlib import Path
@@ -79,6 +80,17 @@ def test_all_presets_are_listed():
     firsts = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("|")]
     listed = re.findall(r"`([\w-]+)\.toml`", "".join(firsts))
     assert sorted(listed) == config.presets()
+
+
+def test_the_table_of_fields_names_each_with_its_default():
+    """One row may name two fields."""
+    table = METHODS.partition("### The fields of the record")[2].partition("\n\nWhat a loss")[0]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]+) \|", table, re.MULTILINE)
+    listed = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    fields = {each.name: each.default for each in dataclasses.fields(methods.Method)}
+    assert set(listed) == set(fields)
+    quoted = {name: literal_eval(text[1:-1]) for name, text in listed.items() if re.fullmatch("`[^`]+`", text)}
+    assert len(quoted) > 10 and quoted == {name: fields[name] for name in quoted}
 
 
 def test_the_recipes_called_wa_are_those_of_the_chapter():

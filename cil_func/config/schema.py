@@ -217,7 +217,7 @@ class PhaseOptim(Table):
     batch_size: values.Images = 128
     "Images a batch, of all devices together."
     accumulate: values.Positive = 1
-    "Number of batches whose gradients are added up before an update; with more than 1, a batch is whole norm groups."
+    "Into how many parts a batch is cut, whose gradients are added up for one update; each part is whole norm groups."
     norm_batch: values.Zero | values.Images = 0
     "Number of images that share batch norm's statistics. 0: the whole batch."
     learning_rate: Annotated[float, Interval(gt=0)] = 0.1

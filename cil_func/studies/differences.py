@@ -8,6 +8,8 @@ from typing import Any
 
 from cil_func.config import Config, effects, explain
 from cil_func.config.flat import flat
+from cil_func.report import published
+from cil_func.studies import published_rows
 
 _WORTH = Path(__file__).with_name("worth.toml")
 
@@ -58,9 +60,9 @@ def _entries() -> list[dict[str, Any]]:
 
 def _text(entry: Mapping[str, Any], a: Any, b: Any) -> str:
     """Returns the text of an entry of worth.toml if it holds for the values a and b, else ""."""
-    if "values" in entry:
-        table = entry["values"]
-        pair = [f"{value} {table[value]}" for value in (a, b) if value in table]
+    if "protocol" in entry:
+        rows = [row for method in (a, b) if (row := published.of_method(entry["protocol"], method))]
+        pair = [f"{row.method} {published_rows.numbers(row)}" for row in rows]
         return f"{entry['setting']}: {', '.join(pair)}" if len(pair) == 2 else ""
     if "one" in entry and (a in entry["one"]) == (b in entry["one"]):
         return ""

@@ -23,7 +23,7 @@ from cil_func.report import published
 from cil_func.runs import load_data
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import known_size, network_of
-from cil_func.studies import numbers_by_method
+from cil_func.studies import numbers_by_method, published_rows
 
 NAME = "methods"
 CLASSES = {"digits": 10, "cifar100": 100, "imagenet100": 100, "imagenet1000": 1000, "cub200": 200, "core50": 50}
@@ -37,7 +37,8 @@ class Row:
 
     name: its name. does: the first line of its file, with its source. kept: see `memory.in_bytes`, after the last
     phase; None if the network can't be made. keeps: that in words. needs: what it needs besides. published: average /
-    last and where they stand, in words; None if there are none. ours: the same of runs that are recorded.
+    last, ~ before uncertain ones, and where they stand, in words; None if there are none. ours:
+    the same of runs that are recorded.
     """
 
     name: str
@@ -112,7 +113,7 @@ def _row(name: str, config: Config, sizes: list[int], size: tuple[int, int], our
         kept=kept,
         keeps=_keeps(method, kept, sizes),
         needs=", ".join(_needs(method)) or "-",
-        published=f"{_pair(theirs.average, theirs.last)}, {theirs.source}" if theirs else None,
+        published=f"{published_rows.numbers(theirs)}, {theirs.source}" if theirs else None,
         ours=ours,
     )
 
@@ -154,10 +155,6 @@ def _needs(method: Method) -> list[str]:
     needs += [f"{method.views} views of each image"] if method.views > 1 else []
     needs += ["two classes a phase"] if method.fault_of([2, 1]) else []
     return needs + [f"the stage {name}" for name in stages]
-
-
-def _pair(average: float | None, last: float | None) -> str:
-    return " / ".join("-" if value is None else f"{value:.1f}" for value in (average, last))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -55,6 +55,11 @@ def config_of(row: Published, more: Sequence[str] = ()) -> Config:
     return configuration.load(row.preset, [*settings_of(row), *more])
 
 
+def numbers(row: Published) -> str:
+    """Returns average and last accuracy of a published row as text: "~67.0 / ~52.2". See `number`."""
+    return " / ".join(number(value, row) for value in (row.average, row.last))
+
+
 def number(value: float | None, row: Published) -> str:
     """Returns a published number as text: "64.2", "~64.2" if it is uncertain, "-" if it isn't known."""
     return "-" if value is None else "~" * row.uncertain + f"{value:.1f}"

@@ -137,7 +137,7 @@ def markdown(recorded: Sequence[dict[str, Any]]) -> str:
         pairs = [(fmean(run[key] for run in runs), getattr(row, key)) for key in ("average", "last")]
         lines.append((
             f"`{row.name}`",
-            _published(row),
+            published_rows.numbers(row),
             _ours(runs),
             " / ".join("-" if theirs is None else f"{ours - theirs:+z.1f}" for ours, theirs in pairs),
             _seeds(runs),
@@ -163,17 +163,13 @@ def markdown_of_presets(recorded: Sequence[dict[str, Any]]) -> str:
         lines.setdefault(command, (
             f"`python {command}`",
             f"`{row.name}`",
-            _published(row),
+            published_rows.numbers(row),
             _ours(runs),
             _seeds(runs),
             ", ".join(f"[`{run['record']}`](benchmarks/results/{run['record']})" for run in runs),
         ))  # fmt: skip
     table = [titles, ("---",) * len(titles), *lines.values()]
     return "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n"
-
-
-def _published(row: Published) -> str:
-    return " / ".join(published_rows.number(value, row) for value in (row.average, row.last))
 
 
 def _ours(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -159,8 +159,8 @@ show(
 #
 # | rule | keys | files that have it |
 # | --- | --- | --- |
-# | convex | `method.kd_combination=convex`, `method.kd_weight=dynamic` | `cifar.toml`, `cifar-b0-10.toml`; and what a file leaves out |
-# | sum, CE + 2 KD | `method.kd_combination=sum`, `method.kd_weight=2` | `digits.toml` (`train.py` without flags), `folder.toml`, `cifar-survey.toml`; in `cifar-fast.toml` the weight is 4 |
+# | convex | `method.kd_combination=convex`, `method.kd_weight=dynamic` | `cifar.toml`, `cifar-b0-10.toml`, `imagenet1000.toml`; and what a file leaves out |
+# | sum, CE + 2 KD | `method.kd_combination=sum`, `method.kd_weight=2` | `digits.toml` (`train.py` without flags), `folder.toml`, `cifar-survey.toml`, `imagenet100.toml`, `imagenet100-b0-10.toml`, `cub200.toml`; in `cifar-fast.toml` the weight is 4 |
 #
 # `--set` changes a file's rule:
 #

@@ -173,7 +173,7 @@ show(
 # A choice of augmentation moves a number three times as far as the step from iCaRL to WA. So print it beside every
 # number. Each run of this package keeps its whole configuration, versions, seed and class order in `results.json`.
 #
-# A recorded run of ours, on the B50 protocol, with a schedule of a sixth of the published length. It reaches the published
+# A recorded run of ours, on the B50 protocol, with a schedule of less than a fifth of the published length. It reaches the published
 # numbers by a recipe of its own, with a light operation of RandAugment on each image that theirs doesn't have: one more
 # reason to print the recipe beside the number.
 
