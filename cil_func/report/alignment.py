@@ -45,7 +45,7 @@ def shares(results: Results) -> "Figure | None":
     axes.bar([x + 0.2 * aligned for x in xs], after, 0.38, color=BLUE, label="after aligning" if aligned else "share")
     fair = [float("nan") if row.get("fair_share") is None else 100 * row["fair_share"] for row in rows]
     axes.hlines(fair, [x - 0.45 for x in xs], [x + 0.45 for x in xs], color=ORANGE, linewidth=2.5,
-                label="fair: share of the test images")  # fmt: skip
+                label="fair: share of the images")  # fmt: skip
     stride = -(-len(rows) // MOST_TICKS)
     axes.set_xticks(list(xs)[::stride], [str(row["phase"]) for row in rows][::stride])
     top = max(before + after + [share for share in fair if share == share])

@@ -63,7 +63,7 @@ def confusion(results: Results, log: Events) -> "Figure | None":
                       color="white" if value > 35 else "black")  # fmt: skip
     _mark_both(axes, results)
     axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axes, ticks=[0, 1, 5, 20, 50, 100], label="% of the class's test images",
+    figure.colorbar(image, ax=axes, ticks=[0, 1, 5, 20, 50, 100], label="% of the class's images",
                     fraction=0.046, pad=0.03)  # fmt: skip
     axes.set_title(tables.title(results), fontsize=10)
     return figure

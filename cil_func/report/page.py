@@ -14,7 +14,7 @@ FILE = "report.html"
 _METHODS = ("replay", "finetune")  # what a method is compared with first
 
 _CAPTIONS = {
-    "accuracy.svg": "Top-1 accuracy on the test images of all classes seen so far. A method that forgets falls faster.",
+    "accuracy.svg": "Top-1 accuracy on all classes seen so far. A method that forgets falls faster.",
     "matrix.svg": "Row i, column j: accuracy on the classes of phase j after phase i. Reading a column downwards shows "
     "how these classes are forgotten.",
     "forgetting.svg": "The columns of the matrix as lines, and what the classes of each phase have lost at the end.",

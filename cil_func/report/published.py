@@ -66,7 +66,8 @@ def protocol_of(results: Results) -> str | None:
     """Returns the name of the published protocol that a finished run follows, such as "B50 inc 10"; None if none.
 
     results: the content of results.json. Data, class order, phases, backbone and number of exemplars have to be those
-    of the protocol; a method without a memory needs no exemplars. The training's recipe may differ.
+    of the protocol, and the measured images the test images; a method without a memory needs no exemplars. The
+    training's recipe may differ.
     """
     with_memory = any(row.get("memory_size") for row in results["phases"])
     return protocol(results.get("config") or {}, phase_sizes(results), with_memory=with_memory)
@@ -77,6 +78,8 @@ def protocol(config: Mapping[str, Any], sizes: Sequence[int], *, with_memory: bo
 
     config: {table: {key: value}}. sizes: how many classes each phase brings. with_memory: whether exemplars are kept.
     """
+    if (config.get("data") or {}).get("tests_on", "test") != "test":  # older results have no such key
+        return None
     for key, value in _COMMON.items():
         table, _, name = key.partition(".")
         if (with_memory or table != "memory") and (config.get(table) or {}).get(name) != value:

@@ -55,7 +55,7 @@ def _seconds(row: Row) -> str:
 COLUMNS = (
     Column("phase", 5, lambda row: str(row.get("phase", "-"))),
     Column("seen", 4, lambda row: str(row.get("classes_seen", "-")), "number of classes learned so far"),
-    Column("all", 5, lambda row: number(row.get("top1")), "accuracy on the test images of all classes seen, %"),
+    Column("all", 5, lambda row: number(row.get("top1")), "accuracy on all classes seen, %"),
     Column("old", 5, lambda row: number(row.get("old_top1")), "accuracy on the classes of earlier phases, %"),
     Column("new", 5, lambda row: number(row.get("new_top1")), "accuracy on the classes of this phase, %"),
     Column("bal", 5, lambda row: number(row.get("balanced_top1")), "balanced: mean of the classes' accuracies, %"),
@@ -63,7 +63,7 @@ COLUMNS = (
     Column("means", 5, lambda row: number(row.get("nme_top1")), "accuracy if the nearest class mean decides (NME), %"),
     Column("gamma", 5, lambda row: number(row.get("gamma"), 3), "factor by which aligning scaled the new classes"),
     Column("named new", 13, _new_share, "predictions that name a new class, before -> after aligning, %"),
-    Column("fair", 5, lambda row: percent(row.get("fair_share")), "test images that are of a new class, %"),
+    Column("fair", 5, lambda row: percent(row.get("fair_share")), "images that are of a new class, %"),
     Column("sec", 5, _seconds, "seconds that the phase took"),
 )  # fmt: skip
 

@@ -27,7 +27,8 @@ class FoundRun(NamedTuple):
     """What `read_directory` has found.
 
     config: the configuration of the run, with device and precision resolved; if the directory holds a run, the stored
-    one, with the data.path that the command gives, and its run.device unless that is "auto": then the checkpoint's.
+    one, with the data.path that the command gives, its run.threads unless that is 0, and its run.device unless that is
+    "auto": then the checkpoint's.
     finished: whether the run in the directory is finished; then no checkpoint is loaded.
     checkpoint: the newest valid one, from which the run goes on; None if there is none, as in a new directory.
     problems: what was wrong with newer checkpoints or the last attempt, one line each.
@@ -126,7 +127,7 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
     here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}  # these may differ
     stored = stored.model_copy(update={"data": stored.data.model_copy(update=here)})
-    record, has_results = status.read(directory), (directory / "results.json").exists()
+    record, has_results = status.read(directory), _has_results(directory)
     if record.get("state") == "finished" and has_results:
         return FoundRun(stored, finished=True, moved_from=moved_from)
     if not moved_from:
@@ -140,19 +141,31 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
     if has_results and not loaded:
         problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
-    stored = stored.model_copy(update={"run": stored.run.model_copy(update={"device": device})})
+    run = {"device": device, "threads": config.run.threads or stored.run.threads}
+    stored = stored.model_copy(update={"run": stored.run.model_copy(update=run)})
     resolved = resolve(stored, way_out=f"--set run.device=cpu --out {directory} goes on without one")
     return FoundRun(resolved, checkpoint=loaded, problems=tuple(problems), moved_from=moved_from)
 
 
-def refuse_another_run(config: Config, directory: Path, *, where: str = "--out") -> Config | None:
+def _has_results(directory: Path) -> bool:
+    """Returns whether results.json is there and whole. A broken one is written again when the run goes on."""
+    try:
+        return isinstance(json.loads((directory / "results.json").read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def refuse_another_run(
+    config: Config, directory: Path, *, where: str = "--out", of_many: bool = False
+) -> Config | None:
     """Returns the configuration of the run in a directory; None if there is no run.
 
     config: the configuration that the command asks for. directory: the run directory, which may be missing.
-    where: what the command calls the argument that names it, for messages.
-    Raises ConfigError if the two differ in another key than data.path, and run.device if the run is not finished. An
-    "auto" in `config` doesn't differ from what it became in the run. Raises ConfigError if config.toml is missing and
-    other files of a run are there.
+    where: what the command calls the argument that names it, for messages. of_many: whether it is one of several that
+    the command is about, of which some may have been trained elsewhere.
+    Raises ConfigError if the two differ in another key than data.path, run.threads, and run.device if the run is not
+    finished or one of many. An "auto" in `config` doesn't differ from what it became in the run. Raises ConfigError if
+    config.toml is missing and other files of a run are there.
     """
     if not (directory / "config.toml").exists():
         marks = [name for name in MARKS if (directory / name).exists()]
@@ -164,7 +177,8 @@ def refuse_another_run(config: Config, directory: Path, *, where: str = "--out")
         return None
     stored = configuration.load(str(directory / "config.toml"))
     differing = _differences(config, stored)
-    if status.read(directory).get("state") != "finished":
+    differing.pop("run.threads", None)
+    if of_many or status.read(directory).get("state") != "finished":
         differing.pop("run.device", None)
     if set(differing) - {"data.path"}:
         lines = ", ".join(differing.values())

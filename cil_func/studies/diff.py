@@ -91,7 +91,8 @@ def _read_run(name: str, directory: Path) -> Side:
 def compare(a: Side, b: Side) -> dict[str, Any]:
     """Returns what the command prints with --json: "a", "b", "differences" (see `differences`) and "measured".
 
-    a, b: of each its name and "is", see `Side.kind`; a run without results is a configuration. measured: {measure:
+    a, b: of each its name, "is", see `Side.kind`, and "partial": of a run that has not learned all classes, how many it
+    has, in words, else ""; a run without results is a configuration. measured: {measure:
     [A's, B's]} if both have results, else {}; "same_images" is None unless both are runs that name the fingerprint of
     their images.
     """
@@ -99,13 +100,21 @@ def compare(a: Side, b: Side) -> dict[str, Any]:
     prints = [side.results.get("data_fingerprint") for side in (a, b)]
     return {
         **{
-            key: {"name": side.name, "is": side.kind if side.results else "configuration"}
+            key: {
+                "name": side.name, "is": side.kind if side.results else "configuration", "partial": _partial(side),
+            }
             for key, side in (("a", a), ("b", b))
         },
         "differences": differences(a.config, b.config),
         "measured": {key: [side.results.get(key) for side in (a, b)] for key in _MEASURED} if both else {},
         "same_images": prints[0] == prints[1] if all(prints) else None,
     }
+
+
+def _partial(side: Side) -> str:
+    phases, classes = side.results.get("phases") or [{}], side.results.get("num_classes")
+    seen = phases[-1].get("classes_seen")
+    return f"after {len(phases)} phases, {seen} of {classes} classes" if seen and classes and seen < classes else ""
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -123,7 +132,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", "These differ too, and have no effect in either:")
         yield from (_values(each) for each in unused)
     if found["measured"]:
-        yield from ("", "measured (percent, A and B)" + (", on other images" if found["same_images"] is False else ""))
+        notes = ["on other images"] if found["same_images"] is False else []
+        notes += [f"{side.upper()} {found[side]['partial']}" for side in "ab" if found[side]["partial"]]
+        yield from ("", ", ".join(["measured (percent, A and B)", *notes]))
         for key, (first, second) in found["measured"].items():
             yield f"  {key:<28}  {_number(first)}  {_number(second)}"
 

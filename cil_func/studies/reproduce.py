@@ -22,6 +22,7 @@ from cil_func.report import published
 from cil_func.report.published import Published
 from cil_func.report.tables import number
 from cil_func.runs.directory import refuse_another_run
+from cil_func.runs.method_of import method_of
 from cil_func.studies import published_rows, recorded, sweep, sweep_jobs, sweep_plan, sweep_table
 
 _WIDTH = 100  # characters of a line
@@ -32,15 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command. Returns its exit status: 0, or that of the first run that failed.
 
     arguments: the flags, without the program's name; None: those of this process. 2: a mistake in the flags, a name
-    that is no row, and a row that can't be trained here, found before any run begins. 130, 143: stopped by a signal.
+    that is no row, and a row that can't be trained here, found before any run begins. 5: a finished run without results
+    that can be used. 129, 130, 143: stopped by a signal.
     """
     try:
         return _reproduce(_parse(arguments))
     except CilError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
+        sweep_jobs.say(f"reproduce: {error}", sys.stderr)
         return error.exit_status
     except sweep_jobs.Interrupted as stopped:
-        print("reproduce: stopped, and what the runs have is saved; the same command goes on", file=sys.stderr)
+        sweep_jobs.say("reproduce: stopped, and what the runs have is saved; the same command goes on", sys.stderr)
         return 128 + stopped.number
 
 
@@ -77,16 +79,17 @@ def _reproduce(options: argparse.Namespace) -> int:
         for job in jobs:
             print(shlex.join(["python", "-m", "cil_func", "train", *job.arguments]))
         return 0
-    left = [job for job in jobs if not sweep_table.is_finished(options.runs / job.name)]
-    tell = partial(print, flush=True, file=sys.stderr if options.json else sys.stdout)
+    left = [job for job in jobs if not sweep_table.results_of(job.directory)]
+    tell = partial(sweep_jobs.say, stream=sys.stderr if options.json else sys.stdout)
     threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
     ended = sweep_jobs.train(left, at_once=options.jobs, threads=threads, tell=tell)
     compared = [compare(row, options.runs, runs, options.set) for row, runs in planned.items()]
     if options.json:
-        print(json.dumps(compared, indent=2))
+        sweep_jobs.say(json.dumps(compared, indent=2))
     else:
         for each in compared:
-            print("", *lines(each), sep="\n")
+            sweep_jobs.say("\n".join(["", *lines(each)]))
+    sweep_table.refuse_without_results(options.runs, ended)
     return next((status for status in ended.values() if status), 0)
 
 
@@ -98,14 +101,15 @@ def _runs(row: Published, options: argparse.Namespace) -> list[sweep_plan.Run]:
         settings = (*published_rows.settings_of(row), *options.set, *run.settings)
         runs.append(run._replace(name=f"{row.name}_{run.name}", settings=settings))
         config = published_rows.config_of(row, [*options.set, *run.settings])
-        refuse_another_run(config, options.runs / runs[-1].name, where="--runs")
+        method_of(config)
+        refuse_another_run(config, options.runs / runs[-1].name, where="--runs", of_many=True)
     return runs
 
 
 def _jobs(row: Published, runs: Sequence[sweep_plan.Run], options: argparse.Namespace) -> Iterator[sweep_jobs.Job]:
     for run in runs:
         arguments = sweep_plan.command(row.preset, [], run, options.runs)
-        yield sweep_jobs.Job(run.name, arguments, options.runs / "logs" / f"{run.name}.log")
+        yield sweep_jobs.Job(run.name, arguments, options.runs)
 
 
 def _listed(row: Published) -> dict[str, Any]:
@@ -153,7 +157,8 @@ def compare(row: Published, directory: Path, runs: Sequence[sweep_plan.Run], mor
         mean, theirs = entry[key]["mean"], getattr(row, name)
         difference = None if mean is None or theirs is None else mean - theirs
         ours[name] = {"mean": mean, "deviation": entry[key]["deviation"], "difference": difference}
-    keys = recorded.recipe_differences(published_rows.config_of(row), published_rows.config_of(row, more))
+    own = [*more, *(setting for setting in runs[0].settings if setting.startswith("data.class_order="))]  # by --orders
+    keys = recorded.recipe_differences(published_rows.config_of(row), published_rows.config_of(row, own))
     return {
         **_listed(row), "recipe": row.recipe, "within": row.within, "ours": ours,
         "differs": [*row.differs, *row.group.differs], "keys": keys,

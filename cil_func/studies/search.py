@@ -5,7 +5,6 @@ training images, and that run alone is measured on the test images.
 """
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 from cil_func import config as configuration
 from cil_func.config import Config, effects
 from cil_func.config.flat import flat
-from cil_func.errors import ConfigError, InUseError, NonFiniteError
+from cil_func.errors import ConfigError, NonFiniteError
 from cil_func.runs.directory import refuse_another_run
-from cil_func.runs.lock import lock_directory
 from cil_func.studies import search_space, search_study, search_table, sweep_jobs, sweep_plan, sweep_table
 from cil_func.studies.search_space import Axis
 from cil_func.studies.search_study import Study, Trial
@@ -24,7 +22,6 @@ from cil_func.studies.search_study import Study, Trial
 OBJECTIVE = "average_incremental_accuracy"
 _SHARE_OF_FIRST_PHASE = 0.1  # data.validation of --first-phase, if the configuration has none
 _MACHINE = ("data.path", "run.threads", "run.device")  # in which processes that share a search may differ
-_POLL_SECONDS = 2.0
 
 Tell = Callable[[str], None]
 Train = Callable[[Sequence[sweep_jobs.Job]], dict[str, int]]
@@ -35,12 +32,14 @@ def run(options: argparse.Namespace, seeds: list[str], orders: list[str], *, tra
 
     options: the flags of sweep. seeds, orders: of the winner's runs. train: runs jobs and returns their exit statuses,
     see `sweep_jobs.train`. tell: called with lines for a person.
-    Raises ConfigError, one line, before anything is trained, and if every trial ended with a loss that is not finite.
+    Raises ConfigError, one line, before anything is trained. Raises NonFiniteError if every trial failed.
     """
     axes = _checked(options)
     settings = _settings(options)
     base = _check_values(options, settings, axes)
-    if unused := effects.without_effect(base, [axis.key for axis in axes]):
+    ends = [f"{axis.key}={axis.ends[0]}" for axis in axes]  # a stage's table is there only if something sets it
+    ended = configuration.load(options.config, [*settings, *ends])
+    if unused := effects.without_effect(ended, [axis.key for axis in axes]):
         tell(f"warning: {unused}")
     winners = sweep_plan.runs([], seeds, orders)
     plan = {"search": list(options.search), "round": options.round, "objective": OBJECTIVE, "config": _common(base)}
@@ -53,7 +52,10 @@ def run(options: argparse.Namespace, seeds: list[str], orders: list[str], *, tra
     trials = study.trials()[: options.trials]
     best = max((each for each in trials if not each.failed), key=lambda each: (each.value, -each.number), default=None)
     if best is None:
-        raise NonFiniteError(f"all {len(trials)} trials ended with a loss that is not finite; search lower values")
+        raise NonFiniteError(
+            f"all {len(trials)} trials failed, by a loss that is not finite or values that don't go together; search "
+            "other values"
+        )
     status = _run_winner(options, best, winners, train, tell)
     found = search_table.collect(options.directory, axes, trials, best, _winners(best, winners), base)
     search_table.write(options.directory, found, {"config": options.config, "set": options.set, **plan})
@@ -131,15 +133,19 @@ def _run_trials(
                 continue
             values = [f"{key}={value}" for key, value in trial.values.items()]
             made = sweep_plan.Run(trial_name(trial.number), tuple(values), (), ("", ""))
+            try:
+                sweep_plan.checked(options.config, settings, [made])
+            except ConfigError as error:  # the ends of its ranges are allowed, and these between them are not
+                failed(made.name, str(error))
+                continue
             found[made.name] = sweep_plan.command(options.config, settings, made, options.directory)
         return found
 
-    def failed(name: str) -> bool:
-        tell(f"{name}: its loss is not finite, so the trial counts as failed")
+    def failed(name: str, why: str = "its loss is not finite") -> None:
+        tell(f"{name}: {why}; the trial counts as failed")
         study.record(int(name.rpartition("-")[2]), None)
-        return True
 
-    return _finish(options.directory, left, train, tell, accept={NonFiniteError.exit_status: failed})
+    return _finish(options.directory, left, train, accept={NonFiniteError.exit_status: failed})
 
 
 def _open(study: Study, numbers: range) -> list[Trial]:
@@ -149,7 +155,7 @@ def _open(study: Study, numbers: range) -> list[Trial]:
 def _winners(best: Trial, winners: Sequence[sweep_plan.Run]) -> list[sweep_plan.Run]:
     """Returns the runs of the winner: those of `sweep_plan.runs`, with the best trial's values and all images."""
     values = [f"{key}={value}" for key, value in best.values.items()]
-    common = (*values, "data.validation=0", "data.tests_on=test", "data.phases=0")
+    common = (*values, "data.validation=0", "data.tests_on=test")
     name = search_table.winner_name(best.number)
     return [
         each._replace(name=name if each.name == "run" else f"{name}_{each.name}", settings=(*each.settings, *common))
@@ -165,49 +171,30 @@ def _run_winner(
     runs = _winners(best, winners)
     for each in runs:
         config = configuration.load(options.config, [*options.set, *each.settings])
-        refuse_another_run(config, options.directory / each.name, where="DIR")
+        refuse_another_run(config, options.directory / each.name, where="DIR", of_many=True)
 
     def left() -> dict[str, list[str]]:
         unfinished = [each for each in runs if not sweep_table.results_of(options.directory / each.name)]
         command = partial(sweep_plan.command, options.config, options.set, directory=options.directory)
         return {each.name: command(run=each) for each in unfinished}
 
-    return _finish(options.directory, left, train, tell, accept={})
+    return _finish(options.directory, left, train, accept={})
 
 
 def _finish(
-    directory: Path, left: Callable[[], dict[str, list[str]]], train: Train, tell: Tell, *,
-    accept: dict[int, Callable[[str], Any]],
-) -> int:  # fmt: skip
+    directory: Path, left: Callable[[], dict[str, list[str]]], train: Train, *, accept: dict[int, Callable[[str], None]]
+) -> int:
     """Trains until nothing is left. Returns 0, or the first exit status of a run that is neither 0 nor accepted.
 
     left: returns {name of a run: its command} of those that are not finished. accept: {exit status: called with the
-    run's name}. A run that another process is training is waited for; if that process ends, this one goes on with it.
+    run's name}.
     """
-    waited: set[str] = set()
     while commands := left():
-        free = [name for name in commands if not _is_taken(directory / name)]
-        for name in sorted({*commands} - {*free} - waited):
-            tell(f"{name}: another process trains it; waiting")
-            waited.add(name)
-        if not free:
-            time.sleep(_POLL_SECONDS)
-            continue
-        jobs = [sweep_jobs.Job(name, commands[name], directory / "logs" / f"{name}.log") for name in free]
-        for name, status in train(jobs).items():
+        ended = train([sweep_jobs.Job(name, arguments, directory) for name, arguments in commands.items()])
+        for name, status in ended.items():
             if status in accept:
                 accept[status](name)
-            elif status not in (0, InUseError.exit_status):
+            elif status:
                 return status
+        sweep_table.refuse_without_results(directory, ended)
     return 0
-
-
-def _is_taken(directory: Path) -> bool:
-    """Returns whether another process has the lock of a run directory."""
-    if not directory.is_dir():
-        return False
-    try:
-        with lock_directory(directory):
-            return False
-    except InUseError:
-        return True

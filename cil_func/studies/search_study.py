@@ -4,10 +4,11 @@ optuna is imported when a study is opened: it is an extra of the package.
 """
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +30,7 @@ _PATIENCE = 0.1  # seconds between two looks at the lock
 class Trial(NamedTuple):
     """One choice of values. values: {key: as --set takes it}. value: the objective; None: not known, or it failed.
 
-    ended: whether it is done. failed: whether its loss was not finite.
+    ended: whether it is done. failed: whether its values were not allowed together, or its loss was not finite.
     """
 
     number: int
@@ -55,14 +56,14 @@ class Study:
         return found
 
     def propose(self, first: int, last: int) -> None:
-        """Adds the trials `first` to `last` - 1, those that aren't there yet.
+        """Adds the trials `first` to `last` - 1, those that aren't there yet. Raises DiskError.
 
         Their values follow from their numbers and the results of trials before `first`, so from whoever proposes them,
         and whenever, they are the same. A trial is added by one line of the journal, so that none is ever half there.
         """
         from optuna.trial import TrialState, create_trial
 
-        with _alone(self._directory):
+        with _writing(self._directory):
             known = sorted(self._study.get_trials(deepcopy=True), key=lambda trial: trial.number)
             earlier = [trial for trial in known if trial.number < first and trial.state == TrialState.COMPLETE]
             for number in range(len(known), last):
@@ -72,11 +73,15 @@ class Study:
                 )
 
     def record(self, number: int, value: float | None) -> None:
-        """Notes that a trial has ended, unless that is known. value: its objective; None: it failed."""
+        """Notes that a trial has ended, unless that is known. Raises DiskError.
+
+        value: its objective; None: it failed.
+        """
         from optuna.trial import TrialState
 
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        self._study.tell(number, value, state=state, skip_if_finished=True)
+        with _writing(self._directory):
+            self._study.tell(number, value, state=state, skip_if_finished=True)
 
 
 def check_installed() -> None:
@@ -96,16 +101,17 @@ def opened(directory: Path, axes: Sequence[Axis], plan: Mapping[str, Any]) -> St
     """
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = directory / JOURNAL
     with files.disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory), warnings.catch_warnings(), files.disk_errors(path):
+    with _writing(directory), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the journal's interface may change
         try:
-            storage = JournalStorage(JournalFileBackend(str(path)))
+            backend = JournalFileBackend(str(path), JournalFileOpenLock(str(path)))  # one of a killed process ends
+            storage = JournalStorage(backend)
             study = optuna.create_study(storage=storage, study_name=_NAME, direction="maximize", load_if_exists=True)
         except (ValueError, KeyError) as error:
             raise ConfigError(f"{path} is damaged ({error}); put it back from a copy, or take another DIR") from error
@@ -165,3 +171,24 @@ def _alone(directory: Path) -> Iterator[None]:
             except InUseError:
                 time.sleep(_PATIENCE)
         yield
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Returns a context manager in whose block this process alone writes the journal.
+
+    A line that was written in part is cut off: before the block, that of a killed process; after it, on a full disk,
+    its own. Raises DiskError.
+    """
+    path = directory / JOURNAL
+    with _alone(directory), files.disk_errors(path):
+        data = path.read_bytes() if path.exists() else b""
+        whole = data.rfind(b"\n") + 1
+        if len(data) > whole:
+            os.truncate(path, whole)
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, whole)
+            raise

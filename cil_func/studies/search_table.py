@@ -16,12 +16,12 @@ from cil_func.studies.sweep_plan import Run
 def collect(
     directory: Path, axes: Sequence[Axis], trials: Sequence[Trial], best: Trial, winners: Sequence[Run], base: Config
 ) -> dict[str, Any]:
-    """Returns what the table shows: {"keys", "trials", "best", "validation", "first_phase", "winner", "tested_before"}.
+    """Returns what the table shows: {"keys", "trials", "best", "validation", "phases", "winner", "tested_before"}.
 
     trials: each {"trial", "values", "average", "failed"}, by number; average: on validation images. best: the number of
-    the chosen trial. validation: the share of images that is kept for it. winner: an entry of `sweep_table.collect`,
-    measured on the test images. tested_before: the trials that were the best of an earlier command, with fewer trials,
-    and were tested then. base: the configuration of the trials.
+    the chosen trial. validation: the share of images that is kept for it. phases: how many a trial has; 0: all. winner:
+    an entry of `sweep_table.collect`, measured on the test images. tested_before: the trials that were the best of an
+    earlier command, with fewer trials, and were tested then. base: the configuration of the trials.
     """
     [winner] = sweep_table.collect(directory, winners)
     return {
@@ -32,7 +32,7 @@ def collect(
         ],
         "best": best.number,
         "validation": base.data.validation,
-        "first_phase": base.data.phases == 1,
+        "phases": base.data.phases,
         "winner": winner,
         "tested_before": [
             each.number for each in trials if each != best and any(directory.glob(f"{winner_name(each.number)}*"))
@@ -55,7 +55,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         name = f"**{each['trial']}**" if each["trial"] == found["best"] else str(each["trial"])
         lines.append(_row(name, *(each["values"][key] for key in keys), text))
     share = f"{100 * found['validation']:g} % of each class's training images"
-    phases = "of phase 0 alone" if found["first_phase"] else "of all phases"
+    phases = {0: "of all phases", 1: "of phase 0 alone"}.get(found["phases"], f"of the first {found['phases']} phases")
     winner = found["winner"]
     before = ", ".join(map(str, found["tested_before"]))
     count = f"again, after those of trial {before} in a search of fewer trials" if before else "once"

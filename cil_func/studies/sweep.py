@@ -22,16 +22,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command. Returns its exit status: 0 if all runs are finished, else that of the first one that failed.
 
     arguments: the flags, without the program's name; None: those of this process. 2: a mistake in the flags or in the
-    configuration of one of the runs, found before any of them begins. 130, 143: stopped by a signal, after saving.
+    configuration of one of the runs, found before any of them begins. 5: a finished run without results that can be
+    used. 129, 130, 143: stopped by a signal, after saving.
     """
     try:
         options = _parse(arguments)
         return _sweep(options)
     except CilError as error:
-        print(f"sweep: {error}", file=sys.stderr)
+        sweep_jobs.say(f"sweep: {error}", sys.stderr)
         return error.exit_status
     except (sweep_jobs.Interrupted, KeyboardInterrupt) as stopped:
-        print("sweep: stopped, and what the runs have is saved; the same command goes on", file=sys.stderr)
+        sweep_jobs.say("sweep: stopped, and what the runs have is saved; the same command goes on", sys.stderr)
         return 128 + getattr(stopped, "number", signal.SIGINT)
 
 
@@ -60,7 +61,7 @@ def _sweep(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: give 1 or more")
-    tell = partial(print, flush=True)
+    tell = sweep_jobs.say
     threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
     train = partial(sweep_jobs.train, at_once=options.jobs, threads=threads, tell=tell)
     seeds, orders = seeds_of("--seeds", options.seeds), seeds_of("--orders", options.orders)
@@ -78,27 +79,28 @@ def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], trai
     configs = sweep_plan.checked(options.config, options.set, planned)
     commands = {run: sweep_plan.command(options.config, options.set, run, options.directory) for run in planned}
     for run, config in zip(planned, configs, strict=True):
-        refuse_another_run(config, options.directory / run.name, where="DIR")
+        refuse_another_run(config, options.directory / run.name, where="DIR", of_many=True)
     if options.print:
         for arguments in commands.values():
             print(shlex.join(["python", "-m", "cil_func", "train", *arguments]))
         return 0
     keys = sorted({setting.partition("=")[0] for run in planned for setting in run.settings})
     if unused := effects.without_effect(configs[0], keys):
-        print(f"sweep: warning: {unused}", file=sys.stderr)
+        sweep_jobs.say(f"sweep: warning: {unused}", sys.stderr)
     jobs = [
-        sweep_jobs.Job(run.name, arguments, options.directory / "logs" / f"{run.name}.log")
+        sweep_jobs.Job(run.name, arguments, options.directory)
         for run, arguments in commands.items()
-        if not sweep_table.is_finished(options.directory / run.name)
+        if not sweep_table.results_of(options.directory / run.name)
     ]
-    print(f"{len(planned)} runs, {len(planned) - len(jobs)} of them finished before", flush=True)
+    sweep_jobs.say(f"{len(planned)} runs, {len(planned) - len(jobs)} of them finished before")
     ended = train(jobs)
     entries = sweep_table.collect(options.directory, planned)
     sweep_table.write(options.directory, entries, {
         "config": options.config, "set": options.set, "grid": options.grid, "seeds": options.seeds,
         "orders": options.orders,
     })  # fmt: skip
-    print(f"\n{sweep_table.markdown(entries)}\n{options.directory / 'table.md'}")
+    sweep_jobs.say(f"\n{sweep_table.markdown(entries)}\n{options.directory / 'table.md'}")
+    sweep_table.refuse_without_results(options.directory, ended)
     return next((status for status in ended.values() if status), 0)
 
 

@@ -6,21 +6,37 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-from cil_func.runs import files
+from cil_func.errors import CilError, InUseError, NonFiniteError
+from cil_func.runs import files, status
+from cil_func.runs.lock import lock_directory
 
 _POLL_SECONDS = 0.2
+_PATIENCE = 2.0  # seconds between two looks at a run that another process trains
+_STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run to be trained. name: of the run. arguments: of train.py. log: the file that gets what it prints."""
+    """A run to be trained. name: of the run, and of its directory inside `sweep`. arguments: of train.py."""
 
     name: str
     arguments: list[str]
-    log: Path
+    sweep: Path
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.sweep / self.name
+
+    @property
+    def log(self) -> Path:
+        """The file that gets what the run prints."""
+        return self.sweep / "logs" / f"{self.name}.log"
 
 
 class Interrupted(Exception):
@@ -31,29 +47,61 @@ class Interrupted(Exception):
         self.number = number
 
 
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Prints a line for a person. If nobody reads the output any more (`| head`), it does nothing: the runs go on.
+
+    stream: None: standard output.
+    """
+    with suppress(OSError):
+        print(line, flush=True, file=stream or sys.stdout)
+
+
 def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[str], None]) -> dict[str, int]:
     """Runs all jobs and returns {name: exit status}. A job that fails doesn't stop the others.
 
     at_once: how many processes at a time. threads: of each, where its configuration leaves that to torch; 0: torch's
     own choice. tell: called with a line for a person when a job begins and ends.
-    SIGINT and SIGTERM are passed on to the running processes, which save what they have; then Interrupted is raised.
+    A run that another process is training is waited for, behind the others: that process may have been started by a
+    command that was killed. If it ends without an end of the run, the run is gone on with.
+    SIGINT, SIGTERM and SIGHUP end the running processes, which save what they have; then Interrupted is raised.
     Raises DiskError if a log can't be written, after the running processes have saved what they have.
     """
-    waiting = list(jobs)
+    waiting, later = list(jobs), dict.fromkeys(jobs, 0.0)  # later: when a job may be looked at again
     running: dict[Job, subprocess.Popen] = {}
     ended: dict[str, int] = {}
     caught: list[int] = []
-    before = {each: signal.signal(each, lambda number, frame: caught.append(number)) for each in _STOPS}
+    handled = [each for each in _STOPS if signal.getsignal(each) != signal.SIG_IGN]  # as nohup ignores SIGHUP
+    before = {each: signal.signal(each, lambda number, frame: caught.append(number)) for each in handled}
+
+    def put_off(job: Job) -> None:
+        if not later[job]:
+            tell(f"{job.name}: another process trains it; waiting")
+        later[job] = time.monotonic() + _PATIENCE
+
     try:
         while (waiting or running) and not caught:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
+            for job in [each for each in waiting if later[each] <= time.monotonic()]:
+                if len(running) == at_once or caught:
+                    break
+                if _is_taken(job.directory):
+                    put_off(job)
+                    continue
+                waiting.remove(job)
+                if later[job] and (code := _end_elsewhere(job.directory)) is not None:
+                    ended[job.name] = code
+                    tell(f"{job.name}: another process has trained it")
+                    continue
                 tell(f"{job.name}: begins ({len(ended) + len(running) + 1} of {len(jobs)})")
                 running[job] = _start(job, threads)
             for job, process in list(running.items()):
                 if process.poll() is not None:
-                    ended[job.name] = running.pop(job).returncode
-                    tell(f"{job.name}: {_how(ended[job.name], job.log)}")
+                    code = running.pop(job).returncode
+                    if code == InUseError.exit_status:  # another process was faster
+                        waiting.append(job)
+                        put_off(job)
+                        continue
+                    ended[job.name] = code
+                    tell(f"{job.name}: {_how(code, job.log)}")
             time.sleep(_POLL_SECONDS)
         if caught:
             raise Interrupted(caught[0])
@@ -65,9 +113,6 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
         for each, handler in before.items():
             signal.signal(each, handler)
     return ended
-
-
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _start(job: Job, threads: int) -> subprocess.Popen:
@@ -83,10 +128,29 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
         )  # fmt: skip
 
 
-def _how(status: int, log: Path) -> str:
-    """Returns how a job has ended, with the last line that it printed if it is not finished."""
-    if status == 0:
+def _is_taken(directory: Path) -> bool:
+    """Returns whether another process has the lock of a run directory."""
+    if not directory.is_dir():
+        return False
+    try:
+        with lock_directory(directory):
+            return False
+    except InUseError:
+        return True
+    except CilError:  # it can't be locked, which the run will say
+        return False
+
+
+def _end_elsewhere(directory: Path) -> int | None:
+    """Returns the exit status of a run that nobody trains if it would be the same again; None: it can go on."""
+    code = status.read(directory).get("exit_code")
+    return code if code in (0, NonFiniteError.exit_status) else None
+
+
+def _how(code: int, log: Path) -> str:
+    """Returns how a job has ended, with the last line that it printed if it is not finished. code: its exit status."""
+    if code == 0:
         return "finished"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
-    how = "stopped" if status - 128 in _STOPS else "failed"  # a signal sent to that process alone
-    return f"{how} with exit status {status}: {lines[-1].strip()}; see {log}"
+    how = "stopped" if code - 128 in _STOPS else "failed"  # a signal sent to that process alone
+    return f"{how} with exit status {code}: {lines[-1].strip()}; see {log}"

@@ -1,5 +1,6 @@
 """The runs of a sweep: every combination of the values of a grid, of seeds and of class orders."""
 
+import hashlib
 import itertools
 import re
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from cil_func import config as configuration
 from cil_func.config import Config
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
+from cil_func.runs.method_of import method_of
 
 SEED, ORDER = "run.seed", "data.order_seed"
+_LONGEST = 120  # characters of a name
 _ODD = re.compile(r"[^\w.+-]+")  # what is replaced in the name of a run directory
 
 
@@ -49,16 +52,23 @@ def runs(grid: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> li
             more = [f"{SEED}={seed}"] if seed else []
             more += ["data.class_order=shuffled", f"{ORDER}={order}"] if order else []
             name = "_".join([*words, *([f"seed-{seed}"] if seed else []), *([f"order-{order}"] if order else [])])
-            found.append(Run(_ODD.sub("", name)[:120] or "run", (*group, *more), group, (seed, order)))
+            found.append(Run(_ODD.sub("", name) or "run", (*group, *more), group, (seed, order)))
     names = [run.name for run in found]
-    same = [name for name in names if names.count(name) > 1]
-    if same:
-        raise ConfigError(f"two runs would be called {same[0]}; values have to differ in letters and numbers")
-    return found
+    return [
+        run._replace(name=_marked(run)) if names.count(run.name) > 1 or len(run.name) > _LONGEST else run
+        for run in found
+    ]
+
+
+def _marked(run: Run) -> str:
+    """Returns the name of a run, cut, with a checksum of its settings, so that it is like no other."""
+    mark = hashlib.sha256(repr(run.settings).encode()).hexdigest()[:12]
+    return f"{run.name[: _LONGEST - len(mark) - 1]}-{mark}"
 
 
 def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> list[Config]:
-    """Returns the configuration of each run. Raises ConfigError, which names the run, if one of them is wrong.
+    """Returns the configuration of each run. Raises ConfigError, which names the run, if one of them, or its method's
+    options, is wrong.
 
     config: a path or preset. settings: for all runs, each "table.key=value"; those of a run come after them.
     """
@@ -66,6 +76,7 @@ def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> lis
     for run in planned:
         try:
             found.append(configuration.load(config, [*settings, *run.settings]))
+            method_of(found[-1])
         except ConfigError as error:
             words, line = f" (run {run.name})" if len(planned) > 1 else "", str(error)
             for key, _, _ in (setting.partition("=") for setting in run.group):

@@ -1,10 +1,11 @@
 """The table of a sweep: mean and deviation of each group of runs, and paired differences to the first group."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cil_func.errors import CheckpointError
 from cil_func.report import several
 from cil_func.runs import files
 from cil_func.studies.sweep_plan import Run
@@ -17,10 +18,10 @@ MEASURES = {
 def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
     """Returns one entry for each group of runs, from the results of its finished runs.
 
-    {"group": its settings, "n": how many runs are finished, "of": how many there are, "runs": their names, and for each
-    of MEASURES {"mean", "deviation" (of a sample; None for fewer than two runs), "values"}, and "difference": mean and
-    deviation of the differences to the first group's run of the same seed and order, and their number n; None for the
-    first group and without pairs}.
+    {"group": its settings, "n": how many runs are finished, "of": how many there are, "runs": their names, "devices":
+    those on which they ended, and for each of MEASURES {"mean", "deviation" (of a sample; None for fewer than two
+    runs), "values"}, and "difference": mean and deviation of the differences to the first group's run of the same seed
+    and order, and their number n; None for the first group and without pairs}.
     """
     results = {run: found for run in planned if (found := results_of(directory / run.name))}
     groups: dict[tuple[str, ...], list[Run]] = {}
@@ -32,6 +33,7 @@ def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
         done = [run for run in members if run in results]
         entry: dict[str, Any] = {
             "group": list(group), "n": len(done), "of": len(members), "runs": [run.name for run in done],
+            "devices": sorted({_device(results[run]) for run in done} - {""}),
         }  # fmt: skip
         base = {run.pair: results[run] for run in first if run in results and members is not first}
         for key in MEASURES:
@@ -47,19 +49,38 @@ def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def markdown(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns the table as Markdown, one row a group: mean ± deviation in percent, and the paired differences."""
+    """Returns the table as Markdown, one row a group: mean ± deviation in percent, and the paired differences.
+
+    A line under it names the devices if the runs ended on different ones.
+    """
+    names = _names([entry["group"] for entry in entries])
+    devices = sorted({device for entry in entries for device in entry["devices"]})
     lines = [
         "| " + " | ".join(["runs", "n", *MEASURES.values(), "last, difference to the first row"]) + " |",
         "| " + " | ".join(["---"] * (3 + len(MEASURES))) + " |",
     ]
-    for entry in entries:
-        name = ", ".join(setting.rpartition(".")[2] for setting in entry["group"]) or "all"
+    for name, entry in zip(names, entries, strict=True):
         count = str(entry["n"]) if entry["n"] == entry["of"] else f"{entry['n']} of {entry['of']}"
         cells = [_text(entry[key]) for key in MEASURES]
         difference = entry["last_accuracy"]["difference"]
         paired = f"{_text(difference, '+z.1f')} (n = {difference['n']})" if difference else "-"
         lines.append("| " + " | ".join([f"`{name}`", count, *cells, paired]) + " |")
+    if len(devices) > 1:
+        lines += ["", f"The runs ended on different devices: {'; '.join(devices)}."]
     return "\n".join(lines) + "\n"
+
+
+def _names(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Returns what the table calls groups: "learning_rate=0.05, name=wa"; "all" without settings.
+
+    groups: the settings of each, "table.key=value". A key is written in full where another one ends like it.
+    """
+    keys = {setting.partition("=")[0] for group in groups for setting in group}
+    ends = [key.rpartition(".")[2] for key in keys]
+    short = {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
+    parts = [[setting.partition("=") for setting in group] for group in groups]
+    names = [", ".join(f"{short[key]}={value}" for key, _, value in group) or "all" for group in parts]
+    return [name.replace("|", r"\|") for name in names]
 
 
 def write(directory: Path, entries: Sequence[dict[str, Any]], plan: dict[str, Any]) -> None:
@@ -74,9 +95,21 @@ def is_finished(directory: Path) -> bool:
 
 
 def results_of(directory: Path) -> dict[str, Any]:
-    """Returns the content of a finished run's results.json; {} if the run isn't finished or can't be read."""
+    """Returns the content of a finished run's results.json; {} if the run isn't finished, or MEASURES aren't in it."""
     found = _json(directory / "results.json") if is_finished(directory) else {}
     return found if all(key in found for key in MEASURES) else {}
+
+
+def refuse_without_results(directory: Path, ended: Mapping[str, int]) -> None:
+    """Raises CheckpointError for a run that has ended well and has no results that can be used.
+
+    directory: the sweep's. ended: {name of a run: exit status}.
+    """
+    for name in [name for name, status in ended.items() if status == 0 and not results_of(directory / name)]:
+        raise CheckpointError(
+            f"{directory / name} is finished, and its results.json lacks what the table needs, as that of another "
+            "version may; delete the directory, and the same command trains it again"
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -85,6 +118,10 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _device(results: Mapping[str, Any]) -> str:
+    return (results.get("environment") or {}).get("device") or ""
 
 
 def _summary(values: list[float]) -> dict[str, float | None]:

@@ -133,6 +133,14 @@ def test_a_run_goes_on_on_the_device_that_the_command_names(undisturbed, tmp_pat
     assert run("cuda") == 2 and 'run.device is "cpu" there and "cuda" here' in capsys.readouterr().err  # it is finished
 
 
+@pytest.mark.parametrize("broken", ["", '{"phases": [', "[]"])
+def test_results_that_are_broken_are_made_again(broken, undisturbed, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    (directory / "results.json").write_text(broken)
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0 and not real_runs.difference(directory, undisturbed)
+
+
 def test_a_checkpoint_says_on_which_device_it_was_trained(undisturbed):
     found, _ = checkpoints.newest(undisturbed / "checkpoints")
     assert found.record["device"] == config.load(str(undisturbed / "config.toml")).run.device in ("cpu", "cuda")

@@ -170,6 +170,7 @@ def test_published_results_stand_beside_a_run_of_their_protocol(make_run):
         ([20] * 5, {"model.backbone": "resnet20"}),
         ([20] * 5, {"memory.size": 1000}),
         ([20] * 5, {"memory.fixed_per_class": 20}),
+        ([20] * 5, {"data.tests_on": "validation"}),
     ],
 )
 def test_a_run_of_another_protocol_has_no_published_results(make_run, sizes, config):

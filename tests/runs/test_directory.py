@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from cil_func import config
 from cil_func.errors import InUseError
 from cil_func.parallel.processes import Processes
 from cil_func.runs import directory, files, lock, status
@@ -39,3 +40,14 @@ def test_a_directory_in_use_is_refused_with_the_age_of_its_status(tmp_path):
         directory.claim_directory(tmp_path, Processes()),
     ):
         raise AssertionError("two at once")
+
+
+def test_a_run_goes_on_with_the_threads_that_the_command_names(tmp_path):
+    """0, which is no number of threads, leaves those of the run."""
+
+    def found(threads: int) -> int:
+        wanted = config.load("digits", ["run.device=cpu", f"run.threads={threads}"])
+        return directory.read_directory(wanted, tmp_path, Processes(), on_owned=lambda: None).config.run.threads
+
+    (tmp_path / "config.toml").write_text(config.to_toml(config.load("digits", ["run.device=cpu", "run.threads=3"])))
+    assert [found(threads) for threads in (0, 2, 3)] == [3, 2, 3]

@@ -93,6 +93,10 @@ def test_a_run_and_a_preset(capsys, tmp_path):
     text = diff(capsys, tmp_path / "one", tmp_path / "two")[1]
     assert "measured (percent, A and B), on other images\n" in text
     assert re.search(r"average_incremental_accuracy +90\.0 +-\n", text)
+    results |= {"num_classes": 10, "phases": [{"classes_seen": 2}, {"classes_seen": 4}]}
+    (tmp_path / "two/results.json").write_text(json.dumps(results))
+    text = diff(capsys, tmp_path / "one", tmp_path / "two")[1]
+    assert "measured (percent, A and B), on other images, B after 2 phases, 4 of 10 classes\n" in text
 
 
 def test_options_are_keys_too(capsys, tmp_path):

@@ -158,6 +158,12 @@ def test_a_row_is_trained_and_stands_beside_the_published_one(capsys, monkeypatc
     assert again == 0 and len(trained) == 2 and found["ours"]["last"]["difference"] == 0.5
 
 
+def test_other_class_orders_are_told_to_differ(capsys, monkeypatch, tmp_path):
+    fake_runs(monkeypatch, {0: (63.0, 55.0)})
+    status, out, _ = command(capsys, "wa-b50-10", "--runs", tmp_path, "--orders", "1")
+    assert status == 0 and "  - `data.class_order`\n" in out
+
+
 def test_printed_commands_are_those_of_train(capsys, tmp_path):
     status, out, _ = command(capsys, "lwf-b0-20", "icarl-b50-10", "--print", "--runs", tmp_path / "none")
     first, second = out.splitlines()
@@ -202,7 +208,7 @@ def test_a_directory_with_another_run_is_refused(capsys, tmp_path):
 def test_diff_takes_a_published_row(capsys):
     assert main(["diff", "cifar-survey", "wa-b50-10", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["differences"] == [] and found["b"] == {"name": "wa-b50-10", "is": "published row"}
+    assert found["differences"] == [] and found["b"] == {"name": "wa-b50-10", "is": "published row", "partial": ""}
     assert main(["diff", "cifar-fast", "beef-b50-10"]) == 2
     assert "beef is no method of this package" in capsys.readouterr().err
 

@@ -1,16 +1,18 @@
 """Searches: ranges, mistakes, trials that follow from their numbers, what a killed search goes on with."""
 
 import argparse
+import errno
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 import tiny
 
 import train
 from cil_func import config
-from cil_func.errors import ConfigError, NonFiniteError
-from cil_func.runs.lock import lock_directory
+from cil_func.errors import ConfigError, DiskError, NonFiniteError
 from cil_func.studies import search, search_space, search_study, sweep
 
 pytest.importorskip("optuna")
@@ -78,7 +80,7 @@ class FakeRuns:
     """
 
     def __init__(self, stop_after=99, failing=()):
-        self.stop_after, self.failing, self.trained = stop_after, failing, []
+        self.stop_after, self.failing, self.trained, self.phases = stop_after, failing, [], {}
 
     def __call__(self, jobs):
         ended = {}
@@ -88,6 +90,7 @@ class FakeRuns:
             self.trained.append(job.name)
             settings = [job.arguments[at + 1] for at, word in enumerate(job.arguments) if word == "--set"]
             made = config.load("digits", settings)
+            self.phases[job.name] = made.data.phases
             assert (made.data.tests_on == "test") is job.name.startswith("winner")
             assert (made.data.validation == 0) is job.name.startswith("winner")
             ended[job.name] = 4 if job.name in self.failing else 0
@@ -97,7 +100,7 @@ class FakeRuns:
 
 
 def finished(job, made, average):
-    directory = job.log.parents[1] / job.name
+    directory = job.directory
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.toml").write_text(config.to_toml(made))
     (directory / "status.json").write_text('{"state": "finished"}')
@@ -192,21 +195,79 @@ def test_a_run_that_fails_otherwise_ends_the_search_with_its_status(tmp_path):
     assert search.run(options(tmp_path), [], [], train=lambda jobs: {jobs[0].name: 3}, tell=lambda line: None) == 3
 
 
-def test_a_trial_of_another_process_is_waited_for(tmp_path, monkeypatch):
-    """While its directory is locked it isn't started; when it is finished, its result counts."""
-    said, runs = [], FakeRuns()
-    (tmp_path / "trial-001").mkdir()
-    lock = lock_directory(tmp_path / "trial-001")
+def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path):
+    """The ends of both ranges are allowed, convex with a weight above 1 is not. Such a trial isn't trained."""
+    both = ["method.kd_combination=sum,convex", "method.kd_weight=0.5..3"]
+    runs, said = FakeRuns(), []
+    assert search.run(options(tmp_path, search=both, trials=8), [], [], train=runs, tell=said.append) == 0
+    refused = [line.partition(":")[0] for line in said if "the trial counts as failed" in line]
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert 0 < len(refused) < 8 and not {*refused} & {*runs.trained}
+    assert refused == [f"trial-{each['trial']:03}" for each in table["trials"] if each["failed"]]
+    assert all("method.kd_weight" in line for line in said if line.partition(":")[0] in refused)
 
-    def other_process_ends(seconds):
-        lock.__exit__(None, None, None)
-        finished(argparse.Namespace(name="trial-001", log=tmp_path / "logs/x"), config.load("digits"), 99.5)
 
-    monkeypatch.setattr(search.time, "sleep", other_process_ends)
-    lock.__enter__()
-    assert search.run(options(tmp_path, trials=2), [], [], train=runs, tell=said.append) == 0
-    assert runs.trained == ["trial-000", "winner-001"] and "trial-001: another process trains it; waiting" in said
-    assert json.loads((tmp_path / "table.json").read_text())["best"] == 1
+def test_phases_of_the_user_hold_for_the_winner_too(tmp_path):
+    few, runs = [*KEPT[1:], "data.phases=2"], FakeRuns()
+    assert search.run(options(tmp_path, set=few, trials=2), [], [], train=runs, tell=lambda line: None) == 0
+    assert runs.phases == {"trial-000": 2, "trial-001": 2, runs.trained[-1]: 2}
+    assert "by the average incremental accuracy of the first 2 phases on 20 %" in (tmp_path / "table.md").read_text()
+    runs = FakeRuns()
+    search.run(options(tmp_path / "b", set=few, trials=1, first_phase=True), [], [], train=runs, tell=lambda line: None)
+    assert runs.phases == {"trial-000": 1, "winner-000": 2}
+
+
+def test_a_key_of_a_stage_can_be_searched(tmp_path):
+    given = options(tmp_path, set=[*KEPT[1:], "method.name=podnet"], search=["optim.balance.epochs=int 1..5"], trials=2)
+    assert search.run(given, [], [], train=FakeRuns(), tell=lambda line: None) == 0
+    said = []
+    given = options(tmp_path / "b", search=["optim.balance.epochs=int 1..5"], trials=1)
+    assert search.run(given, [], [], train=FakeRuns(), tell=said.append) == 0
+    assert said[0].startswith("warning: optim.balance.epochs has no effect")
+
+
+def journal(directory):
+    return search_study.opened(directory, search_space.parse([RATES]), {"config": {}})
+
+
+def test_a_full_disk_leaves_a_journal_to_go_on_with(tmp_path, monkeypatch):
+    """A line that is written in part is cut off, at once or, after a kill, when the journal is opened again."""
+    from optuna.storages.journal import _file
+
+    study, path = journal(tmp_path / "a"), tmp_path / "a" / search_study.JOURNAL
+    study.propose(0, 2)
+    expected = [trial.values for trial in study.trials()]
+    study, path = journal(tmp_path / "b"), tmp_path / "b" / search_study.JOURNAL
+    study.propose(0, 1)
+    whole = path.read_bytes()
+
+    def full(descriptor):
+        os.ftruncate(descriptor, len(whole) + 20)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_file.os, "fsync", full)
+        for write in (lambda: study.propose(1, 2), lambda: journal(tmp_path / "b").record(0, 50.0)):
+            with pytest.raises(DiskError, match=r"search\.journal: No space left"):
+                write()
+            assert path.read_bytes() == whole
+    path.write_bytes(whole + b'{"op_code":4,"wor')
+    study = journal(tmp_path / "b")
+    study.record(0, 50.0)
+    study.propose(1, 2)
+    assert [(trial.values, trial.value) for trial in study.trials()] == [(expected[0], 50.0), (expected[1], None)]
+
+
+def test_the_lock_of_a_killed_process_ends(tmp_path, monkeypatch):
+    """optuna's own, which is a file: here after 3 s in place of 30. The directory's name may be a relative one."""
+    from optuna.storages.journal import JournalFileOpenLock
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(JournalFileOpenLock.__init__, "__defaults__", (3,))
+    study = journal(Path("search"))
+    Path("search/search.journal.lock").write_text("")
+    study.propose(0, 1)
+    assert len(study.trials()) == 1 and not Path("search/search.journal.lock").exists()
 
 
 def test_real_trials_of_the_first_phase(tmp_path, monkeypatch, capsys):

@@ -1,19 +1,15 @@
-"""Sweeps: which runs there are, what the table says, and real processes that are stopped and gone on with."""
+"""Sweeps: which runs there are, what the table says, and what a sweep does with runs that are there."""
 
 import json
-import os
+import re
 import shlex
-import signal
-import subprocess
-import sys
-import time
 
 import one_conv
 import pytest
 import tiny
 
 from cil_func import config
-from cil_func.errors import ConfigError, DiskError
+from cil_func.errors import ConfigError
 from cil_func.studies import sweep, sweep_jobs, sweep_plan, sweep_table
 
 TINY = tiny.settings(
@@ -54,6 +50,7 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, capsys):
         (["--grid", "method.name=wa,wb"], "method.name"), (["--seeds", "0,x"], "--seeds 0,x"),
         (["--seeds", "0,0"], "each once"), (["--jobs", "0"], "--jobs 0"), (["--config", "nothing"], "no such file"),
         (["--set", "optim.epoch=1"], "--set optim.epoch: "), (["--grid", "optim.epoch=1,2"], "--grid optim.epoch: "),
+        (["--grid", "method.name=ewc,wa", "--set", "method.options.strength=9"], "strength"),
     ):  # fmt: skip
         assert sweep.main([str(tmp_path / "none"), *flags]) == 2
         said = capsys.readouterr().err.strip().splitlines()
@@ -85,6 +82,71 @@ def test_the_table_has_means_deviations_and_paired_differences(tmp_path):
         "| `name=wa` | 3 | 92.0 ± 2.0 | 82.0 ± 2.0 | - | - |",
         "| `name=replay` | 2 of 3 | 70.5 ± 0.7 | 34.0 ± 5.7 | - | -48.0 ± 2.8 (n = 2) |",
     ]
+
+
+def test_the_table_calls_groups_by_their_keys_and_whole_values(tmp_path):
+    def names(*grid):
+        rows = sweep_table.markdown(sweep_table.collect(tmp_path, sweep_plan.runs(grid, ["0"], []))).splitlines()[2:]
+        return [re.match(r"\| `(.*?)` \| 0 of 1 \|", row)[1] for row in rows]
+
+    assert names("optim.learning_rate=0.05,0.1") == ["learning_rate=0.05", "learning_rate=0.1"]
+    assert names("method.name=tests/own/adjusted_replay.py:make") == ["name=tests/own/adjusted_replay.py:make"]
+    assert names("optim.epochs=3", "optim.first_phase.epochs=4") == ["optim.epochs=3, optim.first_phase.epochs=4"]
+    assert names("method.options.patterns=a|b") == [r"patterns=a\|b"] and names() == ["all"]
+
+
+def test_the_table_says_if_runs_ended_on_different_devices(tmp_path):
+    planned = sweep_plan.runs([], ["0", "1"], [])
+    for run, device in zip(planned, ("cpu (x86_64)", "a GPU"), strict=True):
+        assert "devices" not in sweep_table.markdown(sweep_table.collect(tmp_path, planned))
+        finished(tmp_path / run.name, 90, 80)
+        results = json.loads((tmp_path / run.name / "results.json").read_text()) | {"environment": {"device": device}}
+        (tmp_path / run.name / "results.json").write_text(json.dumps(results))
+    text = sweep_table.markdown(sweep_table.collect(tmp_path, planned))
+    assert text.endswith("\n\nThe runs ended on different devices: a GPU; cpu (x86_64).\n")
+
+
+def test_names_are_short_and_different():
+    keys = [f"method.options.a_rather_long_name_of_an_option_{number}=1" for number in range(4)]
+    found = sweep_plan.runs([*keys, "data.increment=[1,1,8],[1,18]"], ["0", "1"], [])
+    names = [run.name for run in found]
+    assert len(set(names)) == 4 and max(map(len, names)) == 120
+    one, two = sweep_plan.runs(["data.increment=[1,1,8],[1,18]"], [], [])
+    assert one.name != two.name and one.name.startswith("increment-118-")
+    assert sweep_plan.runs(["data.increment=[1,1,8],[1,18]"], [], [])[0].name == one.name
+
+
+def test_runs_of_a_sweep_may_be_of_different_devices(tmp_path, capsys, monkeypatch):
+    """One was finished on a GPU, and the sweep goes on without one. What else differs is refused all the same."""
+    monkeypatch.setattr(sweep_jobs, "train", lambda jobs, **more: {})
+    made = config.load("digits", ["run.seed=0", "run.device=cuda"])
+    finished(tmp_path / "seed-0", 90, 80)
+    (tmp_path / "seed-0/config.toml").write_text(config.to_toml(made))
+    assert sweep.main([str(tmp_path), "--seeds", "0,1", "--set", "run.device=cpu", "--set", "run.threads=2"]) == 0
+    assert "2 runs, 1 of them finished before" in capsys.readouterr().out
+    assert sweep.main([str(tmp_path), "--seeds", "0", "--set", "optim.epochs=3"]) == 2
+
+
+def test_a_finished_run_whose_results_are_lost_is_not_taken_for_one(tmp_path, capsys, monkeypatch):
+    """Its command makes them again. Those of another version, which it leaves, are a line and a status."""
+    started = []
+
+    def fake(jobs, **more):
+        started.extend(job.name for job in jobs)
+        return dict.fromkeys(started, 0)
+
+    monkeypatch.setattr(sweep_jobs, "train", fake)
+    for seed, text in enumerate(("", '{"last_accuracy": ', '{"last_accuracy": 80.0}')):
+        finished(tmp_path / f"seed-{seed}", 90, 80)
+        made = config.to_toml(config.load("digits", [f"run.seed={seed}"]))
+        (tmp_path / f"seed-{seed}/config.toml").write_text(made)
+        (tmp_path / f"seed-{seed}/results.json").write_text(text)
+    finished(tmp_path / "seed-3", 90, 80)
+    (tmp_path / "seed-3/config.toml").write_text(config.to_toml(config.load("digits", ["run.seed=3"])))
+    assert sweep.main([str(tmp_path), "--seeds", "0,1,2,3"]) == 5
+    said = capsys.readouterr()
+    assert started == ["seed-0", "seed-1", "seed-2"] and "| `all` | 1 of 4 |" in said.out
+    assert said.err.count("\n") == 1 and "seed-0 is finished, and its results.json lacks" in said.err
 
 
 def test_printed_commands_are_those_of_train(tmp_path, capsys):
@@ -121,78 +183,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
     assert (tmp_path / "table.md").read_text() == table
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-def test_a_signal_reaches_the_runs_and_the_command_says_that_it_goes_on(tmp_path):
-    """The runs are stand-ins that end when they are told."""
-    code = (
-        "import sys; from cil_func.studies import sweep, sweep_jobs\n"
-        "sweep_jobs.sys = type('', (), {'executable': sys.argv[1]})\n"
-        f"sys.exit(sweep.main([{str(tmp_path)!r}, '--seeds', '0,1', '--jobs', '2']))"
-    )
-    stand_in = tmp_path / "stand-in"
-    stand_in.write_text("#!/bin/sh\necho begun\nexec sleep 60\n")
-    stand_in.chmod(0o755)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(stand_in)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    logs = tmp_path / "logs"
-    while not logs.is_dir() or [log.read_text() for log in logs.iterdir()] != ["begun\n"] * 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 143 and "the same command goes on" in said
-
-
-def test_a_run_that_was_stopped_has_not_failed(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("phase 0\ntrain.py: stopped by SIGTERM and saved; the same command goes on from there\n")
-    for status, word in ((143, "stopped"), (130, "stopped"), (-9, "failed"), (2, "failed"), (1, "failed")):
-        how = sweep_jobs._how(status, log)
-        assert how == f"{word} with exit status {status}: {log.read_text().splitlines()[1]}; see {log}"
-
-
-def test_jobs_are_at_most_so_many_at_once(tmp_path, monkeypatch):
-    most, now = [], []
-
-    class Fake:
-        returncode = 0
-
-        def __init__(self):
-            now.append(self)
-            most.append(len(now))
-            self.polls = 0
-
-        def poll(self):
-            self.polls += 1
-            if self.polls < 3:
-                return None
-            now.remove(self)
-            return 0
-
-    monkeypatch.setattr(sweep_jobs, "_start", lambda job, threads: Fake())
-    monkeypatch.setattr(sweep_jobs, "_POLL_SECONDS", 0)
-    jobs = [sweep_jobs.Job(str(number), [], tmp_path / "log") for number in range(5)]
-    assert sweep_jobs.train(jobs, at_once=2, threads=1, tell=lambda line: None) == dict.fromkeys("01234", 0)
-    assert max(most) == 2
-
-
 def test_a_folder_that_can_not_be_made_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert sweep.main([str(tmp_path / "file"), "--seeds", "0"]) == 74
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"sweep: {tmp_path / 'file' / 'logs'}: Not a directory; ")
-
-
-def test_a_job_that_can_not_be_started_stops_those_that_run(tmp_path, monkeypatch):
-    stand_in = tmp_path / "stand-in"
-    stand_in.write_text("#!/bin/sh\nexec sleep 60\n")
-    stand_in.chmod(0o755)
-    monkeypatch.setattr(sweep_jobs.sys, "executable", str(stand_in))
-    started, popen = [], subprocess.Popen
-    monkeypatch.setattr(sweep_jobs.subprocess, "Popen", lambda *a, **b: started.append(popen(*a, **b)) or started[-1])
-    jobs = [sweep_jobs.Job(name, [], tmp_path / name / "log") for name in ("first", "second")]
-    (tmp_path / "second").write_text("a file")
-    with pytest.raises(DiskError, match="second"):
-        sweep_jobs.train(jobs, at_once=2, threads=1, tell=lambda line: None)
-    assert [process.returncode for process in started] == [-signal.SIGTERM]
