@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cil_func.config.schema import Config, Method, PhaseOptim
 
 OF_FILES = ("image_folder", "imagenet100", "imagenet1000", "cub200", "core50")  # read from image files
+LISTED = ("cub200", "core50")  # of these, those that may be as they are distributed, with lists of their images
 _REPLAYS = "which learns from exemplars beside each batch"
 _PREDICTS = "which predicts by exemplars"
 _USE_OF_EXEMPLARS = {
@@ -31,6 +32,9 @@ def of_config(config: "Config") -> Iterator[str]:
     if data.storage in ("streaming", "packed") and data.name not in OF_FILES:
         given = f'data.storage: "{data.storage}" with data.name = {shown(data.name)}, which is in memory'
         yield f'{given}; "resident" or "auto", or a data set of image files: {", ".join(OF_FILES)}'
+    if data.subset and data.name in LISTED:
+        given = f"data.subset: {shown(data.subset)} with data.name = {shown(data.name)}, which has a list of its own"
+        yield f'{given}; "", or data.name = "image_folder" with train/ and test/'
     if bool(data.mean) != bool(data.std):
         lacking, given = ("std", "mean") if data.mean else ("mean", "std")
         yield f"data.{lacking}: [] with data.{given} = {shown(getattr(data, given))}; give both or neither"

@@ -19,12 +19,12 @@ def checked(value: Any, *, name: str) -> Dataset:
     """
     try:
         arrays = Dataset(*value) if not isinstance(value, Dataset) else value
+        names = tuple(str(each) for each in arrays.class_names)
     except TypeError:
         raise DataError(
-            f"data.name: {name} returned {type(value).__name__}; return (train images, train targets, test images, "
+            f"data.name: {name} returned {_kind_of(value)}; return (train images, train targets, test images, "
             "test targets, class names)"
         ) from None
-    names = tuple(str(each) for each in arrays.class_names)
     if len(set(names)) < len(names):
         raise DataError(f"data.name: {name} names a class twice; give each class a name of its own")
     splits = [
@@ -48,15 +48,26 @@ def _split(images: Any, targets: Any, num_classes: int, place: str) -> tuple[np.
     place: the beginning of messages, which says whose images these are.
     Raises DataError for another shape or type, for a target without a class, and for a class without images.
     """
-    images, targets = np.asarray(images), np.asarray(targets)
+    try:
+        images, targets = np.asarray(images), np.asarray(targets)
+    except ValueError:  # a list of arrays of several sizes
+        raise DataError(f"{place} images or targets differ in size; give arrays, uint8 (N, H, W, 3) and (N,)") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise DataError(f"{place} images are {images.dtype} {images.shape}; give uint8 (N, H, W, 3)")
     if targets.shape != (len(images),) or not np.issubdtype(targets.dtype, np.integer):
         raise DataError(f"{place} targets are {targets.dtype} {targets.shape}; give integers ({len(images)},)")
-    found = np.bincount(targets, minlength=num_classes) if len(targets) and targets.min() >= 0 else np.zeros(0)
-    if len(found) != num_classes:
+    inside = len(targets) and targets.min() >= 0 and targets.max() < num_classes
+    if not inside:
         last = num_classes - 1
         raise DataError(f"{place} targets reach beyond the {num_classes} class names; give indices 0..{last}")
+    found = np.bincount(targets, minlength=num_classes)
     if not found.all():
         raise DataError(f"{place}: class {int(found.argmin())} has no image; leave its name out, or give it images")
-    return np.ascontiguousarray(images), targets.astype(np.int64)
+    return np.require(images, requirements=["C", "W"]), targets.astype(np.int64)
+
+
+def _kind_of(value: Any) -> str:
+    """Returns what a function returned, in words: "int", or "a tuple of 5 whose last is int"."""
+    if isinstance(value, (tuple, list)) and value:
+        return f"a {type(value).__name__} of {len(value)} whose last is {type(value[-1]).__name__}"
+    return type(value).__name__

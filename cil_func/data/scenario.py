@@ -78,9 +78,11 @@ def class_order(
     number = _misleading(kind, class_names)
     if number is not None:
         quoted = ", ".join(f'"{name}"' for name in class_names[:2])
+        index = f"the index of class {class_names[number]!r}" if 0 <= number < len(class_names) else "no index"
+        also = "the name of another" if 0 <= number < len(class_names) else "the name of a class"
         raise DataError(
-            f"data.class_order holds {number}, which is the index of class {class_names[number]!r} and the name of "
-            f"another; give the names in quotes, as in [{quoted}, ...]"
+            f"data.class_order holds {number}, which is {index} and {also}; give the names in quotes, as in "
+            f"[{quoted}, ...]"
         )
     mistakes, order = Mistakes(), []
     for item in kind:

@@ -182,7 +182,8 @@ def _load_files(path: str, settings: folders.Settings) -> Dataset:
     warnings = list(found.warnings)
     if isinstance(found.train_images, np.ndarray):
         warnings += variation.constant_class_warnings(found.train_images, found.train_targets, found.class_names)
-    inside = tuple(Path(os.path.relpath(file, path)).as_posix() for file in found.train_files)
+    root = os.path.expanduser(path)
+    inside = tuple(listing.text_of(Path(os.path.relpath(file, root)).as_posix()) for file in found.train_files)
     return Dataset(*found[:6], tuple(map(printable, warnings)), found.stamp, inside)
 
 
@@ -192,9 +193,15 @@ def _lister(name: str, subset: str) -> Callable[..., Listing]:
 
 
 def _packed_places(path: str, folder: str, subset: str) -> list[str]:
-    """Returns where a data set's packed file may be, see `packing.path_of`. folder: `packed` of `load`."""
+    """Returns where a data set's packed file may be, see `packing.path_of`. folder: `packed` of `load`.
+
+    Raises DataError if `subset` is a file that can't be read.
+    """
     root = os.path.abspath(os.path.expanduser(path))
-    name = "-".join(filter(None, (os.path.basename(root)[:50], Path(subset).stem[:50])))
+    chosen = subset
+    if subset and subset not in subsets.NAMED:  # two files may have one name, and a file may change
+        chosen = f"{Path(subset).stem[:50]}-{hashlib.sha256(repr(subsets.lines(subset)).encode()).hexdigest()[:8]}"
+    name = "-".join(filter(None, (os.path.basename(root)[:50], chosen)))
     several = f"{name}-{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8]}"  # of other folders, too
     if folder:
         return [os.path.join(os.path.expanduser(folder), several)]

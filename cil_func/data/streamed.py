@@ -68,7 +68,7 @@ class Streamed:
         for part in parts:
             images = torch.empty((len(part.rows), *self.shape, 3), dtype=torch.uint8)
             for first in range(0, len(part.rows), most):
-                pixels, faults = next(loaded)
+                pixels, faults, _ = next(loaded)
                 loading.refuse(self.table, faults)
                 images[first : first + most] = torch.from_numpy(pixels)
             yield images

@@ -74,7 +74,7 @@ class EventLog:
 
     def _write(self, event: Mapping[str, Any]) -> None:
         plain = files.json_value({**event, "time": round(self._clock(), 3)}, "event", refuse=False)
-        line = (json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8")
+        line = (json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         with files.disk_errors(self._path):
             try:
                 while line:

@@ -78,8 +78,11 @@ def write_chunks(path: str | Path, chunks: Iterable) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` as UTF-8, atomically. Raises DiskError, as `write_bytes` does."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes `text` as UTF-8, atomically. Raises DiskError, as `write_bytes` does.
+
+    Bytes of a file name that are no UTF-8, which Python has as surrogates, become text like "\\udcff".
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -284,6 +284,8 @@ COMBINATIONS = [
      KD.format('"dynamic"', '"sum"', 'a number >= 0, or kd_combination = "convex"')),
     (["method.name=icarl", "memory.size=0"], 'memory.size: 0 with method.name = "icarl"'),
     (["method.name=gem", "memory.size=0"], 'memory.size: 0 with method.name = "gem", which learns from exemplars'),
+    (["data.name=cub200", "data.path=x", "data.subset=first-100"],
+     'data.subset: "first-100" with data.name = "cub200", which has a list of its own; "", or'),
     (["data.name=image_folder"], 'data.path: missing, with data.name = "image_folder"'),
     (["data.name=imagenet100"], "data.path: missing"),
     (["data.name=imagenet1000"], "data.path: missing"),

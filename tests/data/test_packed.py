@@ -52,7 +52,12 @@ def folder(tmp_path):
 def decoded(monkeypatch):
     """A list to which the rows are added that are decoded in this process."""
     rows, read = [], loading.read
-    monkeypatch.setattr(loading, "read", lambda table, row, *others: rows.append(row) or read(table, row, *others))
+
+    def counted(table, row, *others, **more):
+        rows.append(row)
+        return read(table, row, *others, **more)
+
+    monkeypatch.setattr(loading, "read", counted)
     return rows
 
 

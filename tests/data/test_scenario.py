@@ -104,6 +104,8 @@ def test_an_index_that_is_the_name_of_another_class_is_refused():
     assert [NUMBERS[index] for index in scenario.class_order(names, **settings)] == names
     with pytest.raises(DataError, match="holds 1, which is the index of class '2' and the name of another"):
         scenario.class_order([1, 0], num_classes=2, class_names=("01", "2"))
+    with pytest.raises(DataError, match=r'holds 2020, which is no index and the name of a class; give .* \["2019"'):
+        scenario.class_order([2020, 2019, 2021], num_classes=3, class_names=("2019", "2020", "2021"))
 
 
 def test_indices_are_taken_where_no_name_says_otherwise():

@@ -255,6 +255,10 @@ def test_subsets_of_imagenet_are_the_published_ones(tmp_path):
 def test_classes_from_a_file(tmp_path):
     (tmp_path / "list.txt").write_text("# two\nn2 crane\n\nn1\nn2\n")
     assert subsets.choose(str(tmp_path / "list.txt"), ["n1", "n2", "n3"]) == ["n1", "n2"]
+    (tmp_path / "names.txt").write_text("\ufeffcat big\ndog 1 0\ncafe\u0301\n", encoding="utf-8")
+    assert subsets.choose(str(tmp_path / "names.txt"), ["caf\u00e9", "cat", "cat big", "dog"]) == [
+        "caf\u00e9", "cat big", "dog",
+    ]  # fmt: skip
     for content, fault in (("n9\nn1\n", "class 'n9' has no folder"), ("n1\n", "1 classes"), (b"\xff", "not UTF-8")):
         (tmp_path / "bad.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(DataError, match=fault):

@@ -1,7 +1,10 @@
 """Images in files: the same batches as from memory, however many workers decode, and nothing left behind."""
 
+import errno
+import gc
 import multiprocessing
 import os
+import pickle
 import subprocess
 import threading
 
@@ -15,7 +18,7 @@ from cil_func.data.augmentation import augment, window
 from cil_func.data.images import Mirrored, Part, Resident
 from cil_func.data.reading import file_table, image_file, loading
 from cil_func.data.reading.pixels import Rules
-from cil_func.errors import DataError
+from cil_func.errors import DataError, MachineError
 
 COUNT = 23
 RECIPES = {
@@ -117,6 +120,25 @@ def test_a_worker_ends_when_its_parent_says_so(table):
     worker.join(10)
     assert worker.exitcode == 0
     loaded.close()
+
+
+def test_workers_that_can_not_be_started_are_one_line(table, monkeypatch, recwarn):
+    """As in a container whose /dev/shm is full."""
+
+    def full(*words, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.get_context("fork").Process, "start", full)
+    with pytest.raises(MachineError, match=r"No space left on device in /dev/shm; make room, or set data\.workers = 0"):
+        loading.start(table, [loading.piece([0])], change=None, workers=1)
+    gc.collect()
+    assert not recwarn
+
+
+def test_changes_can_be_sent_to_workers_that_are_not_forked():
+    for recipe in ({"window": 0.1}, {"auto_augment": "rand-m9-mstd0.5-inc1"}, {"flip": True}):
+        for backend in ("device", "pil"):
+            pickle.loads(pickle.dumps(augment.make(backend=backend, **recipe)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -14,11 +14,12 @@ from cil_func.runs import files
 
 def test_json_is_strict_readable_and_ends_with_a_newline(tmp_path):
     path = tmp_path / "results.json"
-    value = {"top1": np.float32(0.5), "matrix": np.ones((1, 2)), "name": "Größe", "gamma": None}
+    odd = os.fsdecode(b"\xff.png")  # a file name that is no UTF-8
+    value = {"top1": np.float32(0.5), "matrix": np.ones((1, 2)), "name": "Größe", "gamma": None, "file": odd}
     files.write_json(path, value)
     text = path.read_text(encoding="utf-8")
     assert text.endswith("}\n") and "Größe" in text
-    assert json.loads(text) == {"top1": 0.5, "matrix": [[1.0, 1.0]], "name": "Größe", "gamma": None}
+    assert json.loads(text) == {"top1": 0.5, "matrix": [[1.0, 1.0]], "name": "Größe", "gamma": None, "file": odd}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float64("nan")])

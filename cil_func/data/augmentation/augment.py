@@ -101,7 +101,7 @@ def make(
     """
     fill = tuple(min(255, round(255 * value)) for value in mean)
     policy = randaugment.parse(auto_augment) if auto_augment else None
-    draw_policy: Draw = lambda key, count: {}  # noqa: E731
+    draw_policy: Draw = _draw_nothing
     apply_policy: ApplyPolicy | None = None
     if policy and backend == "device":
         draw_policy, apply_policy = partial(randaugment.draw, policy), _by_device
@@ -151,6 +151,11 @@ def _draw(
     if erasing:
         draws["erasing"] = rectangles.draw(rng.fold_in(key, "erasing"), count, probability=erasing)
     return draws
+
+
+def _draw_nothing(key: int, count: int) -> Draws:
+    """A function of the module, not of `make`: an `Augment` can be sent to another process."""
+    return {}
 
 
 def _draw_seeds(key: int, count: int) -> Draws:

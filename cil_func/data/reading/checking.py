@@ -5,6 +5,7 @@ known. Else a file that is damaged inside is found in training, which stops ther
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cil_func.data.reading import decoding, file_table, image_file, loading
 from cil_func.data.reading.file_table import FileTable
@@ -41,8 +42,20 @@ def size_of(files: Sequence[str], image_size: int, read: decoding.Read) -> tuple
     return sample[1], sample[2]
 
 
-def unreadable(table: FileTable, *, all_of: bool, workers: int) -> dict[int, str]:
-    """Returns {row: reason} of files that can't be used.
+class Looked(NamedTuple):
+    """What was found in the files of a table.
+
+    faults: {row: reason} of those that can't be used. odd: (row, what) of those that are odd, see `image_file.read`,
+    among the first `decoded` that were decoded for it.
+    """
+
+    faults: dict[int, str]
+    odd: list[tuple[int, str]]
+    decoded: int
+
+
+def look(table: FileTable, *, all_of: bool, workers: int) -> Looked:
+    """Finds files that can't be used, and those that are odd.
 
     all_of: whether to decode every file, by `workers` processes. If not, some are decoded, and of most the beginning
     and the end are looked at, which finds what is empty, cut off or no image.
@@ -50,15 +63,21 @@ def unreadable(table: FileTable, *, all_of: bool, workers: int) -> dict[int, str
     with image_file.quiet():
         if all_of:
             return _decoded(table, range(len(table)), workers)
-        faults = _decoded(table, file_table.spread(len(table), _DECODED), 0)
+        faults, odd, decoded = _decoded(table, file_table.spread(len(table), _DECODED), 0)
+        side = table.size[0] if table.resizes else 0
         for row in file_table.spread(len(table), _LOOKED_AT):
-            if row not in faults and not image_file.looks_whole(table.path(row)):
-                faults |= _decoded(table, [row], 0)
-    return dict(sorted(faults.items()))
+            if row not in faults and not image_file.looks_whole(table.path(row), side):
+                faults |= _decoded(table, [row], 0).faults
+    return Looked(dict(sorted(faults.items())), odd, decoded)
 
 
-def _decoded(table: FileTable, rows: Sequence[int], workers: int) -> dict[int, str]:
-    """Decodes the files of these rows. Returns {row: reason} of those that can't be used."""
+def _decoded(table: FileTable, rows: Sequence[int], workers: int) -> Looked:
+    """Decodes the files of these rows."""
     pieces = (loading.piece(rows[start : start + _PIECE]) for start in range(0, len(rows), _PIECE))
     loaded = loading.start(table, pieces, change=None, workers=workers, keep=False)
-    return {row: reason for piece in loaded for row, reason in piece.faults}
+    faults: dict[int, str] = {}
+    odd: list[tuple[int, str]] = []
+    for piece in loaded:
+        faults |= dict(piece.faults)
+        odd += piece.odd
+    return Looked(faults, odd, len(rows))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cil_func.data.reading import checking, decoding, file_table, image_file, listing, packing
+from cil_func.data.reading import checking, decoding, file_table, image_file, listing, loading, packing
 from cil_func.data.reading.file_table import Pixels
 from cil_func.data.reading.listing import Files, Listing
 from cil_func.data.reading.pixels import DARK, TRANSPARENT, TURNED, Rules, UnreadableError
@@ -82,9 +82,7 @@ def read(path: str, settings: Settings = DEFAULT) -> Folder:
     if found.mistakes or mistakes.lines:
         Mistakes([*found.mistakes, *mistakes.lines, *_unreadable(found)]).refuse()
     stamp = listing.stamp(found)
-    noted: set[tuple[str, str]] = set()
-    reader = partial(image_file.read, rules=settings.rules, report=lambda file, what: noted.add((what, file)))
-    images, kept = _SPLITS[_storage(found, settings)](found, settings, reader)
+    images, kept = _SPLITS[_storage(found, settings)](found, settings)
     train_images, train_targets, test_images, test_targets = images
     return Folder(
         train_images,
@@ -93,7 +91,7 @@ def read(path: str, settings: Settings = DEFAULT) -> Folder:
         test_targets,
         class_names,
         tuple(found.skipped) if settings.skip else (),
-        (*found.warnings, *_warnings(Counter(what for what, _ in noted), settings.rules)),
+        tuple(found.warnings),
         stamp,
         tuple(kept),
     )
@@ -111,13 +109,15 @@ def _storage(found: Listing, settings: Settings) -> str:
 Splits = tuple[list, list[str]]  # [train images, train targets, test images, test targets], and the training files
 
 
-def _read_splits(found: Listing, settings: Settings, reader: decoding.Read) -> Splits:
+def _read_splits(found: Listing, settings: Settings) -> Splits:
     """Reads all images into memory. Returns `Splits`, without the files that are skipped.
 
-    found: files that can't be read are noted in it. reader: see `decoding.read_all`.
+    found: files that can't be read are noted in it, and a warning for each thing that is odd about images.
     Raises DataError for a file that can't be read and is not skipped, and for a class of which no image is left.
     """
     files = [[file for file, _ in split] for split in found.splits]
+    noted: set[tuple[str, str]] = set()
+    reader = partial(image_file.read, rules=settings.rules, report=lambda file, what: noted.add((what, file)))
     try:
         decoded = decoding.read_all(
             files, settings.image_size, stop=not found.skip, read=reader, memory=settings.memory
@@ -127,23 +127,30 @@ def _read_splits(found: Listing, settings: Settings, reader: decoding.Read) -> S
     # Without `skip` reading has ended at the first one, and the next files were not looked at.
     kept = _kept_rows(found, [unread for _, unread in decoded], more=lambda at, row: _unreadable(found, at, row))
     arrays = [decoding.remove_rows(array, unread) for array, unread in decoded]
+    found.warnings += _warnings(Counter(what for what, _ in noted), settings.rules)
     return _splits(found, arrays, kept)
 
 
-def _list_splits(found: Listing, settings: Settings, reader: decoding.Read) -> Splits:
-    """Returns the `Splits` of images that stay in their files; the rest is as in `_read_splits`."""
+def _list_splits(found: Listing, settings: Settings) -> Splits:
+    """Returns the `Splits` of images that stay in their files; the rest is as in `_read_splits`.
+
+    The warnings are of the images that were decoded.
+    """
     files = [[file for file, _ in split] for split in found.splits]
-    size = checking.size_of(files[0], settings.image_size, reader)
+    size = checking.size_of(files[0], settings.image_size, image_file.read)
     make = partial(file_table.table, size=size, resizes=bool(settings.image_size), rules=settings.rules)
-    checked = [checking.unreadable(make(paths), all_of=found.skip, workers=settings.workers) for paths in files]
-    kept = _kept_rows(found, checked)
+    checked = [checking.look(make(paths), all_of=found.skip, workers=settings.workers) for paths in files]
+    kept = _kept_rows(found, [each.faults for each in checked])
+    odd, decoded = Counter(what for each in checked for _, what in each.odd), sum(each.decoded for each in checked)
+    all_of = decoded == sum(map(len, files))
+    found.warnings += _warnings(odd, settings.rules, of="" if all_of else f" of the {decoded} that were looked at")
     return _splits(found, [make([paths[row] for row in rows]) for paths, rows in zip(files, kept, strict=True)], kept)
 
 
-def _pack_splits(found: Listing, settings: Settings, reader: decoding.Read) -> Splits:
+def _pack_splits(found: Listing, settings: Settings) -> Splits:
     """Returns the `Splits` of images in a packed file, which is made if need be; else as `_read_splits`."""
     files = [[file for file, _ in split] for split in found.splits]
-    size, border = checking.size_of(files[0], settings.image_size, reader), len(files[0])
+    size, border = checking.size_of(files[0], settings.image_size, image_file.read), len(files[0])
     made = file_table.table([*files[0], *files[1]], size=size, resizes=settings.image_size > 0, rules=settings.rules)
     stamps = listing.block_stamps(found, packing.files_in_a_block(size))
     path, workers = packing.path_of(settings.packed, made), settings.workers
@@ -162,14 +169,18 @@ def _kept_rows(
 ) -> list[list[int]]:
     """Returns for each split the rows whose files can be read, and notes the others in `found`.
 
-    unread: for each split {row: reason} of the others. more: called as more(split, row) for mistakes in the files from
+    unread: for each split {row: reason} of the others. An image of another size is sound, so it is a mistake, and not
+    skipped. more: called as more(split, row) for mistakes in the files from
     that row on.
     Raises DataError if a file can't be read and isn't skipped, or if no image of a class is left.
     """
     lost = Mistakes()
     for number, (split, faults) in enumerate(zip(found.splits, unread, strict=True)):
         for row, reason in faults.items():
-            found.note(split[row][0], reason)
+            if reason.endswith(loading.ONE_SIZE):
+                found.mistakes.append(f"images differ in size: {split[row][0]} has {reason}")
+            else:
+                found.note(split[row][0], reason)
         if found.mistakes:
             Mistakes([*found.mistakes, *more(number, max(faults) + 1)]).refuse()
         lost.lines += _lost_classes(split, faults, found.class_names)
@@ -208,20 +219,21 @@ def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
     return more.mistakes
 
 
-def _warnings(counts: Counter, rules: Rules) -> Iterator[str]:
+def _warnings(counts: Counter, rules: Rules, of: str = "") -> Iterator[str]:
     """Yields one line for each of TURNED, TRANSPARENT and DARK that is true of some images.
 
-    counts: {one of the three: how many images it is true of}. rules: what was done with such images.
+    counts: {one of the three: how many images it is true of}. rules: what was done with such images. of: of which
+    images, in words; "": of all.
     """
     if turned := counts[TURNED]:
         done = "turned upright" if rules.upright else "left as stored"
-        yield f"{_images(turned)} with an orientation in EXIF: {done} (data.exif_orientation)"
+        yield f"{_images(turned)}{of} with an orientation in EXIF: {done} (data.exif_orientation)"
     if transparent := counts[TRANSPARENT]:
         shown = "the colours stored there" if rules.background is None else f"the colour {list(rules.background)}"
-        yield f"{_images(transparent)} with transparent parts: these show {shown} (data.background)"
+        yield f"{_images(transparent)}{of} with transparent parts: these show {shown} (data.background)"
     if dark := counts[DARK]:
         yield (
-            f"{_images(dark)} of 16 bits a value, dark: only the lowest quarter of the range is used; "
+            f"{_images(dark)}{of} of 16 bits a value, dark: only the lowest quarter of the range is used; "
             "if the files hold 10, 12 or 14 bits a value, scale them to the full range"
         )
 

@@ -80,11 +80,12 @@ def read(
         raise UnreadableError(_reason(error, file)) from error
 
 
-_LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # of a whole file; some tools append more
+# Of a whole file. Some tools append more. The other formats have no end by which a file is seen to be whole.
+_LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 
 
-def looks_whole(file: str) -> bool:
-    """Returns whether the beginning of a file is that of an image, and its end too where the format has one.
+def looks_whole(file: str, image_size: int = 0) -> bool:
+    """Returns whether beginning and end of a file are those of an image that `read` can bring to `image_size`.
 
     Takes a tenth of the time of decoding. A file of which it is false may be sound: `read` decides.
     """
@@ -92,7 +93,10 @@ def looks_whole(file: str) -> bool:
         with open(file, "rb", opener=_open) as stream:
             _check(os.fstat(stream.fileno()))
             with Image.open(stream, formats=FORMATS) as image:
-                end = _LAST_BYTES.get(image.format or "", b"")
+                end = _LAST_BYTES.get(image.format or "")
+                _resized(image.size, image_size or min(image.size))
+            if end is None:
+                return False
             stream.seek(-len(end), os.SEEK_END)
             return stream.read() == end
     except Exception:  # whatever Pillow raises
@@ -125,16 +129,23 @@ def resize(image: Image.Image, size: int) -> Image.Image:
     torchvision's Resize and CenterCrop round them.
     Raises UnreadableError if the longer side becomes so long that Pillow's guard would not allow the image.
     """
-    width, height = image.size
-    if (width, height) == (size, size):
+    if image.size == (size, size):
         return image
-    short = min(width, height)
-    shape = f"{width}x{height}"
-    width, height = size * width // short, size * height // short
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:  # 1 x 100,000 would take 20 GB
-        raise UnreadableError(f"{shape} pixels become {width}x{height} at data.image_size = {size}, too long a strip")
+    width, height = _resized(image.size, size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+
+
+def _resized(found: tuple[int, int], size: int) -> tuple[int, int]:
+    """Returns (width, height) once the shorter side has `size` pixels. Raises UnreadableError, see `resize`.
+
+    found: (width, height).
+    """
+    width, height = (size * side // min(found) for side in found)
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:  # 1 x 100,000 would take 20 GB
+        shape = f"{found[0]}x{found[1]}"
+        raise UnreadableError(f"{shape} pixels become {width}x{height} at data.image_size = {size}, too long a strip")
+    return width, height
 
 
 @contextmanager

@@ -3,14 +3,16 @@
 What is decoded, in which order and by which seed is decided before: nothing depends on the number of workers.
 """
 
+import errno
 import gc
 import mmap
-import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -22,9 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 from cil_func.data.reading import image_file
 from cil_func.data.reading.file_table import FileTable
 from cil_func.data.reading.pixels import UnreadableError
-from cil_func.errors import DataError
+from cil_func.errors import DataError, MachineError
 
+ONE_SIZE = "set data.image_size to bring all to one size"  # the end of what is said of an image of another size
 AHEAD = 4  # pieces a worker prepares ahead
+# Forked workers share memory with this process. Python 3.14 would take forkserver on Linux. None: the system's own way.
+_START = "fork" if sys.platform.startswith("linux") else None
 _WATCH_SECONDS = 0.5  # between two looks of a worker whether its parent lives
 
 
@@ -47,11 +52,13 @@ class Loaded(NamedTuple):
     """A piece, decoded.
 
     pixels: uint8 (B, H, W, 3), which may change once the next piece is taken; undefined for the files in `faults`.
-    faults: (row, why its file can't be used).
+    faults: (row, why its file can't be used), which ends with ONE_SIZE for a sound image of another size. odd: (row,
+    what), see `image_file.read`.
     """
 
     pixels: np.ndarray
     faults: list[tuple[int, str]]
+    odd: list[tuple[int, str]]
 
 
 class Change(Protocol):
@@ -75,6 +82,7 @@ def start(
     nothing. workers: how many processes decode; 0: the thread that takes pieces does it. keep: whether pixels are
     wanted; if not, the arrays are empty, and only files that can't be used are found. most: how many images a piece
     has at most, for memory through which workers hand over pixels; 0: not known, a pipe takes them, which is slower.
+    Raises MachineError if the workers can't be started since the memory that they share with this process is full.
     """
     if not workers:
         image_file.hush()
@@ -89,27 +97,29 @@ def start(
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch's hint forgets that batch_size may be None
             worker_init_fn=partial(_begin_worker, os.getpid()),
             prefetch_factor=AHEAD if workers else None,
+            multiprocessing_context=_START if workers else None,
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        loaded = iter(loader)
+        loaded = _begun(loader)
     return (_taken(sent, number, slots) for number, sent in enumerate(loaded))
 
 
-def read(table: FileTable, row: int, change: Change | None = None, seed: int | None = None) -> np.ndarray:
+def read(
+    table: FileTable, row: int, change: Change | None = None, seed: int | None = None,
+    *, report: Callable[[str, str], None] = lambda file, what: None,
+) -> np.ndarray:  # fmt: skip
     """Returns the image of a row, uint8 (H, W, 3), of the table's size.
 
     change, seed: if both are given, the random part that `change` cuts out; else the whole image by the table's rule.
+    report: see `image_file.read`.
     Raises UnreadableError for a file that can't be used, or whose image has another size.
     """
     cut = None if change is None or seed is None else lambda image: change.cut(image, seed, size=table.size)
     side = table.size[0] if table.resizes else 0
-    pixels = image_file.read(table.path(row), side, rules=table.rules, instead=cut)
+    pixels = image_file.read(table.path(row), side, rules=table.rules, instead=cut, report=report)
     if pixels.shape[:2] != table.size:
         (height, width), (found_high, found_wide) = table.size, pixels.shape[:2]
-        raise UnreadableError(
-            f"{found_wide}x{found_high} pixels, and others have {width}x{height}; set data.image_size to bring all to "
-            "one size"
-        )
+        raise UnreadableError(f"{found_wide}x{found_high} pixels, and others have {width}x{height}; {ONE_SIZE}")
     return pixels
 
 
@@ -122,12 +132,27 @@ def refuse(table: FileTable, faults: list[tuple[int, str]]) -> None:
 class _Sent(NamedTuple):
     """What a worker sends of a piece.
 
-    images: how many it has. pixels: None if they are in the piece's slot. faults: see `Loaded`.
+    images: how many it has. pixels: None if they are in the piece's slot. faults, odd: see `Loaded`.
     """
 
     images: int
     pixels: np.ndarray | None
     faults: list[tuple[int, str]]
+    odd: list[tuple[int, str]]
+
+
+def _begun(loader: DataLoader) -> Iterator[_Sent]:
+    """Returns the iterator of a loader, whose workers it starts. Raises MachineError, see `start`."""
+    try:
+        return iter(loader)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EMFILE, errno.ENFILE):
+            raise
+        traceback.clear_frames(error.__traceback__)  # what torch has begun is not finished by Python at some later time
+        where = " in /dev/shm" if error.errno == errno.ENOSPC else ""
+        raise MachineError(
+            f"processes that decode can't be started: {error.strerror}{where}; make room, or set data.workers = 0"
+        ) from None
 
 
 def _slots(workers: int, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -138,7 +163,7 @@ def _slots(workers: int, shape: tuple[int, ...]) -> np.ndarray | None:
     other slots. Memory without a file is not limited as /dev/shm is, to 64 MB in many containers.
     """
     count = workers * AHEAD + 1
-    if multiprocessing.get_start_method() != "fork":
+    if _START != "fork":
         return None
     try:
         memory = mmap.mmap(-1, count * int(np.prod(shape)))
@@ -150,9 +175,9 @@ def _slots(workers: int, shape: tuple[int, ...]) -> np.ndarray | None:
 def _taken(sent: _Sent, number: int, slots: np.ndarray | None) -> Loaded:
     """Returns the piece of this number, as a worker has sent it."""
     if sent.pixels is not None:
-        return Loaded(sent.pixels, sent.faults)
+        return Loaded(sent.pixels, sent.faults, sent.odd)
     assert slots is not None
-    return Loaded(slots[number % len(slots), : sent.images], sent.faults)
+    return Loaded(slots[number % len(slots), : sent.images], sent.faults, sent.odd)
 
 
 class _Decoder(Dataset):
@@ -169,10 +194,13 @@ class _Decoder(Dataset):
         else:
             pixels = self.slots[number % len(self.slots), :count]
         faults: list[tuple[int, str]] = []
+        odd: list[tuple[int, str]] = []
         seeds = piece.draws.get("window")
         for slot, row in enumerate(piece.rows.tolist()):
             try:
-                pixels[slot] = read(self.table, row, self.change, None if seeds is None else int(seeds[slot]))
+                seed = None if seeds is None else int(seeds[slot])
+                report = partial(_note, odd, row)
+                pixels[slot] = read(self.table, row, self.change, seed, report=report)
             except UnreadableError as error:
                 faults.append((row, str(error)))
         if self.change and not faults:
@@ -182,7 +210,11 @@ class _Decoder(Dataset):
             elif changed is not pixels:
                 pixels[:] = changed
         # A numpy array goes through a pipe. A tensor would go through /dev/shm, as `_slots` says of it.
-        return _Sent(count, None if self.slots is not None else pixels if self.keep else pixels[:0], faults)
+        return _Sent(count, None if self.slots is not None else pixels if self.keep else pixels[:0], faults, odd)
+
+
+def _note(odd: list[tuple[int, str]], row: int, file: str, what: str) -> None:
+    odd.append((row, what))
 
 
 def _as_it_is(sent: _Sent) -> _Sent:

@@ -63,7 +63,7 @@ def pack(
     stamps: of the blocks of `files_in_a_block` files each. path: of the packed file. Its folder is made; other
     processes that want the same file wait until it is there. first_test: row of the first test image.
     workers: how many processes decode; 0: this one. stop: whether files that can't be used end the packing, before
-    their block; if not, they are left out.
+    their block; if not, they are left out, but for images of another size, which end it.
     Returns ({row: reason} of the files that can't be used, [training images, test images]). If the packing has ended
     without all files, the faults are of one block, and there are no images.
     Raises DataError as `_opened` does, DiskError if the disk is too small or can't be written.
@@ -154,8 +154,8 @@ def _write(
     tell = _teller(path, len(table), size)
     with open(part, "ab") as data, closing(loaded), image_file.quiet():
         data.truncate(done)  # it appends
-        for stamp, rows, (pixels, faults) in zip(stamps[len(blocks) :], pieces, loaded, strict=True):
-            if faults and stop:
+        for stamp, rows, (pixels, faults, _) in zip(stamps[len(blocks) :], pieces, loaded, strict=True):
+            if faults and (stop or any(reason.endswith(loading.ONE_SIZE) for _, reason in faults)):
                 return dict(faults)
             if faults:
                 pixels = np.delete(pixels, [row - rows.start for row, _ in faults], axis=0)

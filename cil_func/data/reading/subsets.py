@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,8 +25,8 @@ def choose(subset: str, class_names: Sequence[str]) -> list[str]:
     subset: "first-100", the first 100 synsets in sorted order: the lists train_100.txt and val_100.txt of PODNet
     (arXiv:2004.13513, incremental_learning.pytorch/imagenet_split), which continuum downloads and DyTox and others use.
     "seed-1993": those that numpy's legacy generator chooses with seed 1993, as LUCIR's gen_imagenet_subset.py (Hou et
-    al. 2019). Anything else is the path of a text file with a class in each line; what follows a space is ignored, and
-    so are empty lines and those that begin with "#".
+    al. 2019). Anything else is the path of a text file with a class in each line. A line that is no class may begin
+    with one, up to a space: the rest is ignored, and so are empty lines and those that begin with "#".
     class_names: of all folders. For the first two there have to be 1000.
     Raises DataError if there aren't, if folders named by synsets aren't ImageNet's 1000, if the file can't be read or
     names a class that has no folder.
@@ -46,15 +47,24 @@ def choose(subset: str, class_names: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _listed(file: str, known: list[str]) -> list[str]:
-    """Returns the classes that a text file lists, sorted. known: the classes that have a folder."""
+def lines(file: str) -> list[str]:
+    """Returns the lines of a text file that name classes, in Unicode's form NFC, as the names of class folders are.
+
+    Raises DataError if the file can't be read.
+    """
     try:
-        with open(os.path.expanduser(file), encoding="utf-8") as stream:
-            lines = [line.strip() for line in stream]
+        with open(os.path.expanduser(file), encoding="utf-8-sig") as stream:
+            found = [unicodedata.normalize("NFC", line.strip()) for line in stream]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise DataError(f"data.subset: {file} can't be read ({reason}); {FIRST!r}, {SEED!r} or a text file") from error
-    names = sorted({line.split()[0] for line in lines if line and not line.startswith("#")})
+    return [line for line in found if line and not line.startswith("#")]
+
+
+def _listed(file: str, known: list[str]) -> list[str]:
+    """Returns the classes that a text file lists, sorted. known: the classes that have a folder."""
+    there = set(known)
+    names = sorted({line if line in there else line.split()[0] for line in lines(file)})
     unknown = [name for name in names if name not in known]
     if unknown or len(names) < 2:
         fault = f"class {unknown[0]!r} has no folder" if unknown else f"{len(names)} classes"

@@ -31,7 +31,7 @@ def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> 
     unlisted = lambda error: note(error.filename, error.strerror or str(error))  # noqa: E731
     for folder, inner, names in os.walk(top, followlinks=True, onerror=unlisted):
         visible = sorted(name for name in inner if not name.startswith("."))
-        inner[:] = [name for name in visible if _can_enter(os.path.join(folder, name), note)]
+        inner[:] = [name for name in visible if _can_enter(os.path.join(folder, name), top, note)]
         shown = [name for name in names if _is_meant(name)]
         found.append((folder, sorted(name for name in shown if image_file.is_image(name))))
         others.update(_extension(name) for name in shown if not image_file.is_image(name))
@@ -39,17 +39,19 @@ def find_images(top: str, note: Callable[[str, str], None], others: Counter) -> 
         yield from (os.path.join(folder, name) for name in names)
 
 
-def _can_enter(folder: str, note: Callable[[str, str], None]) -> bool:
+def _can_enter(folder: str, top: str, note: Callable[[str, str], None]) -> bool:
     """Returns whether to search a folder: it is not named like an image and doesn't lead back to itself.
 
-    note: called with (folder, reason) if it isn't to be searched.
+    top: the folder whose search has led to it. note: called with (folder, reason) if it isn't to be searched.
     """
     if image_file.is_image(folder):
         note(folder, "it is a folder, not a file")
         return False
     if os.path.islink(folder):
         real, here = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
-        if os.path.commonpath([real, here]) == real:  # os.walk would go round 40 times and find each image as often
+        inside = os.path.relpath(os.path.dirname(folder), top).split(os.sep)
+        above = {os.path.realpath(os.path.join(top, *inside[:depth])) for depth in range(len(inside) + 1)}  # by links
+        if os.path.commonpath([real, here]) == real or real in above:  # os.walk would go round 40 times
             note(folder, "it is a link to a folder that holds it")
             return False
     return True

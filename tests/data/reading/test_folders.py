@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.reliability_helpers import bad_configurations, bad_folders, bad_images
 from cil_func.data import sources
-from cil_func.data.reading import folders
+from cil_func.data.reading import checking, folders
 from cil_func.errors import DataError
 
 RNG = np.random.RandomState(0)
@@ -344,6 +344,13 @@ def test_a_link_back_is_refused_not_followed_40_times(root):
     (root / "train" / "cat" / "back").unlink()
     os.symlink(".", root / "train" / "cat" / "same")
     assert "train/cat/same: it is a link" in refused(root)
+    (root / "train" / "cat" / "same").unlink()
+    os.symlink("../ant", root / "train" / "cat" / "x")  # and round through another class
+    os.symlink("../cat", root / "train" / "ant" / "y")
+    line = refused(root)
+    assert "train/ant/y/x: it is a link to a folder that holds it" in line and "train/cat/x/y: it is a link" in line
+    (root / "train" / "ant" / "y").unlink()
+    assert len(sources.load("image_folder", path=str(root)).train_images) == 9  # those of ant are cat's, too
 
 
 def test_other_alphabets_and_long_paths_are_read(tmp_path):
@@ -478,6 +485,47 @@ def test_nothing_is_skipped_where_all_is_well(root):
     assert np.array_equal(stop.train_images, skip.train_images)
 
 
-def test_two_sizes_are_no_reason_to_skip(root):
+@pytest.mark.parametrize("storage", ["resident", "streaming", "packed"])
+def test_two_sizes_are_no_reason_to_skip(storage, root):
     save(root / "train" / "cat" / "1.png", pixels(9, 9))
-    assert "images differ in size" in refused(root, on_error="skip")
+    (root / "train" / "ant" / "0.png").write_bytes(b"no image")
+    line = refused(root, on_error="skip", storage=storage)
+    assert "images differ in size" in line and line.endswith("set data.image_size to bring all to one size")
+    assert "skip" not in line
+    data = sources.load("image_folder", path=str(root), on_error="skip", storage=storage, image_size=8)
+    assert len(data.train_images) == 5 and len(data.skipped) == 1
+
+
+def test_odd_images_that_stay_in_their_files_are_counted_among_those_looked_at(root, monkeypatch):
+    for name in ("0", "1"):
+        Image.fromarray(RNG.randint(0, 256, (8, 8, 4), dtype=np.uint8), "RGBA").save(root / f"train/cat/{name}.png")
+    for size in (0, 8):
+        whole, streamed = (
+            sources.load("image_folder", path=str(root), storage=storage, image_size=size, on_error="skip").warnings
+            for storage in ("resident", "streaming")
+        )
+        assert whole == streamed and whole[0].startswith("2 images with transparent parts")
+    monkeypatch.setattr(checking, "_DECODED", 6)
+    (root / "train/ant/3.png").write_bytes((root / "train/ant/2.png").read_bytes())
+    (line,) = sources.load("image_folder", path=str(root), storage="streaming").warnings
+    assert " of the 8 that were looked at with transparent parts" in line
+
+
+def test_names_that_are_no_utf_8_and_a_home_folder_in_lists_of_files(root, monkeypatch):
+    save(root / "train" / "ant" / os.fsdecode(b"\xff.png"), pixels())
+    monkeypatch.setenv("HOME", str(root.parent))
+    files = sources.load("image_folder", path=f"~/{root.name}").train_files
+    assert files[:4] == ("train/ant/0.png", "train/ant/1.png", "train/ant/2.png", r"train/ant/\xff.png")
+
+
+def test_packed_files_of_two_lists_of_classes_are_two(root, tmp_path):
+    save(root / "train" / "dog big" / "0.png", pixels())
+    save(root / "test" / "dog big" / "0.png", pixels())
+    found = []
+    for folder, classes in (("one", "ant\ncat\n"), ("two", "ant\ndog big\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "classes.v1.txt").write_text(classes)
+        subset = str(tmp_path / folder / "classes.v1.txt")
+        found.append(sources.load("image_folder", path=str(root), subset=subset, storage="packed"))
+    assert [data.class_names for data in found] == [("ant", "cat"), ("ant", "dog big")]
+    assert len([*(root / "packed").glob("*.uint8")]) == 2

@@ -264,6 +264,17 @@ def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path):
     Image.new("RGB", (100_000, 1)).save(tmp_path / "s.png")
     assert read(tmp_path / "s.png").shape == (1, 100_000, 3)
     assert "100000x1 pixels become 6400000x64" in refused(tmp_path / "s.png", 64)
+    assert image_file.looks_whole(tmp_path / "s.png") and not image_file.looks_whole(tmp_path / "s.png", 64)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "bmp", "tiff", "webp"])
+def test_a_file_that_is_cut_off_does_not_look_whole(kind, tmp_path):
+    """Of some kinds none looks whole: such a file is decoded."""
+    file = tmp_path / f"a.{kind}"
+    Image.fromarray(pixels(30, 30)).save(file)
+    assert image_file.looks_whole(file) is (kind in ("jpeg", "png", "gif"))
+    file.write_bytes(file.read_bytes()[:-20])
+    assert not image_file.looks_whole(file)
 
 
 # --- Refused
