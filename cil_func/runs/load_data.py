@@ -175,6 +175,7 @@ def _load_own(config: Config, method: Method, extended: Parent | None, memory: I
         workers=storage.num_workers(config),
         packed=settings.packed,
         subset=settings.subset,
+        one_class=bool(config.run.extends),
     )
 
 

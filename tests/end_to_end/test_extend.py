@@ -126,6 +126,15 @@ def test_a_network_that_grows_is_extended_too(method, other, folders, tmp_path, 
     assert 100 * right.double().mean() == pytest.approx(found["last_accuracy"]) and name in after.params["backbone"]
 
 
+def test_a_single_class_can_be_added(base, names, tmp_path):
+    """By a folder that no run could begin with."""
+    one = folder_of(tmp_path / "one", names[4:5])
+    assert extend(base / "old", one, tmp_path / "new") == 0
+    found = results_of(tmp_path / "new")
+    assert found["class_names"] == names[:5] and [row["num_new"] for row in found["phases"]] == [2, 2, 1]
+    assert extend(base / "old", one, tmp_path / "new") == 0  # finished: its images are looked at again
+
+
 def test_memory_holds_the_exemplars_by_class_and_rank(base, names, folders):
     told = json.loads((base / "old" / "memory" / "memory.json").read_text())
     assert [each["name"] for each in told["classes"]] == names[:4] and told["per_class"] == [3] * 4  # 12 // 4
