@@ -135,6 +135,7 @@ def _header(ready: setup.Setup) -> dict:
         "skipped_images": ready.skipped,
         "data_warnings": ready.data_warnings,
         "data_fingerprint": ready.fingerprint,
+        "tests_fingerprint": ready.tests_fingerprint,
         "data_stamp": ready.stamp,
         **of_parent,
     }

@@ -135,6 +135,21 @@ def test_a_single_class_can_be_added(base, names, tmp_path):
     assert extend(base / "old", one, tmp_path / "new") == 0  # finished: its images are looked at again
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_an_extended_run_is_extended_by_another_method_and_tested_on_all_test_images(older, base, folders, tmp_path):
+    """Also after images of the first run's memory were deleted, but for runs of older versions."""
+    old, new = (shutil.copytree(base / name, tmp_path / name) for name in ("old", "new"))
+    (new / "config.toml").write_text((new / "config.toml").read_text().replace(str(base / "old"), str(old)))
+    if older:
+        results = results_of(new)
+        del results["tests_fingerprint"]
+        (new / "results.json").write_text(json.dumps(results))
+    else:
+        shutil.rmtree(next((old / "memory").glob("000-*")))
+    assert extend(new, folders["newer"], tmp_path / "newer", "method.name=lwf") == 0
+    assert results_of(tmp_path / "newer")["old_classes_tested_on"] == "test images"
+
+
 def test_memory_holds_the_exemplars_by_class_and_rank(base, names, folders):
     told = json.loads((base / "old" / "memory" / "memory.json").read_text())
     assert [each["name"] for each in told["classes"]] == names[:4] and told["per_class"] == [3] * 4  # 12 // 4
