@@ -1,6 +1,5 @@
 """The one door to all commands: `python -m cil_func COMMAND`; without a command it lists them."""
 
-import os
 import sys
 from importlib import import_module
 from typing import NamedTuple, NoReturn
@@ -70,9 +69,7 @@ def command() -> NoReturn:
     """
     try:
         status = main()
-        sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
         status = 0
     leave(status)
 

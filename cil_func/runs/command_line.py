@@ -7,7 +7,6 @@ import argparse
 import os
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +14,7 @@ from cil_func import config as configuration
 from cil_func.config import effects, explain
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
-from cil_func.runs import extension_config
+from cil_func.runs import extension_config, output
 
 INTERRUPTED = 130
 
@@ -28,12 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse(arguments)
         if options.explain is not None:
-            print(explain.explain(options.explain))
+            output.show(explain.explain(options.explain))
             return 0
         config = _configuration(options)
         if options.print_config:
             _warn(effects.without_effect(config, configuration.set_keys(options.set)))
-            print(configuration.to_toml(config), end="")
+            output.show(configuration.to_toml(config), end="")
             return 0
         directory = options.out or default_directory(options, config)
         from cil_func.parallel.launch import launched
@@ -47,10 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
             return look(run, config, directory, options, launch)
         return run.run(config, directory, launch, warnings=[unused] if unused else [])
     except CilError as error:  # `run.run` prints those of a run itself
-        print(f"train.py: {error}", file=sys.stderr)
+        output.tell(f"train.py: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        print("train.py: interrupted", file=sys.stderr)
+        output.tell("train.py: interrupted")
         return INTERRUPTED
     except Exception:
         traceback.print_exc()
@@ -69,7 +68,7 @@ def _configuration(options: argparse.Namespace) -> configuration.Config:
 def _warn(message: str) -> None:
     """Prints a warning as one line on stderr, for stdout may be read by a program; "" prints nothing."""
     if message:
-        print(f"train.py: warning: {message}", file=sys.stderr)
+        output.tell(f"train.py: warning: {message}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -144,12 +143,10 @@ def look(run, config: configuration.Config, directory: Path, options: argparse.N
 def leave(status: int) -> NoReturn:
     """Ends the process with an exit status.
 
-    After a stop by a signal (status above 128) it flushes the output and ends without Python's clean-up, which would
-    wait for torch's compilers for seconds.
+    It flushes the output; if nobody reads that any more, the exit status stays the same. After a stop by a signal
+    (status above 128) it ends without Python's clean-up, which would wait for torch's compilers for seconds.
     """
+    output.flush()
     if status > 128:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
-                stream.flush()
         os._exit(status)
     sys.exit(status)

@@ -16,6 +16,7 @@ from cil_func.runs import (
     checkpoints,
     finishing,
     machine,
+    output,
     parent,
     planned_seconds,
     planning,
@@ -66,9 +67,9 @@ def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
         ready = setup.build(config, processes)
         text = planning.describe(ready)
         if processes.first:
-            print(text, *(f"warning: {message}" for message in data_warnings(ready)), sep="\n", flush=True)
+            output.show(text, *(f"warning: {message}" for message in data_warnings(ready)))
         if processes.size == 1:
-            print(*planned_seconds.of(ready), sep="\n", flush=True)
+            output.show(*planned_seconds.of(ready))
 
     return _with_others(config, launch or Launch(), StatusReporter(directory), work)
 
@@ -81,7 +82,7 @@ def profile(config: Config, directory: Path, steps: int) -> int:
     from cil_func.runs import profiling  # imported late: torch's profiler takes a moment, and few runs need it
 
     def work(processes: Processes, signals: Signals) -> None:
-        print(profiling.run(config, directory, steps), flush=True)
+        output.show(profiling.run(config, directory, steps))
 
     return _with_others(config, Launch(), StatusReporter(directory), work)
 
@@ -158,7 +159,7 @@ def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -
     found: what `read_directory` found. Raises what `same_images.warning_if_changed` raises if data.path is another one.
     """
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-    print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n", flush=True)
+    output.show(f"{directory} holds this run, finished", "", tables.phase_table(results))
     changed = same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from)
     if changed:
         reporter.print_line(f"warning: {changed}")
