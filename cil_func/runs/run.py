@@ -24,7 +24,7 @@ from cil_func.runs import (
     saved_model,
     setup,
 )
-from cil_func.runs.directory import FoundRun, claim_directory, read_directory, refuse_another_run
+from cil_func.runs.directory import FoundRun, claim_directory, lacks_model, read_directory, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
@@ -154,7 +154,7 @@ def _run(
 
 
 def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -> None:
-    """Prints the table of a finished run, and a warning if its images have changed since.
+    """Prints the table of a finished run, and a warning if its images have changed since or its model is gone.
 
     found: what `read_directory` found. Raises what `same_images.warning_if_changed` raises if data.path is another one.
     """
@@ -163,6 +163,8 @@ def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -
     changed = same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from)
     if changed:
         reporter.print_line(f"warning: {changed}")
+    if lacks_model(directory):
+        reporter.print_line("warning: its model is gone, and so are its checkpoints; another --out trains it again")
 
 
 def _train(

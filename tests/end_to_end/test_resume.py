@@ -141,6 +141,22 @@ def test_results_that_are_broken_are_made_again(broken, undisturbed, tmp_path):
     assert train.main([*FLAGS, "--out", str(directory)]) == 0 and not real_runs.difference(directory, undisturbed)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_a_model_that_was_deleted_is_written_again_from_the_last_checkpoint(name, undisturbed, tmp_path, capsys):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    (directory / name).unlink()
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0 and not real_runs.difference(directory, undisturbed)
+    assert (directory / name).read_bytes() == (undisturbed / name).read_bytes()
+    (directory / name).unlink()
+    shutil.rmtree(directory / "checkpoints")
+    capsys.readouterr()
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0  # it isn't trained anew unasked
+    told = capsys.readouterr()
+    assert "holds this run, finished" in told.out and "its model is gone" in told.err
+    assert not (directory / name).exists()
+
+
 def test_a_checkpoint_says_on_which_device_it_was_trained(undisturbed):
     found, _ = checkpoints.newest(undisturbed / "checkpoints")
     assert found.record["device"] == config.load(str(undisturbed / "config.toml")).run.device in ("cpu", "cuda")
