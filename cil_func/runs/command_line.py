@@ -79,13 +79,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="train.py", description="Class-incremental learning with WA and its relatives.", allow_abbrev=False
     )
-    parser.add_argument("--config", metavar="NAME", help="a path, else a preset's name; default digits.toml")
+    parser.add_argument("--config", type=named, metavar="NAME", help="a path, else a preset; default digits.toml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides one value; repeatable"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default runs/<config name>")
+    parser.add_argument("--out", type=folder, metavar="DIR", help="run directory; default runs/<config name>")
     parser.add_argument(
-        "--extend", type=Path, metavar="RUN", help="add the classes in --set data.path=FOLDER to a finished run"
+        "--extend", type=folder, metavar="RUN", help="add the classes in --set data.path=FOLDER to a finished run"
     )
     parser.add_argument("--print-config", action="store_true", help="print the configuration as TOML and exit")
     parser.add_argument(
@@ -96,6 +96,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--profile", type=positive, metavar="N", help="trace N training steps into DIR/trace.json, train nothing else"
     )
     return parser.parse_args(arguments)
+
+
+def named(text: str) -> str:
+    """Returns the text behind a flag. Raises ArgumentTypeError if it is empty, as that of an unset variable is."""
+    if not text:
+        raise argparse.ArgumentTypeError("empty, as an unset variable is; give a name, or leave the flag out")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Returns the folder behind a flag. Raises ArgumentTypeError if it is empty, which would be the current folder."""
+    return Path(named(text))
 
 
 def positive(text: str) -> int:

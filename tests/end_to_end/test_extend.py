@@ -15,7 +15,7 @@ from PIL import Image
 
 import train
 from cil_func.config import effects
-from cil_func.runs import checkpoints, extension_config, memory_files, saved_model, setup
+from cil_func.runs import checkpoints, extension_config, memory_files, saved_model, setup, trial_steps
 
 TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
@@ -247,6 +247,14 @@ def test_new_images_of_another_size_are_refused_with_a_way_out(folders, names, t
     assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new") == 3
     assert "the new images are 12x12" in (said := capsys.readouterr().err) and "set data.image_size = 8" in said
     assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new2", "data.image_size=8") == 0
+
+
+def test_a_step_of_the_new_classes_is_profiled(base, folders, tmp_path, monkeypatch):
+    """Phase 1 is the old run's: of its classes there are only exemplars."""
+    phases = []
+    monkeypatch.setattr(trial_steps, "train", lambda made, phase, **_: phases.append(phase.index))
+    flags = ["--extend", str(base / "old"), "--set", f"data.path={folders['new']}", "--out", str(tmp_path)]
+    assert train.main([*flags, "--profile", "1"]) == 3 and phases == [2]
 
 
 def test_a_folder_of_exemplars_that_a_killed_process_left_is_removed(tmp_path):
