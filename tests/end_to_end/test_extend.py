@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import interrupts
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 
 import train
+from cil_func import config
 from cil_func.config import effects
-from cil_func.runs import checkpoints, extension_config, memory_files, saved_model, setup, trial_steps
+from cil_func.memory import Budget
+from cil_func.runs import checkpoints, extension_config, memory_files, parent, saved_model, setup, trial_steps
 
 TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
@@ -247,6 +250,54 @@ def test_new_images_of_another_size_are_refused_with_a_way_out(folders, names, t
     assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new") == 3
     assert "the new images are 12x12" in (said := capsys.readouterr().err) and "set data.image_size = 8" in said
     assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new2", "data.image_size=8") == 0
+
+
+@pytest.mark.parametrize(("size", "kept"), [(0, 0), (11, 2), (100, 3)])
+def test_a_smaller_memory_holds_from_the_first_new_phase_on(size, kept, base, folders, tmp_path):
+    """The exemplars of highest rank stay: the old run had 3 of each class."""
+    assert extend(base / "old", folders["new"], tmp_path / "new", f"memory.size={size}") == 0
+    events = map(json.loads, (tmp_path / "new" / "metrics.jsonl").read_text().splitlines())
+    started = [event for event in events if event["event"] in ("run_start", "phase_start")]
+    assert started[1]["train_images"] == 2 * 18 + 4 * kept
+    made = setup.build(config.load(str(tmp_path / "new" / "config.toml")))
+    begun = parent.progress(made.extended, made.experiment, {})
+    whole = parent.progress(made.extended, replace(made.experiment, budget=Budget(12)), {})
+    assert all(torch.equal(rows, whole.exemplars[label][:kept]) for label, rows in begun.exemplars.items())
+
+
+def test_phases_on_validation_images_and_on_test_images_are_not_mixed_silently(folders, tmp_path):
+    told = [f"{tmp_path / 'old'} has measured on validation images (data.tests_on); with later phases on test images, "
+            "averages mix both"]  # fmt: skip
+    assert run(folders["old"], tmp_path / "old", "data.validation=0.25", "data.tests_on=validation") == 0
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "new") == 0
+    assert extend(tmp_path / "new", folders["newer"], tmp_path / "newer") == 0
+    for name in ("new", "newer"):
+        assert [line for line in results_of(tmp_path / name)["data_warnings"] if "validation" in line] == told
+    assert told[0] in (tmp_path / "new" / "metrics.jsonl").read_text()
+
+
+def test_a_run_directory_with_an_emoji_is_extended(base, folders, tmp_path):
+    old = shutil.copytree(base / "old", tmp_path / 'P\U0001f600 "quoted" \x7f')
+    assert extend(old, folders["new"], tmp_path / "new") == 0
+    assert config.load(str(tmp_path / "new" / "config.toml")).run.extends == str(old)
+
+
+def test_options_of_another_data_set_are_not_those_of_the_new_classes(base, folders, tmp_path):
+    """A run on a user's own data set; the function needs not be there any more if its classes come from a folder."""
+    old = shutil.copytree(base / "old", tmp_path / "old")
+    text = (old / "config.toml").read_text().replace('name = "image_folder"', 'name = "own.py:data"')
+    (old / "config.toml").write_text(text.replace("[data.options]\n", "[data.options]\nstrength = 2\n"))
+    found = {
+        name: extension_config.of_run(old, ["data.path=x", *more]).data
+        for name, more in {
+            "folder": [], "same": ["data.name=own.py:data"], "quoted": ['data.name="own.py:data"'],
+            "other": ["data.name=own.py:more"], "new": ["data.name=own.py:more", "data.options.a=1"],
+        }.items()
+    }  # fmt: skip
+    options = {name: each.options for name, each in found.items()}
+    assert found["folder"].name == "image_folder" and options == {
+        "folder": {}, "same": {"strength": 2}, "quoted": {"strength": 2}, "other": {}, "new": {"a": 1},
+    }  # fmt: skip
 
 
 def test_a_step_of_the_new_classes_is_profiled(base, folders, tmp_path, monkeypatch):
