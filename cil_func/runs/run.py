@@ -95,25 +95,33 @@ def _with_others(
     work: returns nothing; all that it raises is reported by `reporter`. config: for the timeout and for advice.
     """
     reporter.processes = Processes(launch)  # until the others are found
-    with (
-        Signals(reporter.stopped) as signals,
-        join(launch, timeout_seconds=config.run.timeout_seconds, on_loss=reporter.lost) as processes,
-    ):
-        reporter.processes = processes
-        try:
-            work(processes, signals)
+    try:
+        with (
+            Signals(reporter.stopped) as signals,
+            join(launch, timeout_seconds=config.run.timeout_seconds, on_loss=reporter.lost) as processes,
+        ):
+            reporter.processes = processes
+            return _reported(config, reporter, signals, lambda: work(processes, signals))
+    except StoppedError as error:  # while it waited for the others
+        return reporter.failed(error)
+
+
+def _reported(config: Config, reporter: StatusReporter, signals: Signals, work: Callable[[], None]) -> int:
+    """Calls work() and reports a failure, after which signals do nothing. Returns the exit status."""
+    try:
+        work()
+        return 0
+    except PeerError as error:
+        signals.ignore_more()
+        if reporter.done:
             return 0
-        except PeerError as error:
-            signals.ignore_more()
-            if reporter.done:
-                return 0
-            assert processes.watch, "a single process has no peers"
-            failure = processes.watch.find_cause(str(error))
-            reporter.lost(failure)
-            return failure["exit_code"]
-        except (Exception, StoppedError) as error:
-            signals.ignore_more()
-            return reporter.failed(machine.as_one_line(error, config, reporter.directory))
+        assert reporter.processes.watch, "a single process has no peers"
+        failure = reporter.processes.watch.find_cause(str(error))
+        reporter.lost(failure)
+        return failure["exit_code"]
+    except (Exception, StoppedError) as error:
+        signals.ignore_more()
+        return reporter.failed(machine.as_one_line(error, config, reporter.directory))
 
 
 def _run(
