@@ -16,6 +16,7 @@ from cil_func.runs import (
     checkpoints,
     finishing,
     machine,
+    moved_parent,
     output,
     parent,
     planned_seconds,
@@ -194,7 +195,8 @@ def _train(
         number=loaded.number + 1 if loaded else 0,
         begun=progress[0] if loaded else None,
         extra=lambda: {
-            "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device
+            "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device,
+            **moved_parent.record(ready.extended),
         },
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )

@@ -300,6 +300,26 @@ def test_options_of_another_data_set_are_not_those_of_the_new_classes(base, fold
     }  # fmt: skip
 
 
+def test_the_old_run_may_be_moved_before_the_new_one_is_finished(base, folders, tmp_path, monkeypatch, capsys):
+    """And after that. Another run is not taken for it, though it has the same classes and images."""
+    old, new = shutil.copytree(base / "old", tmp_path / "old"), tmp_path / "new"
+    interrupts.in_evaluation(monkeypatch, call=1)
+    assert extend(old, folders["new"], new) == 130
+    monkeypatch.undo()
+    moved, other = old.rename(tmp_path / "moved"), shutil.copytree(base / "old", tmp_path / "other")
+    described = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps(described | {"sha256": "another"}))
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        for state in ("stopped", "finished"):
+            assert json.loads((new / "status.json").read_text())["state"] == state
+            assert extend(other, folders["new"], new) == 2
+            assert "run.extends is" in capsys.readouterr().err
+            assert extend(moved, folders["new"], new) == 0
+    assert (new / "model.safetensors").read_bytes() == (base / "new/model.safetensors").read_bytes()
+    assert config.load(str(new / "config.toml")).run.extends == str(moved)
+
+
 def test_a_step_of_the_new_classes_is_profiled(base, folders, tmp_path, monkeypatch):
     """Phase 1 is the old run's: of its classes there are only exemplars."""
     phases = []
