@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import NamedTuple, NoReturn
 
 from cil_func.config.messages import nearest, shown
+from cil_func.runs import output
 from cil_func.runs.command_line import leave
 
 
@@ -65,12 +66,17 @@ def listed() -> str:
 def command() -> NoReturn:
     """The command `cil-func` of an installed package: runs this process's command and ends with its exit status.
 
-    If nobody reads what it prints any more (`| head`), it ends with 0.
+    If nobody reads what it prints any more (`| head`), it ends with 0, or with the exit status that it had by then.
     """
+    status = 0
     try:
         status = main()
+        sys.stdout.flush()
     except BrokenPipeError:
-        status = 0
+        pass  # what is left is lost as the process ends
+    except SystemExit:  # of --help
+        output.flush()
+        raise
     leave(status)
 
 

@@ -75,3 +75,13 @@ def test_the_real_command_imports_only_what_it_needs():
 
 def test_the_package_says_that_it_has_types():
     assert (ROOT / "cil_func/py.typed").read_bytes() == b""
+
+
+def test_a_failure_keeps_its_exit_status_though_nobody_reads_the_output():
+    reads, writes = os.pipe()
+    os.close(reads)
+    code = "from cil_func import __main__ as door; door.main = lambda: print('half') or 3; door.command()"
+    words, env = [sys.executable, "-c", code], os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(words, cwd=ROOT, env=env, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (3, "")

@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CilError as error:  # `run.run` prints those of a run itself
         output.tell(f"train.py: {error}")
         return error.exit_status
+    except SystemExit:  # of --help
+        output.flush()
+        raise
     except KeyboardInterrupt:
         output.tell("train.py: interrupted")
         return INTERRUPTED

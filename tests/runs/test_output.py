@@ -18,12 +18,19 @@ def unread(*words: str) -> tuple[int, str]:
     """The exit status and stderr of a command whose stdout nobody reads, as of `| true`."""
     reads, writes = os.pipe()
     os.close(reads)
-    done = launching.run([sys.executable, *words], stdout=writes, stderr=subprocess.PIPE)
+    env = {"PYTHONUNBUFFERED": ""}
+    done = launching.run([sys.executable, *words], env=env, stdout=writes, stderr=subprocess.PIPE)
     os.close(writes)
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("words", [["train.py", "--explain"], ["-m", "cil_func", "train", "--print-config"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.py", "--explain"], ["train.py", "--help"], ["-m", "cil_func", "train", "--print-config"],
+        ["-m", "cil_func", "schema", "--help"],
+    ],
+)  # fmt: skip
 def test_nobody_reads_what_the_command_that_trains_prints(words):
     assert unread(*words) == (0, "")
 
