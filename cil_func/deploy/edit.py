@@ -16,7 +16,7 @@ from cil_func.deploy import calibration, edit_history, edit_plan, predictor
 from cil_func.deploy.answering import answered
 from cil_func.deploy.edit_plan import Plan
 from cil_func.errors import CheckpointError, ConfigError, printable
-from cil_func.methods.extra import LOGITS
+from cil_func.methods.extra import without_logits
 from cil_func.runs import checkpoints, files, lock, memory_files, status
 from cil_func.runs.checkpoints import SavedModel
 
@@ -97,7 +97,7 @@ def edited(saved: SavedModel, plan: Plan, *, run: str) -> SavedModel:
         params={**saved.params, "classifier": left["classifier"]},
         means=left["means"],
         description=description,
-        extra=_without_rows({name: part for name, part in saved.extra.items() if name != LOGITS}, plan.rows),
+        extra=_without_rows(without_logits(saved.extra)[0], plan.rows),
     )
 
 
