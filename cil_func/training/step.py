@@ -109,9 +109,9 @@ def join(parts: StepParts, reduce: Reduce = lambda vector: vector, *, accumulate
         else:
             size = norm_groups.rows_of_part(len(batch.labels), accumulate, unit=parts.norm_batch or parts.views)
             cuts = [slice(start, start + size) for start in range(0, len(batch.labels), size)]
-            pieces: Iterator[tuple[Any, Batch]] = (tree.map(lambda leaf, at=at: leaf[at], (taught, batch)) for at in cuts)
-            vector, moved = parts.gradient(train_state, *next(pieces), classes)
-            for piece in pieces:
+            rest: Iterator[tuple[Any, Batch]] = (tree.map(lambda leaf, at=at: leaf[at], (taught, batch)) for at in cuts)
+            vector, moved = parts.gradient(train_state, *next(rest), classes)
+            for piece in rest:
                 sums, moved = parts.gradient(train_state, *piece, classes)
                 vector = vector + sums
         if parts.replayed:
