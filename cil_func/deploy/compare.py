@@ -16,7 +16,7 @@ from cil_func.deploy.edit_history import NameOf
 from cil_func.deploy.labelled import Labelled
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import ConfigError, DataError, printable
-from cil_func.runs import files
+from cil_func.runs import files, output
 
 NAME = "compare"
 WORSE = 1  # the exit status if a class has fallen too far
@@ -76,11 +76,12 @@ def _compare(options: argparse.Namespace) -> int:
         files.make_directory(options.out)
         files.write_json(options.out / "compare.json", result)
         files.write_text(options.out / "compare.html", compare_page.page(result))
-    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else compare_text.text(result))
     fallen = [] if options.worse_by is None else comparison.fallen(result, options.worse_by)
     for each in fallen:
         _warn(f"{each['name']} has fallen by {-each['change']:.1f} points, more than {options.worse_by:g}")
-    return WORSE if fallen else 0
+    status = WORSE if fallen else 0
+    output.say(json.dumps(result, indent=2) if options.json else compare_text.text(result), status)
+    return status
 
 
 def compare(old: Predictor, new: Predictor, parts: Sequence[Labelled], old_names: Sequence[str]) -> dict[str, Any]:
