@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,7 +147,65 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, monkeypatch, words, st
     assert out == "" and err.startswith(f"export: {message}") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("at", ["config.json", "README.md", "calibration.safetensors"])
+def test_an_interrupted_export_changes_nothing(calibrated, tmp_path, monkeypatch, capsys, at):
+    """A folder that was there stays as it was; one that was not isn't made. The same command works afterwards."""
+    before, write = tmp_path / "before", export.files.write_chunks
+    shutil.copytree(calibrated / "card", before)
+    old = {path.name: path.read_bytes() for path in before.iterdir()}
+
+    def interrupted(path, chunks):
+        if Path(path).name == at:
+            raise KeyboardInterrupt
+        write(path, chunks)
+
+    for out in (before, tmp_path / "new"):
+        with monkeypatch.context() as patch:
+            patch.setattr(export.files, "write_chunks", interrupted)
+            assert main(["export", str(calibrated / "run"), "--to", "hf", "--out", str(out)]) == 130
+        assert [path.name for path in tmp_path.iterdir()] == ["before"]
+        assert {path.name: path.read_bytes() for path in before.iterdir()} == old
+    (tmp_path / ".new.export.tmp").mkdir()  # a killed export leaves one
+    (tmp_path / ".new.export.tmp/README.md").mkdir()
+    assert main(["export", str(calibrated / "run"), "--to", "hf", "--out", str(tmp_path / "new")]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(old)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "new"]
+    capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def calibrated(runs, tmp_path_factory):
+    """run/, a copy of a run that is calibrated, and card/, its export."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    shutil.copytree(runs["wa"].directory, folder / "run")
+    assert main(["calibrate", str(folder / "run"), str(runs["wa"].images / "test")]) == 0
+    assert main(["export", str(folder / "run"), "--to", "hf", "--out", str(folder / "card")]) == 0
+    return folder
+
+
+def test_an_export_over_an_older_one_keeps_nothing_of_its_model(calibrated, runs, tmp_path):
+    """Files of other names stay, such as those of a clone of the hub's folder."""
+    shutil.copytree(calibrated / "card", tmp_path / "card")
+    (tmp_path / "card/notes.txt").touch()
+    assert cil_func.load(tmp_path / "card").temperature != 1.0
+    assert main(["export", str(runs["wa"].copy), "--to", "hf", "--out", str(tmp_path / "card")]) == 0
+    assert cil_func.load(tmp_path / "card").temperature == 1.0
+    assert "Not calibrated" in (tmp_path / "card/README.md").read_text()
+    assert (tmp_path / "card/notes.txt").exists()
+
+
+def test_into_the_current_folder(runs, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        assert main(["export", str(runs["wa"].copy), "--to", "hf", "--out", "."]) == 0
+        assert "model.json" in [path.name for path in Path().iterdir()]
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_other_answers_are_not_written(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "_CLOSE", 0.0)
     assert main(["export", str(runs["wa"].copy), "--out", str(tmp_path / "model.pt2")]) == 1
     assert "nothing is written" in capsys.readouterr().err and not (tmp_path / "model.pt2").exists()
+    assert main(["export", str(runs["wa"].copy), "--to", "hf", "--out", str(tmp_path / "card")]) == 1
+    assert list(tmp_path.iterdir()) == []
