@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 import cil_func
+from benchmarks import measure
 from cil_func import config
 from cil_func.__main__ import main
 from cil_func.deploy import edit, edit_plan
@@ -161,6 +163,50 @@ def test_an_edited_run_is_compared_under_its_new_names(trained, capsys, tmp_path
         (names[1], "kept"), (names[0], "kept"), (names[2], "kept"), (names[3], "dropped"),
     ]  # fmt: skip
     assert found["kept"]["images"] == 12 and found["kept"]["negative_flips"] == 0 and found["untested"] == []
+
+
+@pytest.fixture(scope="module")
+def extended(runs, tmp_path_factory):
+    """renamed/: the run "wa", whose class000 is called wasp; new/: its extension by another class000 and by bee."""
+    root = tmp_path_factory.mktemp("extended")
+    measure.write_images(root / "more", classes=2, train=12, test=4, size=12)
+    for split in ("train", "test"):
+        (root / "more" / split / "class001").rename(root / "more" / split / "bee")
+    words = [str(runs["wa"].directory), "--rename", "class000=wasp", "--out", str(root / "renamed")]
+    assert main(["edit", *words]) == 0
+    flags = ["--extend", str(root / "renamed"), "--set", f"data.path={root / 'more'}", "--out", str(root / "new")]
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        assert main(["train", *flags]) == 0
+    return root
+
+
+def test_an_extension_knows_the_renames_of_what_it_extends(extended, runs, capsys):
+    """The test images of a class come from the folder of its first name."""
+    for old in (runs["wa"].directory, extended / "renamed"):
+        assert main(["compare", str(old), str(extended / "new"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        kinds = {each["name"]: each["kind"] for each in found["classes"]}
+        assert kinds == dict.fromkeys(("wasp", "class001", "class002", "class003"), "kept") | {
+            "class000": "new", "bee": "new"
+        }  # fmt: skip
+        assert found["untested"] == [] and {each["images"] for each in found["classes"]} == {4}
+        files = sorted((runs["wa"].images / "test/class000").iterdir())
+        model = cil_func.load(extended / "new")
+        right = (model(files).argmax(1) == model.class_names.index("wasp")).double().mean().item()
+        assert next(each for each in found["classes"] if each["name"] == "wasp")["after"] == 100 * right
+
+
+def test_an_extension_is_renamed_too(extended, tmp_path, runs, capsys):
+    words = ("--rename", "wasp=fly", "--rename", "class000=wasp")
+    assert run_edit(capsys, extended / "new", *words, "--out", tmp_path / "edited")[0] == 0
+    for old in (runs["wa"].directory, extended / "renamed", extended / "new"):
+        assert main(["compare", str(old), str(tmp_path / "edited"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        kept = sorted(each["name"] for each in found["classes"] if each["kind"] == "kept")
+        of_extension = ["bee", "wasp"] if old == extended / "new" else []
+        assert kept == sorted(["class001", "class002", "class003", "fly", *of_extension])
+        assert found["untested"] == []
 
 
 @pytest.mark.parametrize(
