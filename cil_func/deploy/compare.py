@@ -119,7 +119,7 @@ def _images(options: argparse.Namespace, new: Predictor, wanted: Sequence[str], 
     """Returns the test images of the wanted classes: of --data, or of the data of NEW.
 
     Classes that these lack come from the data of the runs that NEW has gone on from, and from OLD's. since: from the
-    names in OLD to those in NEW.
+    names in OLD to those in NEW. Raises ConfigError if NEW has no configuration, DataError if there is no image.
     """
     if options.data:
         return labelled.known([labelled.of_folder(options.data)], wanted)
@@ -132,6 +132,10 @@ def _images(options: argparse.Namespace, new: Predictor, wanted: Sequence[str], 
                 parts.append(labelled.of_run(run).renamed(name_of))
             except DataError as error:
                 reasons.append(f"{run}: {error}")
+            except ConfigError as error:  # a run that was moved or deleted; another one may have the images
+                if run == options.new.expanduser():
+                    raise
+                reasons.append(str(error))
     if not parts:
         raise DataError(f"{'; '.join(reasons)}; or give the test images by --data FOLDER")
     for reason in reasons:

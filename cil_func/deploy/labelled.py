@@ -51,10 +51,13 @@ def of_run(directory: Path) -> Labelled:
 def extended_by(directory: Path) -> Path | None:
     """Returns the directory of the run that a run has gone on from, which knows where the old classes' images are.
 
-    None if it has begun from nothing, or if it has no config.toml.
+    None if it has begun from nothing, or if it has no config.toml that can be read.
     """
     path = directory / "config.toml"
-    found = configuration.load(str(path)).run.extends if path.exists() else ""
+    try:
+        found = configuration.load(str(path)).run.extends if path.exists() else ""
+    except ConfigError:
+        return None
     return Path(found) if found else None
 
 

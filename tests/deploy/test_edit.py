@@ -197,6 +197,22 @@ def test_an_extension_knows_the_renames_of_what_it_extends(extended, runs, capsy
         assert next(each for each in found["classes"] if each["name"] == "wasp")["after"] == 100 * right
 
 
+@pytest.mark.parametrize("left", ["nothing", "a damaged config.toml"])
+def test_an_extension_of_a_run_that_was_moved(extended, tmp_path, capsys, left):
+    """OLD is that run, and knows where the images are."""
+    shutil.copytree(extended / "new", tmp_path / "new")
+    config_file, gone = tmp_path / "new/config.toml", tmp_path / "gone"
+    config_file.write_text(config_file.read_text().replace(str(extended / "renamed"), str(gone)))
+    if left != "nothing":
+        gone.mkdir()
+        (gone / "config.toml").write_text("[run")
+    assert main(["compare", str(extended / "renamed"), str(tmp_path / "new"), "--json", "--worse-by", "100"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["untested"] == [] and {each["images"] for each in found["classes"]} == {4}
+    assert len(err.splitlines()) == 1 and err.startswith("compare: ") and str(gone) in err
+
+
 def test_an_extension_is_renamed_too(extended, tmp_path, runs, capsys):
     words = ("--rename", "wasp=fly", "--rename", "class000=wasp")
     assert run_edit(capsys, extended / "new", *words, "--out", tmp_path / "edited")[0] == 0
