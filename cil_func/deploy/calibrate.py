@@ -87,15 +87,15 @@ def read(model: Predictor, folder: str) -> Outputs:
     files: list[str] = []
     labels: list[int] = []
     counts = dict.fromkeys(numbers, 0)
-    names = class_folders.class_folders(folder)
+    names = class_folders.find(folder, mistakes.lines)
     deeper = [part for part in ("test", "val", "train") if part in names]
     if deeper and numbers.keys().isdisjoint(map(listing.text_of, names)):
         raise DataError(
             f"{folder}: no folder in it is called as a class, such as {model.class_names[0]!r}; give one with "
             f"a folder for each class, maybe {Path(folder) / deeper[0]}"
         )
-    for name in names:
-        own, refused = image_files([str(Path(folder) / name)])
+    for name, on_disk in sorted(names.items()):
+        own, refused = image_files([str(Path(folder) / on_disk)])
         mistakes.lines += [f"{path}: {reason}" for path, reason in refused.items()]
         label = numbers.get(listing.text_of(name), -1)
         files += own
