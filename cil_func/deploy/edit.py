@@ -27,6 +27,7 @@ NOT_UNLEARNED = (
 )
 _MEASURED = (  # keys of results.json that were measured on the classes before the edit
     "phases", "accuracy_matrix", "average_incremental_accuracy", "last_accuracy", "forgetting", "backward_transfer",
+    "validation",
 )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def edited_results(results: dict[str, Any], plan: Plan, *, run: str) -> dict[str
 
     results: of the run. Names and the number of classes follow the edit. If a class is dropped, what the run has
     measured is no longer true of this model, which nothing was measured of: those figures are null or empty here, and
-    stand under "before_edit" as they were.
+    stand under "before_edit" as they were. "memory" counts the exemplars that are left.
     """
     order = [entry for row, entry in enumerate(results["class_order"]) if row not in plan.rows]
     new = results | {"class_order": order, "class_names": list(plan.names), "num_classes": len(plan.names)}
@@ -129,7 +130,15 @@ def edited_results(results: dict[str, Any], plan: Plan, *, run: str) -> dict[str
     measured = {key: results[key] for key in _MEASURED if key in results}
     empty: dict[str, Any] = {key: [] if isinstance(value, list) else None for key, value in measured.items()}
     before = {"run": run, "class_names": results.get("class_names"), **measured}
-    return new | empty | {"before_edit": before if results["phases"] else results.get("before_edit")}
+    memory = {"memory": _memory_without(results["memory"], plan.rows)} if results.get("memory") else {}
+    return new | empty | memory | {"before_edit": before if results["phases"] else results.get("before_edit")}
+
+
+def _memory_without(memory: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Returns the size of a run's exemplars, see `memory_files.size_of`, without those of some classes."""
+    left = [count for row, count in enumerate(memory["per_class"]) if row not in rows]
+    bytes_an_image = memory["bytes"] // max(1, memory["images"])
+    return {**memory, "images": sum(left), "bytes": sum(left) * bytes_an_image, "per_class": left}
 
 
 def told(plan: Plan, before: int) -> str:

@@ -28,6 +28,8 @@ on it.
 """
 
 _NO_RESULTS = "The run's directory had no results.json when this was exported.\n"
+_UNREADABLE = "The run's results.json could not be read when this was exported.\n"
+_EDITED = "Classes were dropped from this model after its training, and nothing was measured of it since.\n"
 
 
 def config(model: Predictor) -> dict[str, Any]:
@@ -65,13 +67,10 @@ def preprocessor(model: Predictor) -> dict[str, Any]:
 def card(model: Predictor, run: Path) -> str:
     """Returns the text of README.md: what the model is for, its classes, results, recipe and lineage.
 
-    run: the run directory; if it lacks results.json, the card says so.
+    run: the run directory; if it has no results, the card says why.
     """
     description, (height, width) = model.saved.description, model.reader.size
-    try:
-        results = dict(report_files.read_run(run).results)
-    except ConfigError:
-        results = {}
+    results, why_none = _results(run)
     use = _USE.format(size=(width, height), height=height, width=width, count=len(model.class_names))
     without_title = tables.markdown(results).partition("\n")[2].strip() + "\n" if results else ""
     sections = {
@@ -80,12 +79,27 @@ def card(model: Predictor, run: Path) -> str:
         "Classes": ", ".join(map(_plain, model.class_names)) + "\n",
         "Calibration": _calibration(model),
         "Lineage": _block("json", json.dumps(_lineage(description), indent=2, ensure_ascii=False)),
-        "Results": without_title or _NO_RESULTS,  # ends in a section on the recipe
+        "Results": without_title or why_none,  # ends in a section on the recipe
     }
     backbone, method = description["backbone"], description["method"]
     title = f"# {_plain(backbone)}, {len(model.class_names)} classes, learned by {_plain(method)}\n"
     parts = [f"## {name}\n\n{text}" for name, text in sections.items()]
     return "\n".join([_front_matter(description, results), title, *parts])
+
+
+def _results(run: Path) -> tuple[dict[str, Any], str]:
+    """Returns (the content of a run's results.json, ""), or ({}, why nothing in it can be shown)."""
+    path = run / "results.json"
+    try:
+        return dict(report_files.read_run(run).results), ""
+    except ConfigError:
+        if not path.exists():
+            return {}, _NO_RESULTS
+    try:
+        edited = json.loads(path.read_bytes()).get("before_edit")
+    except (OSError, ValueError, AttributeError):
+        edited = None
+    return {}, _EDITED if edited else _UNREADABLE
 
 
 def _front_matter(description: dict[str, Any], results: dict[str, Any]) -> str:

@@ -16,9 +16,10 @@ import cil_func
 from benchmarks import measure
 from cil_func import config
 from cil_func.__main__ import main
-from cil_func.deploy import edit, edit_plan
+from cil_func.deploy import edit, edit_plan, model_card
 from cil_func.errors import ConfigError
 from cil_func.runs import checkpoints, memory_files, parent, status
+from cil_func.training import evaluation
 
 ROOT = Path(cil_func.__file__).parents[1]
 
@@ -71,6 +72,10 @@ def test_the_new_directory_is_complete(trained, capsys, tmp_path):
     assert (results["phases"], results["last_accuracy"], results["accuracy_matrix"]) == ([], None, [])
     assert results["before_edit"]["last_accuracy"] == old["last_accuracy"]
     assert results["before_edit"]["phases"] == old["phases"] and results["before_edit"]["class_names"] == list(names)
+    stored = json.loads((new / "memory/memory.json").read_text())
+    assert results["memory"] == {key: stored[key] for key in ("images", "bytes", "per_class")}
+    card = model_card.card(cil_func.load(new), new)
+    assert "## Results\n\nClasses were dropped from this model" in card and "model-index" not in card
     parent = checkpoints.load_model(trained.directory).description
     history = checkpoints.load_model(new).description["lineage"]
     assert history["edits"] == [
@@ -80,6 +85,17 @@ def test_the_new_directory_is_complete(trained, capsys, tmp_path):
         }
     ]  # fmt: skip
     assert {key: history[key] for key in history if key != "edits"} == (parent.get("lineage") or {})
+
+
+def test_nothing_that_was_measured_stays_after_a_drop(trained):
+    """Whatever an evaluation sums up, also on validation images."""
+    row = {"top1": 50.0, "per_phase_top1": [50.0]}
+    measured = {"phases": [row], **evaluation.summary([row | {"validation": row}])}
+    assert "validation" in measured
+    results = {"class_order": [0, 1], "class_names": ["a", "b"], **measured}
+    found = edit.edited_results(results, edit_plan.plan("ab", ["a"], []), run="run")
+    assert {key: found[key] for key in measured if found[key]} == {}
+    assert {key: found["before_edit"][key] for key in measured} == measured
 
 
 def test_an_edited_model_can_be_edited_again(trained, capsys, tmp_path):
