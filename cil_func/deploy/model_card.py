@@ -107,7 +107,8 @@ def _front_matter(description: dict[str, Any], results: dict[str, Any]) -> str:
     lines = ["---", "library_name: pytorch", "pipeline_tag: image-classification"]
     lines += ["tags:", "- class-incremental-learning", f"- {json.dumps(description['method'])}"]
     if results:
-        measured = {"name": "top-1 accuracy on all classes, percent", "type": "accuracy"}
+        images = ", on validation images" if tables.on_validation_images(results) else ""
+        measured = {"name": f"top-1 accuracy on all classes, percent{images}", "type": "accuracy"}
         task = {"type": "image-classification"}
         data = {"name": str(results.get("config", {}).get("data", {}).get("name", "images")), "type": "images"}
         found = [{"task": task, "dataset": data, "metrics": [measured | {"value": results["last_accuracy"]}]}]

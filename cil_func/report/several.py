@@ -132,12 +132,19 @@ def markdown(groups: Sequence[Group]) -> str:
 
 
 def caution(groups: Sequence[Group]) -> str:
-    """Returns a line that warns of runs that differ in data or phases; "" if they don't."""
+    """Returns a line that warns of runs that differ in data or phases, or says that all are on validation images.
+
+    It is "" if all runs are on the same test images.
+    """
     found = [run.results for group in groups for run in group.runs]
     kinds = {(_data_of(results), tuple(phase_sizes(results))) for results in found}
     prints = {results["data_fingerprint"] for results in found if results.get("data_fingerprint")}
-    alike = len(kinds) <= 1 and len(prints) <= 1
-    return "" if alike else "Careful: these runs differ in data or phases, so they can't be compared."
+    places = {tables.on_validation_images(results) for results in found}
+    if len(kinds) > 1 or len(prints) > 1:
+        return "Careful: these runs differ in data or phases, so they can't be compared."
+    if len(places) > 1:
+        return "Careful: some of these runs are measured on test images and some on validation images (data.tests_on)."
+    return page.ON_VALIDATION if True in places else ""
 
 
 def as_csv(groups: Sequence[Group]) -> str:

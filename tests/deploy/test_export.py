@@ -16,7 +16,7 @@ from flask import Flask
 import cil_func
 from cil_func import config
 from cil_func.__main__ import main
-from cil_func.deploy import export, inputs, portable
+from cil_func.deploy import export, inputs, model_card, portable
 from cil_func.deploy.predictor import Predictor
 from cil_func.runs import saved_model
 from cil_func.runs.checkpoints import SavedModel
@@ -92,6 +92,19 @@ def test_the_folder_of_the_hub_can_be_loaded(runs, folder):
     assert entry["value"] == trained.results["last_accuracy"] and front["pipeline_tag"] == "image-classification"
     for name in ("Use", "Intended use and limits", "Classes", "Results", "Recipe", "Calibration", "Lineage"):
         assert f"\n## {name}\n" in card
+
+
+def test_the_card_says_that_validation_images_were_measured(runs, tmp_path):
+    shutil.copytree(runs["wa"].directory, tmp_path / "run")
+    path = tmp_path / "run/results.json"
+    results = json.loads(path.read_text())
+    names = []
+    for place in ("test", "validation"):
+        results["config"]["data"]["tests_on"] = place
+        path.write_text(json.dumps(results))
+        front = yaml.safe_load(model_card.card(cil_func.load(runs["wa"].copy), tmp_path / "run").split("---\n")[1])
+        names.append(front["model-index"][0]["results"][0]["metrics"][0]["name"])
+    assert names[1] == names[0] + ", on validation images"
 
 
 def test_the_module_is_the_model_in_float32(trained):

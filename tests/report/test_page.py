@@ -77,6 +77,17 @@ def test_nothing_outside_the_page_is_referred_to_and_ids_are_unique(make_run):
     assert addresses == {b"http://www.w3.org/2000/svg", b"http://www.w3.org/1999/xlink"}
 
 
+def test_the_page_says_which_images_were_measured(make_run):
+    events, results = make_run()
+    results["validation"] = {"average_incremental_accuracy": 12.25, "last_accuracy": 34.75}
+    text = Page(without_figures(material(events, results))).text
+    assert "12.2 %average, on validation images34.8 %last, on validation images" in text and "unseen" not in text
+    results = make_run()[1]
+    results["config"]["data"]["tests_on"] = "validation"
+    text = Page(without_figures(material(events, results))).text
+    assert page.ON_VALIDATION in text and "on validation images3" not in text
+
+
 def test_the_page_shows_what_was_measured(make_run):
     parsed = Page(full_page(make_run))
     for part in ("average incremental accuracy", "80.0 %", "12.5 points", "c4, c5", "named new", "data.name",

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from cil_func.report import several
+from cil_func.report import page, several
 from cil_func.report.__main__ import main
 from cil_func.report.material import Material
 from cil_func.runs import files
@@ -56,6 +56,14 @@ def test_runs_on_other_images_are_no_repetitions(make_run):
     assert several.markdown(groups).splitlines()[-2:] == ["", several.caution(groups)]
     assert several.caution(groups).startswith("Careful: these runs differ in data")
     assert several.caution(several.groups_of([runs[0], runs[1], runs[4]])) == ""  # what is unknown may be the same
+
+
+def test_runs_on_validation_images_say_so(make_run):
+    runs = [run(make_run), run(make_run, seed=1)]
+    runs[1].results["config"]["data"]["tests_on"] = "validation"
+    groups = several.groups_of(runs)
+    assert len(groups) == 2 and "some on validation images" in several.caution(groups)
+    assert several.caution(several.groups_of(runs[1:])) == page.ON_VALIDATION
 
 
 def test_extensions_of_different_runs_are_no_repetitions(make_run):
