@@ -155,7 +155,8 @@ def new_directory(out: Path) -> Iterator[Path]:
 
     out: must not exist, or be an empty folder. Until the end there is only a folder beside it, `.NAME.edit.tmp`, which
     is deleted if the block fails, and by the next edit if the process was killed.
-    Raises ConfigError if `out` holds anything, InUseError if another process is writing it, DiskError.
+    Raises ConfigError if `out` holds anything or is the current directory, InUseError if another process is writing
+    it, DiskError.
     """
     _refuse_full(out)
     folder = out.with_name(f".{out.name}.edit.tmp")
@@ -177,7 +178,7 @@ def new_directory(out: Path) -> Iterator[Path]:
 
 
 def _refuse_full(out: Path) -> None:
-    """Raises ConfigError if a path is a file, or a folder that is not empty."""
+    """Raises ConfigError if a path is a file, the current directory, or a folder that is not empty."""
     try:
         held = sorted(os.listdir(out))
     except FileNotFoundError:
@@ -185,6 +186,8 @@ def _refuse_full(out: Path) -> None:
     except OSError as error:
         what = "is a file" if error.errno == errno.ENOTDIR else f"can't be listed ({error.strerror})"
         raise ConfigError(f"--out {out}: {what}; choose another one") from error
+    if out.resolve() == Path.cwd():
+        raise ConfigError(f"--out {out}: the current directory can't be replaced; name a folder in it")
     if held:
         raise ConfigError(f"--out {out}: not empty, it holds {held[0]}; choose another one")
 

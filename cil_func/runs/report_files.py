@@ -94,10 +94,14 @@ def _lineage(path: Path) -> Mapping[str, Any]:
 
 
 def _write(folder: Path, made: Mapping[str, bytes | None]) -> list[Path]:
-    """Writes {file name: content} into a folder, and deletes files without content. Returns the written paths."""
+    """Writes {file name: content} into a folder, and deletes files without content. Returns the written paths.
+
+    Raises DiskError.
+    """
     for name, content in made.items():
         if content is None:
-            (folder / name).unlink(missing_ok=True)
+            with files.disk_errors(folder / name):
+                (folder / name).unlink(missing_ok=True)
         else:
             files.write_bytes(folder / name, content)
     return [folder / name for name, content in made.items() if content is not None]

@@ -149,6 +149,14 @@ def test_mistakes_are_one_line(trained, calibrated, capsys, tmp_path):
         calibration.load(copy, model_sha256="another")
 
 
+def test_a_directory_whose_name_is_no_utf8(trained, calibrated, tmp_path):
+    copy, _, _ = calibrated
+    odd = shutil.copytree(copy, tmp_path / "odd\udcff")
+    found, known = (cil_func.load(each).calibration for each in (odd, copy))
+    assert found.temperature == known.temperature and found.report == known.report
+    assert torch.equal(found.means, known.means) and torch.equal(found.labels, known.labels)
+
+
 def test_a_folder_may_be_named_in_the_other_unicode_form(runs, tmp_path):
     """macOS and Linux write the same name in two forms; training takes both."""
     names = ["käse", *(f"class00{number}" for number in (1, 2, 3))]

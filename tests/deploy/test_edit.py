@@ -265,7 +265,7 @@ def test_mistakes_are_one_line(trained, capsys, tmp_path, words, line):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_it_cannot_be_written(trained, capsys, tmp_path):
+def test_where_it_cannot_be_written(trained, capsys, tmp_path, monkeypatch):
     words = ("--drop", "class000", "--out")
     assert run_edit(capsys, trained.directory, "--drop", "class000")[0] == 2  # no --out
     for out, line in ((trained.directory, "not empty, it holds "), (trained.directory / "config.toml", "is a file")):
@@ -273,6 +273,9 @@ def test_where_it_cannot_be_written(trained, capsys, tmp_path):
         assert found == 2 and line in errors[0] and "choose another" in errors[0]
     found, _, errors = run_edit(capsys, trained.copy, *words, tmp_path / "new")
     assert found == 5 and "results.json: No such file" in errors[0]
+    monkeypatch.chdir(tmp_path)
+    found, _, errors = run_edit(capsys, trained.directory, *words, ".")
+    assert (found, errors) == (2, ["edit: --out .: the current directory can't be replaced; name a folder in it"])
     with edit.new_directory(tmp_path / "new"):
         found, _, errors = run_edit(capsys, trained.directory, *words, tmp_path / "new")
     assert found == 6 and "is in use by process" in errors[0]
