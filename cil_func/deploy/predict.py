@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments: the flags, without the program's name; None: those of this process.
     0: all images are answered. 2: a wrong flag or RUN. 3: there is no image, or some can't be read: each is named on
-    stderr and the others are answered. 5: the run is not finished, or its model is damaged.
+    stderr, with --json on stdout too, and the others are answered. 5: the run is not finished, or its model is damaged.
     """
     return answered(NAME, lambda: _predict(_parse(arguments)))
 
@@ -59,8 +59,6 @@ def _predict(options: argparse.Namespace) -> int:
     if reject:
         calibration.required(model.calibration)
     files, refused = listing.image_files(options.paths)
-    if not files:
-        raise DataError(*(f"{path}: {reason}" for path, reason in refused.items()))
     for path, reason in refused.items():
         _tell_unread(path, reason, as_json=options.json)
     status = DataError.exit_status if refused else 0

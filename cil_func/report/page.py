@@ -168,10 +168,12 @@ def _next(run: Material) -> str:
     config = shlex.quote(f"{run.directory}/config.toml")
     seed = (run.results.get("seed") or 0) + 1
     other = next(name for name in _METHODS if name != method)
+    options = ((run.results.get("config") or {}).get("method") or {}).get("options")
+    without = f" --set {shlex.quote('method.options={}')}" if options else ""  # which belong to this run's method
     return markup.commands({
         f"python train.py --config {config} --set run.seed={seed} --out {directory}-seed{seed}":
             "the same with another seed: a single run says little about a method",
-        f"python train.py --config {config} --set method.name={other} --out {directory}-{other}":
+        f"python train.py --config {config} --set method.name={other}{without} --out {directory}-{other}":
             f"the same with {other}, to see what {method} gains",
         f"python -m cil_func report {directory} {directory}-{other} --out {directory}-and-{other}":
             "both in one report, with mean and deviation where a method has several runs",
