@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cil_func import config as configuration
-from cil_func.config import Config
+from cil_func.config import Config, names
 from cil_func.data import sources
 from cil_func.data.reading import class_folders, listing, walking
 from cil_func.errors import ConfigError, DataError, Mistakes
@@ -62,9 +62,15 @@ def extended_by(directory: Path) -> Path | None:
 
 
 def of_config(config: Config) -> Labelled:
-    """Returns the test images that a configuration names. Raises DataError if they are not there."""
+    """Returns the test images that a configuration names. Raises DataError if they are not there.
+
+    They have their own size, since each model brings them to that which it takes. Only a user's own data set is asked
+    for that of the configuration.
+    """
     settings = config.data
     if settings.name not in sources.OF_FILES:
+        if not names.is_own(settings.name):
+            config = config.model_copy(update={"data": settings.model_copy(update={"image_size": 0})})
         data = load_data.images_of(config)
         return Labelled([data.class_names[target] for target in data.test_targets], data.test_images)
     files, class_names = sources.test_files(
