@@ -1,11 +1,12 @@
 """The one door to all commands: `python -m cil_func COMMAND`; without a command it lists them."""
 
-import os
 import sys
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
 from cil_func.config.messages import nearest, shown
+from cil_func.errors import DiskError
+from cil_func.runs import stdout
 from cil_func.runs.command_line import leave
 
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: the command and its own arguments; None: those of this process. Without any, or with --help, it lists the
     commands and returns 0.
     """
+    stdout.prepare()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(listed())
@@ -66,14 +68,19 @@ def listed() -> str:
 def command() -> NoReturn:
     """The command `cil-func` of an installed package: runs this process's command and ends with its exit status.
 
-    If nobody reads what it prints any more (`| head`), it ends with 0.
+    If nobody reads what it prints any more (`| head`), it ends with the status of what it has found until then; that is
+    0 where the command itself doesn't say. If stdout can't be written, as on a full disk, it ends with one line and 74.
     """
+    status = 0
     try:
         status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
-        status = 0
+        stdout.flush(status)
+    except BrokenPipeError as error:
+        stdout.lose()
+        status = getattr(error, "exit_status", status)
+    except DiskError as error:
+        print(f"cil_func: {error}", file=sys.stderr)
+        status = status or error.exit_status
     leave(status)
 
 
