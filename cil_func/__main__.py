@@ -6,7 +6,7 @@ from typing import NamedTuple, NoReturn
 
 from cil_func.config.messages import nearest, shown
 from cil_func.errors import DiskError
-from cil_func.runs import stdout
+from cil_func.runs import output
 from cil_func.runs.command_line import leave
 
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: the command and its own arguments; None: those of this process. Without any, or with --help, it lists the
     commands and returns 0.
     """
-    stdout.prepare()
+    output.prepare()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(listed())
@@ -74,12 +74,12 @@ def command() -> NoReturn:
     status = 0
     try:
         status = main()
-        stdout.flush(status)
+        output.flush(status)
     except BrokenPipeError as error:
-        stdout.lose()
+        output.lose(sys.stdout)
         status = getattr(error, "exit_status", status)
     except DiskError as error:
-        print(f"cil_func: {error}", file=sys.stderr)
+        output.tell(f"cil_func: {error}")
         status = status or error.exit_status
     leave(status)
 

@@ -92,7 +92,7 @@ class PeerError(CilError):
 
 
 class StoppedError(BaseException):
-    """A signal stopped the run; exit_status is 130 (SIGINT) or 143 (SIGTERM).
+    """A signal stopped the run; exit_status is 129 (SIGHUP), 130 (SIGINT) or 143 (SIGTERM).
 
     Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and must not be taken for a broken image.
     """

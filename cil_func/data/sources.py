@@ -104,6 +104,7 @@ def load(
     workers: int = 0,
     packed: str = "",
     subset: str = "",
+    one_class: bool = False,
 ) -> Dataset:
     """Loads a data set and returns it as a Dataset.
 
@@ -114,6 +115,7 @@ def load(
     memory: where the images are stored. storage, workers: see `folders.Settings`; other data sets than those of image
     files are always in memory. packed: the folder of the packed file of storage "packed"; "": `packed` in path, or in
     `.data` if path can't be written. subset: which of the class folders are read, see `subsets.choose`; "": all.
+    one_class: whether a folder of a single class is allowed, as one new class is for a run that extends another one.
 
     Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
     file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
@@ -138,7 +140,7 @@ def load(
             _check_count(path, name, subset)
         settings = folders.Settings(
             image_size, _TEST_NAMES[name], on_error == "skip", rules, check, memory, storage, workers,
-            _packed_places(path, packed, subset), _lister(name, subset),
+            _packed_places(path, packed, subset), _lister(name, subset), one_class,
         )  # fmt: skip
         return _load_files(path, settings)
     if name not in NAMES:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from cil_func.errors import CilError, MachineError
-from cil_func.runs import stdout
+from cil_func.runs import output
 from cil_func.runs.command_line import INTERRUPTED
 
 
@@ -20,9 +20,9 @@ def answered(name: str, work: Callable[[], int]) -> int:
     """
     try:
         status = work()
-        stdout.flush(status)
+        output.flush(status)
         return status
-    except stdout.NobodyReadsError as error:
+    except output.NobodyReadsError as error:
         return error.exit_status
     except (MemoryError, torch.OutOfMemoryError) as error:
         on_gpu = isinstance(error, torch.OutOfMemoryError)

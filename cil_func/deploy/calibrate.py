@@ -20,7 +20,7 @@ from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.deploy.listing import image_files
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import DataError, Mistakes, printable
-from cil_func.runs import stdout
+from cil_func.runs import output
 from cil_func.training import calibrating
 
 _FEWEST = 4  # images of a class: two to fit on, two to measure on
@@ -71,8 +71,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     result = fit(model, found)._replace(report=report)
     directory = Path(options.run).expanduser()
     calibration.save(directory, result, model_sha256=model.saved.description["sha256"])
-    stdout.say("\n".join(_lines(result)))
-    stdout.say(printable(f"written to {directory / calibration.NAME}"))
+    output.say("\n".join(_lines(result)))
+    output.say(printable(f"written to {directory / calibration.NAME}"))
     return 0
 
 

@@ -16,7 +16,7 @@ from cil_func.deploy.edit_history import NameOf
 from cil_func.deploy.labelled import Labelled
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import ConfigError, DataError, printable
-from cil_func.runs import files, stdout
+from cil_func.runs import files, output
 
 NAME = "compare"
 WORSE = 1  # the exit status if a class has fallen too far
@@ -80,7 +80,7 @@ def _compare(options: argparse.Namespace) -> int:
     for each in fallen:
         _warn(f"{each['name']} has fallen by {-each['change']:.1f} points, more than {options.worse_by:g}")
     status = WORSE if fallen else 0
-    stdout.say(json.dumps(result, indent=2) if options.json else compare_text.text(result), status)
+    output.say(json.dumps(result, indent=2) if options.json else compare_text.text(result), status)
     return status
 
 

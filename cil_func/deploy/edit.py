@@ -17,7 +17,7 @@ from cil_func.deploy.answering import answered
 from cil_func.deploy.edit_plan import Plan
 from cil_func.errors import CheckpointError, ConfigError, printable
 from cil_func.methods.extra import without_logits
-from cil_func.runs import checkpoints, files, lock, memory_files, status, stdout
+from cil_func.runs import checkpoints, files, lock, memory_files, output, status
 from cil_func.runs.checkpoints import SavedModel
 
 NAME = "edit"
@@ -65,11 +65,11 @@ def _edit(options: argparse.Namespace) -> int:
         memory_files.copy(run, folder, plan.named)
         files.write_json(folder / "results.json", edited_results(results, plan, run=str(run)))
         status.Status(folder).finished(f"edited from {run}")
-    stdout.say(printable(f"{options.out}: {told(plan, len(model.class_names))}"))
+    output.say(printable(f"{options.out}: {told(plan, len(model.class_names))}"))
     if plan.dropped:
-        stdout.say(NOT_UNLEARNED)
+        output.say(NOT_UNLEARNED)
         if model.calibration:
-            stdout.say(printable(f"note: {options.out} is not calibrated; python -m cil_func calibrate does that"))
+            output.say(printable(f"note: {options.out} is not calibrated; python -m cil_func calibrate does that"))
     return 0
 
 

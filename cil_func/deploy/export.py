@@ -21,7 +21,7 @@ from cil_func.deploy.answering import answered
 from cil_func.deploy.portable import Portable
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import CilError, ConfigError, printable
-from cil_func.runs import checkpoints, files, stdout
+from cil_func.runs import checkpoints, files, output
 
 PREPROCESSOR = "preprocessor_config.json"  # a folder that holds it is an export
 SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "hf": "-hf"}
@@ -61,7 +61,7 @@ def _export(options: argparse.Namespace) -> int:
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
     for line in WRITERS[options.to](model, Path(options.run), out):
-        stdout.say(printable(line))
+        output.say(printable(line))
     return 0
 
 

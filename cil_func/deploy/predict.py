@@ -17,7 +17,7 @@ from cil_func.deploy.answering import answered
 from cil_func.deploy.calibration import Reject
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import ConfigError, DataError, printable
-from cil_func.runs import stdout
+from cil_func.runs import output
 
 NAME = "predict"
 UNKNOWN = "unknown"
@@ -67,7 +67,7 @@ def _predict(options: argparse.Namespace) -> int:
             status = DataError.exit_status
             _tell_unread(path, found, as_json=options.json)
         else:
-            stdout.say(_line(path, *found, model.class_names, top=options.top, as_json=options.json), status)
+            output.say(_line(path, *found, model.class_names, top=options.top, as_json=options.json), status)
     return status
 
 
@@ -116,7 +116,7 @@ def _tell_unread(path: str, reason: str, *, as_json: bool) -> None:
     """Prints that a path can't be used: a line on stderr, and with as_json an object on stdout too."""
     try:
         if as_json:
-            stdout.say(json.dumps({"path": path, "error": reason}), DataError.exit_status)
-        stdout.flush(DataError.exit_status)  # in order, where both go to one place
+            output.say(json.dumps({"path": path, "error": reason}), DataError.exit_status)
+        output.flush(DataError.exit_status)  # in order, where both go to one place
     finally:
         print(f"{NAME}: {printable(f'{os.fspath(path)}: {reason}')}", file=sys.stderr)

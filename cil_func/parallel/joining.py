@@ -1,6 +1,8 @@
 """Lets the processes of a run find each other and form a process group."""
 
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -16,6 +18,7 @@ from cil_func.parallel.processes import Processes
 # The timeout of torch's own guards. They would end a run without a message (NCCL) or name the connection as the cause
 # (gloo). `FailureWatch` names the process, and knows about announced long work, so it has to be first.
 _FOR_EVER = timedelta(days=7)
+_PAUSE_SECONDS = 0.05  # between two looks for the other processes
 
 
 @contextmanager
@@ -52,7 +55,8 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[Failure],
 def _find_all(launch: Launch, store: dist.Store, timeout: timedelta) -> None:
     """Waits until all processes have written into the store. Raises RuntimeError after the timeout."""
     store.set(f"here/{launch.rank}", "")
-    store.wait([f"here/{rank}" for rank in range(launch.size)], timeout)
+    keys = [f"here/{rank}" for rank in range(launch.size)]
+    _poll(lambda: store.check(keys), timeout, f"{launch.size} processes did not come together")
     store.set_timeout(_FOR_EVER)  # NCCL waits in the store for a process that is still compiling
 
 
@@ -68,8 +72,32 @@ def _connect(launch: Launch, store: dist.Store) -> None:
 def _store(launch: Launch, timeout: timedelta) -> dist.TCPStore:
     """Returns a connection to the launcher's store, for torch's process group.
 
-    Outside torchrun there is no store yet: rank 0 makes it. timeout: for each call of the store.
+    Outside torchrun there is no store yet: rank 0 makes it. timeout: for finding it, and for each call of it later.
+    Raises RuntimeError after the timeout.
     """
     hosts = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(host, port, launch.size, hosts, timeout, multi_tenant=True)
+    if not hosts:
+        _poll(lambda: _answers(host, port), timeout, f"nothing answers at {host}:{port}")
+    return dist.TCPStore(host, port, launch.size, hosts, timeout, wait_for_workers=False, multi_tenant=True)
+
+
+def _answers(host: str, port: int) -> bool:
+    """Returns whether a process takes connections there."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _poll(is_true: Callable[[], bool], timeout: timedelta, failure: str) -> None:
+    """Waits until is_true() returns True. Raises RuntimeError after the timeout, which `failure` explains.
+
+    Torch's own waiting is not used: meanwhile Python would answer no signal.
+    """
+    end = time.monotonic() + timeout.total_seconds()
+    while not is_true():
+        if time.monotonic() > end:
+            raise RuntimeError(f"{failure} within {timeout.total_seconds():.0f} s")
+        time.sleep(_PAUSE_SECONDS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
-from cil_func.runs import report_files, status, stdout
+from cil_func.runs import output, report_files, status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def _report(options: argparse.Namespace) -> int:
             which = "the run" if len(options.runs) == 1 else directory
             print(f"note: {which} is not finished: {status.describe(record)}", file=sys.stderr)
     found = 1 if problems else 0
-    stdout.say("\n".join(map(str, lines)), found)
+    output.say("\n".join(map(str, lines)), found)
     return found
 
 

@@ -7,7 +7,6 @@ import argparse
 import os
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +14,7 @@ from cil_func import config as configuration
 from cil_func.config import effects, explain
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
-from cil_func.runs import extension_config
+from cil_func.runs import extension_config, output
 
 INTERRUPTED = 130
 
@@ -25,15 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments: the flags, without the program's name; None: those of this process.
     """
+    output.prepare()
     try:
         options = parse(arguments)
         if options.explain is not None:
-            print(explain.explain(options.explain))
+            output.show(explain.explain(options.explain))
             return 0
         config = _configuration(options)
         if options.print_config:
             _warn(effects.without_effect(config, configuration.set_keys(options.set)))
-            print(configuration.to_toml(config), end="")
+            output.show(configuration.to_toml(config), end="")
             return 0
         directory = options.out or default_directory(options, config)
         from cil_func.parallel.launch import launched
@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
             return look(run, config, directory, options, launch)
         return run.run(config, directory, launch, warnings=[unused] if unused else [])
     except CilError as error:  # `run.run` prints those of a run itself
-        print(f"train.py: {error}", file=sys.stderr)
+        output.tell(f"train.py: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        print("train.py: interrupted", file=sys.stderr)
+        output.tell("train.py: interrupted")
         return INTERRUPTED
     except Exception:
         traceback.print_exc()
@@ -69,7 +69,7 @@ def _configuration(options: argparse.Namespace) -> configuration.Config:
 def _warn(message: str) -> None:
     """Prints a warning as one line on stderr, for stdout may be read by a program; "" prints nothing."""
     if message:
-        print(f"train.py: warning: {message}", file=sys.stderr)
+        output.tell(f"train.py: warning: {message}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -80,13 +80,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="train.py", description="Class-incremental learning with WA and its relatives.", allow_abbrev=False
     )
-    parser.add_argument("--config", metavar="NAME", help="a path, else a preset's name; default digits.toml")
+    parser.add_argument("--config", type=named, metavar="NAME", help="a path, else a preset; default digits.toml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides one value; repeatable"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default runs/<config name>")
+    parser.add_argument("--out", type=folder, metavar="DIR", help="run directory; default runs/<config name>")
     parser.add_argument(
-        "--extend", type=Path, metavar="RUN", help="add the classes in --set data.path=FOLDER to a finished run"
+        "--extend", type=folder, metavar="RUN", help="add the classes in --set data.path=FOLDER to a finished run"
     )
     parser.add_argument("--print-config", action="store_true", help="print the configuration as TOML and exit")
     parser.add_argument(
@@ -97,6 +97,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--profile", type=positive, metavar="N", help="trace N training steps into DIR/trace.json, train nothing else"
     )
     return parser.parse_args(arguments)
+
+
+def named(text: str) -> str:
+    """Returns the text behind a flag. Raises ArgumentTypeError if it is empty, as that of an unset variable is."""
+    if not text:
+        raise argparse.ArgumentTypeError("empty, as an unset variable is; give a name, or leave the flag out")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Returns the folder behind a flag. Raises ArgumentTypeError if it is empty, which would be the current folder."""
+    return Path(named(text))
 
 
 def positive(text: str) -> int:
@@ -144,12 +156,10 @@ def look(run, config: configuration.Config, directory: Path, options: argparse.N
 def leave(status: int) -> NoReturn:
     """Ends the process with an exit status.
 
-    After a stop by a signal (status above 128) it flushes the output and ends without Python's clean-up, which would
-    wait for torch's compilers for seconds.
+    It flushes the output; if nobody reads that any more, the exit status stays the same. After a stop by a signal
+    (status above 128) it ends without Python's clean-up, which would wait for torch's compilers for seconds.
     """
+    output.end()
     if status > 128:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
-                stream.flush()
         os._exit(status)
     sys.exit(status)

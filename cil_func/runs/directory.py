@@ -14,7 +14,7 @@ from cil_func.config.flat import flat
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError, InUseError
 from cil_func.parallel.processes import Processes
-from cil_func.runs import checkpoints, lock, status
+from cil_func.runs import checkpoints, lock, moved_parent, status
 from cil_func.runs.environment import resolve
 from cil_func.runs.packing import Loaded
 
@@ -26,9 +26,10 @@ _OF_MACHINE = ("workers", "packed")  # keys of [data] that may differ when a run
 class FoundRun(NamedTuple):
     """What `read_directory` has found.
 
-    config: the configuration of the run, with device and precision resolved; if the directory holds a run, the stored
-    one, with the data.path that the command gives, its run.threads unless that is 0, and its run.device unless that is
-    "auto": then the checkpoint's.
+    config: the configuration of the run, with device and precision resolved. Of a run that is finished or has a
+    checkpoint it is the stored one, with the data.path and run.extends that the command gives, its run.threads unless
+    that is 0, and its run.device unless that is "auto": then the checkpoint's. Of another one, which begins anew, it is
+    the command's.
     finished: whether the run in the directory is finished; then no checkpoint is loaded.
     checkpoint: the newest valid one, from which the run goes on; None if there is none, as in a new directory.
     problems: what was wrong with newer checkpoints or the last attempt, one line each.
@@ -126,21 +127,27 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         return FoundRun(resolve(config))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
     here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}  # these may differ
-    stored = stored.model_copy(update={"data": stored.data.model_copy(update=here)})
+    stored = stored.model_copy(update={
+        "data": stored.data.model_copy(update=here),
+        "run": stored.run.model_copy(update={"extends": config.run.extends}),
+    })  # fmt: skip
     record, has_results = status.read(directory), _has_results(directory)
-    if record.get("state") == "finished" and has_results:
+    whole = has_results and not (lacks_model(directory) and _has_checkpoint(directory))
+    if record.get("state") == "finished" and whole:
         return FoundRun(stored, finished=True, moved_from=moved_from)
     if not moved_from:
         on_owned()
     loaded, problems = checkpoints.newest(directory / "checkpoints")
-    before = loaded.record.get("device", stored.run.device) if loaded else stored.run.device
-    device = before if config.run.device == "auto" else config.run.device
-    if loaded and device != before:
-        problems.append(f"trained on {before} so far, from now on {device}: the results are those of neither alone")
     if record.get("state") == "running":  # and yet this process has the lock
         problems.append(f"the run was killed before it could say why: {status.describe(record)}")
-    if has_results and not loaded:
-        problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
+    if not loaded:  # an "auto" may mean something else by now, as after classes were added
+        if has_results:
+            problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
+        return FoundRun(resolve(config), problems=tuple(problems), moved_from=moved_from)
+    before = loaded.record.get("device", stored.run.device)
+    device = before if config.run.device == "auto" else config.run.device
+    if device != before:
+        problems.append(f"trained on {before} so far, from now on {device}: the results are those of neither alone")
     run = {"device": device, "threads": config.run.threads or stored.run.threads}
     stored = stored.model_copy(update={"run": stored.run.model_copy(update=run)})
     resolved = resolve(stored, way_out=f"--set run.device=cpu --out {directory} goes on without one")
@@ -155,6 +162,16 @@ def _has_results(directory: Path) -> bool:
         return False
 
 
+def lacks_model(directory: Path) -> bool:
+    """Returns whether one of the two files of a finished run's model is missing."""
+    return not all((directory / name).exists() for name in ("model.safetensors", "model.json"))
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    """Returns whether there is a checkpoint, valid or not, from which a finished run's model may be written again."""
+    return any((directory / "checkpoints").glob("*.json"))
+
+
 def refuse_another_run(
     config: Config, directory: Path, *, where: str = "--out", of_many: bool = False
 ) -> Config | None:
@@ -163,9 +180,9 @@ def refuse_another_run(
     config: the configuration that the command asks for. directory: the run directory, which may be missing.
     where: what the command calls the argument that names it, for messages. of_many: whether it is one of several that
     the command is about, of which some may have been trained elsewhere.
-    Raises ConfigError if the two differ in another key than data.path, run.threads, and run.device if the run is not
-    finished or one of many. An "auto" in `config` doesn't differ from what it became in the run. Raises ConfigError if
-    config.toml is missing and other files of a run are there.
+    Raises ConfigError if the two differ in another key than data.path, run.threads, run.extends if that run was moved,
+    and run.device if the run is not finished or one of many. An "auto" in `config` doesn't differ from what it became
+    in the run. Raises ConfigError if config.toml is missing and other files of a run are there.
     """
     if not (directory / "config.toml").exists():
         marks = [name for name in MARKS if (directory / name).exists()]
@@ -178,6 +195,8 @@ def refuse_another_run(
     stored = configuration.load(str(directory / "config.toml"))
     differing = _differences(config, stored)
     differing.pop("run.threads", None)
+    if "run.extends" in differing and moved_parent.is_same(directory, config):
+        del differing["run.extends"]
     if of_many or status.read(directory).get("state") != "finished":
         differing.pop("run.device", None)
     if set(differing) - {"data.path"}:

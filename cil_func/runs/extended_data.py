@@ -14,6 +14,7 @@ from cil_func.methods.base import Method
 from cil_func.runs import memory_files
 from cil_func.runs.parent import Parent
 
+_MIXED = "has measured on validation images (data.tests_on); with later phases on test images, averages mix both"
 _HELD_OUT = 0.2  # of the exemplars of each old class, where its test images are gone
 
 
@@ -109,6 +110,9 @@ def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Da
     gone = tuple(stored.deleted) if stored else ()
     folder = parent.directory / memory_files.FOLDER
     notes = [f"{len(gone)} exemplars were deleted from {folder}, the first one {gone[0]}"] if gone else []
+    if parent.config.data.tests_on == "validation":
+        notes.append(f"{parent.directory} {_MIXED}")
+    notes += [line for line in parent.results.get("data_warnings", []) if line.endswith(_MIXED)]
     if tests.told != "test images":
         notes.append(
             f"the old classes are tested on {len(tests.labels)} of their exemplars, which are not trained on, since "

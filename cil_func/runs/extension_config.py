@@ -1,12 +1,13 @@
 """The configuration of a run that extends a finished one, which `train.py --extend RUN` makes of RUN's."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cil_func import config as configuration
-from cil_func.config import Config, effects
+from cil_func.config import Config, effects, names
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
 
@@ -19,7 +20,7 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
     overrides: those of the command, see `config.load`; data.path has to be among them. Everything else is as it was in
     the finished run, but for these: the device is this machine's. data.* is about the new classes alone, which come
     sorted by name and in one phase unless the overrides say otherwise, and are normalised by the finished run's mean
-    and deviation.
+    and deviation; data.options are dropped with the data.name that they belong to.
     Raises ConfigError if the directory holds no finished run, or if an override can't hold for its model.
     """
     told = _described(directory)
@@ -36,8 +37,9 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
     if not any(key in ("data.path", "data.name") for key in configuration.set_keys(overrides)):
         raise ConfigError("--extend: the new classes are missing; name their folder by --set data.path=FOLDER")
     given = [] if own.data.name in effects.OF_FILES else ["data.name=image_folder"]
+    given += [] if _keeps_data_name(own.data.name, directory, overrides) else ["data.options={}"]
     given += [
-        f"run.extends={json.dumps(str(directory.resolve()))}", "data.initial_increment=0", "data.increment=auto",
+        f"run.extends={_quoted(str(directory.resolve()))}", "data.initial_increment=0", "data.increment=auto",
         "data.class_order=sorted", "data.validation=0", "data.tests_on=test", "data.storage=auto", "data.subset=",
         f"data.mean={before['mean']}", f"data.std={before['std']}", f"run.precision={told['precision']}",
         "run.device=auto",
@@ -51,6 +53,22 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
             "leave it out, or give that side"
         )
     return config
+
+
+def _keeps_data_name(before: str, directory: Path, overrides: Sequence[str]) -> bool:
+    """Returns whether the data set keeps its name, and with it data.options, which are those of that name.
+
+    before: data.name of the finished run in `directory`.
+    """
+    given = [text.partition("=")[2].strip() for text in overrides if configuration.set_keys([text]) == ["data.name"]]
+    if not given:
+        return before in effects.OF_FILES
+    return names.located(given[-1].strip("\"'"), [os.curdir, directory]) == before
+
+
+def _quoted(text: str) -> str:
+    """Returns a text as a string of TOML, which has JSON's escapes but no halves of characters, and no bare DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _described(directory: Path) -> dict[str, Any]:

@@ -1,21 +1,18 @@
 """Reads the images that a configuration names, once for all processes of a machine, and cuts them into phases."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
-import numpy as np
-
 from cil_func.config import Config, names
-from cil_func.data import own, scenario, sources, streamed, validation
+from cil_func.data import own, scenario, sources, validation
 from cil_func.data.reading import sharing
 from cil_func.data.reading.decoding import OWN_MEMORY, ImageMemory
 from cil_func.errors import CilError, DataError, Mistakes
 from cil_func.methods.base import Method
 from cil_func.parallel.processes import Processes
-from cil_func.runs import extended_data, parent, storage
+from cil_func.runs import extended_data, fingerprints, parent, storage
 from cil_func.runs.method_of import method_of
 from cil_func.runs.parent import Parent
 
@@ -31,7 +28,7 @@ def load(
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
     data = _load_together(partial(_load, config, method, extended), processes)
-    found = _fingerprint(data)
+    found = fingerprints.of_data(data)
     processes.check_equal({"the images": found}, when="after reading them")
     return data, found
 
@@ -41,7 +38,7 @@ def fingerprint_of(config: Config) -> str:
 
     Raises DataError as `load` does.
     """
-    return _fingerprint(_load(config, method_of(config), parent.read(config)))
+    return fingerprints.of_data(_load(config, method_of(config), parent.read(config)))
 
 
 def images_of(config: Config) -> sources.Dataset:
@@ -95,19 +92,6 @@ def _sizes(config: Config, num_classes: int, extended: Parent | None) -> list[in
     return [*(extended.sizes if extended else []), *sizes]
 
 
-def _fingerprint(data: sources.Dataset) -> str:
-    """Returns the SHA-256 of every pixel, the labels, the class names and the skipped files, as hexadecimal digits.
-
-    Takes 0.2 s for the 150 MB of CIFAR-100. Of images that stay in their files it is the files' names, and the content
-    of some of them: reading all would take as long as an epoch.
-    """
-    found = hashlib.sha256(repr((data.class_names, data.skipped)).encode(errors="surrogateescape"))
-    for images, targets in ((data.train_images, data.train_targets), (data.test_images, data.test_targets)):
-        for part in (np.array(images.shape), targets, *streamed.contents(images)):
-            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
-
-
 def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -> sources.Dataset:
     """Returns the data set that load(memory=...) reads, decoded once on each machine: its processes map one copy.
 
@@ -144,17 +128,29 @@ def _load(
         return _load_own(config, method, None, memory)
     extended_data.refuse_method(method, extended)
     new = _load_own(config, method, extended, memory)
-    tests = extended_data.old_tests(extended, _data_of(extended, method))
+    tests = extended_data.old_tests(extended, _tested_by(extended))
     return extended_data.join(extended, new, tests, uses_memory=method.uses_memory)
 
 
-def _data_of(run: Parent, method: Method) -> sources.Dataset | None:
-    """Returns the data set of a finished run; None if it can't be read any more or isn't what it was."""
+def _tested_by(run: Parent) -> sources.Dataset | None:
+    """Returns the data set of a finished run; None if its test images can't be read any more or aren't what they were.
+
+    Its training images may have changed since, as after exemplars of a run that it extends were deleted; but not for a
+    run of an older version, which has noted the fingerprint of all its images alone.
+    """
+    method = method_of(run.config)  # its own: exemplars are among its images if it has trained on them
     try:
-        data = _load(run.config, method, parent.read(run.config))
+        before = parent.read(run.config)
+        data = _load_own(run.config, method, before, OWN_MEMORY)
+        if before:
+            tests = extended_data.old_tests(before, _tested_by(before))
+            data = extended_data.join(before, data, tests, uses_memory=method.uses_memory)
     except CilError:
         return None
-    return data if _fingerprint(data) == run.results.get("data_fingerprint") else None
+    known = run.results.get("tests_fingerprint")
+    if known:
+        return data if fingerprints.of_tests(data) == known else None
+    return data if fingerprints.of_data(data) == run.results.get("data_fingerprint") else None
 
 
 def _load_own(config: Config, method: Method, extended: Parent | None, memory: ImageMemory) -> sources.Dataset:
@@ -175,6 +171,7 @@ def _load_own(config: Config, method: Method, extended: Parent | None, memory: I
         workers=storage.num_workers(config),
         packed=settings.packed,
         subset=settings.subset,
+        one_class=bool(config.run.extends),
     )
 
 

@@ -149,12 +149,18 @@ class Loggers:
         self._epochs = 0
 
     def open(self, names: Sequence[str], directory: Path, config: Mapping[str, Any]) -> list[str]:
-        """Opens the loggers of these names. If metrics.jsonl holds the beginning of the run, they go on after it."""
+        """Opens the loggers of these names. If metrics.jsonl holds the beginning of the run, they go on after it.
+
+        If it can't be read, none is opened, for it isn't known after how many epochs they would go on.
+        """
         if not names:
             return []
         path = directory / "metrics.jsonl"
-        for event in event_log.read(path) if path.exists() else []:
-            self._count(event)
+        try:
+            for event in event_log.read(path) if path.exists() else []:
+                self._count(event)
+        except Exception as error:
+            return [_failure(each, error) for each in names]
         name = str(directory.resolve().name)
         problems = []
         for each in names:

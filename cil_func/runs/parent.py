@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cil_func import config as configuration
-from cil_func import tree
+from cil_func import memory, tree
 from cil_func.config import Config
 from cil_func.errors import CheckpointError, ConfigError
 from cil_func.experiment import Experiment
@@ -80,7 +80,8 @@ def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.T
     """Returns where a run that extends `parent` begins: after its last phase, with its model and exemplars.
 
     experiment: the new run's, of all classes and phases, old ones included; the training images of the old classes are
-    the parent's exemplars, in order of rank. held_out: {label: rows} of those that are kept for tests.
+    the parent's exemplars, in order of rank, of which as many stay as its own memory holds. held_out: {label: rows} of
+    those that are kept for tests.
     Raises ConfigError if the parent's model is no model of the experiment's network.
     """
     known, network = len(parent.class_names), experiment.network
@@ -93,6 +94,9 @@ def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.T
         for label in range(known):
             rows = torch.nonzero(labels == label).flatten()
             exemplars[label] = rows[~torch.isin(rows, held_out.get(label, rows[:0]))]
+        budget = experiment.budget  # which may be smaller than that of the parent
+        quota = memory.quota(known, size=budget.size, fixed_per_class=budget.fixed_per_class)
+        exemplars = memory.trim(exemplars, quota)
     if experiment.method.extra:
         extra = experiment.method.extra.start(network.pad(model.params))
         remembered, _ = without_logits(tree.cast(parent.saved.extra, device=experiment.device))

@@ -1,8 +1,8 @@
 """`train.py --profile N`: traces N training steps, lists what took the time in them, and counts the kernels of a step.
 
-The steps are those of phase 1, or of phase 0 if there is no other, after a warm-up. The weights are random, not
-learned: no kernel's time depends on them. The teacher and the augmentation work on several batches at a time, so they
-are in the trace only where such a group of batches begins.
+The steps are those of phase 1, or of phase 0 if there is no other, after a warm-up; for a run that extends another one
+those of its own first phase. The weights are random, not learned: no kernel's time depends on them. The teacher and the
+augmentation work on several batches at a time, so they are in the trace only where such a group of batches begins.
 """
 
 import os
@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cil_func.config import Config
-from cil_func.errors import ConfigError, DataError
+from cil_func.errors import ConfigError, DataError, DiskError
 from cil_func.runs import planning, setup, trial_steps
 from cil_func.training import runners
 from cil_func.training.progress import SaveHook
@@ -36,7 +36,8 @@ def run(config: Config, directory: Path, steps: int) -> str:
 
     steps: how many are traced. The report has a table of the slowest operations and the number of kernels a step.
     directory: made if it is missing.
-    Raises DataError if the phase has too few steps, ConfigError for a directory that can't be written.
+    Raises DataError if the phase has too few steps, ConfigError for a directory that can't be written, DiskError for a
+    full disk.
     """
     runners.name_kernels()
     ready = setup.build(config)
@@ -45,9 +46,13 @@ def run(config: Config, directory: Path, steps: int) -> str:
     path = directory / "trace.json"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # an earlier one would hide that this one can't be written
         trace.export_chrome_trace(str(path))
     except (OSError, RuntimeError) as error:  # torch's own for a file that it can't open
         raise ConfigError(f"--out {directory}: can't be written ({error})") from error
+    if not path.exists():  # torch writes another file, which it renames, and raises nothing if the disk is full
+        path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+        raise DiskError(f"{path}: the trace can't be written, as on a full disk; free some space")
     order = "self_cpu_time_total" if ready.experiment.device.type == "cpu" else "self_device_time_total"
     table = trace.key_averages().table(sort_by=order, row_limit=_ROWS, max_name_column_width=70)
     return f"{table}\nkernels a step: {kernels(trace) / steps:.0f}\n{steps} steps, to be opened in a browser: {path}"
@@ -99,7 +104,7 @@ def _trace(ready: setup.Setup, steps: int) -> profile:
             trace.stop()
             raise trial_steps.EnoughError
 
-    phase = made.scenario.phases[min(1, len(made.scenario.phases) - 1)]
+    phase = made.scenario.phases[min(max(1, ready.first_phase), len(made.scenario.phases) - 1)]
     if trial_steps.train(made, phase, emit=emit, hook=SaveHook()):
         return trace
     raise DataError(f"--profile {steps}: the phase has {done} steps, and {_WARM_UP} of them warm up")

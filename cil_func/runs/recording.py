@@ -135,6 +135,7 @@ def _header(ready: setup.Setup) -> dict:
         "skipped_images": ready.skipped,
         "data_warnings": ready.data_warnings,
         "data_fingerprint": ready.fingerprint,
+        "tests_fingerprint": ready.tests_fingerprint,
         "data_stamp": ready.stamp,
         **of_parent,
     }
@@ -161,16 +162,23 @@ class _Screen:
         self._show: Console | None = show
 
     def __call__(self, event: Mapping[str, Any]) -> list[str]:
-        """Shows an event. Ignores it without a warning if nobody reads the output any more."""
+        """Shows an event. If nobody reads the output any more, there is no warning."""
         try:
             if self._show:
                 self._show(event)
-        except OSError:
-            pass  # nobody reads the output any more (`| head`); the training goes on
+        except OSError:  # `| head`, or a terminal that was closed; the training goes on
+            self._leave()
         except Exception as error:
-            self._show = None
+            self._leave()
             return [f"the screen shows no more of this run ({_text_of(error)})"]
         return []
+
+    def _leave(self) -> None:
+        """Closes the console, which gives stdout and stderr back, and uses it no more: it would draw all again."""
+        show, self._show = self._show, None
+        with suppress(Exception):
+            if show:
+                show.close()
 
     def remember(self, path: Path) -> list[str]:
         """Lets the console take note of the events in the log at `path`, to estimate times; shows nothing."""

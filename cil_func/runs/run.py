@@ -16,6 +16,8 @@ from cil_func.runs import (
     checkpoints,
     finishing,
     machine,
+    moved_parent,
+    output,
     parent,
     planned_seconds,
     planning,
@@ -23,7 +25,7 @@ from cil_func.runs import (
     saved_model,
     setup,
 )
-from cil_func.runs.directory import FoundRun, claim_directory, read_directory, refuse_another_run
+from cil_func.runs.directory import FoundRun, claim_directory, lacks_model, read_directory, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
@@ -66,9 +68,9 @@ def plan(config: Config, directory: Path, launch: Launch | None = None) -> int:
         ready = setup.build(config, processes)
         text = planning.describe(ready)
         if processes.first:
-            print(text, *(f"warning: {message}" for message in data_warnings(ready)), sep="\n", flush=True)
+            output.show(text, *(f"warning: {message}" for message in data_warnings(ready)))
         if processes.size == 1:
-            print(*planned_seconds.of(ready), sep="\n", flush=True)
+            output.show(*planned_seconds.of(ready))
 
     return _with_others(config, launch or Launch(), StatusReporter(directory), work)
 
@@ -81,7 +83,7 @@ def profile(config: Config, directory: Path, steps: int) -> int:
     from cil_func.runs import profiling  # imported late: torch's profiler takes a moment, and few runs need it
 
     def work(processes: Processes, signals: Signals) -> None:
-        print(profiling.run(config, directory, steps), flush=True)
+        output.show(profiling.run(config, directory, steps))
 
     return _with_others(config, Launch(), StatusReporter(directory), work)
 
@@ -94,25 +96,33 @@ def _with_others(
     work: returns nothing; all that it raises is reported by `reporter`. config: for the timeout and for advice.
     """
     reporter.processes = Processes(launch)  # until the others are found
-    with (
-        Signals(reporter.stopped) as signals,
-        join(launch, timeout_seconds=config.run.timeout_seconds, on_loss=reporter.lost) as processes,
-    ):
-        reporter.processes = processes
-        try:
-            work(processes, signals)
+    try:
+        with (
+            Signals(reporter.stopped) as signals,
+            join(launch, timeout_seconds=config.run.timeout_seconds, on_loss=reporter.lost) as processes,
+        ):
+            reporter.processes = processes
+            return _reported(config, reporter, signals, lambda: work(processes, signals))
+    except StoppedError as error:  # while it waited for the others
+        return reporter.failed(error)
+
+
+def _reported(config: Config, reporter: StatusReporter, signals: Signals, work: Callable[[], None]) -> int:
+    """Calls work() and reports a failure, after which signals do nothing. Returns the exit status."""
+    try:
+        work()
+        return 0
+    except PeerError as error:
+        signals.ignore_more()
+        if reporter.done:
             return 0
-        except PeerError as error:
-            signals.ignore_more()
-            if reporter.done:
-                return 0
-            assert processes.watch, "a single process has no peers"
-            failure = processes.watch.find_cause(str(error))
-            reporter.lost(failure)
-            return failure["exit_code"]
-        except (Exception, StoppedError) as error:
-            signals.ignore_more()
-            return reporter.failed(machine.as_one_line(error, config, reporter.directory))
+        assert reporter.processes.watch, "a single process has no peers"
+        failure = reporter.processes.watch.find_cause(str(error))
+        reporter.lost(failure)
+        return failure["exit_code"]
+    except (Exception, StoppedError) as error:
+        signals.ignore_more()
+        return reporter.failed(machine.as_one_line(error, config, reporter.directory))
 
 
 def _run(
@@ -153,15 +163,17 @@ def _run(
 
 
 def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -> None:
-    """Prints the table of a finished run, and a warning if its images have changed since.
+    """Prints the table of a finished run, and a warning if its images have changed since or its model is gone.
 
     found: what `read_directory` found. Raises what `same_images.warning_if_changed` raises if data.path is another one.
     """
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-    print(f"{directory} holds this run, finished", tables.phase_table(results), sep="\n\n", flush=True)
+    output.show(f"{directory} holds this run, finished", "", tables.phase_table(results))
     changed = same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from)
     if changed:
         reporter.print_line(f"warning: {changed}")
+    if lacks_model(directory):
+        reporter.print_line("warning: its model is gone, and so are its checkpoints; another --out trains it again")
 
 
 def _train(
@@ -183,7 +195,8 @@ def _train(
         number=loaded.number + 1 if loaded else 0,
         begun=progress[0] if loaded else None,
         extra=lambda: {
-            "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device
+            "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device,
+            **moved_parent.record(ready.extended),
         },
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )

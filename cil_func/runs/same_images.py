@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cil_func.config import Config
+from cil_func.config import Config, names
 from cil_func.data import sources
-from cil_func.errors import ConfigError, DataError
+from cil_func.errors import CilError, ConfigError, DataError
 from cil_func.runs import load_data
 
 
@@ -26,9 +26,10 @@ def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_
     config: what the command asks for. directory: the run directory. results: the content of the run's results.json, in
     which older versions wrote nothing about the images: then "" is returned unless data.path differs.
     moved_from: the run's data.path if that of `config` is another one, else "".
-    The images are read only if a file's name, size or time differs. Raises ConfigError if data.path differs and the
-    images there are not the run's, or it isn't known which the run had. Raises DataError if data.path differs and its
-    images can't be read.
+    The images are read only if a file's name, size or time differs; those of a user's own function always, since only
+    they show whether it returns the same. Raises ConfigError if data.path differs and the images there are not the
+    run's, or it isn't known which the run had. Raises what `load_data.load` raises if data.path differs and its images
+    can't be read.
     """
     known, path = results.get("data_fingerprint"), config.data.path
     if moved_from and not known:
@@ -36,16 +37,21 @@ def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_
     if not known:
         return ""
     try:
-        if sources.stamp(config.data.name, path, subset=config.data.subset) == results.get("data_stamp"):
+        if not names.is_own(config.data.name) and _stamp(config) == results.get("data_stamp"):
             return ""
         same = load_data.fingerprint_of(config) == known
-    except DataError as error:
+    except CilError as error:
         if moved_from:
             raise
         return f"the images of this run can't be read any more: {error}"
     if not same and moved_from:
         raise ConfigError(_other_path(directory, moved_from, path))
-    return "" if same else f"the images in {path} have changed since this run; another --out trains on them as they are"
+    where = f"in {path}" if path else f"of {config.data.name}"
+    return "" if same else f"the images {where} have changed since this run; another --out trains on them as they are"
+
+
+def _stamp(config: Config) -> str:
+    return sources.stamp(config.data.name, config.data.path, subset=config.data.subset)
 
 
 def _other_path(directory: Path, there: str, here: str) -> str:

@@ -13,8 +13,10 @@ from cil_func.runs.checkpoint_writer import CheckpointWriter, Staged
 from cil_func.runs.signals import NAMES, Signals
 from cil_func.training.progress import Progress, SaveHook, pack
 
-# What each process adds for its signal. Any number of processes with SIGINT stays below one with SIGTERM.
+# What each process adds for its signal. Any number of processes with one signal stays below one with the signal before.
 _WEIGHTS: dict[int, int] = {signal.SIGTERM: 1 << 16, signal.SIGINT: 1}
+if hasattr(signal, "SIGHUP"):
+    _WEIGHTS = {signal.SIGHUP: 1 << 32} | _WEIGHTS
 
 
 class CheckpointSaver(SaveHook[Progress]):
@@ -168,7 +170,7 @@ def _border(progress: Progress) -> tuple:
 
 
 def _strongest(total: int) -> int:
-    """Returns the signal that the run obeys, SIGTERM before SIGINT; 0 if no process has received one.
+    """Returns the signal that the run obeys, SIGHUP before SIGTERM before SIGINT; 0 if no process has received one.
 
     total: the sum of all processes' _WEIGHTS.
     """

@@ -15,7 +15,7 @@ from cil_func.methods.base import Method
 from cil_func.networks.network import Network
 from cil_func.parallel.launch import device_of, set_threads
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.runs import extended_data, load_data, loggers, machine, parent, pretrained, storage
+from cil_func.runs import extended_data, fingerprints, load_data, loggers, machine, parent, pretrained, storage
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import check_backbone, known_size, network_of
@@ -33,7 +33,7 @@ class Setup:
     skipped: the image files that couldn't be read, each with the reason. data_warnings: what a person should know about
     the images, one line each.
     fingerprint: a SHA-256 of all pixels, labels, class names and `skipped`; of two data sets with the same one, row i
-    is the same image in both.
+    is the same image in both. tests_fingerprint: the same of the test images, their labels and the class names.
     stamp: a hash of the image files' names, classes, sizes and times, found without reading them: the same one means
     untouched files, another one may still mean the same images; "" for data without files.
     train_files: see `sources.Dataset`, and so is tested_on.
@@ -46,6 +46,7 @@ class Setup:
     skipped: tuple[str, ...]
     data_warnings: tuple[str, ...]
     fingerprint: str
+    tests_fingerprint: str
     stamp: str
     train_files: tuple[str, ...] = ()
     tested_on: str = ""
@@ -119,8 +120,9 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
         processes=processes,
     )
     return Setup(
-        config, experiment, data.skipped, data.warnings, fingerprint, data.stamp, data.train_files, data.tested_on,
-        extended, extended_data.held_rows(extended, data) if extended else {},
+        config, experiment, data.skipped, data.warnings, fingerprint, fingerprints.of_tests(data), data.stamp,
+        data.train_files, data.tested_on, extended,
+        extended_data.held_rows(extended, data) if extended else {},
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Turns SIGINT and SIGTERM into a stop of the run, after saving if there is time for it."""
+"""Turns SIGINT, SIGTERM and SIGHUP into a stop of the run, after saving if there is time for it."""
 
 import os
 import signal
@@ -9,12 +9,17 @@ from typing import Any
 
 from cil_func.errors import StoppedError
 
-NAMES: dict[int, str] = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
+NAMES: dict[int, str] = {
+    getattr(signal, name): name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+}
+_HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
 _SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, from the terminal and from the launcher
 
 
 class Signals:
-    """A context manager that handles SIGINT and SIGTERM during its block.
+    """A context manager that handles SIGINT, SIGTERM and SIGHUP, of a terminal that was closed, during its block.
+
+    If the process was started to ignore SIGHUP, as by nohup, that stays ignored.
 
     received: the number of the first signal, 0 while none has come. Between `defer` and `release` a signal is only
     stored there. Otherwise it raises StoppedError wherever the main thread is, and `release` raises it for a signal
@@ -32,7 +37,9 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._receive) for number in NAMES}
+            ignored = _HANG_UP is not None and signal.getsignal(_HANG_UP) == signal.SIG_IGN
+            handled = [number for number in NAMES if number != _HANG_UP or not ignored]
+            self._previous = {number: signal.signal(number, self._receive) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -47,7 +47,7 @@ class Status:
         self._end("finished", 0, message)
 
     def stopped(self, code: int, message: str) -> None:
-        """Writes that a person or a scheduler stopped the run by a signal. code: 130 or 143; message: for people."""
+        """Writes that a person or scheduler stopped the run by a signal. code: 129, 130 or 143; message: for people."""
         self._end("stopped", code, message)
 
     def failed(self, code: int, message: str) -> None:

@@ -52,7 +52,7 @@ class StatusReporter:
         self.owns, self.done = False, True
 
     def stopped(self, exit_code: int, message: str = "stopped at once; the same command goes on") -> None:
-        """Writes that a signal stopped the run. exit_code: 130 or 143; message: for people."""
+        """Writes that a signal stopped the run. exit_code: 129, 130 or 143; message: for people."""
         self._write(exit_code, message)
 
     def failed(self, error: BaseException) -> int:

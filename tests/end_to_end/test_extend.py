@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import interrupts
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from PIL import Image
 
 import train
-from cil_func import methods, tree
+from cil_func import config, methods, tree
 from cil_func.config import effects
-from cil_func.runs import checkpoints, extension_config, memory_files, saved_model, setup
+from cil_func.memory import Budget
+from cil_func.runs import checkpoints, extension_config, memory_files, parent, saved_model, setup, trial_steps
 
 TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
@@ -127,6 +129,30 @@ def test_a_network_that_grows_is_extended_too(method, other, folders, tmp_path, 
     assert 100 * right.double().mean() == pytest.approx(found["last_accuracy"]) and name in after.params["backbone"]
 
 
+def test_a_single_class_can_be_added(base, names, tmp_path):
+    """By a folder that no run could begin with."""
+    one = folder_of(tmp_path / "one", names[4:5])
+    assert extend(base / "old", one, tmp_path / "new") == 0
+    found = results_of(tmp_path / "new")
+    assert found["class_names"] == names[:5] and [row["num_new"] for row in found["phases"]] == [2, 2, 1]
+    assert extend(base / "old", one, tmp_path / "new") == 0  # finished: its images are looked at again
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_an_extended_run_is_extended_by_another_method_and_tested_on_all_test_images(older, base, folders, tmp_path):
+    """Also after images of the first run's memory were deleted, but for runs of older versions."""
+    old, new = (shutil.copytree(base / name, tmp_path / name) for name in ("old", "new"))
+    (new / "config.toml").write_text((new / "config.toml").read_text().replace(str(base / "old"), str(old)))
+    if older:
+        results = results_of(new)
+        del results["tests_fingerprint"]
+        (new / "results.json").write_text(json.dumps(results))
+    else:
+        shutil.rmtree(next((old / "memory").glob("000-*")))
+    assert extend(new, folders["newer"], tmp_path / "newer", "method.name=lwf") == 0
+    assert results_of(tmp_path / "newer")["old_classes_tested_on"] == "test images"
+
+
 def test_memory_holds_the_exemplars_by_class_and_rank(base, names, folders):
     told = json.loads((base / "old" / "memory" / "memory.json").read_text())
     assert [each["name"] for each in told["classes"]] == names[:4] and told["per_class"] == [3] * 4  # 12 // 4
@@ -224,6 +250,82 @@ def test_new_images_of_another_size_are_refused_with_a_way_out(folders, names, t
     assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new") == 3
     assert "the new images are 12x12" in (said := capsys.readouterr().err) and "set data.image_size = 8" in said
     assert extend(tmp_path / "old", tmp_path / "large", tmp_path / "new2", "data.image_size=8") == 0
+
+
+@pytest.mark.parametrize(("size", "kept"), [(0, 0), (11, 2), (100, 3)])
+def test_a_smaller_memory_holds_from_the_first_new_phase_on(size, kept, base, folders, tmp_path):
+    """The exemplars of highest rank stay: the old run had 3 of each class."""
+    assert extend(base / "old", folders["new"], tmp_path / "new", f"memory.size={size}") == 0
+    events = map(json.loads, (tmp_path / "new" / "metrics.jsonl").read_text().splitlines())
+    started = [event for event in events if event["event"] in ("run_start", "phase_start")]
+    assert started[1]["train_images"] == 2 * 18 + 4 * kept
+    made = setup.build(config.load(str(tmp_path / "new" / "config.toml")))
+    begun = parent.progress(made.extended, made.experiment, {})
+    whole = parent.progress(made.extended, replace(made.experiment, budget=Budget(12)), {})
+    assert all(torch.equal(rows, whole.exemplars[label][:kept]) for label, rows in begun.exemplars.items())
+
+
+def test_phases_on_validation_images_and_on_test_images_are_not_mixed_silently(folders, tmp_path):
+    told = [f"{tmp_path / 'old'} has measured on validation images (data.tests_on); with later phases on test images, "
+            "averages mix both"]  # fmt: skip
+    assert run(folders["old"], tmp_path / "old", "data.validation=0.25", "data.tests_on=validation") == 0
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "new") == 0
+    assert extend(tmp_path / "new", folders["newer"], tmp_path / "newer") == 0
+    for name in ("new", "newer"):
+        assert [line for line in results_of(tmp_path / name)["data_warnings"] if "validation" in line] == told
+    assert told[0] in (tmp_path / "new" / "metrics.jsonl").read_text()
+
+
+def test_a_run_directory_with_an_emoji_is_extended(base, folders, tmp_path):
+    old = shutil.copytree(base / "old", tmp_path / 'P\U0001f600 "quoted" \x7f')
+    assert extend(old, folders["new"], tmp_path / "new") == 0
+    assert config.load(str(tmp_path / "new" / "config.toml")).run.extends == str(old)
+
+
+def test_options_of_another_data_set_are_not_those_of_the_new_classes(base, folders, tmp_path):
+    """A run on a user's own data set; the function needs not be there any more if its classes come from a folder."""
+    old = shutil.copytree(base / "old", tmp_path / "old")
+    text = (old / "config.toml").read_text().replace('name = "image_folder"', 'name = "own.py:data"')
+    (old / "config.toml").write_text(text.replace("[data.options]\n", "[data.options]\nstrength = 2\n"))
+    found = {
+        name: extension_config.of_run(old, ["data.path=x", *more]).data
+        for name, more in {
+            "folder": [], "same": ["data.name=own.py:data"], "quoted": ['data.name="own.py:data"'],
+            "other": ["data.name=own.py:more"], "new": ["data.name=own.py:more", "data.options.a=1"],
+        }.items()
+    }  # fmt: skip
+    options = {name: each.options for name, each in found.items()}
+    assert found["folder"].name == "image_folder" and options == {
+        "folder": {}, "same": {"strength": 2}, "quoted": {"strength": 2}, "other": {}, "new": {"a": 1},
+    }  # fmt: skip
+
+
+def test_the_old_run_may_be_moved_before_the_new_one_is_finished(base, folders, tmp_path, monkeypatch, capsys):
+    """And after that. Another run is not taken for it, though it has the same classes and images."""
+    old, new = shutil.copytree(base / "old", tmp_path / "old"), tmp_path / "new"
+    interrupts.in_evaluation(monkeypatch, call=1)
+    assert extend(old, folders["new"], new) == 130
+    monkeypatch.undo()
+    moved, other = old.rename(tmp_path / "moved"), shutil.copytree(base / "old", tmp_path / "other")
+    described = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps(described | {"sha256": "another"}))
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        for state in ("stopped", "finished"):
+            assert json.loads((new / "status.json").read_text())["state"] == state
+            assert extend(other, folders["new"], new) == 2
+            assert "run.extends is" in capsys.readouterr().err
+            assert extend(moved, folders["new"], new) == 0
+    assert (new / "model.safetensors").read_bytes() == (base / "new/model.safetensors").read_bytes()
+    assert config.load(str(new / "config.toml")).run.extends == str(moved)
+
+
+def test_a_step_of_the_new_classes_is_profiled(base, folders, tmp_path, monkeypatch):
+    """Phase 1 is the old run's: of its classes there are only exemplars."""
+    phases = []
+    monkeypatch.setattr(trial_steps, "train", lambda made, phase, **_: phases.append(phase.index))
+    flags = ["--extend", str(base / "old"), "--set", f"data.path={folders['new']}", "--out", str(tmp_path)]
+    assert train.main([*flags, "--profile", "1"]) == 3 and phases == [2]
 
 
 def test_a_folder_of_exemplars_that_a_killed_process_left_is_removed(tmp_path):

@@ -75,6 +75,13 @@ def test_exit_3_for_what_the_data_show_and_the_directory_can_be_used_again(overr
     assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 0
 
 
+@pytest.mark.parametrize("flag", ["--config", "--out", "--extend"])
+def test_an_empty_name_is_no_name(flag, capsys):
+    """That of an unset variable would be the preset of the digits, or the current directory."""
+    assert train.main([flag, "", "--print-config"]) == 2
+    assert f"argument {flag}: empty, as an unset variable is" in one_line(capsys)
+
+
 def test_a_directory_that_holds_a_finished_run_is_left_as_it_is(tmp_path, capsys):
     """The same command prints its table, another configuration is refused with what differs."""
     assert train.main([*QUICK, "--out", str(tmp_path)]) == 0

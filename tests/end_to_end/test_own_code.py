@@ -1,6 +1,7 @@
 """A user's own method, backbone, data set and optimiser, in files outside the package, run by train.py."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,27 @@ def test_what_is_wrong_in_own_code_is_one_line(settings, status, line, code, tmp
     assert run(tmp_path / "out", *(setting.format(code=code) for setting in settings)) == status
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and line in said[0] and "Traceback" not in said[0]
+
+
+def test_a_finished_run_is_not_taken_for_one_on_other_images_of_the_same_function(tmp_path, capsys):
+    """Whatever the function does with data.path, only its images show whether they are the run's."""
+    code = tmp_path / "code.py"
+    code.write_text(CODE.replace("default_rng(0)", "default_rng(int(open(path).read()))"))
+    for name, seed in (("one", 0), ("other", 1), ("copy", 0)):
+        (tmp_path / name).write_text(str(seed))
+    settings = (
+        f"model.backbone={code}:backbone", f"data.name={code}:data", "data.image_size=0", "data.increment=2",
+        "augment.crop_padding=0", "optim.epochs=1", "method.name=finetune",
+    )  # fmt: skip
+    again = partial(run, tmp_path / "out", *settings)
+    assert again(f"data.path={tmp_path / 'one'}") == again(f"data.path={tmp_path / 'one'}") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert again(f"data.path={tmp_path / 'copy'}") == 0
+    assert again(f"data.path={tmp_path / 'other'}") == 2
+    assert "holds a run of other images: data.path is" in capsys.readouterr().err
+    (tmp_path / "one").write_text("1")
+    assert again(f"data.path={tmp_path / 'one'}") == 0
+    assert "have changed since this run" in capsys.readouterr().err
+    (tmp_path / "one").unlink()
+    assert again(f"data.path={tmp_path / 'one'}") == 0
+    assert "can't be read any more" in capsys.readouterr().err

@@ -43,17 +43,17 @@ def undisturbed(tmp_path_factory, shallow):
     return directory
 
 
-def stopped_at(border: int, directory, monkeypatch, *, after: bool = False) -> int:
-    """The exit status of a run that gets SIGTERM just before a border, or just after it."""
+def stopped_at(border: int, directory, monkeypatch, *, after: bool = False, sent: int = signal.SIGTERM) -> int:
+    """The exit status of a run that gets a signal just before a border, or just after it."""
     call, passed = saver.CheckpointSaver.at_border, []
 
     def faulty(self, make, boundary):
         passed.append(boundary)
         if len(passed) == border and not after:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), sent)
         call(self, make, boundary)
         if len(passed) == border and after:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), sent)
 
     with monkeypatch.context() as patch:
         patch.setattr(saver.CheckpointSaver, "at_border", faulty)
@@ -139,6 +139,29 @@ def test_results_that_are_broken_are_made_again(broken, undisturbed, tmp_path):
     shutil.copytree(undisturbed, directory)
     (directory / "results.json").write_text(broken)
     assert train.main([*FLAGS, "--out", str(directory)]) == 0 and not real_runs.difference(directory, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_a_model_that_was_deleted_is_written_again_from_the_last_checkpoint(name, undisturbed, tmp_path, capsys):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    (directory / name).unlink()
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0 and not real_runs.difference(directory, undisturbed)
+    assert (directory / name).read_bytes() == (undisturbed / name).read_bytes()
+    (directory / name).unlink()
+    shutil.rmtree(directory / "checkpoints")
+    capsys.readouterr()
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0  # it isn't trained anew unasked
+    told = capsys.readouterr()
+    assert "holds this run, finished" in told.out and "its model is gone" in told.err
+    assert not (directory / name).exists()
+
+
+def test_a_closed_terminal_stops_the_run_after_saving(tmp_path, monkeypatch, capsys):
+    assert stopped_at(6, tmp_path / "run", monkeypatch, sent=signal.SIGHUP) == 129
+    assert "stopped by SIGHUP and saved (phase 0, " in capsys.readouterr().err
+    status = launching.status(tmp_path / "run")
+    assert (status["state"], status["exit_code"]) == ("stopped", 129)
 
 
 def test_a_checkpoint_says_on_which_device_it_was_trained(undisturbed):

@@ -15,6 +15,7 @@ from benchmarks.reliability_helpers import real_runs
 from cil_func import experiment
 from cil_func.data import batches, sources
 from cil_func.networks import backbones
+from cil_func.parallel import joining
 from cil_func.runs import checkpoints
 from cil_func.training.inference import Forward
 
@@ -96,3 +97,15 @@ def test_a_process_that_was_stopped_waits_for_nothing_at_its_end():
     for status, out in ((143, "told\n"), (130, "told\n"), (0, "told\nwaited\n"), (3, "told\nwaited\n")):
         done = launching.run([sys.executable, "-c", code.format(status)])
         assert (done.returncode, done.stdout) == (status, out), done.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_for_the_others_stops_at_once(rank, tmp_path, monkeypatch, capsys):
+    """Two are to come, as a scheduler starts them by environment variables, and only one does."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (place | {"MASTER_PORT": launching.free_port()}).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(joining.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    assert train.main([*FLAGS, "--set", "run.timeout_seconds=5", "--out", str(tmp_path / "run")]) == 143
+    assert capsys.readouterr().err == "train.py: stopped by SIGTERM before the training began\n"
+    assert not (tmp_path / "run").exists()

@@ -4,11 +4,12 @@ import os
 import socket
 
 import pytest
+import torch
 
 from cil_func import config
 from cil_func.errors import InUseError
 from cil_func.parallel.processes import Processes
-from cil_func.runs import directory, files, lock, status
+from cil_func.runs import checkpoints, directory, files, lock, status
 
 
 def write(folder, state: str, *, pid: int, ticks: int) -> None:
@@ -50,4 +51,19 @@ def test_a_run_goes_on_with_the_threads_that_the_command_names(tmp_path):
         return directory.read_directory(wanted, tmp_path, Processes(), on_owned=lambda: None).config.run.threads
 
     (tmp_path / "config.toml").write_text(config.to_toml(config.load("digits", ["run.device=cpu", "run.threads=3"])))
+    checkpoints.save(tmp_path / "checkpoints", {"a": torch.zeros(1)}, {}, number=0)
     assert [found(threads) for threads in (0, 2, 3)] == [3, 2, 3]
+
+
+def test_without_a_checkpoint_increments_are_those_of_the_classes_that_are_there_now(tmp_path):
+    """A run that begins anew is that of a new directory: what "auto" meant before is forgotten."""
+    wanted = config.load("digits", ["run.device=cpu", "data.increment=auto"])
+    data = wanted.data.model_copy(update={"initial_increment": 2, "increment": 1})
+    (tmp_path / "config.toml").write_text(config.to_toml(wanted.model_copy(update={"data": data})))
+
+    def found():
+        return directory.read_directory(wanted, tmp_path, Processes(), on_owned=lambda: None).config.data
+
+    assert (found().increment, found().initial_increment) == ("auto", wanted.data.initial_increment)
+    checkpoints.save(tmp_path / "checkpoints", {"a": torch.zeros(1)}, {}, number=0)
+    assert (found().increment, found().initial_increment) == (1, 2)

@@ -111,6 +111,16 @@ def test_a_logger_that_cannot_be_opened_or_closed_is_a_warning(tmp_path, monkeyp
     assert "ZeroDivisionError" in made.close()[0] and made.close() == []
 
 
+def test_a_log_that_cannot_be_read_is_a_warning_that_names_the_line(tmp_path, monkeypatch):
+    fake = Fake()
+    monkeypatch.setattr(loggers, "KINDS", {"wandb": loggers.Kind("wandb", fake)})
+    (tmp_path / "metrics.jsonl").write_text(f'{json.dumps(EPOCH)}\nbroken\n{json.dumps(EPOCH)}\n')
+    made = loggers.Loggers()
+    [problem] = made.open(["wandb"], tmp_path, {})
+    assert "wandb gets no more of this run (ValueError" in problem and "line 2" in problem and "delete that" in problem
+    assert made(EPOCH) == [] and fake.seen == []
+
+
 def in_two_parts(directory, name):
     """Logs a run of 2 phases of 2 epochs that is killed after its third epoch and goes on from its second."""
     directory.mkdir()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import train
 from cil_func import config
-from cil_func.errors import ConfigError, DataError
+from cil_func.errors import ConfigError, DataError, DiskError
 from cil_func.runs import profiling
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -67,6 +68,24 @@ def test_a_directory_that_can_not_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't be written"):
         profiling.run(config.load("digits", TINY), tmp_path / "file", 1)
+
+
+def test_a_trace_that_a_full_disk_did_not_take_is_not_said_to_be_there(tmp_path, monkeypatch):
+    """Then torch raises nothing and leaves the beginning of it under another name; here for a limit of 1000 bytes."""
+    (tmp_path / "trace.json").write_text("of an earlier command")
+    export, limits = profile.export_chrome_trace, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(self, path):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            export(self, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(profile, "export_chrome_trace", limited)
+    with pytest.raises(DiskError, match=r"trace\.json: the trace can't be written, as on a full disk"):
+        profiling.run(config.load("digits", TINY), tmp_path, 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_by_the_command_line(tmp_path, capsys):

@@ -216,9 +216,13 @@ def test_only_the_first_process_writes(tmp_path, clock):
 
 
 def test_the_strongest_signal_is_read_from_the_sum_over_processes():
-    """Any number of SIGINTs is not a SIGTERM. A single SIGTERM counts."""
+    """Any number of SIGINTs is not a SIGTERM. A single SIGTERM counts, and so does a single SIGHUP."""
     assert [saver._strongest(total) for total in (0, 1, 1000)] == [0, signal.SIGINT, signal.SIGINT]
     assert [saver._strongest(total) for total in (1 << 16, (1 << 16) + 7, 3 << 16)] == [signal.SIGTERM] * 3
+    hang_up = 1 << 32  # as a sum of float32 has it too
+    assert [saver._strongest(total) for total in (1000 << 16, hang_up, 8 * hang_up)] == [
+        signal.SIGTERM, signal.SIGHUP, signal.SIGHUP,
+    ]  # fmt: skip
 
 
 def test_a_file_that_cannot_be_deleted_is_only_a_warning(tmp_path, clock, monkeypatch):

@@ -14,7 +14,7 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_before_the_training_it_stops_wherever_it_is(number, status):
     with Signals() as signals, pytest.raises(StoppedError, match=number.name) as caught:
         send(number)
@@ -46,6 +46,16 @@ def test_release_raises_for_an_earlier_signal_and_lets_later_ones_raise():
         with pytest.raises(StoppedError) as caught:
             signals.release()
         assert caught.value.exit_status == 130
+
+
+def test_a_process_that_nohup_has_started_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            send(signal.SIGHUP)
+        assert signals.received == 0 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_one_ends_the_process(monkeypatch):

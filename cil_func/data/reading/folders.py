@@ -27,7 +27,7 @@ class Settings(NamedTuple):
     their files, "auto" takes streaming for images that need more than half of the free memory, "packed" decodes them
     into a packed file. workers: how many processes may decode. packed: where the packed file may be, see
     `packing.path_of`. lists: called as lists(path, test_names=..., skip=...), returns the Listing; None:
-    `listing.list_images`.
+    `listing.list_images`. one_class: whether a folder of a single class is allowed.
     """
 
     image_size: int = 0
@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     workers: int = 0
     packed: Sequence[str] = ()
     lists: Callable[..., Listing] | None = None
+    one_class: bool = False
 
 
 class Folder(NamedTuple):
@@ -79,8 +80,9 @@ def read(path: str, settings: Settings = DEFAULT) -> Folder:
     if found.class_names:
         with mistakes.collected():
             settings.check(class_names)
-    if found.mistakes or mistakes.lines:
-        Mistakes([*found.mistakes, *mistakes.lines, *_unreadable(found)]).refuse()
+    lone = [] if settings.one_class else found.single_class
+    if found.mistakes or lone or mistakes.lines:
+        Mistakes([*found.mistakes, *lone, *mistakes.lines, *_unreadable(found)]).refuse()
     stamp = listing.stamp(found)
     images, kept = _SPLITS[_storage(found, settings)](found, settings)
     train_images, train_targets, test_images, test_targets = images

@@ -29,8 +29,8 @@ class Listing:
     root: the path of the folder. skip: whether paths that can't be used are left out; if False, they are mistakes.
     class_names: sorted; a class's index is its position here.
     splits: the (file, class index) of the training and of the test images, each sorted by class, then by path.
-    mistakes: the reasons why the folder can't be used, one line each. skipped: the paths that were left out, each with
-    the reason.
+    mistakes: the reasons why the folder can't be used, one line each. single_class: one line if the folder has a single
+    class, too few to learn from nothing; else []. skipped: the paths that were left out, each with the reason.
     unused: {folder: counts by kind} of the files that are no image of a class. warnings: what is odd, one line each.
     """
 
@@ -39,6 +39,7 @@ class Listing:
     class_names: tuple[str, ...] = ()
     splits: tuple[Files, Files] = field(default_factory=lambda: ([], []))
     mistakes: list[str] = field(default_factory=list)
+    single_class: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     unused: dict[str, Counter] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -79,7 +80,7 @@ def list_images(path: str, *, test_names: Sequence[str], skip: bool, subset: str
                 found = _images_of_class(top, unused, listing)
                 files += ((file, index) for file in found)
                 inner.setdefault(name, {file[len(top) + 1 :].rpartition(os.sep)[0].split(os.sep)[0] for file in found})
-    listing.mistakes += class_folders.single_class_mistake(folders[0], names, inner)
+    listing.single_class += class_folders.single_class_mistake(folders[0], names, inner)
     listing.warnings += [*walking.unused_warning(listing.unused), *class_folders.nested_warning(folders[0], inner)]
     return listing
 

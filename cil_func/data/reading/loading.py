@@ -230,6 +230,8 @@ def _begin_worker(parent: int, worker: int) -> None:
     gc.freeze()  # else collecting garbage would copy pages that are shared with the parent
     image_file.hush()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # of a terminal that was closed
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

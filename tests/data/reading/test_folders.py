@@ -140,6 +140,7 @@ def test_a_single_class_and_no_class_are_refused(tmp_path):
     for split in ("train", "test"):
         save(tmp_path / split / "ant" / "0.png", pixels())
     assert "single class, 'ant'" in refused(tmp_path)
+    assert folders.read(str(tmp_path), folders.Settings(one_class=True)).class_names == ("ant",)
     for split in ("train", "test"):
         (tmp_path / split / "ant" / "0.png").unlink()
         (tmp_path / split / "ant").rmdir()

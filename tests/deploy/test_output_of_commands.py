@@ -102,7 +102,7 @@ def test_letters_that_stdout_cannot_hold(runs, monkeypatch, capsys, tmp_path, en
         return held.getvalue().decode(encoding)
 
     line = printed("predict", new, tmp_path / "names", "--top", "4").splitlines()[0]
-    assert ("k\\xe4se" if encoding == "ascii" else "käse") in line.split("\t")
+    assert ("k\\u00e4se" if encoding == "ascii" else "käse") in line.split("\t")
     found = json.loads(printed("compare", new, new, "--json", "--data", tmp_path / "names"))
     assert found["models"]["before"] == str(new) and found["classes"][0]["name"] == "käse"
     capsys.readouterr()

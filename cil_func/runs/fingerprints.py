@@ -1,0 +1,33 @@
+"""Fingerprints of images: of two data sets with the same one, row i is the same image in both."""
+
+import hashlib
+
+import numpy as np
+
+from cil_func.data import streamed
+from cil_func.data.reading.file_table import Pixels
+from cil_func.data.sources import Dataset
+
+
+def of_data(data: Dataset) -> str:
+    """Returns the SHA-256 of every pixel, the labels, the class names and the skipped files, as hexadecimal digits.
+
+    Takes 0.2 s for the 150 MB of CIFAR-100. Of images that stay in their files it is the files' names, and the content
+    of some of them: reading all would take as long as an epoch.
+    """
+    splits = (data.train_images, data.train_targets), (data.test_images, data.test_targets)
+    return _hash(repr((data.class_names, data.skipped)), *splits)
+
+
+def of_tests(data: Dataset) -> str:
+    """Returns the fingerprint, as `of_data` makes it, of class names and test images with their labels alone."""
+    return _hash(repr(data.class_names), (data.test_images, data.test_targets))
+
+
+def _hash(text: str, *splits: tuple[Pixels, np.ndarray]) -> str:
+    """Returns the SHA-256 of a text, and of the images and labels of each split, as hexadecimal digits."""
+    found = hashlib.sha256(text.encode(errors="surrogateescape"))
+    for images, targets in splits:
+        for part in (np.array(images.shape), targets, *streamed.contents(images)):
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
