@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import NamedTuple, NoReturn
 
 from cil_func.config.messages import nearest, shown
+from cil_func.errors import DiskError
 from cil_func.runs import output
 from cil_func.runs.command_line import leave
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: the command and its own arguments; None: those of this process. Without any, or with --help, it lists the
     commands and returns 0.
     """
+    output.prepare()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(listed())
@@ -66,16 +68,21 @@ def listed() -> str:
 def command() -> NoReturn:
     """The command `cil-func` of an installed package: runs this process's command and ends with its exit status.
 
-    If nobody reads what it prints any more (`| head`), it ends with 0, or with the exit status that it had by then.
+    If nobody reads what it prints any more (`| head`), it ends with the status of what it has found until then; that is
+    0 where the command itself doesn't say. If stdout can't be written, as on a full disk, it ends with one line and 74.
     """
     status = 0
     try:
         status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass  # what is left is lost as the process ends
+        output.flush(status)
+    except BrokenPipeError as error:
+        output.lose(sys.stdout)
+        status = getattr(error, "exit_status", status)
+    except DiskError as error:
+        output.tell(f"cil_func: {error}")
+        status = status or error.exit_status
     except SystemExit:  # of --help
-        output.flush()
+        output.end()
         raise
     leave(status)
 

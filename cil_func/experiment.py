@@ -18,6 +18,7 @@ from cil_func import memory, metrics, rng, tree
 from cil_func.data.images import Mirrored
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
+from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model
 from cil_func.training import evaluation
 from cil_func.training.definition import Experiment
@@ -66,15 +67,16 @@ def run(
         clock = time.perf_counter()
         trained, state = whole(experiment, phase, progress.learned, progress.stage.train_state, progress.stage.number)
         finished, gamma = method.finish(trained, num_new) if phase.index else (trained, None)
-        learned, extra = fit(experiment, phase, Model(finished, state), progress.remembered, key)
+        own, logits = without_logits(progress.remembered)
+        learned, own = fit(experiment, phase, Model(finished, state), own, key)
         fitted = time.perf_counter() - clock
         if method.uses_memory and not progress.selected:
             clock = time.perf_counter()
             exemplars = select(experiment, phase, learned, progress.exemplars, key)
             progress = replace(progress, exemplars=exemplars, select_seconds=time.perf_counter() - clock)
             hook.at_border(_returning(progress), True)
-        extra = remember(experiment, phase, learned, extra, progress.exemplars, key)
-        extra = with_logits(experiment, phase, learned, progress.exemplars, extra)
+        own = remember(experiment, phase, learned, own, progress.exemplars, key)
+        extra = with_logits(experiment, phase, learned, progress.exemplars, {**own, **logits})
         clock = time.perf_counter()
         row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
         before = None if gamma is None else Model(trained, state)
@@ -152,13 +154,11 @@ def remember(
         return extra
     params, num_old = network.pad(learned.params), sum(experiment.sizes(phase)[:-1])
     passes = ModelPasses(
-        network=network,
-        model=Model(params, learned.state),
+        network=network, model=Model(params, learned.state),
         classes=experiment.classes(phase, experiment.device),
         images=experiment.train_images,
         labels=experiment.scenario.train_labels,
-        rows=phase.train_rows,
-        preprocess=experiment.preprocess,
+        rows=phase.train_rows, preprocess=experiment.preprocess,
         batch_size=experiment.recipe(phase.index, "").batch_size,
         key=rng.fold_in(key, "remember"),
         processes=experiment.processes,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from cil_func import rng
 from cil_func.data.scenario import Scenario
 from cil_func.errors import DataError
+
+T = TypeVar("T")
 
 
 def keep_out(scenario: Scenario, share: float, class_names: Sequence[str]) -> Scenario:
@@ -53,16 +56,20 @@ def as_tests(scenario: Scenario) -> Scenario:
     return replace(scenario, phases=tuple(phases), test_labels=scenario.train_labels)
 
 
+def first_of(phases: Sequence[T], count: int) -> Sequence[T]:
+    """Returns the first `count` of what there is one of for each phase; 0: all. Raises DataError if there are fewer."""
+    if count > len(phases):
+        raise DataError(f"data.phases: {count}, and there are {len(phases)}; give at most that, or 0 for all")
+    return phases[: count or len(phases)]
+
+
 def first(scenario: Scenario, count: int) -> Scenario:
     """Returns the scenario cut after `count` phases, and after their classes; 0: as it is.
 
-    Images of classes that never come stay in the labels, and are in no phase's rows.
-    Raises DataError if there are fewer phases.
+    Images of classes that never come stay in the labels, and are in no phase's rows. Raises what `first_of` raises.
     """
-    if count > len(scenario.phases):
-        raise DataError(f"data.phases: {count}, and there are {len(scenario.phases)}; give at most that, or 0 for all")
     if not count:
         return scenario
-    phases = scenario.phases[:count]
+    phases = tuple(first_of(scenario.phases, count))
     classes = sum(len(phase.classes) for phase in phases)
     return replace(scenario, class_order=scenario.class_order[:classes], phases=phases)

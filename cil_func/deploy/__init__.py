@@ -1,6 +1,7 @@
 """What is done with a finished run: predict with it, export it. README.md beside this file shows the commands.
 
 predictor.py    the finished model of a run, as an object that is called with images; `cil_func.load`
+finished.py     refuses what is no finished run
 inputs.py       files, Pillow images and arrays -> pixels, prepared as in training
 predict.py      the command predict
 calibration.py  the temperature, and which images are of no known class

@@ -1,6 +1,5 @@
 """Runs a command so that each failure that a person can repair is one line, with the exit status of its kind."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from cil_func.errors import CilError, MachineError
+from cil_func.runs import output
 from cil_func.runs.command_line import INTERRUPTED
 
 
@@ -16,15 +16,14 @@ def answered(name: str, work: Callable[[], int]) -> int:
 
     name: of the command; it begins the line on stderr that a failure becomes.
     A CilError gives its own exit status, Ctrl-C 130, any other exception, a bug, its traceback and 1. If nobody reads
-    stdout any more (`| head`), the command ends with 0.
+    stdout any more (`| head`), the command ends with the status of what it has found until then: 0 if all was well.
     """
     try:
         status = work()
-        sys.stdout.flush()
+        output.flush(status)
         return status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
-        return 0
+    except output.NobodyReadsError as error:
+        return error.exit_status
     except (MemoryError, torch.OutOfMemoryError) as error:
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         text = "the GPU's memory is full; --device cpu uses the machine's" if on_gpu else "the machine's memory is full"

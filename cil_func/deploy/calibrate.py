@@ -19,7 +19,8 @@ from cil_func.deploy.answering import answered
 from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.deploy.listing import image_files
 from cil_func.deploy.predictor import Predictor
-from cil_func.errors import DataError, Mistakes
+from cil_func.errors import DataError, Mistakes, printable
+from cil_func.runs import output
 from cil_func.training import calibrating
 
 _FEWEST = 4  # images of a class: two to fit on, two to measure on
@@ -70,8 +71,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     result = fit(model, found)._replace(report=report)
     directory = Path(options.run).expanduser()
     calibration.save(directory, result, model_sha256=model.saved.description["sha256"])
-    print("\n".join(_lines(result)))
-    print(f"written to {directory / calibration.NAME}")
+    output.say("\n".join(_lines(result)))
+    output.say(printable(f"written to {directory / calibration.NAME}"))
     return 0
 
 
@@ -86,15 +87,15 @@ def read(model: Predictor, folder: str) -> Outputs:
     files: list[str] = []
     labels: list[int] = []
     counts = dict.fromkeys(numbers, 0)
-    names = class_folders.class_folders(folder)
+    names = class_folders.find(folder, mistakes.lines)
     deeper = [part for part in ("test", "val", "train") if part in names]
     if deeper and numbers.keys().isdisjoint(map(listing.text_of, names)):
         raise DataError(
             f"{folder}: no folder in it is called as a class, such as {model.class_names[0]!r}; give one with "
             f"a folder for each class, maybe {Path(folder) / deeper[0]}"
         )
-    for name in names:
-        own, refused = image_files([str(Path(folder) / name)])
+    for name, on_disk in sorted(names.items()):
+        own, refused = image_files([str(Path(folder) / on_disk)])
         mistakes.lines += [f"{path}: {reason}" for path, reason in refused.items()]
         label = numbers.get(listing.text_of(name), -1)
         files += own

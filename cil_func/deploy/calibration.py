@@ -127,12 +127,13 @@ def load(directory: Path, *, model_sha256: str) -> Calibration | None:
         return None
     again = "calibrate again, or delete the file"
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["calibration"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        data = path.read_bytes()  # safetensors itself opens no path that is no UTF-8
+        tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = json.loads(header["__metadata__"]["calibration"])
         if about["format"] != FORMAT or about["model"] != model_sha256:
             raise CheckpointError(f"{path}: it is of another model or version; {again}")
         strangeness = {rule: tensors[f"strangeness.{rule}"] for rule in STORED}
         return Calibration(about["temperature"], tensors["labels"], strangeness, tensors["means"], about["report"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: it is damaged ({error}); {again}") from error

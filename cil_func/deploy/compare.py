@@ -16,7 +16,7 @@ from cil_func.deploy.edit_history import NameOf
 from cil_func.deploy.labelled import Labelled
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import ConfigError, DataError, printable
-from cil_func.runs import files
+from cil_func.runs import files, output
 
 NAME = "compare"
 WORSE = 1  # the exit status if a class has fallen too far
@@ -76,11 +76,12 @@ def _compare(options: argparse.Namespace) -> int:
         files.make_directory(options.out)
         files.write_json(options.out / "compare.json", result)
         files.write_text(options.out / "compare.html", compare_page.page(result))
-    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else compare_text.text(result))
     fallen = [] if options.worse_by is None else comparison.fallen(result, options.worse_by)
     for each in fallen:
         _warn(f"{each['name']} has fallen by {-each['change']:.1f} points, more than {options.worse_by:g}")
-    return WORSE if fallen else 0
+    status = WORSE if fallen else 0
+    output.say(json.dumps(result, indent=2) if options.json else compare_text.text(result), status)
+    return status
 
 
 def compare(old: Predictor, new: Predictor, parts: Sequence[Labelled], old_names: Sequence[str]) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _images(options: argparse.Namespace, new: Predictor, wanted: Sequence[str], 
     """Returns the test images of the wanted classes: of --data, or of the data of NEW.
 
     Classes that these lack come from the data of the runs that NEW has gone on from, and from OLD's. since: from the
-    names in OLD to those in NEW.
+    names in OLD to those in NEW. Raises ConfigError if NEW has no configuration, DataError if there is no image.
     """
     if options.data:
         return labelled.known([labelled.of_folder(options.data)], wanted)
@@ -131,6 +132,10 @@ def _images(options: argparse.Namespace, new: Predictor, wanted: Sequence[str], 
                 parts.append(labelled.of_run(run).renamed(name_of))
             except DataError as error:
                 reasons.append(f"{run}: {error}")
+            except ConfigError as error:  # a run that was moved or deleted; another one may have the images
+                if run == options.new.expanduser():
+                    raise
+                reasons.append(str(error))
     if not parts:
         raise DataError(f"{'; '.join(reasons)}; or give the test images by --data FOLDER")
     for reason in reasons:

@@ -16,8 +16,8 @@ from cil_func.deploy import calibration, edit_history, edit_plan, predictor
 from cil_func.deploy.answering import answered
 from cil_func.deploy.edit_plan import Plan
 from cil_func.errors import CheckpointError, ConfigError, printable
-from cil_func.methods.extra import LOGITS
-from cil_func.runs import checkpoints, files, lock, memory_files, status
+from cil_func.methods.extra import without_logits
+from cil_func.runs import checkpoints, files, lock, memory_files, output, status
 from cil_func.runs.checkpoints import SavedModel
 
 NAME = "edit"
@@ -27,6 +27,7 @@ NOT_UNLEARNED = (
 )
 _MEASURED = (  # keys of results.json that were measured on the classes before the edit
     "phases", "accuracy_matrix", "average_incremental_accuracy", "last_accuracy", "forgetting", "backward_transfer",
+    "validation",
 )  # fmt: skip
 
 
@@ -64,11 +65,11 @@ def _edit(options: argparse.Namespace) -> int:
         memory_files.copy(run, folder, plan.named)
         files.write_json(folder / "results.json", edited_results(results, plan, run=str(run)))
         status.Status(folder).finished(f"edited from {run}")
-    print(printable(f"{options.out}: {told(plan, len(model.class_names))}"))
+    output.say(printable(f"{options.out}: {told(plan, len(model.class_names))}"))
     if plan.dropped:
-        print(NOT_UNLEARNED)
+        output.say(NOT_UNLEARNED)
         if model.calibration:
-            print(f"note: {options.out} is not calibrated; python -m cil_func calibrate does that")
+            output.say(printable(f"note: {options.out} is not calibrated; python -m cil_func calibrate does that"))
     return 0
 
 
@@ -97,7 +98,7 @@ def edited(saved: SavedModel, plan: Plan, *, run: str) -> SavedModel:
         params={**saved.params, "classifier": left["classifier"]},
         means=left["means"],
         description=description,
-        extra=_without_rows({name: part for name, part in saved.extra.items() if name != LOGITS}, plan.rows),
+        extra=_without_rows(without_logits(saved.extra)[0], plan.rows),
     )
 
 
@@ -119,7 +120,7 @@ def edited_results(results: dict[str, Any], plan: Plan, *, run: str) -> dict[str
 
     results: of the run. Names and the number of classes follow the edit. If a class is dropped, what the run has
     measured is no longer true of this model, which nothing was measured of: those figures are null or empty here, and
-    stand under "before_edit" as they were.
+    stand under "before_edit" as they were. "memory" counts the exemplars that are left.
     """
     order = [entry for row, entry in enumerate(results["class_order"]) if row not in plan.rows]
     new = results | {"class_order": order, "class_names": list(plan.names), "num_classes": len(plan.names)}
@@ -129,7 +130,15 @@ def edited_results(results: dict[str, Any], plan: Plan, *, run: str) -> dict[str
     measured = {key: results[key] for key in _MEASURED if key in results}
     empty: dict[str, Any] = {key: [] if isinstance(value, list) else None for key, value in measured.items()}
     before = {"run": run, "class_names": results.get("class_names"), **measured}
-    return new | empty | {"before_edit": before if results["phases"] else results.get("before_edit")}
+    memory = {"memory": _memory_without(results["memory"], plan.rows)} if results.get("memory") else {}
+    return new | empty | memory | {"before_edit": before if results["phases"] else results.get("before_edit")}
+
+
+def _memory_without(memory: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Returns the size of a run's exemplars, see `memory_files.size_of`, without those of some classes."""
+    left = [count for row, count in enumerate(memory["per_class"]) if row not in rows]
+    bytes_an_image = memory["bytes"] // max(1, memory["images"])
+    return {**memory, "images": sum(left), "bytes": sum(left) * bytes_an_image, "per_class": left}
 
 
 def told(plan: Plan, before: int) -> str:
@@ -146,7 +155,8 @@ def new_directory(out: Path) -> Iterator[Path]:
 
     out: must not exist, or be an empty folder. Until the end there is only a folder beside it, `.NAME.edit.tmp`, which
     is deleted if the block fails, and by the next edit if the process was killed.
-    Raises ConfigError if `out` holds anything, InUseError if another process is writing it, DiskError.
+    Raises ConfigError if `out` holds anything or is the current directory, InUseError if another process is writing
+    it, DiskError.
     """
     _refuse_full(out)
     folder = out.with_name(f".{out.name}.edit.tmp")
@@ -168,7 +178,7 @@ def new_directory(out: Path) -> Iterator[Path]:
 
 
 def _refuse_full(out: Path) -> None:
-    """Raises ConfigError if a path is a file, or a folder that is not empty."""
+    """Raises ConfigError if a path is a file, the current directory, or a folder that is not empty."""
     try:
         held = sorted(os.listdir(out))
     except FileNotFoundError:
@@ -176,6 +186,8 @@ def _refuse_full(out: Path) -> None:
     except OSError as error:
         what = "is a file" if error.errno == errno.ENOTDIR else f"can't be listed ({error.strerror})"
         raise ConfigError(f"--out {out}: {what}; choose another one") from error
+    if out.resolve() == Path.cwd():
+        raise ConfigError(f"--out {out}: the current directory can't be replaced; name a folder in it")
     if held:
         raise ConfigError(f"--out {out}: not empty, it holds {held[0]}; choose another one")
 

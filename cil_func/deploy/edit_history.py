@@ -9,12 +9,17 @@ NameOf = Callable[[str], str]  # from a class's name in one place to its name in
 
 
 def edits(description: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the edits that a model has gone through, the oldest first; [] for a model as it was trained.
+    """Returns the edits that a model has gone through since it was trained, the oldest first; [] without any.
 
     description: the content of model.json. An edit has "dropped", a list of names, "renamed", {old name: new name},
     "unlearned", which is false, and "parent": {"run", "sha256"}, the directory and the SHA-256 of the model before it.
     """
     return list((description.get("lineage") or {}).get("edits", []))
+
+
+def all_edits(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the edits of a model, behind those of the runs that its run has extended, the oldest first."""
+    return [*(description.get("lineage") or {}).get("parent_edits", []), *edits(description)]
 
 
 def with_edit(
@@ -34,16 +39,20 @@ def with_edit(
 
 
 def renames(description: Mapping[str, Any]) -> NameOf:
-    """Returns the function from the name that a class had in the run's data to the one that it has in this model."""
+    """Returns the function from the name that a class had in the run's data to the one that it has in this model.
+
+    The run's data are those of the classes that it has brought itself: edits of the runs that it extends came before.
+    """
     return _applied(edits(description))
 
 
 def renames_since(old: Mapping[str, Any], new: Mapping[str, Any]) -> NameOf:
     """Returns the function from the name that a class has in an older model to the one that it has in a newer one.
 
-    old, new: the contents of model.json. Edits that the older model has gone through too don't count.
+    old, new: the contents of model.json. Edits that the older model has gone through too don't count. Those of a run
+    that the newer one extends do.
     """
-    before, after = edits(old), edits(new)
+    before, after = all_edits(old), all_edits(new)
     return _applied(after[len(before) :] if after[: len(before)] == before else after)
 
 

@@ -4,8 +4,10 @@ import argparse
 import io
 import json
 import logging
+import os
+import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +20,8 @@ from cil_func.deploy import calibration, model_card, predictor
 from cil_func.deploy.answering import answered
 from cil_func.deploy.portable import Portable
 from cil_func.deploy.predictor import Predictor
-from cil_func.errors import CilError, ConfigError
-from cil_func.runs import checkpoints, files
+from cil_func.errors import CilError, ConfigError, printable
+from cil_func.runs import checkpoints, files, output
 
 PREPROCESSOR = "preprocessor_config.json"  # a folder that holds it is an export
 SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "hf": "-hf"}
@@ -58,30 +60,37 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: it holds other files than an export's; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
-    WRITERS[options.to](model, Path(options.run), out)
+    for line in WRITERS[options.to](model, Path(options.run), out):
+        output.say(printable(line))
     return 0
 
 
-def write_pt2(model: Predictor, run: Path, out: Path) -> None:
-    """Writes the model as a file of `torch.export`, and prints how near its answers are. run: not used.
+def write_pt2(model: Predictor, run: Path, out: Path) -> list[str]:
+    """Writes the model as a file of `torch.export`. Returns a line that says how near its answers are. run: not used.
 
     `torch.export.load(out).module()` takes uint8 images (B, H, W, 3) of the model's size, for any B, and returns the
     probabilities (B, K), float32. The archive's extra file "model.json" is that of the run.
     Raises DiskError if it can't be written, CilError if the file gives other answers than the model.
     """
+    content, difference = _as_pt2(model)
+    files.write_bytes(out, content)
+    return [_told(out, len(content), difference)]
+
+
+def _as_pt2(model: Predictor) -> tuple[bytes, float]:
+    """Returns the content of a file of `torch.export`, and how far its probabilities are from the model's at most."""
     buffer = io.BytesIO()
     torch.export.save(exported(Portable(model)), buffer, extra_files={"model.json": _description(model)})
     buffer.seek(0)
     loaded = torch.export.load(buffer).module()
-    difference = _checked(model, lambda images: loaded(images))
-    files.write_bytes(out, buffer.getvalue())
-    _tell(out, difference)
+    return buffer.getvalue(), _checked(model, lambda images: loaded(images))
 
 
-def write_onnx(model: Predictor, run: Path, out: Path) -> None:
-    """Writes the model as an ONNX file, and prints how near its answers in onnxruntime are. run: not used.
+def write_onnx(model: Predictor, run: Path, out: Path) -> list[str]:
+    """Writes the model as an ONNX file. Returns a line that says how near its answers in onnxruntime are.
 
-    Input "images" and output "probabilities" are those of `write_pt2`. The metadata "model.json" is that of the run.
+    run: not used. Input "images" and output "probabilities" are those of `write_pt2`. The metadata "model.json" is that
+    of the run.
     A model of a run in bfloat16 computes in float32, since onnxruntime has no convolution in bfloat16.
     Raises ConfigError if a package is missing; DiskError and CilError as `write_pt2` does.
     """
@@ -95,29 +104,68 @@ def write_onnx(model: Predictor, run: Path, out: Path) -> None:
     program.save(buffer)
     difference = _checked(model, in_onnxruntime(buffer.getvalue()), against=module)
     files.write_bytes(out, buffer.getvalue())
-    _tell(out, difference, " (computed in float32; the run's own bfloat16 rounds more)" if _in_bfloat16(model) else "")
+    more = " (computed in float32; the run's own bfloat16 rounds more)" if _in_bfloat16(model) else ""
+    return [_told(out, len(buffer.getvalue()), difference, more)]
 
 
-def write_hf(model: Predictor, run: Path, out: Path) -> None:
-    """Writes a folder in the layout of the Hugging Face hub, and prints what is in it.
+def write_hf(model: Predictor, run: Path, out: Path) -> list[str]:
+    """Writes a folder in the layout of the Hugging Face hub. Returns the line of `write_pt2`, and one of what is in it.
 
     run: the run directory, from which the card takes results and recipe. out: the folder, made if it is missing; its
-    files of the same names are replaced. model.safetensors and model.json are the run's own, so that `cil_func.load`
-    reads the folder too; model.pt2 is what `write_pt2` writes, config.json names the classes, README.md is the card.
+    files of the same names are replaced, and the calibration of an earlier export goes if the model has none. Nothing
+    of it is changed before all files are there. model.safetensors and model.json are the run's own, so that
+    `cil_func.load` reads the folder too; model.pt2 is what `write_pt2` writes, config.json names the classes, README.md
+    is the card.
     Raises DiskError and CilError as `write_pt2` does.
     """
-    files.make_directory(out)
-    checkpoints.save_model(out, model.saved)
-    if model.calibration:
-        calibration.save(out, model.calibration, model_sha256=model.saved.description["sha256"])
-    write_pt2(model, run, out / "model.pt2")
-    files.write_json(out / "config.json", model_card.config(model))
-    files.write_json(out / PREPROCESSOR, model_card.preprocessor(model))
-    files.write_text(out / "README.md", model_card.card(model, run))
-    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    content, difference = _as_pt2(model)
+    with _beside(out) as folder:
+        checkpoints.save_model(folder, model.saved)
+        if model.calibration:
+            calibration.save(folder, model.calibration, model_sha256=model.saved.description["sha256"])
+        files.write_bytes(folder / "model.pt2", content)
+        files.write_json(folder / "config.json", model_card.config(model))
+        files.write_json(folder / PREPROCESSOR, model_card.preprocessor(model))
+        files.write_text(folder / "README.md", model_card.card(model, run))
+        with files.disk_errors(out):
+            _move(folder, out)
+    there = ", ".join(sorted(path.name for path in out.iterdir()))
+    return [_told(out / "model.pt2", len(content), difference), f"{out}: {there}"]
 
 
-WRITERS: dict[str, Callable[[Predictor, Path, Path], None]] = {
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Returns a context manager that yields an empty folder beside `out`, `.NAME.export.tmp`, deleted at the end.
+
+    One that a killed process has left is deleted before. Raises DiskError.
+    """
+    place = out.resolve()
+    folder = place.with_name(f".{place.name}.export.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    files.make_directory(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Makes a complete export stand at `out`. Raises OSError.
+
+    folder: of the export, on the same disk. In a folder that is there already its files take the places of those of the
+    same names, first the one by which an export is known: after an interruption the same command works again.
+    """
+    if not out.exists():
+        os.rename(folder, out)
+        return
+    names = sorted(os.listdir(folder), key=lambda name: name != PREPROCESSOR)
+    if calibration.NAME not in names:
+        (out / calibration.NAME).unlink(missing_ok=True)
+    for name in names:
+        os.replace(folder / name, out / name)
+
+
+WRITERS: dict[str, Callable[[Predictor, Path, Path], list[str]]] = {
     "pt2": write_pt2,
     "onnx": write_onnx,
     "hf": write_hf,
@@ -191,7 +239,6 @@ def _description(model: Predictor) -> str:
     return json.dumps(model.saved.description)
 
 
-def _tell(out: Path, difference: float, more: str = "") -> None:
-    """Prints which file was written, its size, and how near its answers are."""
-    size = out.stat().st_size / 1e6
-    print(f"{out}: {size:.1f} MB, probabilities within {difference:.0e} of the model's on 9 random images{more}")
+def _told(out: Path, size: int, difference: float, more: str = "") -> str:
+    """Returns a line with the file that was written, its size in bytes, as MB, and how near its answers are."""
+    return f"{out}: {size / 1e6:.1f} MB, probabilities within {difference:.0e} of the model's on 9 random images{more}"

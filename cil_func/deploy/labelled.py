@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cil_func import config as configuration
-from cil_func.config import Config
+from cil_func.config import Config, names
 from cil_func.data import sources
 from cil_func.data.reading import class_folders, listing, walking
 from cil_func.errors import ConfigError, DataError, Mistakes
@@ -51,17 +51,26 @@ def of_run(directory: Path) -> Labelled:
 def extended_by(directory: Path) -> Path | None:
     """Returns the directory of the run that a run has gone on from, which knows where the old classes' images are.
 
-    None if it has begun from nothing, or if it has no config.toml.
+    None if it has begun from nothing, or if it has no config.toml that can be read.
     """
     path = directory / "config.toml"
-    found = configuration.load(str(path)).run.extends if path.exists() else ""
+    try:
+        found = configuration.load(str(path)).run.extends if path.exists() else ""
+    except ConfigError:
+        return None
     return Path(found) if found else None
 
 
 def of_config(config: Config) -> Labelled:
-    """Returns the test images that a configuration names. Raises DataError if they are not there."""
+    """Returns the test images that a configuration names. Raises DataError if they are not there.
+
+    They have their own size, since each model brings them to that which it takes. Only a user's own data set is asked
+    for that of the configuration.
+    """
     settings = config.data
     if settings.name not in sources.OF_FILES:
+        if not names.is_own(settings.name):
+            config = config.model_copy(update={"data": settings.model_copy(update={"image_size": 0})})
         data = load_data.images_of(config)
         return Labelled([data.class_names[target] for target in data.test_targets], data.test_images)
     files, class_names = sources.test_files(

@@ -28,6 +28,8 @@ on it.
 """
 
 _NO_RESULTS = "The run's directory had no results.json when this was exported.\n"
+_UNREADABLE = "The run's results.json could not be read when this was exported.\n"
+_EDITED = "Classes were dropped from this model after its training, and nothing was measured of it since.\n"
 
 
 def config(model: Predictor) -> dict[str, Any]:
@@ -65,13 +67,10 @@ def preprocessor(model: Predictor) -> dict[str, Any]:
 def card(model: Predictor, run: Path) -> str:
     """Returns the text of README.md: what the model is for, its classes, results, recipe and lineage.
 
-    run: the run directory; if it lacks results.json, the card says so.
+    run: the run directory; if it has no results, the card says why.
     """
     description, (height, width) = model.saved.description, model.reader.size
-    try:
-        results = dict(report_files.read_run(run).results)
-    except ConfigError:
-        results = {}
+    results, why_none = _results(run)
     use = _USE.format(size=(width, height), height=height, width=width, count=len(model.class_names))
     without_title = tables.markdown(results).partition("\n")[2].strip() + "\n" if results else ""
     sections = {
@@ -80,7 +79,7 @@ def card(model: Predictor, run: Path) -> str:
         "Classes": ", ".join(map(_plain, model.class_names)) + "\n",
         "Calibration": _calibration(model),
         "Lineage": _block("json", json.dumps(_lineage(description), indent=2, ensure_ascii=False)),
-        "Results": without_title or _NO_RESULTS,  # ends in a section on the recipe
+        "Results": without_title or why_none,  # ends in a section on the recipe
     }
     backbone, method = description["backbone"], description["method"]
     title = f"# {_plain(backbone)}, {len(model.class_names)} classes, learned by {_plain(method)}\n"
@@ -88,12 +87,28 @@ def card(model: Predictor, run: Path) -> str:
     return "\n".join([_front_matter(description, results), title, *parts])
 
 
+def _results(run: Path) -> tuple[dict[str, Any], str]:
+    """Returns (the content of a run's results.json, ""), or ({}, why nothing in it can be shown)."""
+    path = run / "results.json"
+    try:
+        return dict(report_files.read_run(run).results), ""
+    except ConfigError:
+        if not path.exists():
+            return {}, _NO_RESULTS
+    try:
+        edited = json.loads(path.read_bytes()).get("before_edit")
+    except (OSError, ValueError, AttributeError):
+        edited = None
+    return {}, _EDITED if edited else _UNREADABLE
+
+
 def _front_matter(description: dict[str, Any], results: dict[str, Any]) -> str:
     """Returns the card's YAML, which the hub reads. JSON's texts and numbers are YAML too."""
     lines = ["---", "library_name: pytorch", "pipeline_tag: image-classification"]
     lines += ["tags:", "- class-incremental-learning", f"- {json.dumps(description['method'])}"]
     if results:
-        measured = {"name": "top-1 accuracy on all classes, percent", "type": "accuracy"}
+        images = ", on validation images" if tables.on_validation_images(results) else ""
+        measured = {"name": f"top-1 accuracy on all classes, percent{images}", "type": "accuracy"}
         task = {"type": "image-classification"}
         data = {"name": str(results.get("config", {}).get("data", {}).get("name", "images")), "type": "images"}
         found = [{"task": task, "dataset": data, "metrics": [measured | {"value": results["last_accuracy"]}]}]

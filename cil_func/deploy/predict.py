@@ -17,6 +17,7 @@ from cil_func.deploy.answering import answered
 from cil_func.deploy.calibration import Reject
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import ConfigError, DataError, printable
+from cil_func.runs import output
 
 NAME = "predict"
 UNKNOWN = "unknown"
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments: the flags, without the program's name; None: those of this process.
     0: all images are answered. 2: a wrong flag or RUN. 3: there is no image, or some can't be read: each is named on
-    stderr and the others are answered. 5: the run is not finished, or its model is damaged.
+    stderr, with --json on stdout too, and the others are answered. 5: the run is not finished, or its model is damaged.
     """
     return answered(NAME, lambda: _predict(_parse(arguments)))
 
@@ -58,18 +59,16 @@ def _predict(options: argparse.Namespace) -> int:
     if reject:
         calibration.required(model.calibration)
     files, refused = listing.image_files(options.paths)
-    if not files:
-        raise DataError(*(f"{path}: {reason}" for path, reason in refused.items()))
     for path, reason in refused.items():
         _tell_unread(path, reason, as_json=options.json)
-    unread = len(refused)
+    status = DataError.exit_status if refused else 0
     for path, found in _answers(model, files, flips=options.flips, reject=reject):
         if isinstance(found, str):
-            unread += 1
+            status = DataError.exit_status
             _tell_unread(path, found, as_json=options.json)
         else:
-            print(_line(path, *found, model.class_names, top=options.top, as_json=options.json))
-    return DataError.exit_status if unread else 0
+            output.say(_line(path, *found, model.class_names, top=options.top, as_json=options.json), status)
+    return status
 
 
 def _answers(
@@ -115,7 +114,9 @@ def printable_line(cells: Sequence[str]) -> str:
 
 def _tell_unread(path: str, reason: str, *, as_json: bool) -> None:
     """Prints that a path can't be used: a line on stderr, and with as_json an object on stdout too."""
-    if as_json:
-        print(json.dumps({"path": path, "error": reason}))
-    sys.stdout.flush()  # in order, where both go to one place
-    print(f"{NAME}: {printable(f'{os.fspath(path)}: {reason}')}", file=sys.stderr)
+    try:
+        if as_json:
+            output.say(json.dumps({"path": path, "error": reason}), DataError.exit_status)
+        output.flush(DataError.exit_status)  # in order, where both go to one place
+    finally:
+        print(f"{NAME}: {printable(f'{os.fspath(path)}: {reason}')}", file=sys.stderr)

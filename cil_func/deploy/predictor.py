@@ -1,5 +1,6 @@
 """The finished model of a run, as an object that is called with images and returns probabilities."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 
 from cil_func import metrics, tree
-from cil_func.deploy import calibration, inputs
+from cil_func.deploy import calibration, finished, inputs
 from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.errors import CheckpointError, ConfigError, DataError
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
-from cil_func.runs import checkpoints, saved_model, status
+from cil_func.runs import checkpoints, saved_model
 from cil_func.training import runners
 from cil_func.training.preprocess import DTYPES
 
@@ -203,9 +204,10 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
     Raises ConfigError if `run` is no run directory or the device isn't there, CheckpointError if the run is not
     finished or the model's files are damaged.
     """
-    directory = Path(run).expanduser()
-    _refuse_unfinished(directory)
+    directory = Path(os.path.expanduser(run))  # pathlib's own fails where there is no such user
+    finished.refuse_unfinished(directory)
     saved = checkpoints.load_model(directory)
+    finished.check(directory, saved.description)
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f'device: "{device}"; give "auto", "cpu" or "cuda"')
     if device == "cuda" and not torch.cuda.is_available():
@@ -220,20 +222,6 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
         return Predictor(saved_model.scorer(saved, device=place), reader, found)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory}: model.json is damaged ({error}); put it back from a copy") from error
-
-
-def _refuse_unfinished(directory: Path) -> None:
-    """Raises ConfigError if a folder is no run directory, CheckpointError if it is one without a finished model."""
-    if not directory.is_dir():
-        what = "it is a file" if directory.exists() else "there is no such directory"
-        raise ConfigError(f"{directory}: {what}; give the directory of a finished run")
-    if (directory / "model.json").exists():
-        return
-    if not any((directory / name).exists() for name in ("config.toml", "status.json", "checkpoints")):
-        raise ConfigError(f"{directory} is no run directory: it holds no model.json; give that of a finished run")
-    what = status.describe(status.read(directory))
-    told = f" ({what})" if what else ""
-    raise CheckpointError(f"{directory}: the run is not finished{told}; the command that began it goes on with it")
 
 
 def _name(item: Any, row: int) -> str:

@@ -11,9 +11,10 @@ import torch
 from cil_func import losses
 from cil_func.methods import finetune
 from cil_func.methods.base import Method, Options, Replay
+from cil_func.methods.ranges import Number
 
 
-def make(options: Options, *, images: int = 0) -> Method:
+def make(options: Options, *, images: Number = 0) -> Method:
     """Returns A-GEM: fine-tuning on the new images, with projected gradients.
 
     images: how many exemplars are drawn for a step; 0: as many as a batch has. Both cross-entropies are over all
@@ -21,7 +22,10 @@ def make(options: Options, *, images: int = 0) -> Method:
     """
 
     def loss(student, stored, targets, classes, group):
-        return losses.cross_entropy(student.logits, targets.labels, mask=classes.seen, rows=targets.rows)
+        return losses.cross_entropy(
+            student.logits, targets.labels, label_smoothing=options.label_smoothing, mask=classes.seen,
+            rows=targets.rows,
+        )  # fmt: skip
 
     replay = Replay(loss, project, images=images)
     return replace(finetune.make(options), name="agem", uses_memory=True, rows="arrived", replay=replay)

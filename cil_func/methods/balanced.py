@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from cil_func.methods import balance, replay
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Number, Weight
 
 
-def make(options: Options, *, tau: float = 1.0, tuned_epochs: int = 0) -> Method:
+def make(options: Options, *, tau: Weight = 1.0, tuned_epochs: Number = 0) -> Method:
     """Returns replay with the adjusted loss, and with a stage "balance" after it.
 
     tau: of the adjustment; 0: none. tuned_epochs: of the stage "balance"; 0: no such stage.

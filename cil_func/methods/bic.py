@@ -9,11 +9,12 @@ from typing import Literal
 
 from cil_func.methods import distillation, replay
 from cil_func.methods.base import Method, Options, Stage
+from cil_func.methods.ranges import Part
 from cil_func.networks import corrections
 from cil_func.networks.head import Head
 
 
-def make(options: Options, *, layers: Literal["newest", "all"] = "newest", share: float = 0.1) -> Method:
+def make(options: Options, *, layers: Literal["newest", "all"] = "newest", share: Part = 0.1) -> Method:
     """Returns BiC: replay with distillation, and a second training, the stage "bias", in each phase with old classes.
 
     layers: "newest": as the paper's own code, only the newest classes are corrected; earlier corrections reach the

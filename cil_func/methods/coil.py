@@ -20,10 +20,11 @@ import torch
 from cil_func import losses
 from cil_func.methods import distillation, replay
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Order, Positive, Weight
 from cil_func.networks import transport as transported
 
 
-def make(options: Options, *, transport: float = 1e-3, entropy: float = 0.464, norm: float = 3.0) -> Method:
+def make(options: Options, *, transport: Weight = 1e-3, entropy: Positive = 0.464, norm: Order = 3.0) -> Method:
     """Returns COIL; phase 0 has the cross-entropy alone.
 
     transport: the weight of both losses of transported rows. entropy: of the plan, see `networks.transport.sinkhorn`;

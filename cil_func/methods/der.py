@@ -12,10 +12,11 @@ import torch
 from cil_func import losses
 from cil_func.methods import replay, wa
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Weight
 from cil_func.networks import auxiliary as auxiliary_head
 
 
-def make(options: Options, *, auxiliary: float = 1.0) -> Method:
+def make(options: Options, *, auxiliary: Weight = 1.0) -> Method:
     """Returns DER: replay on a network to which each phase adds a backbone.
 
     auxiliary: the weight of the auxiliary head's cross-entropy (equation 8). options.align: whether rows are aligned at

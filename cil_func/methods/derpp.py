@@ -11,9 +11,10 @@ import torch
 from cil_func import losses
 from cil_func.methods import finetune
 from cil_func.methods.base import Method, Options, Replay
+from cil_func.methods.ranges import Number, Weight
 
 
-def make(options: Options, *, alpha: float = 0.3, beta: float = 0.5, images: int = 0) -> Method:
+def make(options: Options, *, alpha: Weight = 0.3, beta: Weight = 0.5, images: Number = 0) -> Method:
     """Returns DER++: fine-tuning on the new images, and the losses of exemplars beside each batch.
 
     alpha: the weight of the mean squared difference of logits and stored logits. beta: the weight of the second group's

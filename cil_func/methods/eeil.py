@@ -7,16 +7,14 @@ too, and the teacher is the model before the fine-tuning (section 4.1). The pape
 """
 
 from dataclasses import replace
-from typing import Annotated
-
-from annotated_types import Interval
 
 from cil_func import losses
 from cil_func.methods import balance, replay
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Number, Weight
 
 
-def make(options: Options, *, tuned_epochs: int = 30, clamp: Annotated[float, Interval(ge=0)] = 0.0) -> Method:
+def make(options: Options, *, tuned_epochs: Number = 30, clamp: Weight = 0.0) -> Method:
     """Returns EEIL: replay with a distillation for each earlier phase, then the stage "balance".
 
     tuned_epochs: of that stage; 0: no such stage. clamp: largest absolute value of an entry of the gradient; 0: no

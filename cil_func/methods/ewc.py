@@ -14,15 +14,16 @@ from annotated_types import Interval
 from cil_func import losses, tree
 from cil_func.methods import lwf, quadratic
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Weight
 
 
 def make(
     options: Options,
     *,
-    strength: float = 1000.0,
+    strength: Weight = 1000.0,
     per: Literal["image", "batch"] = "image",
     labels: Literal["data", "predicted"] = "data",
-    clip: float = 1e-3,
+    clip: Weight = 1e-3,
     keep: Annotated[float, Interval(le=1)] | Literal["share"] = -1.0,
 ) -> Method:
     """Returns EWC: cross-entropy over the new classes, and the penalty of `quadratic` by the Fisher information.

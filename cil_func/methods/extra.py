@@ -11,6 +11,13 @@ from cil_func.tree import Tree
 LOGITS = "logits"  # the part of what is remembered that no step reads: of exemplars, see `training.memory_pools`
 
 
+def without_logits(extra: Tree) -> tuple[Tree, Tree]:
+    """Returns (what a method's own functions get of what is remembered, {LOGITS: ...} or {})."""
+    return {name: part for name, part in extra.items() if name != LOGITS}, {
+        name: part for name, part in extra.items() if name == LOGITS
+    }
+
+
 class LogitsOf(Protocol):
     """params -> logits (B, C) of some images, which can be differentiated."""
 

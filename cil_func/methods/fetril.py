@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from cil_func import classifier, losses, optim, rng
 from cil_func.methods import frozen
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Count, Positive, Weight
 
 _BATCH = 128
 
 
 def make(
-    options: Options, *, tuned_epochs: int = 50, rate: float = 0.05, decay: float = 5e-4, first_phase: bool = True
+    options: Options, *, tuned_epochs: Count = 50, rate: Positive = 0.05, decay: Weight = 5e-4, first_phase: bool = True
 ) -> Method:
     """Returns FeTrIL.
 

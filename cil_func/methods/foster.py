@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import Annotated
 
 import torch
-from annotated_types import Interval, MinLen
+from annotated_types import MinLen
 
 from cil_func import losses
 from cil_func.methods import replay
 from cil_func.methods.base import Method, Options, Stage
+from cil_func.methods.ranges import Share
 from cil_func.networks import auxiliary
 
-Share = Annotated[float, Interval(ge=0, lt=1)]
 Shares = Annotated[tuple[Share, ...], MinLen(1)]
 
 

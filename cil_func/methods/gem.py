@@ -6,19 +6,19 @@ of these phases, and the gradient is moved as little as possible until it points
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Interval
 
 from cil_func import losses
 from cil_func.methods import dual, finetune, lwf
 from cil_func.methods.base import Method, Options, Replay
+from cil_func.methods.ranges import Count, Positive, Weight
 
 
 def make(
-    options: Options, *, margin: Annotated[float, Interval(ge=0)] = 0.5,
-    ridge: Annotated[float, Interval(gt=0)] = 1e-3, images: int = 256, columns: Literal["own", "seen"] = "own",
+    options: Options, *, margin: Weight = 0.5, ridge: Positive = 1e-3, images: Count = 256,
+    columns: Literal["own", "seen"] = "own",
 ) -> Method:  # fmt: skip
     """Returns GEM: cross-entropy on the new images, with projected gradients.
 
@@ -31,9 +31,14 @@ def make(
 
     def loss(student, stored, targets, classes, group):
         mask = classes.phase == group if columns == "own" else classes.seen
-        return losses.cross_entropy(student.logits, targets.labels, mask=mask, rows=targets.rows)
+        return losses.cross_entropy(
+            student.logits, targets.labels, label_smoothing=options.label_smoothing, mask=mask, rows=targets.rows
+        )
 
-    base = lwf.over_new_classes(options) if columns == "own" else finetune.make(options)
+    if columns == "own":
+        base = lwf.over_new_classes(options, way_out='method.options.columns = "seen"')
+    else:
+        base = finetune.make(options)
     replay = Replay(loss, partial(project, margin=margin, ridge=ridge), groups="phases", images=images)
     return replace(base, name="gem", uses_memory=True, rows="arrived", replay=replay)
 

@@ -51,10 +51,12 @@ def measured(params, logits_of, labels, *, classes):
 def rectify(logits, extra, classes):
     """Returns logarithms of the rectified probabilities, (N, K), which don't add up to 1. A `methods.base.Rectify`.
 
-    A class without exemplars, whose `now` is 0, is not rectified.
+    A class without exemplars, whose `now` is 0, is not rectified, nor is one that another method has learned, in a run
+    that this one extends: its `born` and `sure` are 0.
     """
     known = {name: leaf[: logits.shape[1]] for name, leaf in extra["classifier"].items()}  # (K,)
+    measured = torch.stack([*known.values()]).amin(dim=0) > 0
     ratios = (known["born"] / known["now"]) * (extra["sure"] / known["sure"])
-    gains = torch.where(classes.old[: len(ratios)] & (known["now"] > 0), ratios, 1.0).log()
+    gains = torch.where(classes.old[: len(ratios)] & measured, ratios, 1.0).log()
     of_new = classes.new[logits.argmax(dim=1)]  # (N,)
     return logits.log_softmax(dim=1) + torch.where(of_new[:, None], gains, 0.0)

@@ -13,6 +13,7 @@ In phase 0 both choices are the same.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from cil_func import losses
 from cil_func.methods import distillation, finetune
@@ -21,15 +22,19 @@ from cil_func.methods.base import Method, Options
 
 def make(options: Options) -> Method:
     """Returns LwF: cross-entropy over the classes that `lwf_classes` says, and distillation over the old ones."""
-    base = finetune.make(options) if options.lwf_classes == "seen" else over_new_classes(options)
+    if options.lwf_classes == "seen":
+        base = finetune.make(options)
+    else:
+        base = over_new_classes(options, way_out='method.lwf_classes = "seen"')
     return distillation.add(replace(base, name="lwf"), options)
 
 
-def over_new_classes(options: Options) -> Method:
+def over_new_classes(options: Options, *, way_out: str = "") -> Method:
     """Returns `finetune.make(options)` with the cross-entropy over the logits of the phase's new classes alone.
 
     There is no distillation in it; `make` adds that. Of `options` only label_smoothing is read. The images must be of
     new classes: there is no memory of old ones. Runs with a later phase of a single class are refused (`single_class`).
+    way_out: the setting that takes all classes seen instead, for that message; "": there is none.
     """
 
     def loss(student, teacher, targets, classes):
@@ -41,19 +46,19 @@ def over_new_classes(options: Options) -> Method:
             rows=targets.rows,
         )
 
-    return replace(finetune.make(options), loss=loss, fault_of=single_class)
+    return replace(finetune.make(options), loss=loss, fault_of=partial(single_class, way_out=way_out))
 
 
-def single_class(sizes: Sequence[int]) -> str:
+def single_class(sizes: Sequence[int], *, way_out: str = "") -> str:
     """Returns why phases of these sizes can't be learned by cross-entropy over the new classes alone; "" if they can.
 
-    sizes: how many classes each phase brings. Only a later phase of a single class is at fault. A
-    `methods.base.FaultOf`.
+    sizes: how many classes each phase brings. Only a later phase of a single class is at fault. way_out: see
+    `over_new_classes`. A `methods.base.FaultOf`.
     """
     if 1 not in sizes[1:]:
         return ""
     return (
-        f"data.increment: phase {sizes.index(1, 1)} brings a single class, and lwf's cross-entropy over the new "
-        "classes alone is 0 there, so the class is never learned; choose an increment that brings 2 or more classes "
-        'in each phase, or set method.lwf_classes = "seen"'
+        f"data.increment: phase {sizes.index(1, 1)} brings a single class, and cross-entropy over the new classes "
+        "alone is 0 there, so the class is never learned; choose an increment that brings 2 or more classes in each "
+        "phase" + (f", or set {way_out}" if way_out else "")
     )

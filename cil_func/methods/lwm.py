@@ -9,19 +9,18 @@ normalising removes, so nothing is differentiated twice. No image is kept.
 """
 
 from dataclasses import replace
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval
 
 from cil_func import losses
 from cil_func.methods import lwf
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Weight
 from cil_func.networks.head import Head
 
 
-def make(options: Options, *, gamma: Annotated[float, Interval(ge=0)] = 1.0) -> Method:
+def make(options: Options, *, gamma: Weight = 1.0) -> Method:
     """Returns LwM. gamma: weight of the attention's distance. The options of [method] are those of `lwf`.
 
     FACIL computes both maps without gradients, so that its term trains nothing.

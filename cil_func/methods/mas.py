@@ -14,15 +14,16 @@ from annotated_types import Interval
 from cil_func import tree
 from cil_func.methods import lwf, quadratic
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Weight
 
 
 def make(
     options: Options,
     *,
-    strength: float = 0.01,
+    strength: Weight = 0.01,
     per: Literal["image", "batch"] = "image",
     length: Literal["squared", "norm"] = "squared",
-    clip: float = 1e3,
+    clip: Weight = 1e3,
     keep: Annotated[float, Interval(le=1)] | Literal["share"] = -1.0,
 ) -> Method:
     """Returns MAS: cross-entropy over the new classes, and the penalty of `quadratic` by the sensitivity of the output.

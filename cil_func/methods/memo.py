@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from cil_func.methods import der
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Weight
 from cil_func.networks.last_stages import is_earlier
 
 
-def make(options: Options, *, auxiliary: float = 1.0) -> Method:
+def make(options: Options, *, auxiliary: Weight = 1.0) -> Method:
     """Returns MEMO: DER on a network to which each phase adds a last stage.
 
     auxiliary: the weight of the auxiliary head's cross-entropy. options.align: whether rows are aligned at the end of a

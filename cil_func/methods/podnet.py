@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from cil_func import losses
 from cil_func.methods import balance, replay
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Count, Number, Weight
 from cil_func.networks import proxies as proxy_head
 from cil_func.networks.head import of_rows
 
 MAPS = ("stage0", "stage1", "stage2", "final")
 
 
-def make(options: Options, *, proxies: int = 10, pod: float = 3.0, flat: float = 1.0, tuned_epochs: int = 20) -> Method:
+def make(
+    options: Options, *, proxies: Count = 10, pod: Weight = 3.0, flat: Weight = 1.0, tuned_epochs: Number = 20
+) -> Method:
     """Returns PODNet: replay with PODNet's head and losses.
 
     proxies: rows a class. pod, flat: weights of the two distillations, of pooled maps and of features. Both are

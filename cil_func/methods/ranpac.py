@@ -13,6 +13,7 @@ import torch
 from cil_func import rng
 from cil_func.methods import frozen
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Count
 from cil_func.networks import fitted
 
 RIDGES = tuple(10.0**power for power in range(-8, 9))
@@ -20,7 +21,7 @@ _SHARE = 0.8  # of a class's images, for the fit by which r is chosen
 _AT_ONCE = 4096  # images whose projections are in memory at a time
 
 
-def make(options: Options, *, width: int = 2000, first_phase: bool = True) -> Method:
+def make(options: Options, *, width: Count = 2000, first_phase: bool = True) -> Method:
     """Returns RanPAC, without the adapters that the paper trains in phase 0.
 
     width: M, 10,000 in the paper. first_phase: whether phase 0 trains the backbone instead, see `frozen.make`.

@@ -14,11 +14,12 @@ from cil_func import tree
 from cil_func.methods import lwf, quadratic
 from cil_func.methods.base import Method, Options
 from cil_func.methods.extra import Extra
+from cil_func.methods.ranges import Count, Positive, Weight
 
 
 def make(
-    options: Options, *, strength: float = 1.0, every: Annotated[int, Interval(ge=1)] = 50,
-    decay: Annotated[float, Interval(gt=0, le=1)] = 0.9, damping: Annotated[float, Interval(gt=0)] = 1e-3,
+    options: Options, *, strength: Weight = 1.0, every: Count = 50,
+    decay: Annotated[float, Interval(gt=0, le=1)] = 0.9, damping: Positive = 1e-3,
 ) -> Method:  # fmt: skip
     """Returns RWalk: cross-entropy over the new classes, and strength * sum of (F + s) (w - anchor)^2 (equation 8).
 

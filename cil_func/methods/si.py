@@ -11,10 +11,11 @@ from cil_func import tree
 from cil_func.methods import lwf, quadratic
 from cil_func.methods.base import Method, Options
 from cil_func.methods.extra import Extra
+from cil_func.methods.ranges import Positive, Weight
 
 
 def make(
-    options: Options, *, strength: float = 0.1, damping: float = 0.1, negative: Literal["clip", "keep"] = "clip"
+    options: Options, *, strength: Weight = 0.1, damping: Positive = 0.1, negative: Literal["clip", "keep"] = "clip"
 ) -> Method:
     """Returns SI: cross-entropy over the new classes, and strength * sum of importance (w - anchor)^2 (equation 4).
 

@@ -15,16 +15,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
-from annotated_types import Gt, Interval
+from annotated_types import Interval
 
 from cil_func import losses
 from cil_func.methods import contrast as contrastive
 from cil_func.methods import der, replay
 from cil_func.methods.base import Method, Options
+from cil_func.methods.ranges import Count, Positive, Weight
 from cil_func.networks import task_agnostic
-
-Weight = Annotated[float, Interval(ge=0)]
-Count = Annotated[int, Interval(ge=1)]
 
 
 def make(
@@ -34,7 +32,7 @@ def make(
     contrast: Weight = 1.0,
     kept: Weight = 2.0,
     transfer: Weight = 1.0,
-    sharpness: Annotated[float, Gt(0)] = 0.2,
+    sharpness: Positive = 0.2,
     blend: Annotated[float, Interval(ge=0, le=1)] = 0.95,
     hidden: Count = 512,
     width: Count = 128,

@@ -1,10 +1,12 @@
 """`python -m cil_func report RUN... [--out DIR]`: draws a run's report again, or compares several runs."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
-from cil_func.runs import report_files, status
+from cil_func.runs import output, report_files, status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,24 +20,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="python -m cil_func report", description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory: it holds results.json")
     parser.add_argument("--out", metavar="DIR", help="the folder to write; of one run by default RUN/report")
-    problems: list[str] = []
     try:
         options = parser.parse_args(arguments)
         if options.out == "":
             raise ConfigError("--out is empty; name a folder")
-        if len(options.runs) == 1:
-            written = report_files.write_report(options.runs[0], out=options.out, warn=problems.append)
-        elif options.out:
-            written = report_files.write_comparison(options.runs, options.out)
-        else:
-            print(report_files.comparison(options.runs))
-            print("note: --out DIR writes this table as Markdown, CSV and LaTeX, and report.html", file=sys.stderr)
-            written = []
+        return _report(options)
     except CilError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    for path in written:
-        print(path)
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Does what the flags ask for and returns the exit status. What can't be drawn is told before stdout is used."""
+    problems: list[str] = []
+    lines: Sequence[object]
+    if len(options.runs) == 1:
+        lines = report_files.write_report(options.runs[0], out=options.out, warn=problems.append)
+    elif options.out:
+        lines = report_files.write_comparison(options.runs, options.out)
+    else:
+        lines = [report_files.comparison(options.runs)]
+        print("note: --out DIR writes this table as Markdown, CSV and LaTeX, and report.html", file=sys.stderr)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     for directory in options.runs:
@@ -43,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         if record.get("state") not in (None, "finished"):
             which = "the run" if len(options.runs) == 1 else directory
             print(f"note: {which} is not finished: {status.describe(record)}", file=sys.stderr)
-    return 1 if problems else 0
+    found = 1 if problems else 0
+    output.say("\n".join(map(str, lines)), found)
+    return found
 
 
 if __name__ == "__main__":

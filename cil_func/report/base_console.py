@@ -81,7 +81,8 @@ class Console:
 
     def results(self, end: Event) -> dict[str, Any]:
         """Returns what the events contain of results.json: the fields of `end`, a "run_end" event, and the phases."""
-        return {**end, "phases": self.rows}
+        config = {"data": {"tests_on": end.get("tests_on", "test")}}
+        return {**end, "config": config, "phases": self.rows}
 
     def _print(self, *texts: str) -> None:
         raise NotImplementedError

@@ -11,6 +11,8 @@ from cil_func.report.material import Exemplars, Material
 from cil_func.report.time_left import duration
 
 FILE = "report.html"
+ON_VALIDATION = "All accuracies are of validation images (data.tests_on); the test images are unseen."
+_KEPT = (("average_incremental_accuracy", "average"), ("last_accuracy", "last"))
 _METHODS = ("replay", "finetune")  # what a method is compared with first
 
 _CAPTIONS = {
@@ -66,19 +68,23 @@ def make(run: Material, figures: Mapping[str, bytes | None]) -> bytes:
 
 
 def _intro(run: Material) -> list[str]:
-    """Returns the run in numbers, and a note if it isn't finished."""
+    """Returns the run in numbers, and notes if it isn't finished or was not measured on test images."""
     results = run.results
     last = results["phases"][-1]
     seconds = sum(sum(row.get("seconds", {}).values()) for row in results["phases"])
+    kept = results.get("validation") or {}
     values = {
         "average incremental accuracy": f"{tables.number(results.get('average_incremental_accuracy'))} %",
         "last accuracy": f"{tables.number(results.get('last_accuracy'))} %",
         "forgetting": f"{tables.number(results.get('forgetting'))} points",
+        **{f"{name}, on validation images": f"{tables.number(kept.get(key))} %" for key, name in _KEPT if kept},
         "phases, classes": f"{len(results['phases'])}, {last['classes_seen']}",
         "exemplars": str(last.get("memory_size", "-")),
         "time": duration(seconds),
     }
     parts = [markup.paragraph(f"Run directory: {run.directory}"), markup.tiles(values)]
+    if tables.on_validation_images(results):
+        parts.insert(1, markup.paragraph(ON_VALIDATION))
     if run.state and run.state != "finished":
         parts.insert(0, markup.paragraph(f"This run is not finished: {run.state}."))
     return parts
@@ -162,10 +168,12 @@ def _next(run: Material) -> str:
     config = shlex.quote(f"{run.directory}/config.toml")
     seed = (run.results.get("seed") or 0) + 1
     other = next(name for name in _METHODS if name != method)
+    options = ((run.results.get("config") or {}).get("method") or {}).get("options")
+    without = f" --set {shlex.quote('method.options={}')}" if options else ""  # which belong to this run's method
     return markup.commands({
         f"python train.py --config {config} --set run.seed={seed} --out {directory}-seed{seed}":
             "the same with another seed: a single run says little about a method",
-        f"python train.py --config {config} --set method.name={other} --out {directory}-{other}":
+        f"python train.py --config {config} --set method.name={other}{without} --out {directory}-{other}":
             f"the same with {other}, to see what {method} gains",
         f"python -m cil_func report {directory} {directory}-{other} --out {directory}-and-{other}":
             "both in one report, with mean and deviation where a method has several runs",

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cil_func.report import markup, page, tables
+from cil_func.report import lines, markup, page, tables
 from cil_func.report.axes import DASHES, GREY, MARKERS, PALETTE, Results, new_figure, phase_sizes, svg
 from cil_func.report.markup import Section
 from cil_func.report.material import Material
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # Keys in which runs of one group may differ: they change the luck, the machine or nothing.
 _REPEATS = (
-    "run.", "checkpoint.", "data.path", "data.order_seed", "data.class_order", "data.workers", "data.storage",
+    "run.seed", "run.device", "run.precision", "run.compile", "run.recompute", "run.threads", "run.timeout_seconds",
+    "run.loggers", "checkpoint.", "data.path", "data.order_seed", "data.class_order", "data.workers", "data.storage",
     "data.packed",
 )  # fmt: skip
 _FIGURES = (
@@ -27,8 +28,10 @@ _FIGURES = (
 
 
 class Group(NamedTuple):
-    """Runs of one method and configuration, whose seeds or class orders may differ. name: the method, and what its
-    configuration has that other groups of the method don't."""
+    """Runs of one method and configuration on the same images, whose seeds or class orders may differ.
+
+    name: the method, and what its configuration or images have that other groups of the method don't.
+    """
 
     name: str
     runs: Sequence[Material]
@@ -55,7 +58,7 @@ def make(runs: Sequence[Material]) -> dict[str, bytes | None]:
 
 
 def groups_of(runs: Sequence[Material]) -> list[Group]:
-    """Returns the runs by method and configuration, in the order in which they came."""
+    """Returns the runs by method, configuration and images, in the order in which they came."""
     settings = [_settings(run.results) for run in runs]
     found: dict[tuple, list[int]] = {}
     for index, run in enumerate(runs):
@@ -66,15 +69,28 @@ def groups_of(runs: Sequence[Material]) -> list[Group]:
         same_method = [settings[others[0]] for other, others in found.items() if other[0] == key[0]]
         own = settings[members[0]]
         differing = [name for name in own if any(other.get(name) != own[name] for other in same_method)]
-        details = ", ".join(f"{name} = {own[name]}" for name in differing)
+        details = ", ".join(f"{name} = {_short(name, own[name])}" for name in differing)
         groups.append(Group(f"{key[0]} ({details})" if details else key[0], [runs[index] for index in members]))
     return groups
 
 
 def _settings(results: Results) -> dict[str, Any]:
-    """Returns {dotted key: value} of what makes a run's configuration another one, without seeds and machine."""
+    """Returns {dotted key: value} of what makes a run another one, without seeds and machine.
+
+    Besides the configuration these are "images", the fingerprint of the data, and "classes", the names, sorted. They
+    are None and [] in results of an older version, which don't have them.
+    """
     flat = markup.flat(results.get("config") or {})
-    return {key: value for key, value in flat.items() if not key.startswith(_REPEATS)}
+    names = sorted(map(str, results.get("class_names") or []))
+    data = {"images": results.get("data_fingerprint"), "classes": names}
+    return {key: value for key, value in flat.items() if not key.startswith(_REPEATS)} | data
+
+
+def _short(name: str, value: Any) -> str:
+    """Returns the value of a setting as a group's name has it: without most of a fingerprint, and of many classes."""
+    if name == "images":
+        return str(value or "unknown")[:8]
+    return (lines.names_text(value) or "unknown") if name == "classes" else str(value)
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
@@ -108,10 +124,27 @@ _TITLES = ("method", "runs", *(title for _, title in _FIGURES))
 
 
 def markdown(groups: Sequence[Group]) -> str:
-    """Returns the table as Markdown, without a newline at the end."""
-    lines = [_TITLES, ("---", *["---:"] * (len(_TITLES) - 1))]
+    """Returns the table as Markdown, with what `caution` says below it, without a newline at the end."""
+    titles = [_TITLES, ("---", *["---:"] * (len(_TITLES) - 1))]
     cells = [[text.replace("|", r"\|") for text in row] for row in rows_of(groups)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [*lines, *cells])
+    warning = caution(groups)
+    return "\n".join(["| " + " | ".join(row) + " |" for row in [*titles, *cells]] + (["", warning] if warning else []))
+
+
+def caution(groups: Sequence[Group]) -> str:
+    """Returns a line that warns of runs that differ in data or phases, or says that all are on validation images.
+
+    It is "" if all runs are on the same test images.
+    """
+    found = [run.results for group in groups for run in group.runs]
+    kinds = {(_data_of(results), tuple(phase_sizes(results))) for results in found}
+    prints = {results["data_fingerprint"] for results in found if results.get("data_fingerprint")}
+    places = {tables.on_validation_images(results) for results in found}
+    if len(kinds) > 1 or len(prints) > 1:
+        return "Careful: these runs differ in data or phases, so they can't be compared."
+    if len(places) > 1:
+        return "Careful: some of these runs are measured on test images and some on validation images (data.tests_on)."
+    return page.ON_VALIDATION if True in places else ""
 
 
 def as_csv(groups: Sequence[Group]) -> str:
@@ -134,8 +167,8 @@ def latex(groups: Sequence[Group]) -> str:
         return "".join(special.get(letter, letter) for letter in text)
 
     rows = rows_of(groups, plus_minus=" $\\pm$ ")
-    lines = [[plain(title) for title in _TITLES], *([plain(row[0]), *row[1:]] for row in rows)]
-    first, *rest = (" & ".join(line) + r" \\" for line in lines)
+    table = [[plain(title) for title in _TITLES], *([plain(row[0]), *row[1:]] for row in rows)]
+    first, *rest = (" & ".join(line) + r" \\" for line in table)
     return (
         "\n".join([r"\begin{tabular}{lrrrr}", r"\hline", first, r"\hline", *rest, r"\hline", r"\end{tabular}"]) + "\n"
     )
@@ -169,9 +202,8 @@ def _page(groups: Sequence[Group], drawn: bytes | None) -> bytes:
     """Returns report.html of several runs. drawn: the figure of their curves."""
     note = "Mean and sample deviation over the runs of a method, which differ in seed or class order."
     parts = [markup.paragraph(note), markup.table(_TITLES, rows_of(groups), words=("method",))]
-    kinds = {(_data_of(run.results), tuple(phase_sizes(run.results))) for group in groups for run in group.runs}
-    if len(kinds) > 1:
-        parts.insert(0, markup.paragraph("Careful: these runs differ in data or phases, so they can't be compared."))
+    if warning := caution(groups):
+        parts.insert(0, markup.paragraph(warning))
     single = [
         [group.name, run.directory, run.results.get("seed"), *(run.results.get(key) for key, _ in _FIGURES)]
         for group in groups

@@ -92,7 +92,6 @@ def summary_lines(results: Results) -> list[str]:
 
     For a run with validation images (data.validation) more lines say what it reached on those, or that all is on them.
     """
-    data = (results.get("config") or {}).get("data") or {}
     kept = results.get("validation") or {}
     more = (
         ("average on validation images", kept.get("average_incremental_accuracy"), "%"),
@@ -107,8 +106,13 @@ def summary_lines(results: Results) -> list[str]:
     lines = [
         f"{name:<28}  {number(value):>5}" + (f" {unit}" if value is not None else "") for name, value, unit in figures
     ]
-    unseen = data.get("tests_on") == "validation"
+    unseen = on_validation_images(results)
     return [*lines, "all of it on validation images; the test images are unseen"] if unseen else lines
+
+
+def on_validation_images(results: Results) -> bool:
+    """Returns whether all accuracies of a run are of validation images (data.tests_on), and none of test images."""
+    return ((results.get("config") or {}).get("data") or {}).get("tests_on") == "validation"
 
 
 def phase_table(results: Results) -> str:

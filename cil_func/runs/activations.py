@@ -7,6 +7,7 @@ import torch
 from cil_func import tree
 from cil_func.parallel import batch_split
 from cil_func.runs.setup import Setup
+from cil_func.training.norm_groups import rows_of_part
 from cil_func.training.preprocess import DTYPES
 
 
@@ -14,7 +15,8 @@ def rows(setup: Setup) -> int:
     """Returns how many rows of a batch this process computes at a time, the padding of its last norm group included."""
     recipe = setup.experiment.recipe(1, "")
     split = {"batch_size": recipe.batch_size, "norm_batch": recipe.norm_batch}
-    own = math.ceil(batch_split.rows_per_process(setup.processes.size, **split) / setup.config.optim.accumulate)
+    own = batch_split.rows_per_process(setup.processes.size, **split)
+    own = rows_of_part(own, setup.config.optim.accumulate, unit=recipe.norm_batch or recipe.stage.views)
     groups = recipe.norm_batch or own
     return math.ceil(own / groups) * groups
 

@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments: the flags, without the program's name; None: those of this process.
     """
+    output.prepare()
     try:
         options = parse(arguments)
         if options.explain is not None:
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         output.tell(f"train.py: {error}")
         return error.exit_status
     except SystemExit:  # of --help
-        output.flush()
+        output.end()
         raise
     except KeyboardInterrupt:
         output.tell("train.py: interrupted")
@@ -161,7 +162,7 @@ def leave(status: int) -> NoReturn:
     It flushes the output; if nobody reads that any more, the exit status stays the same. After a stop by a signal
     (status above 128) it ends without Python's clean-up, which would wait for torch's compilers for seconds.
     """
-    output.flush()
+    output.end()
     if status > 128:
         os._exit(status)
     sys.exit(status)

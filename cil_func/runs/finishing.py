@@ -30,7 +30,10 @@ def write(
     checkpoints.save_model(directory, saved)
     keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
     seconds = sum(sum(row["seconds"].values()) for row in results["phases"])
-    record.emit({"event": "run_end", "seconds": seconds, **{key: results[key] for key in keys}})
+    kept = results.get("validation")  # on images of data.validation, beside the test images
+    validation = {"validation": {key: kept[key] for key in keys}} if kept else {}
+    end = {key: results[key] for key in keys} | validation | {"tests_on": ready.config.data.tests_on}
+    record.emit({"event": "run_end", "seconds": seconds, **end})
 
 
 def _keep_exemplars(directory: Path, ready: setup.Setup, done: Progress) -> dict:

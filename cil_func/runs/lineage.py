@@ -15,7 +15,8 @@ def of_run(setup: Setup, progress: Progress) -> dict[str, Any]:
     parent: the run that it extends and the SHA-256 of that model; None: it began from nothing. phases: for each phase
     its classes, the run that trained it ("" for this one), the fingerprint of that run's data, how many exemplars of
     these classes there are now, and a SHA-256 of their pixels in order of class and rank. deleted: the exemplars that
-    a person had deleted from the parent's memory before.
+    a person had deleted from the parent's memory before. parent_edits: all edits that the parent has gone through, and
+    the runs that it extends, oldest first; the command edit has written them.
     """
     made, extended = setup.experiment, setup.extended
     before = _phases_of_parent(setup)
@@ -40,7 +41,14 @@ def of_run(setup: Setup, progress: Progress) -> dict[str, Any]:
         "parent": parent,
         "phases": phases,
         "deleted": list(extended.memory.deleted) if extended and extended.memory else [],
+        "parent_edits": _edits_of_parent(setup),
     }
+
+
+def _edits_of_parent(setup: Setup) -> list[dict[str, Any]]:
+    """Returns the edits between the first run of a line of extensions and the model that a run begins with."""
+    told = (setup.extended.saved.description.get("lineage") or {}) if setup.extended else {}
+    return [*told.get("parent_edits", []), *told.get("edits", [])]
 
 
 def _phases_of_parent(setup: Setup) -> list[dict[str, str]]:

@@ -211,10 +211,11 @@ def _check_classes(
         _order(config, class_names)
     with mistakes.collected():
         sizes = _sizes(config, len(class_names), extended)
-        if fault := method.fault_of(sizes):
+        learned = [max(2, size) for size in extended.sizes] if extended else []  # nothing is wrong with those any more
+        trained = [*learned, *validation.first_of(sizes, config.data.phases)[len(learned) :]]
+        if fault := method.fault_of(trained):
             raise DataError(fault)
-    with mistakes.collected():
-        _check_memory(config, method, len(class_names) + len(extended.class_names if extended else ()))
+        _check_memory(config, method, sum(sizes[: len(trained)]))
     mistakes.refuse()
 
 

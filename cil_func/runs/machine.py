@@ -133,7 +133,8 @@ def _about_memory(error: BaseException, config: Config) -> str:
     detail = f" ({', '.join(numbers)})" if numbers else ""
     what = "the GPU's memory is full" if on_gpu else "the machine's memory is full"
     ways = [f"try a smaller optim.batch_size than {config.optim.batch_size}"]
-    ways.append(f"optim.accumulate={2 * config.optim.accumulate}")
+    if 2 * config.optim.accumulate <= config.optim.batch_size // (config.optim.norm_batch or 2):
+        ways.append(f"optim.accumulate={2 * config.optim.accumulate}")
     if not config.run.recompute:
         ways.append("run.recompute=true with run.compile=false")
     if config.run.precision in ("float32", "float64"):

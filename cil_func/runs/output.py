@@ -1,71 +1,108 @@
-"""Prints what a command says, wherever its output goes: a terminal, a file, or a pipe that nobody reads any more."""
+"""Prints what a command says, wherever its output goes: a terminal, a full disk, or a pipe that nobody reads."""
 
+import codecs
 import errno
+import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from cil_func.runs import files
 
 _NO_READER = {errno.EPIPE, errno.EIO}  # as of `| head`, and of a terminal that was closed
+_ESCAPED = "cil_func.escaped"  # the name by which codecs know `_escape`
+
+
+class NobodyReadsError(BrokenPipeError):
+    """Nobody reads stdout any more. exit_status: that of what the command has found until then."""
+
+    def __init__(self, exit_status: int):
+        super().__init__("nobody reads stdout any more")
+        self.exit_status = exit_status
+
+
+def prepare() -> None:
+    """Makes stdout and stderr fit for printing. A command calls it before it prints anything.
+
+    What is printed to a closed one (`>&-`) is lost. A character that stdout's encoding lacks is printed as "\\u00fc",
+    which TOML and JSON read as that character.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the end)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error(_ESCAPED, _escape)
+        sys.stdout.reconfigure(errors=_ESCAPED)
 
 
 def show(*texts: str, end: str = "\n") -> None:
     """Prints texts on stdout, one a line, and flushes it. Prints nothing if nobody reads it any more.
 
-    end: what follows the last text. A character that stdout's encoding lacks is printed as "\\u00fc", which TOML and
-    JSON read as that character.
-    Raises DiskError if stdout is a file that can't be written.
+    end: what follows the last text. Raises DiskError if stdout is a file that can't be written.
     """
-    if sys.stdout is None:  # closed before the process began
-        return
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    with files.disk_errors("standard output"):
-        try:
-            print(_escaped("\n".join(texts), encoding), end=end, flush=True)
-        except OSError as error:
-            if error.errno not in _NO_READER:
-                raise
-            _discard(sys.stdout)
+    with suppress(NobodyReadsError), writing():
+        print("\n".join(texts), end=end, flush=True)
 
 
-def tell(text: str) -> None:
-    """Prints a line on stderr, if it can still be written to."""
+def say(text: str, exit_status: int = 0) -> None:
+    """Prints text as a line on stdout. exit_status, errors: as of `writing`."""
+    with writing(exit_status):
+        print(text)
+
+
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, if it can still be written, else nothing. stream: None: stderr."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=stream or sys.stderr, flush=True)
 
 
-def flush() -> None:
+def flush(exit_status: int = 0) -> None:
+    """Writes out what was printed on stdout so far. exit_status, errors: as of `writing`."""
+    with writing(exit_status):
+        sys.stdout.flush()
+
+
+def end() -> None:
     """Flushes stdout and stderr. What one of them doesn't take is lost, or Python would complain when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed, or nobody reads it
-            _discard(stream)
+        except (OSError, ValueError, AttributeError):  # closed, full, or nobody reads it
+            lose(stream)
 
 
-def _discard(stream: TextIO) -> None:
-    """Sends what a stream still holds, and all that is printed on it later, to nowhere."""
-    with suppress(OSError, ValueError, AttributeError):  # no stream of this process's own
-        target = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(target, stream.fileno())
-        os.close(target)
+@contextmanager
+def writing(exit_status: int = 0) -> Iterator[None]:
+    """Returns a context manager for a block that does nothing but write to stdout.
 
-
-def _escaped(text: str, encoding: str) -> str:
-    """Returns a text that an encoding can write: a character that it lacks becomes "\\uXXXX" or "\\UXXXXXXXX"."""
-    return "".join(each if _fits(each, encoding) else _escape(ord(each)) for each in text)
-
-
-def _fits(text: str, encoding: str) -> bool:
+    exit_status: that of what the command has found so far.
+    Raises NobodyReadsError with this status if nobody reads stdout any more, DiskError if it can't be written, as on a
+    full disk. What is printed after that is lost.
+    """
     try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+        yield
+    except OSError as error:
+        lose(sys.stdout)
+        if error.errno in _NO_READER:
+            raise NobodyReadsError(exit_status) from error
+        with files.disk_errors("stdout"):
+            raise
 
 
-def _escape(code: int) -> str:
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+def lose(stream: TextIO) -> None:
+    """Makes what is on its way to a stream, and all that follows, lost."""
+    with suppress(OSError, ValueError, AttributeError):  # no stream of this process's own
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Returns what stands for characters that an encoding lacks, and where to go on: as codecs.register_error wants."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    codes = map(ord, error.object[error.start : error.end])
+    return "".join(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}" for code in codes), error.end

@@ -11,7 +11,7 @@ from cil_func import memory, tree
 from cil_func.config import Config
 from cil_func.errors import CheckpointError, ConfigError
 from cil_func.experiment import Experiment
-from cil_func.methods.extra import LOGITS
+from cil_func.methods.extra import LOGITS, without_logits
 from cil_func.networks.network import Model
 from cil_func.runs import checkpoints, memory_files
 from cil_func.runs.checkpoints import SavedModel
@@ -98,9 +98,10 @@ def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.T
         quota = memory.quota(known, size=budget.size, fixed_per_class=budget.fixed_per_class)
         exemplars = memory.trim(exemplars, quota)
     if experiment.method.extra:
-        remembered = tree.cast(parent.saved.extra, device=experiment.device)
-        fresh = experiment.method.extra.start(network.pad(model.params))
-        extra = tree.map(tree.embed, remembered, fresh) if remembered else fresh
+        extra = experiment.method.extra.start(network.pad(model.params))
+        remembered, _ = without_logits(tree.cast(parent.saved.extra, device=experiment.device))
+        if remembered and parent.saved.description["method"] == experiment.method.name:  # else it means something else
+            extra = tree.map(tree.embed, remembered, extra)
     replay = experiment.method.replay
     if replay and replay.stores:
         extra = {**extra, LOGITS: _logits(parent, experiment, exemplars)}
@@ -129,13 +130,17 @@ def _logits(
 
 
 def _check_fits(parent: Parent, experiment: Experiment, model: Model) -> None:
-    """Raises ConfigError unless a model has the shapes that the experiment's network has for the parent's classes."""
+    """Raises ConfigError unless a model has the shapes that the experiment's network has for the parent's classes.
+
+    Raises it too if the method computes rows from features and another one has made the parent's: they don't compare.
+    """
     fresh = experiment.network.drawn(0, parent.sizes)
     shapes = [
         {path: leaf.shape for path, leaf in tree.to_paths(part).items()} for pair in (model, fresh) for part in pair
     ]
-    if shapes[:2] != shapes[2:]:
-        method, before = experiment.method.name, parent.saved.description["method"]
+    method, before = experiment.method.name, parent.saved.description["method"]
+    computes = experiment.method.extra is not None and experiment.method.extra.fit is not None
+    if shapes[:2] != shapes[2:] or (computes and method != before):
         raise ConfigError(
             f"method.name: {method} can't go on with the model of {parent.directory}, which {before} has trained; "
             f"take {before}"

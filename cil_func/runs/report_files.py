@@ -32,17 +32,28 @@ def write_report(
 def write_comparison(directories: Sequence[str | Path], out: str | Path) -> list[Path]:
     """Writes the report of several runs. Returns the paths of the files that were written, report.html last.
 
-    directories: of the runs. out: the folder to write, made if it is missing.
+    directories: of the runs; one that is named twice counts once. out: the folder to write, made if it is missing.
     Raises ConfigError for a folder without a readable results.json. Raises DiskError if `out` can't be written.
     """
-    runs = [read_run(Path(directory)) for directory in directories]
+    runs = _read_runs(directories)
     files.make_directory(Path(out))
     return _write(Path(out), several.make(runs))
 
 
 def comparison(directories: Sequence[str | Path]) -> str:
-    """Returns the Markdown table of several runs, without writing it. Raises ConfigError as `write_comparison` does."""
-    return several.markdown(several.groups_of([read_run(Path(directory)) for directory in directories]))
+    """Returns the Markdown table of several runs, without writing it.
+
+    directories, errors: as of `write_comparison`.
+    """
+    return several.markdown(several.groups_of(_read_runs(directories)))
+
+
+def _read_runs(directories: Sequence[str | Path]) -> list[Material]:
+    """Returns what `read_run` returns for each directory, of the same one once. Raises ConfigError as it does."""
+    named: dict[Path, Path] = {}
+    for directory in map(Path, directories):
+        named.setdefault(directory.resolve(), directory)
+    return [read_run(directory) for directory in named.values()]
 
 
 def read_run(directory: Path) -> Material:
@@ -83,10 +94,14 @@ def _lineage(path: Path) -> Mapping[str, Any]:
 
 
 def _write(folder: Path, made: Mapping[str, bytes | None]) -> list[Path]:
-    """Writes {file name: content} into a folder, and deletes files without content. Returns the written paths."""
+    """Writes {file name: content} into a folder, and deletes files without content. Returns the written paths.
+
+    Raises DiskError.
+    """
     for name, content in made.items():
         if content is None:
-            (folder / name).unlink(missing_ok=True)
+            with files.disk_errors(folder / name):
+                (folder / name).unlink(missing_ok=True)
         else:
             files.write_bytes(folder / name, content)
     return [folder / name for name, content in made.items() if content is not None]

@@ -21,6 +21,7 @@ from cil_func.errors import CilError, ConfigError
 from cil_func.report import published
 from cil_func.report.published import Published
 from cil_func.report.tables import number
+from cil_func.runs import output
 from cil_func.runs.directory import refuse_another_run
 from cil_func.runs.method_of import method_of
 from cil_func.studies import published_rows, recorded, sweep, sweep_jobs, sweep_plan, sweep_table
@@ -39,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _reproduce(_parse(arguments))
     except CilError as error:
-        sweep_jobs.say(f"reproduce: {error}", sys.stderr)
+        output.tell(f"reproduce: {error}")
         return error.exit_status
     except sweep_jobs.Interrupted as stopped:
-        sweep_jobs.say("reproduce: stopped, and what the runs have is saved; the same command goes on", sys.stderr)
+        output.tell("reproduce: stopped, and what the runs have is saved; the same command goes on")
         return 128 + stopped.number
 
 
@@ -80,15 +81,15 @@ def _reproduce(options: argparse.Namespace) -> int:
             print(shlex.join(["python", "-m", "cil_func", "train", *job.arguments]))
         return 0
     left = [job for job in jobs if not sweep_table.results_of(job.directory)]
-    tell = partial(sweep_jobs.say, stream=sys.stderr if options.json else sys.stdout)
+    tell = partial(output.tell, stream=sys.stderr if options.json else sys.stdout)
     threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
     ended = sweep_jobs.train(left, at_once=options.jobs, threads=threads, tell=tell)
     compared = [compare(row, options.runs, runs, options.set) for row, runs in planned.items()]
     if options.json:
-        sweep_jobs.say(json.dumps(compared, indent=2))
+        output.tell(json.dumps(compared, indent=2), sys.stdout)
     else:
         for each in compared:
-            sweep_jobs.say("\n".join(["", *lines(each)]))
+            output.tell("\n".join(["", *lines(each)]), sys.stdout)
     sweep_table.refuse_without_results(options.runs, ended)
     return next((status for status in ended.values() if status), 0)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from cil_func.config import effects
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
+from cil_func.runs import output
 from cil_func.runs.directory import refuse_another_run
 from cil_func.studies import search, sweep_jobs, sweep_plan, sweep_table
 
@@ -29,10 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parse(arguments)
         return _sweep(options)
     except CilError as error:
-        sweep_jobs.say(f"sweep: {error}", sys.stderr)
+        output.tell(f"sweep: {error}")
         return error.exit_status
     except (sweep_jobs.Interrupted, KeyboardInterrupt) as stopped:
-        sweep_jobs.say("sweep: stopped, and what the runs have is saved; the same command goes on", sys.stderr)
+        output.tell("sweep: stopped, and what the runs have is saved; the same command goes on")
         return 128 + getattr(stopped, "number", signal.SIGINT)
 
 
@@ -61,7 +62,7 @@ def _sweep(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: give 1 or more")
-    tell = sweep_jobs.say
+    tell = partial(output.tell, stream=sys.stdout)
     threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
     train = partial(sweep_jobs.train, at_once=options.jobs, threads=threads, tell=tell)
     seeds, orders = seeds_of("--seeds", options.seeds), seeds_of("--orders", options.orders)
@@ -86,20 +87,20 @@ def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], trai
         return 0
     keys = sorted({setting.partition("=")[0] for run in planned for setting in run.settings})
     if unused := effects.without_effect(configs[0], keys):
-        sweep_jobs.say(f"sweep: warning: {unused}", sys.stderr)
+        output.tell(f"sweep: warning: {unused}")
     jobs = [
         sweep_jobs.Job(run.name, arguments, options.directory)
         for run, arguments in commands.items()
         if not sweep_table.results_of(options.directory / run.name)
     ]
-    sweep_jobs.say(f"{len(planned)} runs, {len(planned) - len(jobs)} of them finished before")
+    output.tell(f"{len(planned)} runs, {len(planned) - len(jobs)} of them finished before", sys.stdout)
     ended = train(jobs)
     entries = sweep_table.collect(options.directory, planned)
     sweep_table.write(options.directory, entries, {
         "config": options.config, "set": options.set, "grid": options.grid, "seeds": options.seeds,
         "orders": options.orders,
     })  # fmt: skip
-    sweep_jobs.say(f"\n{sweep_table.markdown(entries)}\n{options.directory / 'table.md'}")
+    output.tell(f"\n{sweep_table.markdown(entries)}\n{options.directory / 'table.md'}", sys.stdout)
     sweep_table.refuse_without_results(options.directory, ended)
     return next((status for status in ended.values() if status), 0)
 

@@ -6,10 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from cil_func.errors import CilError, InUseError, NonFiniteError
 from cil_func.runs import files, status
@@ -45,15 +43,6 @@ class Interrupted(Exception):
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
-
-
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Prints a line for a person. If nobody reads the output any more (`| head`), it does nothing: the runs go on.
-
-    stream: None: standard output.
-    """
-    with suppress(OSError):
-        print(line, flush=True, file=stream or sys.stdout)
 
 
 def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[str], None]) -> dict[str, int]:

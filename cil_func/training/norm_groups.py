@@ -29,3 +29,11 @@ def by_group(loss: Loss, size: int) -> Loss:
         return total / images.clamp(min=1)
 
     return of_batch
+
+
+def rows_of_part(rows: int, accumulate: int, *, unit: int) -> int:
+    """Returns how many rows of a batch are computed at a time if it is cut into at most `accumulate` parts.
+
+    unit: what isn't cut: a norm group, or the views of an image.
+    """
+    return -(-rows // (accumulate * unit)) * unit

@@ -9,7 +9,7 @@ import torch
 from cil_func import memory, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
-from cil_func.methods.extra import LOGITS
+from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model, with_frozen
 from cil_func.training import memory_pools, rows, stage, step_state
 from cil_func.training.definition import Experiment
@@ -168,12 +168,11 @@ def _begin(
         key_of_rows = rng.fold_in(key, "stage", each.name)
         params, state = network.single(progress.learned, key_of_rows, len(phase.classes))
         params = network.pad(params)
-    extra = progress.remembered
+    read, logits = without_logits(progress.remembered)
     if method.extra and before is None:
-        extra = method.extra.begin(
-            extra or method.extra.start(params), params, experiment.classes(phase, experiment.device)
+        read = method.extra.begin(
+            read or method.extra.start(params), params, experiment.classes(phase, experiment.device)
         )
-    read = {name: part for name, part in extra.items() if name != LOGITS}
     train_state = step_state.start(each, experiment.recipe(phase.index, each.name).optimiser, params, state, read)
     chosen = {}
     if each.rows == "balanced":
@@ -184,7 +183,7 @@ def _begin(
         train_state, step_state.nothing_measured(train_state), number=number, chosen=chosen,
         seconds=before.seconds if before else 0.0, before=found if each.teacher == "before" else None,
     )  # fmt: skip
-    return replace(progress, training=training, extra=extra)
+    return replace(progress, training=training, extra={**read, **logits})
 
 
 def _data(

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import torch
 
 from cil_func import tree
-from cil_func.methods.extra import LOGITS
+from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model
 from cil_func.training.epochs import Position
 from cil_func.training.step_state import Health, Measures, TrainState
@@ -199,7 +199,7 @@ def _stage(
         theirs = tree.to_paths(learned[key])
         own = {path: theirs[path] for path in paths}
         part = part | ({key: tree.from_paths({**own, **tree.to_paths(part.get(key, {}))})} if own else {})
-    read = {name: leaf for name, leaf in extra.items() if name != LOGITS}
+    read, _ = without_logits(extra)
     train_state = TrainState(part["params"], part["state"], part["opt_state"], Health(**part["health"]), read)
     position, before = Position(at["epoch"], at["step"]), Model(**part["before"]) if "before" in part else None
     return StageProgress(train_state, Measures(**part["totals"]), position, at["seconds"], at["stage"], chosen, before)

@@ -61,8 +61,8 @@ class ReplayGradient(Protocol):
 class StepParts(NamedTuple):
     """The parts of a step, as functions.
 
-    replayed: for a stage with `Stage.replay`, else None. groups: how many groups it has at most, in any phase. A group
-    that a phase lacks is not computed: it counts as one of no images. views: see `methods.base.Stage`.
+    replayed: for a stage with `Stage.replay`, else None. groups: how many groups it has at most, in any phase. One that
+    a phase lacks is as one of no images. views: see `methods.base.Stage`. norm_batch: see `make`.
     """
 
     gradient: Gradient
@@ -70,6 +70,7 @@ class StepParts(NamedTuple):
     replayed: ReplayGradient | None = None
     groups: int = 0
     views: int = 1
+    norm_batch: int = 0
 
 
 class Step(Protocol):
@@ -93,8 +94,8 @@ def join(parts: StepParts, reduce: Reduce = lambda vector: vector, *, accumulate
     """Returns the whole step.
 
     reduce: the default is for one process.
-    accumulate: into how many parts of whole norm groups the batch is cut. Their vectors are added up before the update,
-    so that only one part's activations are in memory at a time.
+    accumulate: into how many parts the batch is cut, at most, see `norm_groups.rows_of_part`. Their vectors are added
+    up, so that only one part's activations are in memory at a time.
     """
 
     def step(
@@ -106,13 +107,11 @@ def join(parts: StepParts, reduce: Reduce = lambda vector: vector, *, accumulate
         if accumulate == 1:
             vector, moved = parts.gradient(train_state, taught, batch, classes)
         else:
-            size = -(-len(batch.labels) // (accumulate * parts.views)) * parts.views
-            pieces: Iterator[tuple[Outputs | None, Batch]] = (
-                tree.map(lambda leaf, start=start: leaf[start : start + size], (taught, batch))
-                for start in range(0, len(batch.labels), size)
-            )
-            vector, moved = parts.gradient(train_state, *next(pieces), classes)
-            for piece in pieces:
+            size = norm_groups.rows_of_part(len(batch.labels), accumulate, unit=parts.norm_batch or parts.views)
+            cuts = [slice(start, start + size) for start in range(0, len(batch.labels), size)]
+            rest: Iterator[tuple[Any, Batch]] = (tree.map(lambda leaf, at=at: leaf[at], (taught, batch)) for at in cuts)
+            vector, moved = parts.gradient(train_state, *next(rest), classes)
+            for piece in rest:
                 sums, moved = parts.gradient(train_state, *piece, classes)
                 vector = vector + sums
         if parts.replayed:
@@ -247,4 +246,4 @@ def make(
             extra = tree.map(lambda old, new: old if new is old else if_well(old, new), extra, tracked)
         return TrainState(params, state, opt_state, health, extra), measures
 
-    return StepParts(gradient, update, replayed if stage.replay else None, groups, stage.views)
+    return StepParts(gradient, update, replayed if stage.replay else None, groups, stage.views, norm_batch)

@@ -20,7 +20,7 @@ def test_every_key_has_a_meaning_that_is_a_sentence():
     assert set(texts) == set(HINTS)
     for key, text in texts.items():
         assert text.endswith(".") and len(text) > 10 and "\n" not in text and text.isprintable(), key
-    assert texts["optim.norm_batch"] == "Number of images that share batch norm's statistics. 0: the whole batch."
+    assert texts["optim.momentum"] == "Momentum of sgd; adamw has betas in its options."
     assert texts["optim.first_phase.norm_batch"] == texts["optim.norm_batch"]
     assert texts["run"] == "Where and how the arithmetic is done."
 

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
 import torch
+from model_copies import changed, with_classes
 from scipy.special import logsumexp
 from scipy.special import softmax as scipy_softmax
 
@@ -145,3 +147,21 @@ def test_mistakes_are_one_line(trained, calibrated, capsys, tmp_path):
         calibration.load(tmp_path, model_sha256="x")
     with pytest.raises(CheckpointError, match="it is of another model or version; calibrate again"):
         calibration.load(copy, model_sha256="another")
+
+
+def test_a_directory_whose_name_is_no_utf8(trained, calibrated, tmp_path):
+    copy, _, _ = calibrated
+    odd = shutil.copytree(copy, tmp_path / "odd\udcff")
+    found, known = (cil_func.load(each).calibration for each in (odd, copy))
+    assert found.temperature == known.temperature and found.report == known.report
+    assert torch.equal(found.means, known.means) and torch.equal(found.labels, known.labels)
+
+
+def test_a_folder_may_be_named_in_the_other_unicode_form(runs, tmp_path):
+    """macOS and Linux write the same name in two forms; training takes both."""
+    names = ["käse", *(f"class00{number}" for number in (1, 2, 3))]
+    new = changed(runs["wa"].directory, tmp_path / "new", lambda saved: with_classes(saved, names))
+    shutil.copytree(runs["wa"].images / "test", tmp_path / "images")
+    (tmp_path / "images/class000").rename(tmp_path / "images" / unicodedata.normalize("NFD", "käse"))
+    assert main(["calibrate", str(new), str(tmp_path / "images")]) == 0
+    assert cil_func.load(new).calibration.report["images"] == 16

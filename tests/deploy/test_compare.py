@@ -10,8 +10,10 @@ import pytest
 from model_copies import changed, with_classes, without_last
 
 import cil_func
+from cil_func import config
 from cil_func.__main__ import main
-from cil_func.runs import checkpoints
+from cil_func.deploy import inputs, labelled
+from cil_func.runs import checkpoints, load_data
 
 
 def compare(capsys, *words):
@@ -151,6 +153,16 @@ def test_a_broken_image_is_left_out_for_both(trained, capsys, tmp_path):
     found = json.loads(out)
     assert (status, found["images"], found["unread"]) == (0, 15, 1)
     assert errors == ["compare: 1 images can't be read and are left out"]
+
+
+def test_images_of_a_built_in_data_set_have_their_own_size(trained):
+    """Each model brings them to its size, as its own run has: none sees what another one's size has left of them."""
+    given = config.load("digits", ["data.image_size=16", "run.precision=float32", "run.device=cpu"])
+    found, of_run = labelled.of_config(given), load_data.images_of(given)
+    assert found.images.shape[1:] == (8, 8, 3) and of_run.test_images.shape[1:] == (16, 16, 3)
+    preprocessing = json.loads((trained.copy / "model.json").read_text())["preprocessing"]
+    pixels, unread = inputs.reader_of(preprocessing | {"image_size": [16, 16]}).read(found.images)
+    assert unread == {} and np.array_equal(pixels, of_run.test_images)
 
 
 @pytest.mark.parametrize(

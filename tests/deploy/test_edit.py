@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 import cil_func
+from benchmarks import measure
 from cil_func import config
 from cil_func.__main__ import main
-from cil_func.deploy import edit, edit_plan
+from cil_func.deploy import edit, edit_plan, model_card
 from cil_func.errors import ConfigError
 from cil_func.runs import checkpoints, memory_files, parent, status
+from cil_func.training import evaluation
 
 ROOT = Path(cil_func.__file__).parents[1]
 
@@ -69,6 +72,10 @@ def test_the_new_directory_is_complete(trained, capsys, tmp_path):
     assert (results["phases"], results["last_accuracy"], results["accuracy_matrix"]) == ([], None, [])
     assert results["before_edit"]["last_accuracy"] == old["last_accuracy"]
     assert results["before_edit"]["phases"] == old["phases"] and results["before_edit"]["class_names"] == list(names)
+    stored = json.loads((new / "memory/memory.json").read_text())
+    assert results["memory"] == {key: stored[key] for key in ("images", "bytes", "per_class")}
+    card = model_card.card(cil_func.load(new), new)
+    assert "## Results\n\nClasses were dropped from this model" in card and "model-index" not in card
     parent = checkpoints.load_model(trained.directory).description
     history = checkpoints.load_model(new).description["lineage"]
     assert history["edits"] == [
@@ -78,6 +85,17 @@ def test_the_new_directory_is_complete(trained, capsys, tmp_path):
         }
     ]  # fmt: skip
     assert {key: history[key] for key in history if key != "edits"} == (parent.get("lineage") or {})
+
+
+def test_nothing_that_was_measured_stays_after_a_drop(trained):
+    """Whatever an evaluation sums up, also on validation images."""
+    row = {"top1": 50.0, "per_phase_top1": [50.0]}
+    measured = {"phases": [row], **evaluation.summary([row | {"validation": row}])}
+    assert "validation" in measured
+    results = {"class_order": [0, 1], "class_names": ["a", "b"], **measured}
+    found = edit.edited_results(results, edit_plan.plan("ab", ["a"], []), run="run")
+    assert {key: found[key] for key in measured if found[key]} == {}
+    assert {key: found["before_edit"][key] for key in measured} == measured
 
 
 def test_an_edited_model_can_be_edited_again(trained, capsys, tmp_path):
@@ -163,6 +181,66 @@ def test_an_edited_run_is_compared_under_its_new_names(trained, capsys, tmp_path
     assert found["kept"]["images"] == 12 and found["kept"]["negative_flips"] == 0 and found["untested"] == []
 
 
+@pytest.fixture(scope="module")
+def extended(runs, tmp_path_factory):
+    """renamed/: the run "wa", whose class000 is called wasp; new/: its extension by another class000 and by bee."""
+    root = tmp_path_factory.mktemp("extended")
+    measure.write_images(root / "more", classes=2, train=12, test=4, size=12)
+    for split in ("train", "test"):
+        (root / "more" / split / "class001").rename(root / "more" / split / "bee")
+    words = [str(runs["wa"].directory), "--rename", "class000=wasp", "--out", str(root / "renamed")]
+    assert main(["edit", *words]) == 0
+    flags = ["--extend", str(root / "renamed"), "--set", f"data.path={root / 'more'}", "--out", str(root / "new")]
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        assert main(["train", *flags]) == 0
+    return root
+
+
+def test_an_extension_knows_the_renames_of_what_it_extends(extended, runs, capsys):
+    """The test images of a class come from the folder of its first name."""
+    for old in (runs["wa"].directory, extended / "renamed"):
+        assert main(["compare", str(old), str(extended / "new"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        kinds = {each["name"]: each["kind"] for each in found["classes"]}
+        assert kinds == dict.fromkeys(("wasp", "class001", "class002", "class003"), "kept") | {
+            "class000": "new", "bee": "new"
+        }  # fmt: skip
+        assert found["untested"] == [] and {each["images"] for each in found["classes"]} == {4}
+        files = sorted((runs["wa"].images / "test/class000").iterdir())
+        model = cil_func.load(extended / "new")
+        right = (model(files).argmax(1) == model.class_names.index("wasp")).double().mean().item()
+        assert next(each for each in found["classes"] if each["name"] == "wasp")["after"] == 100 * right
+
+
+@pytest.mark.parametrize("left", ["nothing", "a damaged config.toml"])
+def test_an_extension_of_a_run_that_was_moved(extended, tmp_path, capsys, left):
+    """OLD is that run, and knows where the images are."""
+    shutil.copytree(extended / "new", tmp_path / "new")
+    config_file, gone = tmp_path / "new/config.toml", tmp_path / "gone"
+    config_file.write_text(config_file.read_text().replace(str(extended / "renamed"), str(gone)))
+    if left != "nothing":
+        gone.mkdir()
+        (gone / "config.toml").write_text("[run")
+    assert main(["compare", str(extended / "renamed"), str(tmp_path / "new"), "--json", "--worse-by", "100"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["untested"] == [] and {each["images"] for each in found["classes"]} == {4}
+    assert len(err.splitlines()) == 1 and err.startswith("compare: ") and str(gone) in err
+
+
+def test_an_extension_is_renamed_too(extended, tmp_path, runs, capsys):
+    words = ("--rename", "wasp=fly", "--rename", "class000=wasp")
+    assert run_edit(capsys, extended / "new", *words, "--out", tmp_path / "edited")[0] == 0
+    for old in (runs["wa"].directory, extended / "renamed", extended / "new"):
+        assert main(["compare", str(old), str(tmp_path / "edited"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        kept = sorted(each["name"] for each in found["classes"] if each["kind"] == "kept")
+        of_extension = ["bee", "wasp"] if old == extended / "new" else []
+        assert kept == sorted(["class001", "class002", "class003", "fly", *of_extension])
+        assert found["untested"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -187,7 +265,7 @@ def test_mistakes_are_one_line(trained, capsys, tmp_path, words, line):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_it_cannot_be_written(trained, capsys, tmp_path):
+def test_where_it_cannot_be_written(trained, capsys, tmp_path, monkeypatch):
     words = ("--drop", "class000", "--out")
     assert run_edit(capsys, trained.directory, "--drop", "class000")[0] == 2  # no --out
     for out, line in ((trained.directory, "not empty, it holds "), (trained.directory / "config.toml", "is a file")):
@@ -195,6 +273,9 @@ def test_where_it_cannot_be_written(trained, capsys, tmp_path):
         assert found == 2 and line in errors[0] and "choose another" in errors[0]
     found, _, errors = run_edit(capsys, trained.copy, *words, tmp_path / "new")
     assert found == 5 and "results.json: No such file" in errors[0]
+    monkeypatch.chdir(tmp_path)
+    found, _, errors = run_edit(capsys, trained.directory, *words, ".")
+    assert (found, errors) == (2, ["edit: --out .: the current directory can't be replaced; name a folder in it"])
     with edit.new_directory(tmp_path / "new"):
         found, _, errors = run_edit(capsys, trained.directory, *words, tmp_path / "new")
     assert found == 6 and "is in use by process" in errors[0]

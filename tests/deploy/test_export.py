@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from flask import Flask
 import cil_func
 from cil_func import config
 from cil_func.__main__ import main
-from cil_func.deploy import export, inputs, portable
+from cil_func.deploy import export, inputs, model_card, portable
 from cil_func.deploy.predictor import Predictor
 from cil_func.runs import saved_model
 from cil_func.runs.checkpoints import SavedModel
@@ -93,6 +94,19 @@ def test_the_folder_of_the_hub_can_be_loaded(runs, folder):
         assert f"\n## {name}\n" in card
 
 
+def test_the_card_says_that_validation_images_were_measured(runs, tmp_path):
+    shutil.copytree(runs["wa"].directory, tmp_path / "run")
+    path = tmp_path / "run/results.json"
+    results = json.loads(path.read_text())
+    names = []
+    for place in ("test", "validation"):
+        results["config"]["data"]["tests_on"] = place
+        path.write_text(json.dumps(results))
+        front = yaml.safe_load(model_card.card(cil_func.load(runs["wa"].copy), tmp_path / "run").split("---\n")[1])
+        names.append(front["model-index"][0]["results"][0]["metrics"][0]["name"])
+    assert names[1] == names[0] + ", on validation images"
+
+
 def test_the_module_is_the_model_in_float32(trained):
     """Of a batch of any size, and with gradients for its buffers left alone."""
     predictor = cil_func.load(trained.copy)
@@ -146,7 +160,65 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, monkeypatch, words, st
     assert out == "" and err.startswith(f"export: {message}") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("at", ["config.json", "README.md", "calibration.safetensors"])
+def test_an_interrupted_export_changes_nothing(calibrated, tmp_path, monkeypatch, capsys, at):
+    """A folder that was there stays as it was; one that was not isn't made. The same command works afterwards."""
+    before, write = tmp_path / "before", export.files.write_chunks
+    shutil.copytree(calibrated / "card", before)
+    old = {path.name: path.read_bytes() for path in before.iterdir()}
+
+    def interrupted(path, chunks):
+        if Path(path).name == at:
+            raise KeyboardInterrupt
+        write(path, chunks)
+
+    for out in (before, tmp_path / "new"):
+        with monkeypatch.context() as patch:
+            patch.setattr(export.files, "write_chunks", interrupted)
+            assert main(["export", str(calibrated / "run"), "--to", "hf", "--out", str(out)]) == 130
+        assert [path.name for path in tmp_path.iterdir()] == ["before"]
+        assert {path.name: path.read_bytes() for path in before.iterdir()} == old
+    (tmp_path / ".new.export.tmp").mkdir()  # a killed export leaves one
+    (tmp_path / ".new.export.tmp/README.md").mkdir()
+    assert main(["export", str(calibrated / "run"), "--to", "hf", "--out", str(tmp_path / "new")]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(old)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "new"]
+    capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def calibrated(runs, tmp_path_factory):
+    """run/, a copy of a run that is calibrated, and card/, its export."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    shutil.copytree(runs["wa"].directory, folder / "run")
+    assert main(["calibrate", str(folder / "run"), str(runs["wa"].images / "test")]) == 0
+    assert main(["export", str(folder / "run"), "--to", "hf", "--out", str(folder / "card")]) == 0
+    return folder
+
+
+def test_an_export_over_an_older_one_keeps_nothing_of_its_model(calibrated, runs, tmp_path):
+    """Files of other names stay, such as those of a clone of the hub's folder."""
+    shutil.copytree(calibrated / "card", tmp_path / "card")
+    (tmp_path / "card/notes.txt").touch()
+    assert cil_func.load(tmp_path / "card").temperature != 1.0
+    assert main(["export", str(runs["wa"].copy), "--to", "hf", "--out", str(tmp_path / "card")]) == 0
+    assert cil_func.load(tmp_path / "card").temperature == 1.0
+    assert "Not calibrated" in (tmp_path / "card/README.md").read_text()
+    assert (tmp_path / "card/notes.txt").exists()
+
+
+def test_into_the_current_folder(runs, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        assert main(["export", str(runs["wa"].copy), "--to", "hf", "--out", "."]) == 0
+        assert "model.json" in [path.name for path in Path().iterdir()]
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_other_answers_are_not_written(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "_CLOSE", 0.0)
     assert main(["export", str(runs["wa"].copy), "--out", str(tmp_path / "model.pt2")]) == 1
     assert "nothing is written" in capsys.readouterr().err and not (tmp_path / "model.pt2").exists()
+    assert main(["export", str(runs["wa"].copy), "--to", "hf", "--out", str(tmp_path / "card")]) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -59,6 +59,16 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(trained, capsys, tmp_
     assert status == 3 and json.loads(lines[0]) == {"path": str(words[2]), "error": "the file is empty"}
 
 
+def test_without_a_single_image_each_path_is_named(trained, capsys, tmp_path):
+    words = [str(tmp_path / f"n{number}") for number in range(6)]
+    reason = "there is no such file or folder"
+    status, lines, errors = predict(capsys, trained.copy, *words)
+    assert (status, lines, errors) == (3, [], [f"predict: {word}: {reason}" for word in words])
+    status, lines, again = predict(capsys, trained.copy, *words, "--json")
+    assert (status, again) == (3, errors)
+    assert [json.loads(line) for line in lines] == [{"path": word, "error": reason} for word in words]
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [

@@ -1,6 +1,8 @@
 """`cil_func.load`: its answers are those that training measured, for files, Pillow images and arrays alike."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from PIL import Image
 
 import cil_func
 from cil_func import experiment, metrics, tree
+from cil_func.__main__ import main
 from cil_func.errors import CheckpointError, ConfigError, DataError
 from cil_func.training import evaluation
 
@@ -156,6 +159,48 @@ def test_what_is_no_finished_run_is_refused(trained, tmp_path):
     (incomplete / "model.json").write_text(json.dumps(description))
     with pytest.raises(CheckpointError, match=r"model.json is damaged \('mean'\)"):
         cil_func.load(incomplete)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda told: told.pop("classes"), "model.json is damaged ('classes'); put it back from a copy"),
+        (lambda told: told.pop("predict"), "model.json is damaged ('predict'); put it back from a copy"),
+        (lambda told: told["classes"].pop(), "model.json is damaged (its phases don't bring 3 classes); put it back"),
+        (lambda told: told["classes"][0].update(name=7), "model.json is damaged (7 is no text); put it back"),
+        (lambda told: told["config"]["method"].update(newkey=1),
+         "model.json holds what this version doesn't know (method.newkey: unknown key; "),
+    ],
+)  # fmt: skip
+def test_a_model_of_another_version_or_with_a_part_missing_is_one_line(trained, tmp_path, capsys, change, words):
+    new = shutil.copytree(trained.copy, tmp_path / "new")
+    description = json.loads((new / "model.json").read_text())
+    change(description)
+    (new / "model.json").write_text(json.dumps(description))
+    assert main(["predict", str(new), str(files_of(trained)[0])]) == 5
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"predict: {new}: {words}") and err.count("\n") == 1
+
+
+def test_a_run_that_cannot_be_entered_is_one_line(trained, tmp_path, capsys, monkeypatch):
+    long = "x" * 300
+    assert main(["predict", long, str(files_of(trained)[0])]) == 2
+    assert capsys.readouterr().err == (
+        f"predict: {long}: it can't be entered (File name too long); give the directory of a finished run\n"
+    )
+    assert main(["report", long]) == main(["report", long, long]) == 2
+    assert main(["predict", "~there_is_no_such_user", str(files_of(trained)[0])]) == 2
+    assert "~there_is_no_such_user: there is no such directory" in capsys.readouterr().err
+    exists = Path.exists
+
+    def refused(path):  # as in a folder without the right to enter it, which root has everywhere
+        if path.parent == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert main(["export", str(tmp_path)]) == 2
+    assert "it can't be entered (Permission denied); give " in capsys.readouterr().err
 
 
 def test_a_formula_is_imported_without_torch():

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import train
-from cil_func import config
+from cil_func import config, methods, tree
 from cil_func.config import effects
 from cil_func.memory import Budget
 from cil_func.runs import checkpoints, extension_config, memory_files, parent, saved_model, setup, trial_steps
@@ -354,3 +354,37 @@ def test_mistakes_about_the_run_and_the_folder(base, folders, names, tmp_path, c
     data[-1] ^= 1
     (tmp_path / "copy" / "model.safetensors").write_bytes(data)
     assert extend(tmp_path / "copy", folders["new"], tmp_path / "e") == says(5, "model.safetensors is damaged")
+
+
+@pytest.mark.parametrize(("before", "method"), [("wa", "ncm"), ("wa", "fetril"), ("ncm", "fetril")])
+def test_rows_computed_from_features_do_not_join_those_of_another_method(before, method, folders, tmp_path, capsys):
+    kept = "memory.size=12" if before == "wa" else "memory.size=0"
+    assert run(folders["old"], tmp_path / "old", f"method.name={before}", kept) == 0
+    capsys.readouterr()
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "new", f"method.name={method}") == 2
+    line = f"{method} can't go on with the model of {tmp_path / 'old'}, which {before} has trained; take {before}\n"
+    assert capsys.readouterr().err.endswith(line)
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "same", f"method.name={before}") == 0
+
+
+@pytest.mark.parametrize(("before", "method"), [("derpp", "ewc"), ("ewc", "mas"), ("ewc", "rwalk"), ("wa", "il2m")])
+def test_what_another_method_remembers_is_not_taken_over(before, method, folders, tmp_path):
+    """Fisher information is no importance of MAS, though both are a number a weight."""
+    kept = "memory.size=12" if before in ("derpp", "wa") else "memory.size=0"
+    assert run(folders["old"], tmp_path / "old", f"method.name={before}", kept) == 0
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "new", f"method.name={method}") == 0
+    found = checkpoints.load_model(tmp_path / "new").extra
+    assert "logits" not in found and found.keys() == saved_extra(method).keys()
+    assert all(torch.isfinite(leaf).all() for leaf in tree.leaves(found))
+
+
+def saved_extra(method):
+    """What a method remembers before phase 0 of a network with a linear classifier."""
+    made = methods.make(method, methods.Options())
+    return made.extra.start({"backbone": {}, "classifier": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}})
+
+
+def test_phases_that_are_learned_already_are_not_asked_for_two_classes(folders, tmp_path):
+    """lwf can't learn a single class; the run that it extends had one in its second phase."""
+    assert run(folders["old"], tmp_path / "old", "data.increment=[3, 1]", "data.initial_increment=0") == 0
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "new", "method.name=lwf", "memory.size=0") == 0

@@ -85,15 +85,19 @@ def test_between_epochs_the_validation_images_are_looked_at(kept, moved):
     assert {on for _, on in evaluations(kept)} == {"validation"} and {on for _, on in evaluations(moved)} == {None}
 
 
-def test_all_accuracies_may_be_on_validation_images_alone(moved, tmp_path):
+def test_all_accuracies_may_be_on_validation_images_alone(moved, tmp_path, capsys):
     assert run(tmp_path / "run", *KEPT, "data.tests_on=validation") == 0
     assert weights(tmp_path / "run") == weights(moved) and results(tmp_path / "run")[0] == results(moved)[0]
     assert {on for _, on in evaluations(tmp_path / "run")} == {"validation"}
+    assert "\nall of it on validation images; the test images are unseen\n" in capsys.readouterr().out
 
 
 def test_a_run_of_the_first_phase_is_the_beginning_of_the_whole_one(kept, tmp_path, capsys):
     assert run(tmp_path / "run", *KEPT, "data.phases=1") == 0
     rows, found = results(tmp_path / "run")
+    out = capsys.readouterr().out
+    assert f"\nlast on validation images     {found['validation']['last_accuracy']:5.1f} %\n" in out
+    assert "the test images are unseen" not in out
     assert rows == results(kept)[0][:1] and found["num_classes"] == 2 and len(found["class_names"]) == 2
     whole = {each["name"] for each in checkpoints.load_model(kept).description["classes"][:2]}
     assert {each["name"] for each in checkpoints.load_model(tmp_path / "run").description["classes"]} == whole

@@ -1,9 +1,14 @@
 """DER++: whole runs against a conventional loop that stores logits by itself."""
 
+from dataclasses import replace
+
 import oracle
 import pytest
 import replay_oracle
 import torch
+
+from cil_func import methods
+from cil_func.methods import derpp, ewc
 
 ALPHA, BETA = 0.7, 0.4
 
@@ -43,4 +48,16 @@ def test_three_phases_are_those_of_a_conventional_loop(beta, monkeypatch):
     assert {label: len(rows) for label, rows in run.exemplars[-1].items()} == {
         int(label): len(rows) for label, rows in run.extra["logits"].items()
     }
+    assert [leaf.shape[1] for leaf in run.extra["logits"].values()] == [3, 3, 3, 5, 5, 7, 7]
+
+
+def test_stored_logits_stay_beside_what_a_method_of_ones_own_remembers(monkeypatch):
+    """DER++ with EWC's penalty and importances: the logits are those of the phase that an exemplar came with."""
+    plain, both = derpp.make, ewc.make
+    own = lambda options, **more: replace(  # noqa: E731
+        plain(options, **more), extra=both(options).extra, penalty=both(options).penalty
+    )
+    monkeypatch.setitem(methods.TABLE, "derpp", own)
+    run = oracle.learn(monkeypatch, "derpp", "method.options.images=12")
+    assert run.extra.keys() == {"logits", "importance", "anchor"}
     assert [leaf.shape[1] for leaf in run.extra["logits"].values()] == [3, 3, 3, 5, 5, 7, 7]

@@ -67,6 +67,14 @@ def test_old_scores_are_multiplied_where_a_new_class_is_predicted(probabilities,
     assert found.exp()[0].tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_classes_that_another_method_has_learned_are_not_rectified():
+    """In a run that extends another: nothing was measured when they were new."""
+    classifier = {name: leaf * (torch.arange(5) > 0) for name, leaf in EXTRA["classifier"].items()}
+    extra = {"classifier": {**classifier, "now": EXTRA["classifier"]["now"]}, "sure": EXTRA["sure"]}
+    logits = torch.tensor([[0.2, 0.1, 0.6, 0.1]]).log()
+    assert il2m.rectify(logits, extra, CLASSES).tolist() == logits.log_softmax(1).tolist()
+
+
 def test_in_phase_0_nothing_is_rectified():
     extra = il2m.start({"classifier": {"weight": torch.zeros(5, 3)}})
     logits = torch.tensor([[1.0, 2.0]])

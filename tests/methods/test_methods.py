@@ -1,13 +1,16 @@
 """Each method's record: its loss from torch's own functions on sliced logits, and what it declares."""
 
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cil_func import methods
+from cil_func import config, methods
+from cil_func.errors import ConfigError
 from cil_func.networks.outputs import classes_of
+from cil_func.runs.method_of import method_of
 
 WIDTH, SEEN, OLD = 8, 6, 4
 SIZES = [3, 1, 2, 2]  # classes 0 to 3 are old, 4 and 5 new, 6 and 7 to come
@@ -178,3 +181,31 @@ def test_declarations():
 def test_unknown_method_lists_the_known():
     with pytest.raises(ValueError, match="wa, icarl"):
         methods.make("wq", methods.Options())
+
+
+def test_each_number_among_the_options_has_a_range_and_is_refused_outside_of_it():
+    """A bare float or int would let a run begin with a value that makes no sense."""
+    for name, make in methods.TABLE.items():
+        for option in [*signature(make).parameters.values()][1:]:
+            assert option.annotation not in (int, float), (name, option.name)
+    for setting in (
+        "podnet proxies=0", "derpp images=-1", "lucir rivals=0", "ranpac width=0", "coil entropy=0.0", "si damping=0.0",
+        "ewc clip=-1.0", "bic share=-1.0", "bic share=1.0", "fetril rate=0.0", "balanced tau=-1.0",
+        "der auxiliary=-1.0",
+    ):  # fmt: skip
+        name, option = setting.split()
+        with pytest.raises(ConfigError, match=rf"^method\.options\.{option.partition('=')[0]}: "):
+            method_of(config.load("digits", [f"method.name={name}", f"method.options.{option}"]))
+
+
+@pytest.mark.parametrize("name", ["agem", "gem", "derpp"])
+def test_label_smoothing_is_of_the_exemplars_losses_too(name):
+    """Else a step's direction would be compared with those of another loss."""
+    stored, group = torch.zeros_like(STUDENT.logits), torch.tensor(2 if name == "gem" else 1)
+    one, two = (
+        methods.make(name, methods.Options(label_smoothing=smoothing)).replay.loss(
+            STUDENT, stored, TARGETS, CLASSES, group
+        )
+        for smoothing in (0.0, 0.3)
+    )
+    assert not torch.isclose(one, two)

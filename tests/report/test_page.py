@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections import Counter
@@ -12,11 +13,12 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from cil_func import config
 from cil_func.__main__ import COMMANDS
 from cil_func.report import contents, figures, page, published
 from cil_func.report.axes import svg
 from cil_func.report.material import Exemplars, Material
-from cil_func.runs import exemplar_files, files
+from cil_func.runs import command_line, exemplar_files, files, method_of
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -77,6 +79,17 @@ def test_nothing_outside_the_page_is_referred_to_and_ids_are_unique(make_run):
     assert addresses == {b"http://www.w3.org/2000/svg", b"http://www.w3.org/1999/xlink"}
 
 
+def test_the_page_says_which_images_were_measured(make_run):
+    events, results = make_run()
+    results["validation"] = {"average_incremental_accuracy": 12.25, "last_accuracy": 34.75}
+    text = Page(without_figures(material(events, results))).text
+    assert "12.2 %average, on validation images34.8 %last, on validation images" in text and "unseen" not in text
+    results = make_run()[1]
+    results["config"]["data"]["tests_on"] = "validation"
+    text = Page(without_figures(material(events, results))).text
+    assert page.ON_VALIDATION in text and "on validation images3" not in text
+
+
 def test_the_page_shows_what_was_measured(make_run):
     parsed = Page(full_page(make_run))
     for part in ("average incremental accuracy", "80.0 %", "12.5 points", "c4, c5", "named new", "data.name",
@@ -100,6 +113,19 @@ def test_commands_to_run_next_exist(make_run):
         text = Page(without_figures(material(*make_run(), state=state))).text
         found = re.findall(r"python -m cil_func (\w+)", text)
         assert "report" in found and set(found) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("preset", ["cifar-eeil", "cifar-gem", "cifar-icarl", "cifar"])
+def test_the_command_for_another_method_is_taken(make_run, tmp_path, preset):
+    """Options of the run's own method would be refused by the other one."""
+    log, results = make_run()
+    given = config.load(preset)
+    results |= {"config": config.to_dict(given), "method": given.method.name}
+    (tmp_path / "config.toml").write_text(config.to_toml(given))
+    run = material(log, results)._replace(directory=str(tmp_path))
+    [line] = [line for line in Page(without_figures(run)).text.splitlines() if "method.name=" in line]
+    flags = command_line.parse(shlex.split(line)[2:])
+    assert method_of.method_of(config.load(flags.config, flags.set)).name == "replay"
 
 
 def test_exemplars_of_a_folder_are_shown_by_class_without_deleted_and_damaged_ones(tmp_path, make_run):

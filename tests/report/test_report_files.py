@@ -107,6 +107,15 @@ def test_a_report_that_can_not_be_written_is_one_line(tmp_path, make_run, capsys
     assert capsys.readouterr().err.startswith(f"error: {directory / 'report'}: File exists")
 
 
+def test_a_folder_in_the_place_of_an_outdated_picture_is_one_line(tmp_path, make_run, capsys):
+    (tmp_path / "run").mkdir()
+    files.write_json(tmp_path / "run/results.json", make_run()[1])
+    (tmp_path / "report/accuracy.png").mkdir(parents=True)
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "report")]) == 74
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"error: {tmp_path / 'report/accuracy.png'}: ") and err.count("\n") == 1
+
+
 def test_a_run_that_is_not_finished_is_drawn_and_that_is_said(tmp_path, make_run, capsys):
     directory = save(tmp_path / "run", *make_run())
     files.write_json(directory / "status.json", {"state": "running", "pid": 1, "host": "there", "updated": 0.0})

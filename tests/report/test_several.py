@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from cil_func.report import several
+from cil_func.report import page, several
 from cil_func.report.__main__ import main
 from cil_func.report.material import Material
 from cil_func.runs import files
@@ -35,6 +35,45 @@ def test_runs_of_one_method_with_another_recipe_are_a_group_of_their_own(make_ru
     groups = several.groups_of(runs)
     names = [(group.name, len(group.runs)) for group in groups]
     assert names == [("wa (optim.epochs = 40)", 2), ("wa (optim.epochs = 20)", 1), ("replay", 1)]
+
+
+def test_runs_on_other_images_are_no_repetitions(make_run):
+    """The path of the images says nothing; the fingerprint and the names of the classes do, in whatever order."""
+    runs = [run(make_run, seed=seed) for seed in range(5)]
+    prints = "a" * 64, "a" * 64, "b" * 64, "b" * 64, None
+    for number, (each, known) in enumerate(zip(runs, prints, strict=True)):
+        each.results["config"]["data"]["path"] = f"place{number}"
+        each.results["data_fingerprint"] = known
+    runs[1].results["class_names"] = runs[1].results["class_names"][::-1]
+    runs[3].results["class_names"] = ["x", *runs[3].results["class_names"][1:]]
+    groups = several.groups_of(runs)
+    assert [(group.name, len(group.runs)) for group in groups] == [
+        ("wa (images = aaaaaaaa, classes = c0, c1, c2 and 3 more)", 2),
+        ("wa (images = bbbbbbbb, classes = c0, c1, c2 and 3 more)", 1),
+        ("wa (images = bbbbbbbb, classes = c1, c2, c3 and 3 more)", 1),
+        ("wa (images = unknown, classes = c0, c1, c2 and 3 more)", 1),
+    ]
+    assert several.markdown(groups).splitlines()[-2:] == ["", several.caution(groups)]
+    assert several.caution(groups).startswith("Careful: these runs differ in data")
+    assert several.caution(several.groups_of([runs[0], runs[1], runs[4]])) == ""  # what is unknown may be the same
+
+
+def test_runs_on_validation_images_say_so(make_run):
+    runs = [run(make_run), run(make_run, seed=1)]
+    runs[1].results["config"]["data"]["tests_on"] = "validation"
+    groups = several.groups_of(runs)
+    assert len(groups) == 2 and "some on validation images" in several.caution(groups)
+    assert several.caution(several.groups_of(runs[1:])) == page.ON_VALIDATION
+
+
+def test_extensions_of_different_runs_are_no_repetitions(make_run):
+    runs = [run(make_run, seed=seed) for seed in range(3)]
+    for each, parent in zip(runs, ("A", "A", "B"), strict=True):
+        each.results["config"]["run"]["extends"] = parent
+    groups = several.groups_of(runs)
+    assert [(group.name, len(group.runs)) for group in groups] == [
+        ("wa (run.extends = A)", 2), ("wa (run.extends = B)", 1)
+    ]  # fmt: skip
 
 
 def test_the_table_in_each_form(make_run):
@@ -68,6 +107,10 @@ def test_the_command_writes_or_prints_the_comparison(tmp_path, make_run, capsys)
     printed = capsys.readouterr()
     assert printed.out.splitlines()[2] == "| wa | 1 | 80.0 | 70.0 | 12.5 |" and "--out DIR" in printed.err
     assert main([*map(str, paths), "--out", str(tmp_path / "both")]) == 0
+    capsys.readouterr()
+    (tmp_path / "link").symlink_to(paths[0])
+    assert main([str(paths[0]), f"{paths[0]}/", str(tmp_path / "link")]) == 0  # the same run counts once
+    assert capsys.readouterr().out.splitlines()[2] == "| wa | 1 | 80.0 | 70.0 | 12.5 |"
     written = {path.name for path in (tmp_path / "both").iterdir()}
     assert written == {"report.html", "table.md", "table.csv", "table.tex", "accuracy.svg"}
     capsys.readouterr()

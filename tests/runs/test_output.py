@@ -1,5 +1,6 @@
 """What a command prints: to a pipe that nobody reads, to a full disk, and in an encoding that lacks its letters."""
 
+import io
 import json
 import os
 import subprocess
@@ -43,19 +44,23 @@ def test_nobody_reads_the_plan_the_training_or_the_table_of_a_finished_run(tmp_p
     assert launching.status(tmp_path / "run")["state"] == "finished"
 
 
-def test_letters_that_the_encoding_lacks_are_escaped():
+def test_letters_that_the_encoding_lacks_are_escaped(monkeypatch):
     words = [sys.executable, "train.py", "--config", "folder", "--set", "data.path=B\u00fccher\U0001f600"]
     done = launching.run([*words, "--print-config"], env={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert r'"B\u00fccher\U0001f600"' in done.stdout
     assert tomllib.loads(done.stdout)["data"]["path"] == "B\u00fccher\U0001f600"
-    assert json.loads(f'"{output._escaped(chr(0x201c), "latin-1")}"') == "\u201c"
+    held = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", held)
+    output.prepare()
+    output.show(json.dumps(["\u201c", "\udcff", "\u00fc"], ensure_ascii=False))
+    assert json.loads(held.buffer.getvalue().decode("latin-1")) == ["\u201c", "\udcff", "\u00fc"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 def test_a_full_disk_is_one_line(monkeypatch):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(DiskError, match="standard output: No space left on device"):
+        with pytest.raises(DiskError, match="stdout: No space left on device"):
             output.show("text")
-        output.flush()
+        output.end()

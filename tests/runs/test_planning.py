@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cil_func import config
+from cil_func import config, methods
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
 from cil_func.runs import counting, planning, setup
@@ -47,6 +47,25 @@ def test_lwf_with_a_single_class_in_a_later_phase_is_refused_before_training():
         with pytest.raises(DataError, match=r"^data\.increment: phase . brings a single class.*never learned"):
             build("method.name=lwf", f"data.increment={increment}")
     assert planning.warnings(build("method.name=lwf", "data.increment=3", "method.lwf_classes=seen")) == []
+
+
+def test_phases_that_are_not_trained_are_not_checked():
+    build("method.name=ewc", "data.increment=3", "data.phases=2")  # the last one would bring a single class
+    build("data.phases=2", "data.increment=2", "memory.size=5")  # four classes are seen
+    with pytest.raises(DataError, match="once 6 classes are seen"):
+        build("data.phases=3", "data.increment=2", "memory.size=5")
+    with pytest.raises(DataError, match=r"^data\.phases: 9, and there are 5; give at most that, or 0 for all"):
+        build("data.phases=9", "data.increment=2")
+
+
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [("ewc", ""), ("mas", ""), ("si", ""), ("rwalk", ""), ("gem", ', or set method.options.columns = "seen"'),
+     ("lwf", ', or set method.lwf_classes = "seen"')],
+)  # fmt: skip
+def test_the_way_out_of_a_single_class_is_one_that_the_method_has(method, way_out):
+    fault = methods.make(method, methods.Options()).fault_of([2, 1])
+    assert fault.endswith(f"brings 2 or more classes in each phase{way_out}")
 
 
 def test_the_plan_of_a_network_that_grows_counts_its_parameters_by_phase():

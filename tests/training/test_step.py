@@ -124,6 +124,18 @@ def test_accumulated_parts_are_the_large_batch(padded):
         assert_close(other, results[0])
 
 
+@pytest.mark.parametrize(("images", "accumulate"), [(12, 4), (12, 2), (10, 2), (10, 3), (9, 8)])
+def test_parts_are_cut_between_norm_groups(images, accumulate):
+    """More parts than groups, groups that the parts don't divide, a last group that is short."""
+    params, state = draw_model(1, SEEN)
+    batch = draw_batches(1, images)[0]
+    results = []
+    for parts in (1, accumulate):
+        run, start = make(norm_batch=4, accumulate=parts)
+        results.append(run(start(widen(params), state), taught_by(params, state, batch), batch, CLASSES, RATE))
+    assert_close(*results)
+
+
 def test_a_step_measures_the_norms_of_gradient_weights_and_update():
     params, state = draw_model(1, SEEN)
     run, start = make()

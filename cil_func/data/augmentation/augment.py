@@ -101,7 +101,7 @@ def make(
     """
     fill = tuple(min(255, round(255 * value)) for value in mean)
     policy = randaugment.parse(auto_augment) if auto_augment else None
-    draw_policy: Draw = _draw_nothing
+    draw_policy: Draw | None = None
     apply_policy: ApplyPolicy | None = None
     if policy and backend == "device":
         draw_policy, apply_policy = partial(randaugment.draw, policy), _by_device
@@ -123,7 +123,7 @@ pil = partial(make, backend="pil")
 
 def _draw(
     key: int, count: int, *, window: float, crop_padding: int, flip: bool, jitter: dict[str, float],
-    draw_policy: Draw, erasing: float,
+    draw_policy: Draw | None, erasing: float,
 ) -> Draws:  # fmt: skip
     """Makes the draws for `count` images: {name: tensor (count, ...)}, without those of changes that are off.
 
@@ -147,15 +147,10 @@ def _draw(
             low = max(0.0, 1.0 - strength)
             span = 1.0 + strength - low
             draws[name] = torch.rand(count, generator=generator(name)) * span + low
-    draws |= draw_policy(key, count)
+    draws |= draw_policy(key, count) if draw_policy else {}
     if erasing:
         draws["erasing"] = rectangles.draw(rng.fold_in(key, "erasing"), count, probability=erasing)
     return draws
-
-
-def _draw_nothing(key: int, count: int) -> Draws:
-    """A function of the module, not of `make`: an `Augment` can be sent to another process."""
-    return {}
 
 
 def _draw_seeds(key: int, count: int) -> Draws:

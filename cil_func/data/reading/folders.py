@@ -1,16 +1,16 @@
 """Reads folders of image files into uint8 arrays, and refuses by name what people get wrong in such folders."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from cil_func.data.reading import checking, decoding, file_table, image_file, listing, loading, packing
+from cil_func.data.reading import checking, decoding, file_table, image_file, listing, loading, odd_images, packing
 from cil_func.data.reading.file_table import Pixels
 from cil_func.data.reading.listing import Files, Listing
-from cil_func.data.reading.pixels import DARK, TRANSPARENT, TURNED, Rules, UnreadableError
+from cil_func.data.reading.pixels import Rules, UnreadableError
 from cil_func.errors import DataError, Mistakes
 
 _LOOKED_AT = 200  # files that are read after a mistake, to name those that can't be read in the same message
@@ -129,7 +129,7 @@ def _read_splits(found: Listing, settings: Settings) -> Splits:
     # Without `skip` reading has ended at the first one, and the next files were not looked at.
     kept = _kept_rows(found, [unread for _, unread in decoded], more=lambda at, row: _unreadable(found, at, row))
     arrays = [decoding.remove_rows(array, unread) for array, unread in decoded]
-    found.warnings += _warnings(Counter(what for what, _ in noted), settings.rules)
+    found.warnings += odd_images.warnings(Counter(what for what, _ in noted), settings.rules)
     return _splits(found, arrays, kept)
 
 
@@ -144,8 +144,8 @@ def _list_splits(found: Listing, settings: Settings) -> Splits:
     checked = [checking.look(make(paths), all_of=found.skip, workers=settings.workers) for paths in files]
     kept = _kept_rows(found, [each.faults for each in checked])
     odd, decoded = Counter(what for each in checked for _, what in each.odd), sum(each.decoded for each in checked)
-    all_of = decoded == sum(map(len, files))
-    found.warnings += _warnings(odd, settings.rules, of="" if all_of else f" of the {decoded} that were looked at")
+    of = "" if decoded == sum(map(len, files)) else f" of the {decoded} that were looked at"
+    found.warnings += odd_images.warnings(odd, settings.rules, of=of)
     return _splits(found, [make([paths[row] for row in rows]) for paths, rows in zip(files, kept, strict=True)], kept)
 
 
@@ -219,29 +219,6 @@ def _unreadable(found: Listing, split: int = 0, row: int = 0) -> list[str]:
             except UnreadableError as error:
                 more.note(file, str(error))
     return more.mistakes
-
-
-def _warnings(counts: Counter, rules: Rules, of: str = "") -> Iterator[str]:
-    """Yields one line for each of TURNED, TRANSPARENT and DARK that is true of some images.
-
-    counts: {one of the three: how many images it is true of}. rules: what was done with such images. of: of which
-    images, in words; "": of all.
-    """
-    if turned := counts[TURNED]:
-        done = "turned upright" if rules.upright else "left as stored"
-        yield f"{_images(turned)}{of} with an orientation in EXIF: {done} (data.exif_orientation)"
-    if transparent := counts[TRANSPARENT]:
-        shown = "the colours stored there" if rules.background is None else f"the colour {list(rules.background)}"
-        yield f"{_images(transparent)}{of} with transparent parts: these show {shown} (data.background)"
-    if dark := counts[DARK]:
-        yield (
-            f"{_images(dark)}{of} of 16 bits a value, dark: only the lowest quarter of the range is used; "
-            "if the files hold 10, 12 or 14 bits a value, scale them to the full range"
-        )
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _lost_classes(files: Files, unread: dict[int, str], class_names: tuple[str, ...]) -> list[str]:
