@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         close = nearest(name, COMMANDS)
         hint = f"did you mean {close}?" if close else f"there are {', '.join(COMMANDS)}"
-        print(f"cil_func: {shown(name)} is no command; {hint}", file=sys.stderr)
+        output.tell(f"cil_func: {shown(name)} is no command; {hint}")
         return 2
     module, _, function = COMMANDS[name].target.partition(":")
     return getattr(import_module(module), function)(rest)

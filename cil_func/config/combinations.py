@@ -75,12 +75,6 @@ def of_optim(optim: "PhaseOptim", table: str) -> Iterator[str]:
     elif norm_batch and optim.accumulate > 1 and optim.batch_size % norm_batch:
         given = f"{shown(optim.batch_size)} with norm_batch = {shown(norm_batch)}"
         yield f"{table}.batch_size: {given} and accumulate = {shown(optim.accumulate)}; a multiple of norm_batch"
-    elif norm_batch and optim.accumulate > (groups := optim.batch_size // norm_batch):
-        given = f"{shown(optim.accumulate)} with batch_size = {shown(optim.batch_size)}"
-        yield (
-            f"{table}.accumulate: {given} and norm_batch = {shown(norm_batch)}; 1..{groups}, since no norm group is "
-            "cut, or norm_batch = 0, which takes each part's own statistics"
-        )
 
 
 def _no_options(table: str, option: str, key: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 from cil_func.config import explain, meanings
@@ -20,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
     except ConfigError as error:
-        print(f"schema: {error}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads it
+            print(f"schema: {error}", file=sys.stderr)
         return error.exit_status
     print(explain.readme_table() if options.markdown else json.dumps(make(), indent=2) + "\n", end="")
     return 0

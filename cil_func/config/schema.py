@@ -217,7 +217,7 @@ class PhaseOptim(Table):
     batch_size: values.Images = 128
     "Images a batch, of all devices together."
     accumulate: values.Positive = 1
-    "Into how many parts of whole norm groups a batch is cut, whose gradients are added up for one update."
+    "Into how many parts of whole norm groups a batch is cut, at most; their gradients are added up for one update."
     norm_batch: values.Zero | values.Images = 0
     "Number of images that share batch norm's statistics. 0: the whole batch, or each part of accumulate."
     learning_rate: Annotated[float, Interval(gt=0)] = 0.1

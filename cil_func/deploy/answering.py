@@ -1,8 +1,8 @@
 """Runs a command so that each failure that a person can repair is one line, with the exit status of its kind."""
 
-import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -31,14 +31,15 @@ def answered(name: str, work: Callable[[], int]) -> int:
     except CilError as error:
         return _told(name, error)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        output.tell(f"{name}: interrupted")
         return INTERRUPTED
     except Exception:
-        traceback.print_exc()
+        with suppress(OSError):  # a stderr that nobody reads
+            traceback.print_exc()
         return 1
 
 
 def _told(name: str, error: CilError) -> int:
     """Prints the line of an error and returns its exit status."""
-    print(f"{name}: {error}", file=sys.stderr)
+    output.tell(f"{name}: {error}")
     return error.exit_status

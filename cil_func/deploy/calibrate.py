@@ -5,6 +5,7 @@ say, and what `predict --reject` compares with. The class that is predicted does
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     found = outputs.at(outputs.labels >= 0)
     report = measure(model, outputs)
     result = fit(model, found)._replace(report=report)
-    directory = Path(options.run).expanduser()
+    directory = Path(os.path.expanduser(options.run))
     calibration.save(directory, result, model_sha256=model.saved.description["sha256"])
     output.say("\n".join(_lines(result)))
     output.say(printable(f"written to {directory / calibration.NAME}"))

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def _points(text: str) -> float:
 
 def _compare(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
-    models = [predictor.load(run.expanduser(), device=options.device) for run in (options.old, options.new)]
+    models = [predictor.load(run, device=options.device) for run in (options.old, options.new)]
     old, new = models
     renamed = edit_history.renames_since(old.saved.description, new.saved.description)
     old_names = [renamed(name) for name in old.class_names]
@@ -133,7 +133,7 @@ def _images(options: argparse.Namespace, new: Predictor, wanted: Sequence[str], 
             except DataError as error:
                 reasons.append(f"{run}: {error}")
             except ConfigError as error:  # a run that was moved or deleted; another one may have the images
-                if run == options.new.expanduser():
+                if run == _home(options.new):
                     raise
                 reasons.append(str(error))
     if not parts:
@@ -149,7 +149,7 @@ def _runs(options: argparse.Namespace, current: NameOf, since: NameOf) -> list[t
     With each comes the function from the names in its data to those in NEW. current: of NEW's data. since: from the
     names in OLD to those in NEW.
     """
-    new, old = options.new.expanduser(), options.old.expanduser()
+    new, old = _home(options.new), _home(options.old)
     found, name_of = [(new, current)], current
     while (parent := labelled.extended_by(found[-1][0])) and parent not in [run for run, _ in found]:
         name_of = edit_history.after(edit_history.renames(edit_history.described(parent)), name_of)
@@ -180,4 +180,9 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _warn(line: str) -> None:
-    print(f"{NAME}: {printable(line)}", file=sys.stderr)
+    output.tell(f"{NAME}: {printable(line)}")
+
+
+def _home(path: Path) -> Path:
+    """Returns a path with its "~" replaced; pathlib's own raises RuntimeError where there is no such user."""
+    return Path(os.path.expanduser(path))

@@ -52,11 +52,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _edit(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
-    run = options.run.expanduser().resolve()
+    run = Path(os.path.expanduser(options.run)).resolve()
     model = predictor.load(run, device="cpu")
     plan = edit_plan.plan(model.class_names, options.drop, options.rename)
     results, config = _results(run), _read(run / "config.toml")
-    with new_directory(options.out.expanduser()) as folder:
+    with new_directory(Path(os.path.expanduser(options.out))) as folder:
         files.write_bytes(folder / "config.toml", config)
         checkpoints.save_model(folder, edited(model.saved, plan, run=str(run)))
         if model.calibration and not plan.dropped:  # a temperature belongs to the classes that it was fitted with

@@ -24,6 +24,7 @@ from cil_func.errors import CilError, ConfigError, printable
 from cil_func.runs import checkpoints, files, output
 
 PREPROCESSOR = "preprocessor_config.json"  # a folder that holds it is an export
+_UNFINISHED = ".export.tmp"
 SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "hf": "-hf"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of --to onnx
 _CLOSE = 1e-4  # how far an exported probability may be from ours; float32 itself gives about 1e-6
@@ -56,7 +57,7 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: it is a {'folder' if out.is_dir() else 'file'}; give another name")
     if out.is_file() and out.suffix != SUFFIX[options.to]:
         raise ConfigError(f"--out {out}: only a file that ends in {SUFFIX[options.to]} is replaced; give another name")
-    if out.is_dir() and any(out.iterdir()) and not (out / PREPROCESSOR).exists():
+    if out.is_dir() and {path.name for path in out.iterdir()} - {_UNFINISHED} and not (out / PREPROCESSOR).exists():
         raise ConfigError(f"--out {out}: it holds other files than an export's; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
@@ -135,12 +136,13 @@ def write_hf(model: Predictor, run: Path, out: Path) -> list[str]:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """Returns a context manager that yields an empty folder beside `out`, `.NAME.export.tmp`, deleted at the end.
+    """Returns a context manager that yields an empty folder, deleted at the end, which is on the disk of `out`.
 
-    One that a killed process has left is deleted before. Raises DiskError.
+    It is _UNFINISHED in `out` if that is there, else beside it. One that a killed process has left is deleted before.
+    Raises DiskError.
     """
     place = out.resolve()
-    folder = place.with_name(f".{place.name}.export.tmp")
+    folder = place / _UNFINISHED if place.is_dir() else place.with_name(f".{place.name}{_UNFINISHED}")
     shutil.rmtree(folder, ignore_errors=True)
     files.make_directory(folder)
     try:

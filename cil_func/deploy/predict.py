@@ -119,4 +119,4 @@ def _tell_unread(path: str, reason: str, *, as_json: bool) -> None:
             output.say(json.dumps({"path": path, "error": reason}), DataError.exit_status)
         output.flush(DataError.exit_status)  # in order, where both go to one place
     finally:
-        print(f"{NAME}: {printable(f'{os.fspath(path)}: {reason}')}", file=sys.stderr)
+        output.tell(f"{NAME}: {printable(f'{os.fspath(path)}: {reason}')}")

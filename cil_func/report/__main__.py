@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError("--out is empty; name a folder")
         return _report(options)
     except CilError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.tell(f"error: {error}")
         return error.exit_status
 
 
@@ -40,14 +40,14 @@ def _report(options: argparse.Namespace) -> int:
         lines = report_files.write_comparison(options.runs, options.out)
     else:
         lines = [report_files.comparison(options.runs)]
-        print("note: --out DIR writes this table as Markdown, CSV and LaTeX, and report.html", file=sys.stderr)
+        output.tell("note: --out DIR writes this table as Markdown, CSV and LaTeX, and report.html")
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        output.tell(f"error: {problem}")
     for directory in options.runs:
         record = status.read(directory)
         if record.get("state") not in (None, "finished"):
             which = "the run" if len(options.runs) == 1 else directory
-            print(f"note: {which} is not finished: {status.describe(record)}", file=sys.stderr)
+            output.tell(f"note: {which} is not finished: {status.describe(record)}")
     found = 1 if problems else 0
     output.say("\n".join(map(str, lines)), found)
     return found

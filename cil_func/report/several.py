@@ -138,7 +138,9 @@ def caution(groups: Sequence[Group]) -> str:
     """
     found = [run.results for group in groups for run in group.runs]
     kinds = {(_data_of(results), tuple(phase_sizes(results))) for results in found}
-    prints = {results["data_fingerprint"] for results in found if results.get("data_fingerprint")}
+    key = "tests_fingerprint" if all(results.get("tests_fingerprint") for results in found) else "data_fingerprint"
+    storages = {((results.get("config") or {}).get("data") or {}).get("storage") for results in found}
+    prints = {results[key] for results in found if results.get(key)} if len(storages) == 1 else set()
     places = {tables.on_validation_images(results) for results in found}
     if len(kinds) > 1 or len(prints) > 1:
         return "Careful: these runs differ in data or phases, so they can't be compared."

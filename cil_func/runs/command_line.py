@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
             _warn(unused)
         if options.dry_run or options.profile:
             return look(run, config, directory, options, launch)
-        return run.run(config, directory, launch, warnings=[unused] if unused else [])
+        status = run.run(config, directory, launch, warnings=[unused] if unused else [])
+        output.end()  # what can't be printed any more doesn't make a finished run a failed one
+        return status
     except CilError as error:  # `run.run` prints those of a run itself
         output.tell(f"train.py: {error}")
         return error.exit_status

@@ -12,7 +12,7 @@ from cil_func import config as configuration
 from cil_func.config import Config
 from cil_func.config.flat import flat
 from cil_func.config.messages import shown
-from cil_func.errors import ConfigError, InUseError
+from cil_func.errors import CheckpointError, ConfigError, InUseError
 from cil_func.parallel.processes import Processes
 from cil_func.runs import checkpoints, lock, moved_parent, status
 from cil_func.runs.environment import resolve
@@ -27,9 +27,9 @@ class FoundRun(NamedTuple):
     """What `read_directory` has found.
 
     config: the configuration of the run, with device and precision resolved. Of a run that is finished or has a
-    checkpoint it is the stored one, with the data.path and run.extends that the command gives, its run.threads unless
-    that is 0, and its run.device unless that is "auto": then the checkpoint's. Of another one, which begins anew, it is
-    the command's.
+    checkpoint it is the stored one, with the data.path and run.extends that the command gives. If it isn't finished, it
+    also has the command's run.threads unless that is 0, and its run.device unless that is "auto": then the
+    checkpoint's. Of another one, which begins anew, it is the command's.
     finished: whether the run in the directory is finished; then no checkpoint is loaded.
     checkpoint: the newest valid one, from which the run goes on; None if there is none, as in a new directory.
     problems: what was wrong with newer checkpoints or the last attempt, one line each.
@@ -132,9 +132,13 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         "run": stored.run.model_copy(update={"extends": config.run.extends}),
     })  # fmt: skip
     record, has_results = status.read(directory), _has_results(directory)
-    whole = has_results and not (lacks_model(directory) and _has_checkpoint(directory))
-    if record.get("state") == "finished" and whole:
+    if record.get("state") == "finished" and has_results:
         return FoundRun(stored, finished=True, moved_from=moved_from)
+    if record.get("state") == "finished" and not (_lacks_model(directory) or _has_checkpoint(directory)):
+        raise CheckpointError(
+            f"{directory}: the run is finished, its results.json is gone or damaged, and no checkpoint is there to "
+            "write it again from; put it back from a copy, or choose another --out"
+        )
     if not moved_from:
         on_owned()
     loaded, problems = checkpoints.newest(directory / "checkpoints")
@@ -162,13 +166,21 @@ def _has_results(directory: Path) -> bool:
         return False
 
 
-def lacks_model(directory: Path) -> bool:
-    """Returns whether one of the two files of a finished run's model is missing."""
+def lost_model(directory: Path) -> str:
+    """Returns a line, with the way out, if one of the two files of a finished run's model is missing; else ""."""
+    if not _lacks_model(directory):
+        return ""
+    again = "delete its results.json too, and the same command writes both again from the last checkpoint"
+    way_out = again if _has_checkpoint(directory) else "so are its checkpoints; another --out trains it again"
+    return f"warning: its model is gone; {way_out}"
+
+
+def _lacks_model(directory: Path) -> bool:
     return not all((directory / name).exists() for name in ("model.safetensors", "model.json"))
 
 
 def _has_checkpoint(directory: Path) -> bool:
-    """Returns whether there is a checkpoint, valid or not, from which a finished run's model may be written again."""
+    """Returns whether there is a checkpoint, valid or not."""
     return any((directory / "checkpoints").glob("*.json"))
 
 

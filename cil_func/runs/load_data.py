@@ -138,8 +138,8 @@ def _tested_by(run: Parent) -> sources.Dataset | None:
     Its training images may have changed since, as after exemplars of a run that it extends were deleted; but not for a
     run of an older version, which has noted the fingerprint of all its images alone.
     """
-    method = method_of(run.config)  # its own: exemplars are among its images if it has trained on them
     try:
+        method = method_of(run.config)  # its own: exemplars are among its images if it has trained on them
         before = parent.read(run.config)
         data = _load_own(run.config, method, before, OWN_MEMORY)
         if before:

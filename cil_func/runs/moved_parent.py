@@ -30,7 +30,7 @@ def _began_with(directory: Path) -> str | None:
     """Returns the SHA-256 of the model that the run in a directory extends; None if it isn't known."""
     lineage = _json(directory / "model.json").get("lineage")
     if lineage:
-        return (lineage["parent"] or {}).get("sha256")
+        return (lineage.get("parent") or {}).get("sha256")
     folder = directory / "checkpoints"
     for number in sorted(checkpoint_files.list_names(folder), reverse=True):
         try:

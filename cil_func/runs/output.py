@@ -4,6 +4,7 @@ import codecs
 import errno
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,6 @@ from typing import TextIO
 
 from cil_func.runs import files
 
-_NO_READER = {errno.EPIPE, errno.EIO}  # as of `| head`, and of a terminal that was closed
 _ESCAPED = "cil_func.escaped"  # the name by which codecs know `_escape`
 
 
@@ -85,11 +85,20 @@ def writing(exit_status: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        unread = error.errno == errno.EPIPE or (error.errno == errno.EIO and _is_device(sys.stdout))
         lose(sys.stdout)
-        if error.errno in _NO_READER:
+        if unread:
             raise NobodyReadsError(exit_status) from error
         with files.disk_errors("stdout"):
             raise
+
+
+def _is_device(stream: TextIO) -> bool:
+    """Returns whether a stream is a terminal, maybe one that was closed: it answers EIO, as a broken disk does."""
+    try:
+        return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def lose(stream: TextIO) -> None:

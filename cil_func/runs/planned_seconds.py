@@ -5,7 +5,6 @@ random. An image of an epoch costs what it costs to load, augment and teach it, 
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from cil_func.errors import NonFiniteError
 from cil_func.experiment import Experiment
 from cil_func.memory import Memory
 from cil_func.report.time_left import duration
-from cil_func.runs import counting, trial_steps
+from cil_func.runs import counting, output, trial_steps
 from cil_func.runs.setup import Setup
 from cil_func.training import runners
 from cil_func.training.progress import Progress, SaveHook
@@ -128,7 +127,7 @@ def measure(setup: Setup) -> Estimate:
 def of(setup: Setup) -> list[str]:
     """Returns the plan's lines about the time of a run, of one process, which it measures; see `measure`."""
     if setup.config.run.compile:
-        print("timing steps; this compiles them, and the run finds that in the compiler's cache", file=sys.stderr)
+        output.tell("timing steps; this compiles them, and the run finds that in the compiler's cache")
     try:
         return lines(measure(setup))
     except NonFiniteError:  # of random weights, which the run may not have

@@ -1,6 +1,7 @@
 """Pretrained weights and frozen parts of a run's network, as [model] and [optim] have them."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def with_preparation(config: Config) -> Config:
 
 def preparation_of(config: Config) -> Preparation | None:
     """Returns how the images were prepared with which model.weights were trained; None if that is unknown."""
-    file, name = Path(config.model.weights).expanduser(), config.model.backbone
+    file, name = Path(os.path.expanduser(config.model.weights)), config.model.backbone
     described = file.with_name("model.json")
     if file.name == "model.safetensors" and described.is_file():
         try:
@@ -72,7 +73,7 @@ def with_weights(config: Config, network: Network) -> Network:
     file = config.model.weights
     if not file or config.run.extends:
         return network
-    read, net = weights.read(Path(file).expanduser()), network.backbone
+    read, net = weights.read(Path(os.path.expanduser(file))), network.backbone
     loaded = weights.pretrained(net, read, file=file, name=config.model.backbone)
     loaded(0, image_size=network.image_size)  # what doesn't fit is found now
     return replace(network, backbone=replace(net, init=loaded))

@@ -25,7 +25,7 @@ from cil_func.runs import (
     saved_model,
     setup,
 )
-from cil_func.runs.directory import FoundRun, claim_directory, lacks_model, read_directory, refuse_another_run
+from cil_func.runs.directory import FoundRun, claim_directory, lost_model, read_directory, refuse_another_run
 from cil_func.runs.recording import Recorder, recorder
 from cil_func.runs.saver import CheckpointSaver
 from cil_func.runs.signals import Signals
@@ -172,8 +172,8 @@ def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -
     changed = same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from)
     if changed:
         reporter.print_line(f"warning: {changed}")
-    if lacks_model(directory):
-        reporter.print_line("warning: its model is gone, and so are its checkpoints; another --out trains it again")
+    if lost := lost_model(directory):
+        reporter.print_line(lost)
 
 
 def _train(

@@ -1,6 +1,5 @@
 """Reports how a run goes and how it ends: in status.json, and on stderr."""
 
-import sys
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from cil_func.errors import CilError, DiskError, MachineError, OwnCodeError, StoppedError, printable
 from cil_func.parallel.failure_watch import Failure
 from cil_func.parallel.processes import ALONE, Processes
-from cil_func.runs import files, status
+from cil_func.runs import files, output, status
 
 TRACEBACK = "traceback.txt"  # in the run directory
 
@@ -93,8 +92,7 @@ class StatusReporter:
 
     def print_line(self, message: str) -> None:
         """Prints one line on stderr, if it can still be written to."""
-        with suppress(OSError):
-            print(f"train.py: {message}", file=sys.stderr, flush=True)
+        output.tell(f"train.py: {message}")
 
     def _keep_traceback(self, error: BaseException) -> str:
         """Writes traceback.txt for a failure of the machine or of a user's own function.

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import sys
+import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +14,7 @@ from cil_func.config.messages import shown
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError, printable
 from cil_func.report import published
+from cil_func.runs import output
 from cil_func.studies import published_rows
 from cil_func.studies.differences import differences
 
@@ -50,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         options: argparse.Namespace = parser.parse_args(arguments)
         found = compare(read(options.a), read(options.b))
     except CilError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
+        output.tell(f"{NAME}: {error}")
         return error.exit_status
     text = json.dumps(found, indent=2, ensure_ascii=False) if options.json else "\n".join(lines(found))
-    print(text.encode(errors="replace").decode())
+    output.show(text)
     return 0
 
 
@@ -62,7 +63,7 @@ def read(name: str) -> Side:
 
     A folder that is called like a preset, and is no run, doesn't hide it. Raises ConfigError, one line.
     """
-    directory = Path(name).expanduser()
+    directory = Path(os.path.expanduser(name))
     if directory.is_dir() and any((directory / file).exists() for file in ("config.toml", "results.json")):
         return _read_run(name, directory)
     if any(row.name == name for row in published.every()) and not directory.exists():

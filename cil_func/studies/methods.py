@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import accumulate
@@ -20,7 +19,7 @@ from cil_func.errors import CilError, ConfigError
 from cil_func.methods.base import Method
 from cil_func.methods.extra import LOGITS
 from cil_func.report import published
-from cil_func.runs import load_data
+from cil_func.runs import load_data, output
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import known_size, network_of
 from cil_func.studies import numbers_by_method, published_rows
@@ -69,13 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
         config = configuration.load(options.config, options.set)
         found = rows(config, classes=options.classes, folder=options.records)
     except CilError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
+        output.tell(f"{NAME}: {error}")
         return error.exit_status
     if options.json:
         text = json.dumps([vars(row) for row in found], indent=2, ensure_ascii=False)
     else:
         text = markdown(found) if options.markdown else "\n\n".join(map(_block, found))
-    print(text.encode(errors="replace").decode())
+    output.show(text)
     return 0
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from cil_func import config as configuration
 from cil_func.config import Config, effects
 from cil_func.config.flat import flat
-from cil_func.errors import ConfigError, NonFiniteError
+from cil_func.errors import ConfigError, NonFiniteError, OwnCodeError
 from cil_func.runs.directory import refuse_another_run
+from cil_func.runs.method_of import method_of
 from cil_func.studies import search_space, search_study, search_table, sweep_jobs, sweep_plan, sweep_table
 from cil_func.studies.search_space import Axis
 from cil_func.studies.search_study import Study, Trial
@@ -114,7 +115,7 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
         for value in axis.ends:
             others = [f"{other.key}={other.ends[0]}" for other in axes if other is not axis]
             try:
-                configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"])
+                method_of(configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"]))
             except ConfigError as error:
                 raise ConfigError(f"{str(error).removeprefix('--set ')} (--search {axis.key})") from error
     return shared
@@ -135,6 +136,8 @@ def _run_trials(
             made = sweep_plan.Run(trial_name(trial.number), tuple(values), (), ("", ""))
             try:
                 sweep_plan.checked(options.config, settings, [made])
+            except OwnCodeError:  # the file may be mended
+                raise
             except ConfigError as error:  # the ends of its ranges are allowed, and these between them are not
                 failed(made.name, str(error))
                 continue

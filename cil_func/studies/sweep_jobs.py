@@ -59,7 +59,8 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
     running: dict[Job, subprocess.Popen] = {}
     ended: dict[str, int] = {}
     caught: list[int] = []
-    handled = [each for each in _STOPS if signal.getsignal(each) != signal.SIG_IGN]  # as nohup ignores SIGHUP
+    ignored = {each for each in _STOPS[2:] if signal.getsignal(each) == signal.SIG_IGN}  # SIGHUP, by nohup
+    handled = [each for each in _STOPS if each not in ignored]
     before = {each: signal.signal(each, lambda number, frame: caught.append(number)) for each in handled}
 
     def put_off(job: Job) -> None:

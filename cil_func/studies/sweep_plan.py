@@ -52,16 +52,13 @@ def runs(grid: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> li
             more = [f"{SEED}={seed}"] if seed else []
             more += ["data.class_order=shuffled", f"{ORDER}={order}"] if order else []
             name = "_".join([*words, *([f"seed-{seed}"] if seed else []), *([f"order-{order}"] if order else [])])
-            found.append(Run(_ODD.sub("", name) or "run", (*group, *more), group, (seed, order)))
+            found.append(Run(_ODD.sub("", name)[:_LONGEST] or "run", (*group, *more), group, (seed, order)))
     names = [run.name for run in found]
-    return [
-        run._replace(name=_marked(run)) if names.count(run.name) > 1 or len(run.name) > _LONGEST else run
-        for run in found
-    ]
+    return [run._replace(name=_marked(run)) if names.count(run.name) > 1 else run for run in found]
 
 
 def _marked(run: Run) -> str:
-    """Returns the name of a run, cut, with a checksum of its settings, so that it is like no other."""
+    """Returns the name of a run, cut, with a checksum of its settings, so that it is like no other of the sweep."""
     mark = hashlib.sha256(repr(run.settings).encode()).hexdigest()[:12]
     return f"{run.name[: _LONGEST - len(mark) - 1]}-{mark}"
 

@@ -1,6 +1,7 @@
 """`python -m cil_func tutorial`: lists the chapters, runs them, and writes them as pages and notebooks."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from cil_func.config.parser import Parser
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         for chapter in [cells.chapter(number) for number in options.chapters]:
             _run(chapter, Path(options.out), markdown=options.markdown, notebook=options.notebook)
     except CilError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads it
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     return 0
 

@@ -128,8 +128,8 @@ def test_workers_that_can_not_be_started_are_one_line(table, monkeypatch, recwar
     def full(*words, **more):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(multiprocessing.get_context("fork").Process, "start", full)
-    with pytest.raises(MachineError, match=r"No space left on device in /dev/shm; make room, or set data\.workers = 0"):
+    monkeypatch.setattr(multiprocessing.get_context(loading._START).Process, "start", full)
+    with pytest.raises(MachineError, match=r"No space left on device in /dev/shm; make room there, or set data"):
         loading.start(table, [loading.piece([0])], change=None, workers=1)
     gc.collect()
     assert not recwarn

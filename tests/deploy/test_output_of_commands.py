@@ -12,6 +12,8 @@ from model_copies import changed, with_classes
 from cil_func import __main__ as door
 from cil_func.runs import checkpoints
 
+full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+
 
 @contextmanager
 def unread():
@@ -47,6 +49,12 @@ def test_a_fall_is_told_whoever_reads_stdout(exchanged, monkeypatch, capsys, fla
     assert lines and all(" has fallen by " in line for line in lines)
 
 
+def test_a_fall_has_its_status_though_nobody_reads_stderr(exchanged, monkeypatch):
+    with unread() as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert ended(monkeypatch, "compare", *exchanged, "--worse-by=0") == 1
+
+
 def test_what_cannot_be_read_is_told_whoever_reads_stdout(runs, monkeypatch, capsys, tmp_path):
     words = runs["wa"].copy, tmp_path / "gone.png", runs["wa"].images / "test"
     for flags in ([], ["--json"]):
@@ -64,6 +72,7 @@ def test_a_report_that_nobody_reads_keeps_its_status(runs, monkeypatch, capsys, 
     assert "matrix.svg can't be drawn" in capsys.readouterr().err
 
 
+@full_disk
 def test_the_list_of_commands_on_a_full_disk(monkeypatch, capsys):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
@@ -71,6 +80,7 @@ def test_the_list_of_commands_on_a_full_disk(monkeypatch, capsys):
     assert capsys.readouterr().err == "cil_func: stdout: No space left on device; free some space\n"
 
 
+@full_disk
 def test_a_full_disk_is_one_line(runs, monkeypatch, capsys):
     for words in (["predict", runs["wa"].copy, runs["wa"].images], ["compare", *[runs["wa"].directory] * 2]):
         with open("/dev/full", "w") as full:

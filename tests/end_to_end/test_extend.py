@@ -368,7 +368,7 @@ def test_rows_computed_from_features_do_not_join_those_of_another_method(before,
 
 
 @pytest.mark.parametrize(("before", "method"), [("derpp", "ewc"), ("ewc", "mas"), ("ewc", "rwalk"), ("wa", "il2m")])
-def test_what_another_method_remembers_is_not_taken_over(before, method, folders, tmp_path):
+def test_what_another_method_remembers_is_not_taken_over(before, method, folders, tmp_path, monkeypatch):
     """Fisher information is no importance of MAS, though both are a number a weight."""
     kept = "memory.size=12" if before in ("derpp", "wa") else "memory.size=0"
     assert run(folders["old"], tmp_path / "old", f"method.name={before}", kept) == 0
@@ -376,6 +376,10 @@ def test_what_another_method_remembers_is_not_taken_over(before, method, folders
     found = checkpoints.load_model(tmp_path / "new").extra
     assert "logits" not in found and found.keys() == saved_extra(method).keys()
     assert all(torch.isfinite(leaf).all() for leaf in tree.leaves(found))
+    begun, took = [], parent.progress
+    monkeypatch.setattr(parent, "progress", lambda *words: begun.append(took(*words)) or begun[0])
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "again", f"method.name={method}") == 0
+    assert all((leaf == 0).all() for leaf in tree.leaves(begun[0].extra["importance"] if method == "mas" else []))
 
 
 def saved_extra(method):

@@ -146,6 +146,9 @@ def test_a_model_that_was_deleted_is_written_again_from_the_last_checkpoint(name
     directory = tmp_path / "run"
     shutil.copytree(undisturbed, directory)
     (directory / name).unlink()
+    assert train.main([*FLAGS, "--out", str(directory)]) == 0 and not (directory / name).exists()
+    assert "its model is gone; delete its results.json too, and the same" in capsys.readouterr().err
+    (directory / "results.json").unlink()
     assert train.main([*FLAGS, "--out", str(directory)]) == 0 and not real_runs.difference(directory, undisturbed)
     assert (directory / name).read_bytes() == (undisturbed / name).read_bytes()
     (directory / name).unlink()
@@ -155,6 +158,20 @@ def test_a_model_that_was_deleted_is_written_again_from_the_last_checkpoint(name
     told = capsys.readouterr()
     assert "holds this run, finished" in told.out and "its model is gone" in told.err
     assert not (directory / name).exists()
+
+
+@pytest.mark.parametrize("broken", [None, '{"phases": ['])
+def test_a_finished_run_without_checkpoints_is_not_trained_again_over_its_model(broken, undisturbed, tmp_path, capsys):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    shutil.rmtree(directory / "checkpoints")
+    (directory / "results.json").unlink()
+    if broken:
+        (directory / "results.json").write_text(broken)
+    assert train.main([*FLAGS, "--out", str(directory)]) == 5
+    assert "its results.json is gone or damaged, and no checkpoint is there" in capsys.readouterr().err
+    assert launching.status(directory)["state"] == "finished"
+    assert (directory / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
 
 
 def test_a_closed_terminal_stops_the_run_after_saving(tmp_path, monkeypatch, capsys):

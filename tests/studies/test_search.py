@@ -207,6 +207,16 @@ def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path):
     assert all("method.kd_weight" in line for line in said if line.partition(":")[0] in refused)
 
 
+def test_mistakes_in_the_methods_options_are_no_failed_trials(tmp_path, capsys):
+    """They are found before anything is written, as a user's own file that isn't there is."""
+    for flags, words in (
+        (["--set", "method.options.strength=1"], "strength"), (["--set", "method.name=gone.py:make"], "gone.py"),
+        (["--search", "method.options.none=1,2"], "none"),
+    ):  # fmt: skip
+        assert sweep.main([str(tmp_path / "none"), *SEARCH, *KEPT, *flags]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_phases_of_the_user_hold_for_the_winner_too(tmp_path):
     few, runs = [*KEPT[1:], "data.phases=2"], FakeRuns()
     assert search.run(options(tmp_path, set=few, trials=2), [], [], train=runs, tell=lambda line: None) == 0

@@ -110,7 +110,7 @@ def test_names_are_short_and_different():
     keys = [f"method.options.a_rather_long_name_of_an_option_{number}=1" for number in range(4)]
     found = sweep_plan.runs([*keys, "data.increment=[1,1,8],[1,18]"], ["0", "1"], [])
     names = [run.name for run in found]
-    assert len(set(names)) == 4 and max(map(len, names)) == 120
+    assert len(set(names)) == 4 and max(map(len, names)) <= 120
     one, two = sweep_plan.runs(["data.increment=[1,1,8],[1,18]"], [], [])
     assert one.name != two.name and one.name.startswith("increment-118-")
     assert sweep_plan.runs(["data.increment=[1,1,8],[1,18]"], [], [])[0].name == one.name

@@ -11,7 +11,7 @@ from cil_func.data.reading import decoding, file_table, image_file, loading
 from cil_func.data.reading.file_table import FileTable
 from cil_func.errors import DataError
 
-_LOOKED_AT = 20_000  # files whose beginning and end are looked at: some seconds
+_LOOKED_AT = 20_000  # files whose beginning and end are looked at: some seconds, but of kinds without an end decoded
 _DECODED = 256  # files that are decoded, evenly spread
 _PIECE = 32  # files that a worker decodes in one go
 _RESIDENT_SHARE = 0.5  # of the free memory, that images in memory may take by themselves
@@ -65,9 +65,9 @@ def look(table: FileTable, *, all_of: bool, workers: int) -> Looked:
             return _decoded(table, range(len(table)), workers)
         faults, odd, decoded = _decoded(table, file_table.spread(len(table), _DECODED), 0)
         side = table.size[0] if table.resizes else 0
-        for row in file_table.spread(len(table), _LOOKED_AT):
-            if row not in faults and not image_file.looks_whole(table.path(row), side):
-                faults |= _decoded(table, [row], 0).faults
+        looked_at = [row for row in file_table.spread(len(table), _LOOKED_AT) if row not in faults]
+        unclear = [row for row in looked_at if not image_file.looks_whole(table.path(row), side)]
+        faults |= _decoded(table, unclear, workers).faults
     return Looked(dict(sorted(faults.items())), odd, decoded)
 
 

@@ -87,7 +87,8 @@ _LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 def looks_whole(file: str, image_size: int = 0) -> bool:
     """Returns whether beginning and end of a file are those of an image that `read` can bring to `image_size`.
 
-    Takes a tenth of the time of decoding. A file of which it is false may be sound: `read` decides.
+    Takes a tenth of the time of decoding. A file of which it is false may be sound, as each of a kind without such an
+    end: `read` decides.
     """
     try:
         with open(file, "rb", opener=_open) as stream:

@@ -149,10 +149,9 @@ def _begun(loader: DataLoader) -> Iterator[_Sent]:
         if error.errno not in (errno.ENOSPC, errno.EMFILE, errno.ENFILE):
             raise
         traceback.clear_frames(error.__traceback__)  # what torch has begun is not finished by Python at some later time
-        where = " in /dev/shm" if error.errno == errno.ENOSPC else ""
-        raise MachineError(
-            f"processes that decode can't be started: {error.strerror}{where}; make room, or set data.workers = 0"
-        ) from None
+        full = error.errno == errno.ENOSPC and _START
+        way_out = " in /dev/shm; make room there, or set data.workers = 0" if full else "; set data.workers = 0"
+        raise MachineError(f"processes that decode can't be started: {error.strerror}{way_out}") from None
 
 
 def _slots(workers: int, shape: tuple[int, ...]) -> np.ndarray | None:

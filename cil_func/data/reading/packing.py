@@ -202,7 +202,8 @@ def _teller(path: str, count: int, size: int) -> Callable[[int], None]:
     def tell(done: int) -> None:
         if count * size >= _TOLD_BYTES and 10 * done // count > told[0]:
             told[0] = 10 * done // count
-            print(f"packing {count:,} images into {path} ({count * size / 1e9:.1f} GB): {done:,}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # nobody reads it
+                print(f"packing {count:,} images into {path} ({count * size / 1e9:.1f} GB): {done:,}", file=sys.stderr)
 
     return tell
 
