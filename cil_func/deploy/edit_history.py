@@ -1,9 +1,10 @@
 """The edits that a model has gone through, as model.json's lineage lists them, and the names that classes have had."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from cil_func.runs import files
 
 NameOf = Callable[[str], str]  # from a class's name in one place to its name in another
 
@@ -63,10 +64,7 @@ def after(first: NameOf, second: NameOf) -> NameOf:
 
 def described(directory: Path) -> dict[str, Any]:
     """Returns the content of a run's model.json; {} if it can't be read, as of a run that isn't there any more."""
-    try:
-        return json.loads((directory / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    return files.read_object(directory / "model.json")
 
 
 def _applied(found: Sequence[Mapping[str, Any]]) -> NameOf:

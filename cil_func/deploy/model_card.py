@@ -7,7 +7,7 @@ from typing import Any
 from cil_func.deploy.predictor import Predictor
 from cil_func.errors import ConfigError
 from cil_func.report import tables
-from cil_func.runs import report_files
+from cil_func.runs import files, report_files
 
 _USE = """\
 ```python
@@ -95,11 +95,7 @@ def _results(run: Path) -> tuple[dict[str, Any], str]:
     except ConfigError:
         if not path.exists():
             return {}, _NO_RESULTS
-    try:
-        edited = json.loads(path.read_bytes()).get("before_edit")
-    except (OSError, ValueError, AttributeError):
-        edited = None
-    return {}, _EDITED if edited else _UNREADABLE
+    return {}, _EDITED if files.read_object(path).get("before_edit") else _UNREADABLE
 
 
 def _front_matter(description: dict[str, Any], results: dict[str, Any]) -> str:

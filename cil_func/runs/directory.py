@@ -14,7 +14,7 @@ from cil_func.config.flat import flat
 from cil_func.config.messages import shown
 from cil_func.errors import CheckpointError, ConfigError, InUseError
 from cil_func.parallel.processes import Processes
-from cil_func.runs import checkpoints, lock, moved_parent, status
+from cil_func.runs import checkpoints, files, lock, moved_parent, status
 from cil_func.runs.environment import resolve
 from cil_func.runs.packing import Loaded
 
@@ -160,10 +160,7 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
 
 def _has_results(directory: Path) -> bool:
     """Returns whether results.json is there and whole. A broken one is written again when the run goes on."""
-    try:
-        return isinstance(json.loads((directory / "results.json").read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError):
-        return False
+    return bool(files.read_object(directory / "results.json"))
 
 
 def lost_model(directory: Path) -> str:

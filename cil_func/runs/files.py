@@ -97,6 +97,15 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; {} if the file is missing, damaged, or holds something else."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def json_value(value: Any, where: str, *, refuse: bool) -> Any:
     """Returns `value` in JSON's own types: arrays and tensors become lists and numbers, paths become text.
 

@@ -1,12 +1,10 @@
 """Recognises the run that another one extends in a folder to which it was moved, by its model."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from cil_func.config import Config
 from cil_func.errors import CheckpointError
-from cil_func.runs import checkpoint_files
+from cil_func.runs import checkpoint_files, files
 from cil_func.runs.parent import Parent
 
 KEY = "parent_sha256"  # in the record of a checkpoint
@@ -22,13 +20,13 @@ def is_same(directory: Path, config: Config) -> bool:
 
     It is so if the two have the same model. False if it isn't known, as for checkpoints of older versions.
     """
-    here = _json(Path(config.run.extends) / "model.json").get("sha256") if config.run.extends else None
+    here = files.read_object(Path(config.run.extends) / "model.json").get("sha256") if config.run.extends else None
     return here is not None and here == _began_with(directory)
 
 
 def _began_with(directory: Path) -> str | None:
     """Returns the SHA-256 of the model that the run in a directory extends; None if it isn't known."""
-    lineage = _json(directory / "model.json").get("lineage")
+    lineage = files.read_object(directory / "model.json").get("lineage")
     if lineage:
         return (lineage.get("parent") or {}).get("sha256")
     folder = directory / "checkpoints"
@@ -38,12 +36,3 @@ def _began_with(directory: Path) -> str | None:
         except CheckpointError:  # of a save that was interrupted, or damaged
             continue
     return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Returns the object in a file; {} if it can't be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

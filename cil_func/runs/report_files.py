@@ -86,10 +86,7 @@ def read_run(directory: Path) -> Material:
 
 def _lineage(path: Path) -> Mapping[str, Any]:
     """Returns what model.json says about where the run came from; {} if it says nothing, or can't be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("lineage")
-    except (OSError, ValueError, AttributeError):
-        return {}
+    found = files.read_object(path).get("lineage")
     return found if isinstance(found, dict) else {"lineage": found} if found else {}
 
 

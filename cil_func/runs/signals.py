@@ -16,6 +16,12 @@ _HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
 _SAME_SECONDS = 1.0  # Ctrl-C on a terminal reaches a process twice, from the terminal and from the launcher
 
 
+def handled() -> list[int]:
+    """Returns the signals that stop this process: those of NAMES, but not SIGHUP where nohup has it ignored."""
+    ignored = _HANG_UP is not None and signal.getsignal(_HANG_UP) == signal.SIG_IGN
+    return [number for number in NAMES if number != _HANG_UP or not ignored]
+
+
 class Signals:
     """A context manager that handles SIGINT, SIGTERM and SIGHUP, of a terminal that was closed, during its block.
 
@@ -37,9 +43,7 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            ignored = _HANG_UP is not None and signal.getsignal(_HANG_UP) == signal.SIG_IGN
-            handled = [number for number in NAMES if number != _HANG_UP or not ignored]
-            self._previous = {number: signal.signal(number, self._receive) for number in handled}
+            self._previous = {number: signal.signal(number, self._receive) for number in handled()}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,5 @@
 """Writes and reads status.json: what a run is doing, or how it ended."""
 
-import json
 import os
 import socket
 import threading
@@ -76,11 +75,7 @@ def read(directory: str | Path) -> dict[str, Any]:
 
     It is a message for people: whether and where a run goes on is decided by its checkpoints.
     """
-    try:
-        record = json.loads((Path(directory) / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return files.read_object(Path(directory) / "status.json")
 
 
 def lives(record: dict[str, Any]) -> bool:

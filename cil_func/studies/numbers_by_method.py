@@ -1,6 +1,5 @@
 """Our own numbers of each method: what the records of runs in benchmarks/results/ say."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from cil_func import config as configuration
 from cil_func.config import Config
 from cil_func.data import scenario
 from cil_func.errors import CilError
+from cil_func.runs import files
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "results"  # isn't there in an installed package
 
@@ -22,7 +22,7 @@ def of(folder: Path, config: Config, sizes: list[int]) -> dict[str, str]:
     """
     best: dict[str, tuple[int, float, str]] = {}
     for path in sorted(folder.glob("*.json")):
-        record = _read(path)
+        record = files.read_object(path)
         theirs = record.get("conditions", {}).get("config")
         if theirs is None or not _same(theirs, configuration.to_dict(config), sizes):
             continue
@@ -30,14 +30,6 @@ def of(folder: Path, config: Config, sizes: list[int]) -> dict[str, str]:
             text = f"{average:.1f} / {last:.1f}, {path.stem}" + (f", mean of {count} seeds" if count > 1 else "")
             best[method] = max(best.get(method, (0, 0.0, "")), (count, average, text))
     return {method: text for method, (_, _, text) in best.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _figures(record: Mapping[str, Any]) -> list[tuple[str, float, float, int]]:

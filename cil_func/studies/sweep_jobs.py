@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cil_func.errors import CilError, InUseError, NonFiniteError
-from cil_func.runs import files, status
+from cil_func.runs import files, signals, status
 from cil_func.runs.lock import lock_directory
 
 _POLL_SECONDS = 0.2
 _PATIENCE = 2.0  # seconds between two looks at a run that another process trains
-_STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +58,7 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
     running: dict[Job, subprocess.Popen] = {}
     ended: dict[str, int] = {}
     caught: list[int] = []
-    ignored = {each for each in _STOPS[2:] if signal.getsignal(each) == signal.SIG_IGN}  # SIGHUP, by nohup
-    handled = [each for each in _STOPS if each not in ignored]
-    before = {each: signal.signal(each, lambda number, frame: caught.append(number)) for each in handled}
+    before = {each: signal.signal(each, lambda number, frame: caught.append(number)) for each in signals.handled()}
 
     def put_off(job: Job) -> None:
         if not later[job]:
@@ -142,5 +139,5 @@ def _how(code: int, log: Path) -> str:
     if code == 0:
         return "finished"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
-    how = "stopped" if code - 128 in _STOPS else "failed"  # a signal sent to that process alone
+    how = "stopped" if code - 128 in signals.NAMES else "failed"  # a signal sent to that process alone
     return f"{how} with exit status {code}: {lines[-1].strip()}; see {log}"

@@ -1,6 +1,5 @@
 """The table of a sweep: mean and deviation of each group of runs, and paired differences to the first group."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,12 +90,12 @@ def write(directory: Path, entries: Sequence[dict[str, Any]], plan: dict[str, An
 
 def is_finished(directory: Path) -> bool:
     """Returns whether a run directory says that its run is finished."""
-    return _json(directory / "status.json").get("state") == "finished"
+    return files.read_object(directory / "status.json").get("state") == "finished"
 
 
 def results_of(directory: Path) -> dict[str, Any]:
     """Returns the content of a finished run's results.json; {} if the run isn't finished, or MEASURES aren't in it."""
-    found = _json(directory / "results.json") if is_finished(directory) else {}
+    found = files.read_object(directory / "results.json") if is_finished(directory) else {}
     return found if all(key in found for key in MEASURES) else {}
 
 
@@ -110,14 +109,6 @@ def refuse_without_results(directory: Path, ended: Mapping[str, int]) -> None:
             f"{directory / name} is finished, and its results.json lacks what the table needs, as that of another "
             "version may; delete the directory, and the same command trains it again"
         )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _device(results: Mapping[str, Any]) -> str:

@@ -138,3 +138,12 @@ def test_only_temporary_files_of_killed_processes_are_removed(tmp_path, monkeypa
         (tmp_path / name).touch()
     files.remove_temporary_files(tmp_path, tmp_path / "nowhere")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "results.json"])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ('{"a": ', {}), (None, {}), ("\udcff", {})]
+)
+def test_an_object_is_read_or_nothing(text, found, tmp_path):
+    if text is not None:
+        (tmp_path / "a.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert files.read_object(tmp_path / "a.json") == found
