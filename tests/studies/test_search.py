@@ -274,8 +274,9 @@ def test_the_lock_of_a_killed_process_ends(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(JournalFileOpenLock.__init__, "__defaults__", (3,))
+    assert journal(Path("search"))._study._storage._backend._lock.acquire()  # and that process is gone
+    assert Path("search/search.journal.lock").exists()  # a link to a relative path would lead nowhere, and never end
     study = journal(Path("search"))
-    Path("search/search.journal.lock").write_text("")
     study.propose(0, 1)
     assert len(study.trials()) == 1 and not Path("search/search.journal.lock").exists()
 
