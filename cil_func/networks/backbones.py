@@ -147,8 +147,8 @@ def run(
     train, norm_batch, valid, drop: see `cil_func.model.apply`; taps, final_relu: see `networks.resnet.apply`.
     aux: what the taps return; {} without taps. Features and aux have at least the precision of the weights.
     net: the backbone; None: the built-in one of that name.
-    Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide, and
-    for taps or final_relu=False on a backbone that shows no maps.
+    Raises ValueError for images that are not (B, 3, H, W) or not floating point, or that norm_batch doesn't divide, for
+    none in train mode, and for taps or final_relu=False on a backbone that shows no maps.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"apply: images of shape {tuple(images.shape)}; (B, 3, H, W) fits")
@@ -157,6 +157,8 @@ def run(
             f"apply: images are {images.dtype}; give floating-point images: divide pixels by 255, then normalise "
             "them by the mean and std of the training"
         )
+    if train and not images.shape[0]:
+        raise ValueError("apply: a batch of no images; train mode needs at least one")
     if train and norm_batch and images.shape[0] > norm_batch and images.shape[0] % norm_batch:
         raise ValueError(
             f"apply: {images.shape[0]} images in groups of {norm_batch}; fill the last group up and say so in `valid`"

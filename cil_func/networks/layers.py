@@ -8,6 +8,7 @@ warm compilation of a ResNet-32 step, and views take 7 s.
 """
 
 import math
+from functools import partial
 from typing import NotRequired, TypedDict
 
 import torch
@@ -34,13 +35,13 @@ def conv_init(key: int, in_channels: int, out_channels: int, size: int) -> dict:
     """
     std = math.sqrt(2.0 / (in_channels * size * size))
     shape = (out_channels, in_channels, size, size)
-    return {"weight": torch.randn(shape, generator=rng.generator(key)) * std}
+    return {"weight": torch.randn(shape, generator=rng.generator(key), dtype=torch.float32, device="cpu") * std}
 
 
 def norm_init(channels: int) -> tuple[dict, dict]:
     """Returns (params, state) of a new batch norm: scale 1 and shift 0; running mean 0 and variance 1; each (C,)."""
-    params = {"weight": torch.ones(channels), "bias": torch.zeros(channels)}
-    return params, {"mean": torch.zeros(channels), "var": torch.ones(channels)}
+    ones, zeros = (partial(make, channels, dtype=torch.float32, device="cpu") for make in (torch.ones, torch.zeros))
+    return {"weight": ones(), "bias": zeros()}, {"mean": zeros(), "var": ones()}
 
 
 def conv_norm(

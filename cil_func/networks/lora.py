@@ -11,6 +11,7 @@ It is used as a backbone of one's own, with the base frozen, so that only adapte
 """
 
 import math
+import os
 from fnmatch import fnmatchcase
 
 import torch
@@ -20,6 +21,8 @@ from cil_func.errors import ConfigError
 from cil_func.networks import backbones, timm_skeleton, weights
 from cil_func.networks.backbones import Backbone
 
+_FILE = "model.options.file"
+
 
 def make(
     name: str, rank: int = 8, alpha: float = 8.0, modules: tuple[str, ...] = ("*.attn.qkv",), file: str = ""
@@ -28,8 +31,11 @@ def make(
 
     name: of the timm model. rank, alpha: see above; B A is multiplied by alpha / rank. modules: patterns of the linear
     layers that get adapters. file: of the base's pretrained weights, see `weights.read`; "": they are random.
-    Raises ConfigError for a model with batch norm or without such layers.
+    It is read whenever a network is set up, so it stays where it is as long as a run goes on or is extended.
+    Raises ConfigError for a model with batch norm or without such layers, and for a rank below 1.
     """
+    if rank < 1:
+        raise ConfigError(f"model.options.rank: {rank}; a whole number from 1 on fits")
     inner = backbones.backbone(f"timm:{name}")
     facts = timm_skeleton.facts(name)
     linear = [path for path, part in timm_skeleton.prototype(name).named_modules() if isinstance(part, torch.nn.Linear)]
@@ -39,7 +45,10 @@ def make(
         raise ConfigError(f"model.options: timm:{name} {fault}; a ViT, with modules = [\"*.attn.qkv\"], fits")
 
     def init(key: int, /, *, image_size=None):
-        start = weights.pretrained(inner, weights.read(file), file=file, name=name) if file else inner.init
+        start = inner.init
+        if file:
+            read = weights.read(os.path.expanduser(file), setting=_FILE)
+            start = weights.pretrained(inner, read, file=file, name=f"timm:{name}", setting=_FILE)
         base, state = start(key, image_size=image_size)
         shapes = tree.to_paths(base)
         adapters: dict[str, torch.Tensor] = {}

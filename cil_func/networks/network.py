@@ -144,15 +144,15 @@ class Network:
     def _grow_rows(self, rows: Tree, key: int, num_new: int, *, known: int, blocks: int) -> Tree:
         """Returns rows for num_new classes more: of the old ones the first `known` blocks stay, all else is drawn.
 
-        rows: {"weight": (K, feature_dim), "bias": (K,)}. A block: the D features of one backbone. The draws are those
-        of a linear layer on `blocks` of them.
+        rows: {"weight": (K, feature_dim), "bias": (K,)}, or without bias. A block: the D features of one backbone. The
+        draws are those of a linear layer on `blocks` of them.
         """
-        num_old, size = len(rows["bias"]), self.backbone.feature_dim()
+        num_old, size = len(rows["weight"]), self.backbone.feature_dim()
         drawn = self.head.init(key, blocks * size, num_old + num_new)
         drawn = {name: leaf.to(rows[name], copy=True) for name, leaf in self._widened(drawn).items()}
         drawn["weight"][:num_old, : known * size] = rows["weight"][:, : known * size]
-        drawn["bias"][:num_old] = rows["bias"]
-        return drawn
+        others = {name: torch.cat([rows[name], leaf[num_old:]]) for name, leaf in drawn.items() if name != "weight"}
+        return drawn | others
 
     def _widened(self, rows: Tree) -> Tree:
         """Returns rows padded with zeros to all features that the head is given."""

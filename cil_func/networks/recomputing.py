@@ -33,7 +33,8 @@ def recomputed(part: Callable[..., tuple[tree.Tree, tree.Tree]], *given: Any) ->
     part(*given) -> (y, others): what is differentiated, for most a tensor, and what isn't, such as new statistics; two
     trees of tensors. given: trees whose leaves may also be no tensors. All tensors that `part` uses come from them.
     The backward pass runs `part` once more: under the same autocast, with the same draws from torch's global
-    generators, and on the same tensors. So nobody may change these in between. There is no second derivative.
+    generators, and on the same tensors. So nobody may change these in between. There is no second derivative, and no
+    vmap over the call.
     """
     if torch.compiler.is_dynamo_compiling():
         raise ValueError("recompute: torch.compile can't trace it; call the function as it is, or without recompute")
@@ -52,6 +53,7 @@ def _tensors_of(given: tree.Tree) -> tuple[list[torch.Tensor], Callable[[Sequenc
         others = iter(tensors)
         return tree.map(lambda leaf: next(others) if isinstance(leaf, torch.Tensor) else leaf, given)
 
+    given = tree.map(lambda leaf: leaf, given)  # a caller may change its lists afterwards, as DenseNet does
     return [leaf for leaf in tree.leaves(given) if isinstance(leaf, torch.Tensor)], put
 
 
@@ -74,7 +76,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(twice, *tensors):
         y, others = twice(*tensors)
         # autograd takes an input that comes back as it is for a change of it in place
-        return *y, *(leaf.clone() if any(leaf is each for each in tensors) else leaf for leaf in others)
+        return tuple(leaf.clone() if any(leaf is each for each in tensors) else leaf for leaf in (*y, *others))
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -1,5 +1,6 @@
 """Finds out, without arithmetic, whether a timm model takes images of a size and whether it draws random numbers."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -21,40 +22,51 @@ def draws(name: str, image_size: Size, drop: Drop = OFF) -> bool:
 
 @cache  # a run asks several times, and two forward passes take a second
 def _draws(name: str, image_size: Size, drop: Drop) -> bool:
-    width, modes, watch = timm_skeleton.facts(name).feature_dim, (False, True), _Watch()
+    width, modes, watch = timm_skeleton.facts(name).feature_dim, (False, True), _Watch(image_size)
     for train in modes:
         try:
             module = timm_skeleton.copy(name, image_size if timm_skeleton.takes_size(name) else None, train, drop)
-            _refuse_cut_patches(module, image_size)
             with watch:
                 features = module(torch.empty(2, 3, *image_size, device="meta"))
-        except ConfigError:
+        except (ConfigError, _CutError):
             raise
         except NotImplementedError:  # an operation that the meta device lacks: nothing is known
             return True
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"{type(error).__name__} in its forward pass{reason and f': {reason}'}") from error
-        if features.shape != (2, width):
-            raise ValueError(f"its features are {tuple(features.shape)} for two images, and not (2, {width})")
+        shape = getattr(features, "shape", ())
+        if shape != (2, width):
+            raise ValueError(f"its features are {tuple(shape)} for two images, and not (2, {width})")
     if any(drop) and not watch.drew:
         key, rate = ("drop_rate", drop.rate) if drop.rate else ("drop_path_rate", drop.path_rate)
         raise ConfigError(f"model.{key}: {rate} changes nothing in timm:{name}, which has no such layer; 0 fits")
     return watch.drew
 
 
-def _refuse_cut_patches(module: torch.nn.Module, image_size: Size) -> None:
-    """Raises ValueError if the images are no whole number of patches: timm would ignore the pixels that are left."""
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    if isinstance(patch, tuple) and any(side % part for side, part in zip(image_size, patch, strict=True)):
-        raise ValueError(f"its patches have {patch[0]}x{patch[1]} pixels, and an image has no whole number of them")
+class _CutError(ValueError):
+    """The images are no whole number of patches, and timm would ignore the pixels that are left."""
 
 
 class _Watch(TorchDispatchMode):
-    """A mode in which `drew` becomes true if an operation draws random numbers."""
+    """A mode in which `drew` becomes true if an operation draws random numbers.
 
-    drew = False
+    Raises _CutError where an operation cuts images of `image_size`, or their first map, into patches with a rest.
+    """
+
+    def __init__(self, image_size: Size) -> None:
+        super().__init__()
+        self.drew, self.image_size = False, image_size
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.drew |= torch.Tag.nondeterministic_seeded in function.tags
+        if function is torch.ops.aten.convolution.default and args[0].shape[1] == 3:
+            self._refuse_rest(args[0].shape[2:], args[1].shape[2:], stride=args[3], padding=args[4])
+        if function is torch.ops.aten.im2col.default:
+            self._refuse_rest(args[0].shape[2:], args[1], stride=args[4], padding=args[3])
         return function(*args, **(kwargs or {}))
+
+    def _refuse_rest(self, sides: Sequence[int], kernel: Sequence[int], *, stride: list, padding: list) -> None:
+        if list(kernel) == list(stride) and not any(padding) and any(s % k for s, k in zip(sides, kernel, strict=True)):
+            high, wide = (k * image // side for k, image, side in zip(kernel, self.image_size, sides, strict=True))
+            raise _CutError(f"its patches have {high}x{wide} pixels, and an image has no whole number of them")

@@ -32,7 +32,8 @@ def init(key: int, name: str, *, image_size: Size | None = None) -> tuple[dict, 
         module = timm_skeleton.create(name, sized)
     params = {path: leaf.detach().clone() for path, leaf in module.named_parameters()}
     state = {path: leaf.detach().clone() for path, leaf in module.named_buffers()}
-    return tree.from_paths(params), tree.from_paths(state)
+    made = tree.from_paths(params), tree.from_paths(state)
+    return tree.cast(made, dtype=torch.float32)  # torch's default may be another
 
 
 def apply(
@@ -57,7 +58,9 @@ def apply(
     batch norm. frozen: the paths of modules that are in eval mode whatever `train` is. recompute: whether the backward
     pass computes each block again, see `networks.recomputing`; not where torch.compile traces the call.
     Works as the first use of the model too under torch.func, torch.compile(fullgraph=True) and torch.export, and in
-    several threads at once. Raises ValueError for images of another size than the parameters were made for.
+    several threads at once. Under vmap a model with batch norm in train mode needs a state for each call: map the state
+    too. Raises ValueError for images of another size than the parameters were made for, and for norm_batch or valid
+    where batch norm can't take them, as in LeViT.
     """
     weights = tree.to_paths(params)
     # timm's batch norm writes into its buffers; the copies keep our argument as it was.
@@ -80,11 +83,12 @@ def apply(
 def _call(
     module: torch.nn.Module, weights: dict, buffers: dict, images: torch.Tensor, valid: torch.Tensor | None
 ) -> torch.Tensor:
-    for path, leaf in module.named_parameters():
-        if leaf.shape != weights[path].shape:
+    given = weights | buffers
+    for path, leaf in (*module.named_parameters(), *module.named_buffers()):
+        if path in given and leaf.shape != given[path].shape:
             raise ValueError(
                 f"apply: images of {images.shape[2]}x{images.shape[3]} pixels need {path} {tuple(leaf.shape)}, and it "
-                f"is {tuple(weights[path].shape)}: the parameters were made for another size; bring the images to it"
+                f"is {tuple(given[path].shape)}: the parameters were made for another size; bring the images to it"
             )
     from cil_func.networks import timm_norms  # late: it imports timm
 

@@ -5,6 +5,7 @@ Installed into the skeletons of calls that need it. Other calls use timm's own, 
 
 import torch
 from timm.layers import BatchNormAct2d
+from timm.models.levit import LinearNorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,16 +14,25 @@ from cil_func.networks import layers
 
 def can_group(module: nn.Module) -> bool:
     """Returns whether a model has batch norm, and only of kinds that `install` can replace."""
-    found = [part for part in module.modules() if isinstance(part, _BatchNorm) or hasattr(part, "running_var")]
+    if any(isinstance(part, LinearNorm) for part in module.modules()):
+        return False  # its batch norm is given the tokens of all images as so many rows
+    found = batch_norms(module)
     return bool(found) and all(type(part) in _GROUPED and part.affine and part.momentum is not None for part in found)
 
 
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Returns the batch norms of a model, of any kind."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm) or hasattr(part, "running_var")]
+
+
 def install(module: nn.Module, norm_batch: int, *, padded: bool) -> None:
-    """Replaces a model's batch norms in place, if `can_group(module)`.
+    """Replaces a model's batch norms in place, if it has any. Raises ValueError where `can_group` says no.
 
     norm_batch: how many images share statistics; 0: all. padded: whether each call gives (B,) "valid" as a buffer of
     each batch norm, 1 for an image and 0 for padding, see `with_valid`.
     """
+    if batch_norms(module) and not can_group(module):
+        raise ValueError("apply: this model's batch norm knows no groups of images and no padding; take neither")
     for part in module.modules():
         if type(part) in _GROUPED:
             part.__class__ = _GROUPED[type(part)]

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import torch
+
 from cil_func.networks import timm_skeleton
 from cil_func.networks.timm_skeleton import Size
 
@@ -37,10 +39,20 @@ def saved_names(name: str, image_size: Size | None = None) -> frozenset[str]:
 
 
 def classifier(name: str) -> tuple[str, ...]:
-    """Returns the beginnings of the names of a classifier's tensors in timm's files of weights, such as ("fc",).
+    """Returns the names, or their beginnings, of a classifier's tensors in timm's files of weights, such as "fc".
 
+    They are what timm calls the classifier, and what else the model loses without it, such as a norm in front of it.
     Raises ConfigError for an unknown name.
     """
-    settings: Any = timm_skeleton.prototype(name).pretrained_cfg
+    without = timm_skeleton.prototype(name)
+    settings: Any = without.pretrained_cfg
     found = settings.get("classifier") or ()
-    return (found,) if isinstance(found, str) else tuple(found)
+    whole = timm_skeleton.elsewhere(_names_with_classifier, name)
+    return (*((found,) if isinstance(found, str) else found), *sorted(whole - without.state_dict().keys()))
+
+
+def _names_with_classifier(name: str) -> set[str]:
+    import timm
+
+    with torch.device("meta"):
+        return set(timm.create_model(name, pretrained=False).state_dict())

@@ -38,7 +38,7 @@ class _Recomputing:
         self.moving = [path for path, _ in block.named_buffers() if path in block.state_dict()]  # others never change
 
     def __call__(self, *inputs: Any, **more: Any) -> Any:
-        weights = dict(self.block.named_parameters(remove_duplicate=False))
+        weights = dict(self.block.named_parameters())  # of a tensor with two names one, as functional_call wants
         buffers = dict(self.block.named_buffers(remove_duplicate=False))  # all norms share one "valid"
         # copies, since the backward pass needs them as they are now
         y, moved = recomputing.recomputed(self.run, weights, self._copied(buffers), inputs, more)

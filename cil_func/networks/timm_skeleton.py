@@ -15,10 +15,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cil_func.errors import ConfigError
-from cil_func.networks import timm_recomputing
+from cil_func.networks import timm_biases, timm_recomputing
 
 Size = tuple[int, int]  # (H, W)
 
@@ -104,7 +103,7 @@ def new(
 
 
 def takes_size(name: str) -> bool:
-    """Returns whether the shapes of the model's parameters depend on the size of the images. name: timm's.
+    """Returns whether the model is made for one size of the images, as its argument `img_size` says. name: timm's.
 
     Raises ConfigError for an unknown name.
     """
@@ -120,7 +119,7 @@ def facts(name: str) -> Facts:
     module = elsewhere(_prototype, name, None, OFF)
     return Facts(
         getattr(module, "head_hidden_size", None) or module.num_features,
-        any(isinstance(part, _BatchNorm) or hasattr(part, "running_var") for part in module.modules()),
+        bool(timm_norms.batch_norms(module)),
         timm_norms.can_group(module),
         hasattr(module, "switched_off"),
     )
@@ -144,7 +143,7 @@ def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch
     import timm  # imported late: it takes seconds, and the CIFAR ResNets don't need it
 
     if not timm.is_model(name):
-        near = ", ".join(_nearest(name, timm.list_models()))
+        near = ", ".join(difflib.get_close_matches(name.lower(), timm.list_models(), n=3, cutoff=0))
         raise ConfigError(f'model.backbone: "timm:{name}" is no model of timm {timm.__version__}; near it: {near}')
     options: dict[str, Any] = {} if image_size is None else {"img_size": _side(image_size)}
     if any(drop):
@@ -159,22 +158,16 @@ def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch
                 raise
             if refused == "img_size" or options.pop(refused):
                 raise ConfigError(f"model.{refused}: timm:{name} has no such rate; 0 fits") from error
+        except RuntimeError as error:
+            if "tag" not in str(error):
+                raise
+            raise ConfigError(f'model.backbone: "timm:{name}": {str(error).rstrip(".")}; leave out the tag') from error
     return module if any(drop) else _switch_off(module)
 
 
 def _side(image_size: Size) -> int | Size:
     """Returns an image size as timm takes it: one number for square images, since some models take only these."""
     return image_size[0] if image_size[0] == image_size[1] else image_size
-
-
-def _nearest(name: str, known: list[str]) -> list[str]:
-    """Returns the three names that are most like `name`; of equally similar ones the first in the alphabet."""
-    matcher = difflib.SequenceMatcher(b=name.lower(), autojunk=False)
-    ratios = {}
-    for candidate in known:
-        matcher.set_seq1(candidate)
-        ratios[candidate] = matcher.ratio()
-    return sorted(known, key=lambda candidate: (-ratios[candidate], candidate))[:3]
 
 
 def _switch_off(module: torch.nn.Module) -> torch.nn.Module:
@@ -223,7 +216,7 @@ def _prototype(name: str, image_size: Size | None, drop: Drop) -> torch.nn.Modul
     key = (name, image_size, drop)
     if key not in _prototypes:
         with torch.device("meta"):
-            _prototypes[key] = create(*key)
+            _prototypes[key] = timm_biases.uncached(create(*key))
     return _prototypes[key]
 
 
@@ -245,6 +238,5 @@ def copy(
     if norms:
         from cil_func.networks import timm_norms  # late: it imports timm
 
-        if timm_norms.can_group(module):
-            timm_norms.install(module, norms.norm_batch, padded=norms.padded)
+        timm_norms.install(module, norms.norm_batch, padded=norms.padded)
     return timm_recomputing.install(module, copied=partial(elsewhere, deepcopy)) if recompute else module

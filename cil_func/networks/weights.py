@@ -19,15 +19,16 @@ _HOLDERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")  # k
 _SHOWN = 3
 
 
-def read(file: str | Path) -> dict[str, torch.Tensor]:
+def read(file: str | Path, *, setting: str = "model.weights") -> dict[str, torch.Tensor]:
     """Reads a file of weights. Returns {name: tensor}, on the CPU.
 
     file: .safetensors, or .pth, .pt or .bin as torch.save writes them; of the latter only tensors, numbers and texts
     are loaded, and no code is run. A table of weights inside, such as "state_dict", is taken, and "module." before all
     names is cut off. Of the model.safetensors of a run of this package it is the newest backbone.
+    setting: the key of the configuration that names it, for messages.
     Raises DataError if the file can't be read or holds no weights.
     """
-    where = f"model.weights: {file}"
+    where = f"{setting}: {file}"
     found: Any
     try:
         if os.fspath(file).endswith(".safetensors"):
@@ -51,11 +52,14 @@ def read(file: str | Path) -> dict[str, torch.Tensor]:
     return of_run(tensors)
 
 
-def pretrained(net: Backbone, tensors: Mapping[str, torch.Tensor], *, file: str, name: str) -> InitBackbone:
+def pretrained(
+    net: Backbone, tensors: Mapping[str, torch.Tensor], *, file: str, name: str, setting: str = "model.weights"
+) -> InitBackbone:
     """Returns a function like `Backbone.init` that gives these weights instead of random ones.
 
-    tensors: from `read`; a classifier among them is left out. file, name: of the weights and of the backbone, for
-    messages. The function raises DataError if tensors are missing, unknown or of another shape.
+    tensors: from `read`; a classifier among them is left out. file, name, setting: of the weights, of the backbone, and
+    the key that names the file, for messages. The function raises DataError if tensors are missing, unknown or of
+    another shape.
     """
 
     def init(key: int, /, *, image_size: Size | None = None) -> tuple[tree.Tree, tree.Tree]:
@@ -64,10 +68,11 @@ def pretrained(net: Backbone, tensors: Mapping[str, torch.Tensor], *, file: str,
         names = net.saved_names(image_size)
         every = flat[0] | flat[1]
         wanted = {path: leaf for path, leaf in every.items() if names is None or path in names}
+        others = every.keys() | (names or frozenset())  # a tensor of two names is one of `every` under one of them
         heads = tuple(f"{head}." for head in net.classifier())
-        left_out = {path for path in tensors if path not in wanted and (path in every or path.startswith(heads))}
+        left_out = {path for path in tensors if path not in wanted and (path in others or f"{path}.".startswith(heads))}
         given = {path: leaf for path, leaf in tensors.items() if path not in left_out}
-        _refuse_unfit(wanted, given, f"model.weights: {file} does not fit {name}")
+        _refuse_unfit(wanted, given, f"{setting}: {file} does not fit {name}")
         loaded = [{path: given[path].to(leaf) if path in given else leaf for path, leaf in p.items()} for p in flat]
         return tree.from_paths(loaded[0]), tree.from_paths(loaded[1])
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import cil_func
 import train
 from cil_func import rng, tree
-from cil_func.errors import ConfigError
+from cil_func.errors import ConfigError, DataError
 from cil_func.networks import backbones, lora
 
 SIZE = (32, 32)
@@ -71,3 +71,17 @@ def test_a_run_trains_adapters_and_classifier_alone(tmp_path):
     own = tree.to_paths(saved.params["backbone"]["make"])
     for path, leaf in tree.to_paths(drawn["backbone"]["make"]).items():
         assert torch.equal(own[path], leaf) is path.startswith("base."), path
+
+
+def test_a_rank_below_1_and_a_missing_file_name_their_key(monkeypatch, tmp_path):
+    for rank in (0, -1):
+        with pytest.raises(ConfigError, match=rf"^model.options.rank: {rank}; "):
+            lora.make("test_vit", rank=rank)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    net = lora.make("test_vit", file="~/weights.safetensors")
+    with pytest.raises(DataError, match=rf"^model.options.file: {tmp_path}/weights.safetensors: can't be read"):
+        net.init(0)
+    wanted, _ = backbones.backbone("timm:test_vit").init(3)
+    save_file(tree.to_paths(wanted), tmp_path / "weights.safetensors")
+    base = net.init(0)[0]["base"]
+    tree.map(lambda ours, theirs: torch.testing.assert_close(ours, theirs, rtol=0, atol=0), base, wanted)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from cil_func import classifier, model, rng, tree
-from cil_func.networks import auxiliary
+from cil_func.networks import auxiliary, cosine
 from cil_func.networks.head import Head
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
@@ -194,3 +194,12 @@ def test_classes_of_a_phase(now, old, new):
     assert found.seen.nonzero().flatten().tolist() == old + new
     assert found.phase.tolist() == [0, 0, 0, 1, 1, 2, 2] and found.now.item() == now and found.counts is None
     assert Classes(found.seen, found.old).now is None
+
+
+def test_a_head_without_bias_grows_with_its_backbones():
+    made = Network("resnet8", 6, 3, head=cosine.HEAD, grow="backbone")
+    first = made.init(0, 2)
+    second = made.expand(first, 1, 2, 1)
+    old, new = first.params["classifier"], second.params["classifier"]
+    assert "bias" not in new and new["weight"].shape == (4, made.feature_dim)
+    assert torch.equal(new["weight"][:2, :64], old["weight"][:, :64])

@@ -69,7 +69,7 @@ def test_unknown_model_is_one_line():
 
 
 def test_the_nearest_names_are_proposed():
-    with pytest.raises(ConfigError, match=r"near it: resnet18, resnet26, resnet34$"):
+    with pytest.raises(ConfigError, match=r"near it: resnet50, resnet34, resnet26$"):
         model.init(0, "timm:resnet999", 2)
     with pytest.raises(ConfigError, match="vit_tiny_patch16_224"):
         model.init(0, "timm:vit_tiny_patch16_244", 2)
@@ -102,8 +102,8 @@ def test_images_of_another_size_than_the_parameters_were_made_for_are_refused():
 @pytest.mark.parametrize(
     ("name", "size", "reason"),
     [
-        ("test_vit", (40, 32), "patches have 16x16 pixels"),  # timm would leave out 8 rows without a word
-        ("test_vit", (8, 8), "patches have 16x16"),
+        ("test_vit", (40, 32), r"height \(40\) should be divisible by patch size \(16\)"),
+        ("test_vit", (8, 8), "divisible by patch size"),
         ("convit_tiny", (32, 64), "RuntimeError in its forward pass"),  # squares alone
         ("inception_v3", (32, 32), "Kernel size"),  # a network of convolutions that ends below one pixel
     ],
@@ -236,3 +236,27 @@ def test_threads_with_models_of_their_own_do_not_meet():
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda i: model.apply(*models[i % 2], images, train=False)[1], range(30)))
     assert [torch.equal(features, expected[i % 2]) for i, features in enumerate(found)] == [True] * 30
+
+
+def test_an_unknown_tag_is_one_line():
+    with pytest.raises(ConfigError, match=r'^model.backbone: "timm:resnet18.nonsense": .* leave out the tag$'):
+        model.init(0, "timm:resnet18.nonsense", 2)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "timm:test_resnet"])
+def test_a_model_is_float32_whatever_torchs_default_is(name):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = model.init(0, name, 2)
+    finally:
+        torch.set_default_dtype(before)
+    assert {leaf.dtype for leaf in tree.leaves(made) if leaf.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "timm:test_resnet"])
+def test_a_batch_of_no_images_has_no_statistics(name):
+    params, state = model.init(0, name, 2)
+    with pytest.raises(ValueError, match=r"^apply: a batch of no images; train mode needs at least one$"):
+        model.apply(params, state, torch.zeros(0, 3, 32, 32), train=True)
+    assert model.apply(params, state, torch.zeros(0, 3, 32, 32), train=False)[0].shape == (0, 2)
