@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of every run")
     parser.add_argument("--draw", type=Path, metavar="SVG", help="draws the figure of the record, trains nothing")
     options = parser.parse_args(arguments)
+    if any(not each.startswith(("data.name=", "data.path=")) for each in options.set):
+        options = measure.parsed(parser, arguments, apart=("set",))
     record_path = options.json or measure.RESULTS / f"{options.name}-cpu.json"
     folder = options.runs or Path(f"runs/{options.name}-methods")
     if options.draw:
@@ -185,12 +187,13 @@ def draw(record: dict) -> bytes:
     """
     figure = new_figure(7, 3.4)
     axes = figure.add_subplot()
-    increment = record["conditions"]["config"]["data"]["increment"]
+    data = record["conditions"]["config"]["data"]
+    first = data["initial_increment"] or data["increment"]
     for method, (label, colour, marker, line) in DRAWN.items():
         curves = [one["top1"] for one in record["runs"] if one["method"] == method]
         if not curves:
             continue
-        seen = [increment * (phase + 1) for phase in range(len(curves[0]))]
+        seen = [first + data["increment"] * phase for phase in range(len(curves[0]))]
         columns = [*zip(*curves, strict=True)]
         axes.fill_between(seen, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.2, linewidth=0)
         means = [statistics.mean(column) for column in columns]

@@ -43,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.agreement:
         return agreement(options)
+    conditions = measure.conditions(measure.device(), commit=options.commit)
     figures, rows = {}, [["", "median ms", "best ms", "images/s"]]
     for name in QUICK if options.quick else TIMED:
-        seconds, device, precision = timed(name, options)
+        seconds, precision = timed(name, options)
         middle = {each: statistics.median(values) for each, values in seconds.items()}
         for each, values in seconds.items():
             rows.append([f"{name} {each}", 1e3 * middle[each], 1e3 * min(values), options.batch_size / middle[each]])
@@ -56,9 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in figures.items():
         if name.startswith("speedup"):
             print(f"{name}: {value:.2f}")
-    conditions = measure.conditions(device, commit=options.commit)
     conditions |= {"precision_auto": precision, "batch_size": options.batch_size, "repeats": options.repeats}
-    conditions["image_size"] = options.image_size
+    conditions |= {"image_size": options.image_size, "eager": options.eager}
     print(measure.write("backbones", figures, conditions, options.json))
     return 0
 
@@ -73,11 +73,11 @@ def parse(arguments: list[str] | None):
     parser.add_argument("--models", default=",".join(FAMILIES), help="of --agreement, separated by commas")
     parser.add_argument("--quick", action="store_true", help="timm's smallest models, for tests")
     parser.add_argument("--eager", action="store_true", help="compile nothing, for tests")
-    return parser.parse_args(arguments)
+    return measure.parsed(parser, arguments, apart=("batch_size", "image_size", "models", "quick", "eager"))
 
 
-def timed(name: str, options) -> tuple[dict[str, list[float]], str, str]:
-    """Returns ({contender: seconds of each step}, type of the device, the precision of `auto`). name: timm's."""
+def timed(name: str, options) -> tuple[dict[str, list[float]], str]:
+    """Returns ({contender: seconds of each step}, the precision of `auto`). name: timm's."""
     with tempfile.TemporaryDirectory(prefix="benchmark-backbones-") as folder:
         images = Path(folder) / "images"
         measure.write_images(images, classes=CLASSES, train=2, test=1, size=options.image_size)
@@ -88,7 +88,7 @@ def timed(name: str, options) -> tuple[dict[str, list[float]], str, str]:
         "module_tuned": conventional(name, made.device, options, tuned=True, autocast=precision == "bfloat16"),
         **{each: ours(one, options) for each, one in ready.items()},
     }
-    return step.interleaved(contenders, repeats=options.repeats, device=made.device), made.device.type, precision
+    return step.interleaved(contenders, repeats=options.repeats, device=made.device), precision
 
 
 def build(images: Path, name: str, precision: str, options) -> setup.Setup:

@@ -47,7 +47,7 @@ PARTS = ("loop", "background", "processor", "first", "load")
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = measure.device()
     conditions = measure.conditions(device, commit=options.commit) | {"repeats": options.repeats}
     every = schema.Checkpoint().every_seconds
     conditions |= {"every_seconds": every, "backbones": [options.backbone, options.large]}
@@ -76,7 +76,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--large", default="timm:vit_base_patch16_224")
-    return parser.parse_args(arguments)
+    return measure.parsed(parser, arguments, apart=("backbone", "large"))
 
 
 def states(backbone: str, device: torch.device) -> Iterator[Progress]:

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     measure.table([("figure", "value"), *figures.items()])
     conditions["config"] = configuration.to_dict(config)
     conditions["config"]["data"]["path"] = ""  # not this machine's
-    conditions["precision"] = found["cold"]["precision"]
+    conditions |= {"precision": found["cold"]["precision"], "backend": options.backend}
     print(measure.write("compile", figures, conditions, options.json))
     return 0
 
@@ -62,7 +62,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the setup")
     parser.add_argument("--backend", default="", help="torch.compile's, in place of the one that is used")
     parser.add_argument("--child", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    if (options := parser.parse_args(arguments)).child:
+        return options
+    return measure.parsed(parser, arguments, apart=("backbone", "image_size", "batch_size", "images", "set", "backend"))
 
 
 def load(images: Path, options: argparse.Namespace) -> configuration.Config:

@@ -32,6 +32,29 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *, apart: Sequence[str]
+) -> argparse.Namespace:
+    """Returns the flags as a namespace. Ends the process with one line if they would replace a record of other ones.
+
+    arguments: the words of the command; None: those of this process. apart: flags, as attributes, that change what is
+    measured. With one of them --json has to name a file: the usual one in results/ is of the usual settings.
+    """
+    options = parser.parse_args(arguments)
+    given = [name for name in apart if getattr(options, name) != parser.get_default(name)]
+    if given and not options.json:
+        flag = f"--{given[0].replace('_', '-')}"
+        parser.error(f"{flag} measures something else than the record in benchmarks/results/ has; add --json PATH")
+    return options
+
+
+def device() -> str:
+    """Returns the type of the device that a run takes by default: "cuda" where there is a GPU, else "cpu"."""
+    import torch  # late here and below: `run` times the imports of a child, and its parent needs none
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def conditions(device: str, *, commit: str = "") -> dict:
     """Returns what a measurement depends on besides the code, as {name: JSON-able value}.
 
@@ -39,7 +62,7 @@ def conditions(device: str, *, commit: str = "") -> dict:
     device: "cpu" or "cuda", which also ends the name of the results file. commit: what is measured; "": the commit that
     is checked out.
     """
-    import torch  # imported late: `run` times the imports of a child, and its parent needs none
+    import torch
 
     processor = _processor()
     return {

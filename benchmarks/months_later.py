@@ -4,8 +4,8 @@ By the commands that people use, each in a process of its own: a run on the firs
 more (`train.py`); what the old classes lost by each (`compare`); the accuracy of `predict` on images that no run had;
 what `calibrate` and `predict --reject` do before and after, with the classes that are not yet learned as unknown ones.
 
-    python -m benchmarks.months_later                                    digits: 6 classes, then 2, then 2
-    python -m benchmarks.months_later --images FOLDER --first 40 --more 5 --set optim.epochs=6 --extend-epochs 10
+    python -m benchmarks.months_later                           digits: 6 classes, then 2, then 2
+    python -m benchmarks.months_later --images FOLDER --name NAME --first 40 --more 5 --extend-epochs 10
 
 Half of the test images are the runs' own test images; the other half, of which runs know nothing, is for `predict` and
 `calibrate`, half of it each. Writes results/months_later-NAME-cpu.json, NAME being "digits" or --name.
@@ -61,6 +61,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--extend-epochs", type=int, default=30)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keeps the runs; called again it goes on with them")
     options = parser.parse_args(arguments)
+    other = ("images", "first", "more", "set", "extend_epochs")
+    if options.name == parser.get_default("name"):
+        options = measure.parsed(parser, arguments, apart=other)
     options.set = options.set or list(SETTINGS)
     return options
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.record import RESULTS, head
-from cil_func import config, metrics, tree
+from cil_func import config, memory, metrics, tree
 from cil_func.networks.network import Model
 from cil_func.runs import checkpoints, environment, files, setup
 
@@ -52,7 +52,8 @@ def figures(ready: setup.Setup, run: Path, last: dict) -> dict[str, float]:
     logits = made.network.outputs(params, features, made.classes(newest)).logits   # (N, K)
     num_old = last["classes_seen"] - last["num_new"]
     images = len(newest.train_rows) / last["num_new"]
-    kept = made.budget.size / num_old  # exemplars of an old class while the last phase was trained
+    # the exemplars of an old class while the last phase was trained; the prior of none is removed as that of one
+    kept = max(1, memory.quota(num_old, size=made.budget.size, fixed_per_class=made.budget.fixed_per_class))
     is_new = torch.arange(logits.shape[1]) >= num_old
     lowered = logits - math.log(images / kept) * is_new
     old, weight = labels < num_old, params["classifier"]["weight"]

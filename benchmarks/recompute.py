@@ -24,9 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = measure.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="steps after the first one")
     parser.add_argument("--quick", action="store_true", help="one small network, for tests")
-    options = parser.parse_args(arguments)
+    options = measure.parsed(parser, arguments, apart=("quick",))
     # memory that is freed goes back to the system at once, or the peaks would be those of the allocator
     os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    conditions = measure.conditions("cpu", commit=options.commit)
+    conditions |= {"threads": 1, "precision": "float32", "repeats": options.repeats}
     figures, rows = {}, [("", "peak MB", "planned MB", "s a step")]
     for name, (side, images) in (QUICK if options.quick else CASES).items():
         for way, recompute in (("kept", False), ("recomputed", True)):
@@ -38,7 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
         for part in ("peak_bytes", "seconds"):
             figures[f"ratio_{part}_{name}"] = figures[f"{part}_{name}_recomputed"] / figures[f"{part}_{name}_kept"]
     measure.table(rows)
-    conditions = measure.conditions("cpu", commit=options.commit) | {"threads": 1, "precision": "float32"}
     print(measure.write("recompute", figures, conditions, options.json))
     return 0
 

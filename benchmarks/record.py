@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmarks import recorded
 from benchmarks.measure import RESULTS, head
+from cil_func.errors import CheckpointError, CilError
 from cil_func.report import tables
-from cil_func.runs import event_log, files
+from cil_func.runs import event_log, files, status
 
 SUMMARY = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 COLUMNS = ("top1", "nme_top1", "gamma", "top1_before_align", "new_share", "new_share_before_align")
@@ -28,9 +29,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     try:
-        results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        print(f"record: {options.run} holds no results.json ({error.strerror})", file=sys.stderr)
+        results = finished(options.run)
+    except CilError as error:
+        print(f"record: {error}", file=sys.stderr)
         return 2
     device = results["config"]["run"]["device"]
     began = sittings(event_log.read(options.run / "metrics.jsonl"))
@@ -59,6 +60,19 @@ def main() -> int:
     print(tables.phase_table(results))
     print(path)
     return 0
+
+
+def finished(run: Path) -> dict:
+    """Returns the results.json of a run directory. Raises CheckpointError if it has none, or is not finished.
+
+    results.json is written after each phase: that of a stopped run looks like that of a shorter protocol.
+    """
+    state, results = status.read(run).get("state"), files.read_object(run / "results.json")
+    if not results:
+        raise CheckpointError(f"{run} holds no results.json that can be read")
+    if state != "finished":
+        raise CheckpointError(f"{run} is not finished (its state: {state or 'unknown'}); go on with it first")
+    return results
 
 
 def sittings(events: Sequence[dict]) -> list[dict]:

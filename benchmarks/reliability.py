@@ -68,7 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(COUNTS), help=",".join(COUNTS))
     parser.add_argument("--count", type=int, default=0, help="of each kind, in place of the usual one")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = measure.parsed(parser, arguments, apart=("only", "count", "seed"))
     if unknown := sorted(set(options.only) - set(KINDS)):
         parser.error(f"--only {unknown[0]!r}; of {', '.join(KINDS)}")
     return options

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark-run-") as scratch:
         folder = Path(scratch)
         recipe = load(options, folder, epochs=options.epochs)
-        device = recipe.run.device if recipe.run.device != "auto" else _device()
+        device = recipe.run.device if recipe.run.device != "auto" else measure.device()
         conditions = measure.conditions(device, commit=options.commit)
         conditions |= {"threads": _threads(recipe), "workers": options.workers}
         try:
@@ -78,6 +78,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--result", type=Path, help=hidden)
     parser.add_argument("--spawned", type=float, help=hidden)
     options = parser.parse_args(arguments)
+    if not options.side:
+        sizes = ("classes", "train_images", "test_images", "image_size")
+        options = measure.parsed(parser, arguments, apart=("parts", "set", *sizes))
     options.parts = options.parts.split(",")
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"--parts {unknown[0]!r}; of {', '.join(PARTS)}")
@@ -272,12 +275,6 @@ def _threads(recipe: configuration.Config) -> int:
     """Returns the number of threads of either side's main process."""
     own = os.environ.get("OMP_NUM_THREADS", "")
     return recipe.run.threads or (int(own) if own.isdecimal() else len(os.sched_getaffinity(0)))
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

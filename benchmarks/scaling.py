@@ -39,8 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder = Path(scratch)
         measure.write_images(folder / "images", classes=100, train=2, test=1, size=options.image_size)
         (folder / "config.toml").write_text(configuration.to_toml(load(folder / "images", options)), encoding="utf-8")
-        conditions = measure.conditions(_device(), commit=options.commit)
+        conditions = measure.conditions(measure.device(), commit=options.commit)
         conditions |= {"rounds": options.rounds, "steps": options.steps, "threads_in_all": options.threads}
+        conditions |= {key: getattr(options, key) for key in ("backbone", "image_size", "batch_size", "set")}
         found = {1: [], 2: []}
         for index in range(options.rounds):
             for count in (1, 2) if index % 2 == 0 else (2, 1):
@@ -66,7 +67,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the setup")
     parser.add_argument("--child", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    if (options := parser.parse_args(arguments)).child:
+        return options
+    return measure.parsed(parser, arguments, apart=("gpu_seconds", "backbone", "image_size", "batch_size", "set"))
 
 
 def load(images: Path, options: argparse.Namespace) -> configuration.Config:
@@ -174,12 +177,6 @@ def model(size: float, seconds_128: float) -> dict[str, float]:
     return {f"model_strong_{n}": value for n, value in strong.items()} | {
         f"model_weak_{n}": value for n, value in weak.items()
     }
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

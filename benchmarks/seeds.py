@@ -33,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark-seeds-") as scratch:
         folder = Path(scratch)
         measure.write_images(folder / "images", classes=100, train=2, test=1, size=options.image_size)
-        conditions = measure.conditions(_device(), commit=options.commit)
+        conditions = measure.conditions(measure.device(), commit=options.commit)
         found: dict[str, list[float]] = {way: [] for way in WAYS}
         for index in range(options.rounds):
             for way in WAYS if index % 2 == 0 else reversed(WAYS):
                 found[way].append(seconds_of(way, folder / f"{way}-{index}", options))
     figures = {f"{way}_over_apart": measure.ratio(found[way], found["apart"]) for way in ("together", "in_turn")}
     figures |= {f"seconds_{way}": sorted(values)[len(values) // 2] for way, values in found.items()}
-    kept = ("rounds", "steps", "threads", "backbone", "image_size", "batch_size", "precision", "eager")
+    kept = ("rounds", "steps", "threads", "backbone", "image_size", "batch_size", "precision", "eager", "set")
     conditions |= {key: getattr(options, key) for key in kept}
     measure.table([("figure", "value"), *figures.items()])
     print(measure.write("seeds", figures, conditions, options.json))
@@ -61,7 +61,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the setup")
     parser.add_argument("--child", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    if (options := parser.parse_args(arguments)).child:
+        return options
+    apart = ("backbone", "image_size", "batch_size", "precision", "eager", "set")
+    return measure.parsed(parser, arguments, apart=apart)
 
 
 def seconds_of(way: str, folder: Path, options: argparse.Namespace) -> float:
@@ -131,12 +134,6 @@ def wait_for_others(file: Path, count: int) -> None:
     file.with_suffix(".there").touch()
     while len([*file.parent.glob("*.there")]) < count:
         time.sleep(0.01)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

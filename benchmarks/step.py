@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     batch = ready["auto"].experiment.recipe(1, "").batch_size
     conditions |= {"precision_auto": auto, "batch_size": batch, "image_size": options.image_size}
-    conditions |= {"backbone": options.backbone, "repeats": options.repeats}
+    conditions |= {"backbone": options.backbone, "repeats": options.repeats, "set": options.set}
     rows = [["", "median ms", "best ms", "images/s"]]
     for name, values in seconds.items():
         middle = statistics.median(values)
@@ -87,7 +87,10 @@ def parse(arguments: list[str] | None):
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides ours")
-    return parser.parse_args(arguments)
+    options = measure.parsed(parser, arguments, apart=("image_size", "batch_size", "backbone", "set"))
+    if both := [each for each in options.set if each.startswith(("optim.batch_size", "model.backbone", "data.image"))]:
+        parser.error(f"--set {both[0]} would change one side alone; use --batch-size, --backbone or --image-size")
+    return options
 
 
 def build(images: Path, precision: str, options) -> setup.Setup:

@@ -18,6 +18,7 @@ figures.py            the pictures of accuracy and the accuracy matrix
 by_class.py           the pictures of confusion, of single classes and of what is forgotten
 alignment.py          the pictures of what aligning did
 curves.py             the pictures of losses, rates and norms over the epochs
+reliability.py        the picture of confidence and accuracy
 number_places.py      where the numbers of a picture stand
 axes.py               what the pictures share
 

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    """Does what the flags ask for and returns the exit status. What can't be drawn is told before stdout is used."""
+    """Does what the flags ask for and returns the exit status. What can't be drawn comes first, on stderr."""
     problems: list[str] = []
     lines: Sequence[object]
     if len(options.runs) == 1:

@@ -14,6 +14,7 @@ from cil_func.report.axes import (
     Events,
     Results,
     class_names,
+    drawn_title,
     last_ends,
     mark_phases,
     new_figure,
@@ -54,7 +55,7 @@ def shares(results: Results) -> "Figure | None":
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    axes.set_title(tables.title(results), fontsize=10)
+    axes.set_title(drawn_title(results), fontsize=10)
     return figure
 
 
@@ -83,5 +84,5 @@ def norms(results: Results, log: Events) -> "Figure | None":
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend above the points
     axes.grid(axis="y", alpha=0.25)
     gamma = f", gamma {tables.number(row['gamma'], 3)}" if aligned else ""
-    axes.set_title(f"{tables.title(results)}, after phase {row['phase']}{gamma}", fontsize=10)
+    axes.set_title(f"{drawn_title(results)}, after phase {row['phase']}{gamma}", fontsize=10)
     return figure

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cil_func.errors import printable
+from cil_func.report import tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,10 +108,20 @@ def mark_phases(axes: "Axes", sizes: Sequence[int], names: Sequence[str]) -> Non
 
 
 def tick_name(name: str) -> str:
-    """Returns a class name as a label: printable, short, and with "$" as it is, which begins formulas otherwise."""
+    """Returns a class name as a label: printable, short, and `plain`."""
     text = printable(name)
-    text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
-    return text.replace("$", r"\$")
+    return plain(text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "...")
+
+
+def plain(text: str) -> str:
+    """Returns a text that matplotlib draws as it is: "$" begins formulas otherwise, and a legend leaves out "_name"."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def drawn_title(results: Results) -> str:
+    """Returns what `tables.title` does, to be drawn."""
+    return plain(tables.title(results))
 
 
 def class_names(results: Results) -> list[str]:

@@ -11,6 +11,7 @@ from cil_func.report.axes import (
     Events,
     Results,
     class_names,
+    drawn_title,
     last_ends,
     mark_phases,
     new_figure,
@@ -65,7 +66,7 @@ def confusion(results: Results, log: Events) -> "Figure | None":
     axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, ticks=[0, 1, 5, 20, 50, 100], label="% of the class's images",
                     fraction=0.046, pad=0.03)  # fmt: skip
-    axes.set_title(tables.title(results), fontsize=10)
+    axes.set_title(drawn_title(results), fontsize=10)
     return figure
 
 
@@ -109,7 +110,7 @@ def accuracy(results: Results, log: Events) -> "Figure | None":
     axes.set(ylabel="accuracy of the class (%)", ylim=(-3, 103))
     axes.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-    axes.set_title(tables.title(results), fontsize=10)
+    axes.set_title(drawn_title(results), fontsize=10)
     return figure
 
 
@@ -183,5 +184,5 @@ def forgetting(results: Results) -> "Figure | None":
     right.set_title(f"best accuracy minus the last: {tables.number(results.get('forgetting'))} on average", fontsize=10)
     right.grid(axis="y", alpha=0.25)
     right.set_axisbelow(True)
-    figure.suptitle(tables.title(results), fontsize=11)
+    figure.suptitle(drawn_title(results), fontsize=11)
     return figure

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cil_func.report import tables
-from cil_func.report.axes import BLUE, GREY, Events, Results, name_phases, new_figure
+from cil_func.report.axes import BLUE, GREY, Events, Results, drawn_title, name_phases, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +43,7 @@ def draw(results: Results, log: Events, measures: Sequence[Measure]) -> "Figure 
         _draw_one(axes, epochs, measure)
     _mark(panels, [event["phase"] for event in epochs])
     panels[-1].set(xlabel="epoch, counted over all phases", xlim=(0.5, len(epochs) + 0.5))
-    figure.suptitle(tables.title(results), fontsize=11)
+    figure.suptitle(drawn_title(results), fontsize=11)
     return figure
 
 

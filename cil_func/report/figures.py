@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cil_func.report import number_places, published, tables
-from cil_func.report.axes import BLUE, GREEN, GREY, MOST_TICKS, ORANGE, Results, Row, new_figure, set_ticks
+from cil_func.report.axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    MOST_TICKS,
+    ORANGE,
+    Results,
+    Row,
+    drawn_title,
+    new_figure,
+    set_ticks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +53,7 @@ def accuracy(results: Results) -> "Figure":
     legend = (part[::-1] for part in axes.get_legend_handles_labels())
     figure.legend(*legend, loc="outside lower center", ncols=3)  # inside the axes it may cover a curve
     average = tables.number(results.get("average_incremental_accuracy"))
-    axes.set_title(f"{tables.title(results)}\naverage incremental accuracy {average} %")
+    axes.set_title(f"{drawn_title(results)}\naverage incremental accuracy {average} %")
     return figure
 
 
@@ -69,7 +80,7 @@ def matrix(results: Results) -> "Figure":
             axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=size)
     ticks = range(0, count, -(-count // MOST_TICKS))
     axes.set(xlabel="classes of phase", ylabel="after phase", xticks=ticks, yticks=ticks)
-    axes.set_title(tables.title(results), fontsize=11)
+    axes.set_title(drawn_title(results), fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     figure.colorbar(image, ax=axes, label="top-1 accuracy (%)", fraction=0.046, pad=0.03)
     return figure

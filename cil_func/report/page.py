@@ -29,7 +29,7 @@ _CAPTIONS = {
     "norms.svg": "A class with a longer row of weights gets higher logits. Aligning scales the rows of the newest "
     "classes to the mean norm of the old ones.",
     "reliability.svg": "How often predictions of a certain confidence are right. Below the diagonal the model is surer "
-    "than it should be. A temperature, fitted on images kept by data.validation, divides the logits and mends it.",
+    "than it should be. A temperature, fitted on images kept by data.validation, divides the logits and corrects that.",
     "loss.svg": "Loss and accuracy on the training images, augmented. They start anew in each phase.",
     "rates.svg": "Learning rate and speed of each epoch.",
     "steps.svg": "Mean norms over the steps of an epoch: of the gradient, of the update and of all trained weights.",

@@ -3,11 +3,12 @@
 import csv
 import io
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cil_func.report import lines, markup, page, tables
-from cil_func.report.axes import DASHES, GREY, MARKERS, PALETTE, Results, new_figure, phase_sizes, svg
+from cil_func.report.axes import DASHES, GREY, MARKERS, PALETTE, Results, new_figure, phase_sizes, plain, svg
 from cil_func.report.markup import Section
 from cil_func.report.material import Material
 
@@ -178,7 +179,11 @@ def latex(groups: Sequence[Group]) -> str:
 
 def curves(groups: Sequence[Group]) -> "Figure":
     """Draws the mean accuracy of each group over the classes seen, with a band of one deviation."""
-    figure = new_figure(8.0, 5.4)
+    names = [textwrap.fill(f"{each.name}, {len(each.runs)} runs" if len(each.runs) > 1 else each.name, 90)
+             for each in groups]  # fmt: skip
+    columns = 1 if max(map(len, names)) > 30 else 3
+    rows = sum(1 + name.count("\n") for name in names) / columns
+    figure = new_figure(8.0, 5.2 + 0.21 * rows)  # what the legend takes is added
     axes = figure.add_subplot()
     for number, group in enumerate(groups):
         by_seen: dict[int, list[float]] = {}
@@ -188,15 +193,14 @@ def curves(groups: Sequence[Group]) -> "Figure":
         points = sorted((seen, found) for seen, values in by_seen.items() if (found := spread(values)))
         xs, means = [seen for seen, _ in points], [found.mean for _, found in points]
         colour = PALETTE[number % len(PALETTE)]
-        count = f", {len(group.runs)} runs" if len(group.runs) > 1 else ""
         axes.plot(xs, means, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5,
-                  linestyle=DASHES[number // len(PALETTE) % len(DASHES)], label=group.name + count)  # fmt: skip
+                  linestyle=DASHES[number // len(PALETTE) % len(DASHES)], label=plain(names[number]))  # fmt: skip
         deviations = [found.deviation or 0.0 for _, found in points]
         lows, highs = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
         axes.fill_between(xs, lows, highs, color=colour, alpha=0.18, linewidth=0)
     axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(0, 103))
     axes.grid(color=GREY, alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=1 if max(len(each.name) for each in groups) > 30 else 3)
+    figure.legend(loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -49,11 +49,19 @@ def comparison(directories: Sequence[str | Path]) -> str:
 
 
 def _read_runs(directories: Sequence[str | Path]) -> list[Material]:
-    """Returns what `read_run` returns for each directory, of the same one once. Raises ConfigError as it does."""
+    """Returns what `read_run` returns for each directory, of the same one once. Raises ConfigError as it does.
+
+    It raises ConfigError for results that can't be compared, too: a phase lacks what a table or a curve is made of.
+    """
     named: dict[Path, Path] = {}
     for directory in map(Path, directories):
         named.setdefault(directory.resolve(), directory)
-    return [read_run(directory) for directory in named.values()]
+    runs = [read_run(directory) for directory in named.values()]
+    for run in runs:
+        for row in run.results["phases"]:
+            if lacking := [key for key in ("classes_seen", "num_new", "top1") if key not in row]:
+                raise ConfigError(f"{Path(run.directory) / 'results.json'}: a phase has no {lacking[0]!r}")
+    return runs
 
 
 def read_run(directory: Path) -> Material:

@@ -185,8 +185,8 @@ show(
 )
 
 # %% [markdown]
-# The **class order** says which classes come first. Results depend on it, so the field has a fixed one:
-# the permutation that NumPy draws from seed 1993. Labels are then renumbered: a class's label is how many classes came
+# The **class order** says which classes come first. Results depend on it, so most of the field has one:
+# the permutation that NumPy draws from seed 1993. (Some papers average over three others.) Labels are then renumbered: a class's label is how many classes came
 # before it. Labels of the classes seen are 0, 1, 2, ... without a gap, and row c of the classifier is the c-th class.
 
 # %%

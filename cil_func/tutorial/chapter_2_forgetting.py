@@ -32,7 +32,7 @@ for phase in data.phases:
 #
 # *Finetune* goes on with the network, expanded by the new classes, on the new images alone. *Joint* trains a new network
 # on all images of all classes seen. The first forgets without restraint. The second breaks the rules, for it keeps all
-# images; it says what could be reached. Every method lies between them.
+# images; it says what could be reached. Most methods lie between them.
 
 # %%
 NUM_PHASES, PER_PHASE = len(data.phases), 2

@@ -177,12 +177,12 @@ show(
 #
 # ### The cost
 #
-# In step k herding computes one distance for each of the n - k + 1 rows that are not chosen yet. To choose m of n it
-# computes
+# In step k herding needs one distance for each of the n - k + 1 rows that are not chosen yet. To choose m of n it needs
 #
 #     sum over k = 1 ... m of (n - k + 1)  =  n m - m (m - 1) / 2  =  O(n m)
 #
-# distances, each in time O(D) for features of D numbers. To look for the best subset is to compute one for each of the
+# distances, each in time O(D) for features of D numbers. (`herding.herd` computes all n in each step, which is simpler, and
+# leaves out the rows that are chosen: n m in all.) To look for the best subset is to compute one for each of the
 # C(n, m) subsets. For a class of CIFAR-100, n = 500 and m = 20:
 
 # %%
@@ -191,7 +191,7 @@ import math
 n, m = 500, 20
 distances = sum(n - k + 1 for k in range(1, m + 1))
 assert distances == n * m - m * (m - 1) // 2
-print(f"herding computes {distances:,} distances; there are {math.comb(n, m):.1e} subsets")
+print(f"herding needs {distances:,} distances; there are {math.comb(n, m):.1e} subsets")
 
 # %% [markdown]
 # | idea | function | test |

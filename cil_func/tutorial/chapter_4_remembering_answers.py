@@ -114,12 +114,12 @@ print(f"largest difference of the two gradients: {(torch.func.grad(soft)(s) - to
 # %%
 values = [1.0, 2.0, 4.0, 8.0, 16.0]
 lengths = [torch.func.grad(losses.distillation)(s, t, temperature=value).norm().item() for value in values]
+print("T from 8 to 16 divides the gradient by " + f"{lengths[3] / lengths[4]:.2f}")
 show(
     drawings.gradients(values, {"KD": lengths, "T^2 KD": [v * v * x for v, x in zip(values, lengths, strict=True)]}),
     "gradient",
     "How long the gradient of the distillation is, by temperature. The factor T^2 keeps it nearly constant.",
 )
-print("T from 8 to 16 divides the gradient by " + f"{lengths[3] / lengths[4]:.2f}")
 
 # %% [markdown]
 # ## Where the teacher comes from

@@ -40,8 +40,8 @@ show(
 #
 #     m_c = mean over the class's exemplars of f / |f|,  scaled to |m_c| = 1       score_c = -|f / |f| - m_c|^2
 #
-# iCaRL trains its network with CE and KD, as chapter 4, and has no use for the classifier's rows at the end. A finished
-# run of it therefore saves the class means, m_c for each class, in the model's file beside the weights; the exemplars
+# Here iCaRL trains its network with CE and KD, as chapter 4 and as published comparisons do (the paper has a sigmoid for
+# each class, `method.name=icarl-bce`), and has no use for the classifier's rows at the end. A finished run of it therefore saves the class means, m_c for each class, in the model's file beside the weights; the exemplars
 # are not needed to predict.
 #
 # The nearest mean is a linear classifier too. Expand the square: |f|^2 is the same for all classes and doesn't matter, so
@@ -162,8 +162,8 @@ table(few)
 #
 # ## Where aligning doesn't help
 #
-# The second run keeps 100 exemplars and weighs its two losses by the *convex* rule, (1 - w) CE + w KD with
-# w = n / (n + m). Cross-entropy, which makes new rows grow, then has a small weight: 0.3 in the last phase. And there
+# The second run keeps 100 exemplars and weighs its two losses by the *convex* rule, (1 - lambda) CE + lambda KD
+# with lambda = n / (n + m). Cross-entropy, which makes new rows grow, then has a small weight: 0.3 in the last phase. And there
 # are 25 exemplars of an old class in phase 1, and 14 in phase 2.
 
 # %%
@@ -185,6 +185,8 @@ show(
     "Lengths of the classifier's rows in the last phase: a bar is the length after aligning, a diamond the one before. "
     "Left: new rows were longer than old ones, and are shortened. Right: they were shorter, and are made longer.",
 )
+
+# %%
 show(
     drawings.shares({title: run.results["phases"] for title, run in titles.items()}),
     "shares",

@@ -105,7 +105,7 @@ print("the same step from the same values twice: the same bits")
 # ## Many models at once
 #
 # `torch.func.vmap` maps a function over a new first axis. Stack the trees of eight seeds, and one call trains eight
-# models. On a GPU small models then cost little more than one. (For convolutions on a CPU it is slower than a loop:
+# models. What it saves depends on the model and the machine. (For convolutions on a CPU it is slower than a loop:
 # weights that differ become a grouped convolution.)
 
 # %%

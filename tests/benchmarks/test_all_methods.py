@@ -97,13 +97,16 @@ def test_each_seed_is_a_sweep_and_a_failure_ends_the_command(tmp_path, swept):
     assert json.loads((tmp_path / "table.json").read_text())["figures"]["wa_seeds"] == 1  # what there is, is written
 
 
-def test_the_figure_is_drawn_from_the_record(tmp_path):
+@pytest.mark.parametrize(("first", "ticks"), [(0, (2, 4)), (50, (50, 52))])
+def test_the_figure_is_drawn_from_the_record(tmp_path, first, ticks):
     store(tmp_path, "wa", 0, [100.0, 80.0])
     record = {
-        "conditions": {"config": {"data": {"increment": 2}}},
+        "conditions": {"config": {"data": {"initial_increment": first, "increment": 2}}},
         "runs": list(map(all_methods.row, all_methods.read(tmp_path))),
     }
-    assert b"<svg" in all_methods.draw(record)[:200]
+    drawn = all_methods.draw(record)
+    assert b"<svg" in drawn[:200]
+    assert [f">{tick}</text>".encode() in drawn for tick in ticks] == [True, True]
 
 
 def test_the_short_study_of_cifar_is_a_sweep_of_its_preset(tmp_path, swept):

@@ -1,5 +1,6 @@
 """The functions that all benchmarks share."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import measure
+from benchmarks import measure, step
 from cil_func.data.reading import folders
 
 
@@ -102,3 +103,31 @@ def test_generated_images_are_a_folder_that_the_data_room_reads(tmp_path):
     file = "train/class002/0003.png"
     same = (np.asarray(Image.open(tmp_path / name / file)) for name in ("images", "again"))
     assert np.array_equal(*same)
+
+
+@pytest.mark.parametrize(
+    "flags", ["recompute --quick", "backbones --image-size 32", "step --set run.compile=false", "seeds --eager",
+              "scaling --backbone resnet20", "compile --backend eager", "checkpoint --backbone resnet20",
+              "reliability --only kill", "run --set run.seed=1", "run --parts warm", "streaming FOLDER --quick",
+              "months_later --images FOLDER", "all_methods digits --set optim.epochs=2"],
+)  # fmt: skip
+def test_a_record_of_other_settings_replaces_none(flags, capsys):
+    name, *words = flags.split()
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(words)
+    assert ended.value.code == 2
+    flag = next(word for word in words if word.startswith("--"))
+    assert f"error: {flag} measures something else" in (said := capsys.readouterr().err) and "--json PATH" in said
+
+
+def test_a_child_of_a_benchmark_gets_its_parents_flags():
+    for name in ("seeds", "compile", "scaling"):
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        assert benchmark.parse(["--child", "FOLDER", "--set", "run.seed=1"]).set == ["run.seed=1"]
+
+
+def test_one_side_of_a_comparison_is_not_changed_alone(capsys):
+    with pytest.raises(SystemExit):
+        step.main(["--set", "optim.batch_size=256", "--json", "x.json"])
+    assert "use --batch-size" in capsys.readouterr().err

@@ -26,6 +26,7 @@ def test_a_run_that_moved_says_where_it_was_trained(tmp_path, monkeypatch, capsy
         "config": {"run": {"device": "cpu"}, "data": {"path": "/images"}},
     }  # fmt: skip
     (run / "results.json").write_text(json.dumps(results))
+    (run / "status.json").write_text(json.dumps({"state": "finished"}))
     events = [
         {"event": "run_start", "device": "cuda", "precision": "bfloat16"}, {"event": "epoch"},
         {"event": "resume", "device": "cpu", "precision": "bfloat16", "phase": 5, "epoch": 115},
@@ -46,3 +47,23 @@ def test_a_run_that_moved_says_where_it_was_trained(tmp_path, monkeypatch, capsy
         {"device": "cpu", "precision": "bfloat16", "phase": 5, "epoch": 115},
     ]
     assert conditions["device"] == "cuda, then cpu" and conditions["torch"] == "2" and "precision" not in conditions
+
+
+@pytest.mark.parametrize(
+    ("state", "results", "says"),
+    [("running", '{"phases": []}', "is not finished (its state: running)"),
+     (None, '{"phases": []}', "is not finished (its state: unknown)"),
+     ("finished", '{"phases"', "holds no results.json that can be read"),
+     ("finished", None, "holds no results.json that can be read")],
+)  # fmt: skip
+def test_only_a_finished_run_is_recorded(tmp_path, monkeypatch, capsys, state, results, says):
+    """results.json is there after each phase, and six phases look like a protocol of six."""
+    if state:
+        (tmp_path / "status.json").write_text(json.dumps({"state": state}))
+    if results:
+        (tmp_path / "results.json").write_text(results)
+    monkeypatch.setattr(record.recorded, "refresh", lambda: pytest.fail("tables were written"))
+    monkeypatch.setattr(sys, "argv", ["record", str(tmp_path), "name", "--json", str(tmp_path / "x.json")])
+    assert record.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("record: ") and says in line and not (tmp_path / "x.json").exists()

@@ -45,14 +45,14 @@ def test_a_process_that_fails_ends_the_other_one_which_would_wait_for_it(tmp_pat
     monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=start))
     measure.write_images(tmp_path / "images", classes=100, train=2, test=1, size=8)
     with pytest.raises(RuntimeError, match="a process of apart ended with status 1"):
-        seeds.seconds_of("apart", tmp_path / "apart-0", seeds.parse([*SMALL]))
+        seeds.seconds_of("apart", tmp_path / "apart-0", seeds.parse([*SMALL, "--json", "unused.json"]))
     for process in started:
         process.communicate(timeout=30)
     assert [process.returncode for process in started] == [-signal.SIGKILL, 1]
 
 
 def test_the_vmapped_step_is_the_step_of_each_seed(tmp_path):
-    options = seeds.parse([*SMALL, "--set", "run.compile=false"])
+    options = seeds.parse([*SMALL, "--set", "run.compile=false", "--json", "unused.json"])
     measure.write_images(tmp_path, classes=100, train=2, test=1, size=8)
     ready = step.build(tmp_path, "float32", options)
     function = ready.experiment.recipe(1, "").step

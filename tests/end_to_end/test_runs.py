@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from contextlib import nullcontext
 
 import numpy as np
@@ -221,3 +222,11 @@ def test_the_records_of_a_run_hold_its_figures(runs, tmp_path, monkeypatch, caps
     found = json.loads((tmp_path / "b.json").read_text())["figures"]
     assert found["top1"] == pytest.approx(results["last_accuracy"], abs=0.3)  # one image of 360
     assert found["log_ratio_of_images"] == pytest.approx(math.log(len_new(2) / 2 / (50 / 8)))
+    fixed = tmp_path / "fixed"
+    shutil.copytree(directory, fixed)
+    text = (fixed / "config.toml").read_text()
+    (fixed / "config.toml").write_text(text.replace("fixed_per_class = 0", "fixed_per_class = 7"))
+    monkeypatch.setattr("sys.argv", ["prior", str(fixed), "x", "--json", str(tmp_path / "c.json")])
+    assert prior.main() == 0
+    found = json.loads((tmp_path / "c.json").read_text())["figures"]
+    assert found["log_ratio_of_images"] == pytest.approx(math.log(len_new(2) / 2 / 7))

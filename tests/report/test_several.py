@@ -116,3 +116,34 @@ def test_the_command_writes_or_prints_the_comparison(tmp_path, make_run, capsys)
     capsys.readouterr()
     assert main([str(paths[0]), str(tmp_path / "nowhere"), "--out", str(tmp_path / "both")]) == 2
     assert "no readable results.json" in capsys.readouterr().err
+
+
+def test_names_are_drawn_as_they_are_and_long_lists_of_them_leave_room_for_the_curves(make_run):
+    from cil_func.report.axes import svg
+
+    names = ("_mine", "$5_bill", "$x$", *(f"a_long_name_of_a_method_with_options_{number}" for number in range(27)))
+    figure = several.curves(several.groups_of([run(make_run, name) for name in names]))
+    drawn = svg(figure, "curves").decode()
+    assert all(f">{name}</text>" in drawn or f"> {name}</text>" in drawn for name in names)
+    inches = figure.axes[0].get_position().height * figure.get_figheight()
+    assert inches > 3.5
+
+
+def test_a_single_run_s_pictures_have_its_name_as_it_is(make_run):
+    from cil_func.report import contents
+
+    _, results = make_run(2)
+    made = contents.make(Material("runs/a", results | {"method": "_my$5_$"}, []))
+    assert b"_my$5_$, resnet20, digits" in made["accuracy.svg"] and b"_my$5_$, resnet20, digits" in made["matrix.svg"]
+
+
+def test_results_that_lack_what_is_compared_are_one_line(tmp_path, make_run, capsys):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        results = dict(run(make_run).results)
+        results["phases"] = [{key: row[key] for key in row if key != "classes_seen"} for row in results["phases"]]
+        files.write_json(tmp_path / name / "results.json", results)
+    flags = [str(tmp_path / "a"), str(tmp_path / "b")]
+    for more in ([], ["--out", str(tmp_path / "out")]):
+        assert main([*flags, *more]) == 2
+        assert capsys.readouterr().err.endswith("a/results.json: a phase has no 'classes_seen'\n")

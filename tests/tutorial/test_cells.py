@@ -1,5 +1,6 @@
 """What a chapter's file may contain, and how it becomes cells, a page and a notebook."""
 
+import ast
 import base64
 import io
 import json
@@ -126,3 +127,13 @@ def test_a_cell_that_fails_names_its_line_in_the_chapters_file(tmp_path):
         list(running.run(cells.chapter(1, tmp_path)))
     assert (str(fault.traceback[-1].path), fault.traceback[-1].lineno) == (str(path), 5)  # lineno counts from 0
     assert fault.value.__notes__ == ["in the cell at line 5 of chapter_1_wrong.py; printed before:\nbefore\n"]
+
+
+@pytest.mark.parametrize("number", cells.chapters())
+def test_a_chapter_shows_a_figure_in_the_last_line_of_a_cell(number):
+    """Jupyter displays no other one."""
+    for cell in cells.chapter(number).cells:
+        body = ast.parse(cell.source).body if cell.kind != "text" else []
+        calls = [ast.unparse(node).startswith("show(") for node in body]
+        assert sum(calls) <= 1 and sum(calls) == sum(calls[-1:]), f"chapter {number}, line {cell.line}"
+        assert "show(" not in "".join(ast.unparse(node) for node, call in zip(body, calls, strict=True) if not call)

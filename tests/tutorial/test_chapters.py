@@ -31,13 +31,17 @@ ANSWERS = {
 }
 
 
-def masked(text: str) -> str:
-    """Returns a page without its numbers and widths of columns: another processor rounds otherwise.
+def masked(page: str) -> str:
+    """Returns a page without the numbers and widths of columns of its outputs: another processor rounds otherwise.
 
-    What is drawn with characters, such as a bar, would differ too, so chapters draw figures.
+    Text and code stay as they are. What is drawn with characters, such as a bar, would differ too, so chapters draw
+    figures.
     """
-    text = re.sub(r"-?\d+(\.\d+)?(e[-+]\d+)?", "#", text)
-    return re.sub(r" +", " ", text)
+
+    def without_numbers(output: re.Match[str]) -> str:
+        return re.sub(r" +", " ", re.sub(r"-?\d+(\.\d+)?(e[-+]\d+)?", "#", output[0]))
+
+    return re.sub(r"^```text\n.*?^```$", without_numbers, page, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", cells.chapters())
