@@ -15,7 +15,7 @@ import torch
 
 # Equal rows can get scores that differ in the last bits, since BLAS sums a row by its place in a block. So scores count
 # as equal if they differ by less than this part of the magnitudes that they were computed from.
-_TIE = 1e-12
+TIE = 1e-12
 
 
 def herd(features: torch.Tensor, count: int, *, normalize: bool = True) -> torch.Tensor:
@@ -47,7 +47,7 @@ def herd(features: torch.Tensor, count: int, *, normalize: bool = True) -> torch
         scores = np.where(free, 2 * (rows @ residual) - num_rows * squares, -np.inf)  # (N,)
         best = scores.argmax()
         magnitude = (k + 1) * np.linalg.norm(total) + num_rows * np.linalg.norm(chosen_sum)
-        slack = _TIE * (2 * lengths * magnitude + num_rows * squares)  # (N,)
+        slack = TIE * (2 * lengths * magnitude + num_rows * squares)  # (N,)
         chosen[k] = pick = np.flatnonzero(scores + slack >= scores[best] - slack[best])[0]
         free[pick] = False
         chosen_sum = chosen_sum + rows[pick]

@@ -59,12 +59,9 @@ def cross_entropy(
     loss = -_mean(log_probs.gather(1, targets.long()[:, None])[:, 0], rows)
     if not smoothed and label_smoothing == 0:
         return loss
-    if mask is None:
-        spread = _mean(log_probs.mean(dim=1), rows)
-    else:
-        # masked columns are left out of the sum, since their log_probs are -1e9 and not 0
-        spread = _mean(torch.where(mask, log_probs, 0.0).sum(dim=1) / mask.sum(), rows)
-    return (1 - label_smoothing) * loss - label_smoothing * spread
+    # masked columns are left out of the sum, since their log_probs are -1e9 and not 0
+    spread = log_probs.mean(dim=1) if mask is None else torch.where(mask, log_probs, 0.0).sum(dim=1) / mask.sum()
+    return (1 - label_smoothing) * loss - label_smoothing * _mean(spread, rows)
 
 
 def distillation(
@@ -91,8 +88,8 @@ def distillation(
     is not subtracted; KL divergence subtracts it and has the same gradient with respect to the student. The gradient is
     not stopped at the teacher: differentiate with respect to the student only. Returns a 0-d tensor in nats, which is
     above 0 unless the teacher is certain. Works under torch.func.grad, vmap and torch.compile(fullgraph=True).
-    Raises ValueError for unequal shapes, an empty batch, a temperature that is a number not above 0 or not finite, or a
-    tensor that is not 0-d.
+    Raises ValueError for unequal shapes, rows or groups that don't fit, an empty batch, a temperature that is a number
+    not above 0 or not finite, or a tensor that is not 0-d.
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Li & Hoiem 2016 (arXiv:1606.09282), eq. 2.
     """
     _check("distillation", "student_logits", student_logits, mask)
@@ -108,6 +105,7 @@ def distillation(
     # masked after the division, since a large temperature would make the constant as small as a logit
     student, taught = (_hide(_widen(each) / temperature, mask) for each in (student_logits, teacher_logits))
     if groups is not None:
+        _check_vector("distillation", "groups", groups, student.shape[1], torch.int64)
         terms = _log_softmax_by_group(taught, groups).exp() * _log_softmax_by_group(student, groups)   # (B, C)
         return -_mean((terms if mask is None else torch.where(mask, terms, 0.0)).sum(dim=1), rows)
     log_student, teacher = F.log_softmax(student, dim=1), F.softmax(taught, dim=1)
@@ -127,7 +125,8 @@ def binary_cross_entropy(
     """
     _check("binary_cross_entropy", "logits", logits, mask)
     _check_pair("binary_cross_entropy", logits, targets)
-    terms = F.binary_cross_entropy_with_logits(_widen(logits), _widen(targets), reduction="none")      # (B, C)
+    logits = _widen(logits)
+    terms = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")     # (B, C)
     return _mean((terms if mask is None else torch.where(mask, terms, 0.0)).sum(dim=1), rows)
 
 
@@ -164,6 +163,7 @@ def distance(
     Raises ValueError for shapes that differ or aren't 2-D.
     """
     _check_pair("distance", first, second)
+    first, second = _widen(first), _widen(second)
     if order == 1:
         return _mean((first - second).abs().sum(1), rows)
     squares = (first - second).square().sum(1)                                     # (B,)
@@ -178,7 +178,7 @@ def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Te
     ValueError for shapes that differ or aren't 2-D.
     """
     _check_pair("cosine_distance", first, second)
-    return _mean(1 - F.cosine_similarity(first, second), rows)
+    return _mean(1 - F.cosine_similarity(_widen(first), _widen(second)), rows)
 
 
 def _log_softmax_by_group(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
@@ -204,6 +204,7 @@ def _mean(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """Returns the mean of values (B,) over the rows that count, 0 if none does. rows: (B,) bool; None: all count."""
     if rows is None:
         return values.mean()
+    _check_vector("losses", "rows", rows, len(values), torch.bool)
     return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)
 
 
@@ -223,11 +224,13 @@ def _check(function: str, name: str, logits: torch.Tensor, mask: torch.Tensor | 
         raise ValueError(f"{function}: {name} {tuple(logits.shape)} are not (B, C) with B and C at least 1")
     if not logits.is_floating_point():
         raise ValueError(f"{function}: {name} are {logits.dtype}; give floating-point logits")
-    if mask is not None and (mask.shape != logits.shape[1:] or mask.dtype != torch.bool):
-        raise ValueError(
-            f"{function}: mask {tuple(mask.shape)} {mask.dtype} for {name} {tuple(logits.shape)}; "
-            f"it must be ({logits.shape[1]},) torch.bool"
-        )
+    _check_vector(function, "mask", mask, logits.shape[1], torch.bool)
+
+
+def _check_vector(function: str, name: str, given: torch.Tensor | None, length: int, dtype: torch.dtype) -> None:
+    """Raises ValueError unless a tensor is (length,) of the dtype, or None."""
+    if given is not None and (given.shape != (length,) or given.dtype != dtype):
+        raise ValueError(f"{function}: {name} {tuple(given.shape)} {given.dtype}; it must be ({length},) {dtype}")
 
 
 def _check_targets(function: str, logits: torch.Tensor, targets: torch.Tensor) -> None:

@@ -72,7 +72,9 @@ def choose(features: torch.Tensor, count: int, *, selection: str = "herding", ke
         return torch.randperm(len(rows), generator=rng.generator(key))[:count]
     rows = herding.unit_rows(rows)
     distances = np.linalg.norm(rows - rows.sum(axis=0) / max(len(rows), 1), axis=1)  # (N,)
-    return torch.from_numpy(np.argsort(distances, kind="stable")[:count])
+    order = np.argsort(distances)
+    steps = np.diff(distances[order], prepend=distances[order][:1]) > herding.TIE  # where the next ones are farther
+    return torch.from_numpy(order[np.lexsort((order, np.cumsum(steps)))][:count])
 
 
 def trim(memory: Memory, quota: int) -> Memory:

@@ -290,7 +290,7 @@ def nme_scores(features: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
     """Returns rows divided by their L2 norms, float64. Zero rows stay zero."""
-    return F.normalize(rows.double(), dim=1)
+    return F.normalize(rows.double(), dim=1, eps=1e-150)  # far below float32, and its square is above 0
 
 
 def _percent(correct: torch.Tensor) -> float:

@@ -215,7 +215,7 @@ def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Schedule:
     """
 
     def schedule(epoch: int) -> float:
-        progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+        progress = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1)
         return rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     return _after_warmup(schedule, rate, warmup_epochs)

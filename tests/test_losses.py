@@ -402,3 +402,31 @@ def test_a_tensor_of_several_temperatures_is_refused():
         losses.distillation(draw(2, 3), draw(2, 3), temperature=two)
     with pytest.raises(ValueError, match=r"cross_entropy: label_smoothing \(2,\)"):
         losses.cross_entropy(draw(2, 3), torch.tensor([0, 1]), label_smoothing=two / 4)
+
+
+@pytest.mark.parametrize("rows", [torch.ones(1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool), torch.ones(2)])
+def test_rows_that_would_be_broadcast_are_refused(rows):
+    for loss in (
+        lambda: losses.cross_entropy(LOGITS, TARGETS, rows=rows),
+        lambda: losses.distillation(LOGITS, LOGITS, temperature=2, rows=rows),
+        lambda: losses.nca(LOGITS, TARGETS, rows=rows), lambda: losses.distance(LOGITS, LOGITS, rows=rows),
+        lambda: losses.cosine_distance(LOGITS, LOGITS, rows=rows),
+        lambda: losses.binary_cross_entropy(LOGITS, torch.zeros_like(LOGITS), rows=rows),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^losses: rows .*; it must be \(2,\) torch\.bool$"):
+            loss()
+    with pytest.raises(ValueError, match=r"groups \(2,\) torch\.int64; it must be \(3,\) torch\.int64"):
+        losses.distillation(LOGITS, LOGITS, temperature=2, groups=torch.zeros(2, dtype=torch.int64))
+
+
+def test_distances_of_half_precision_are_float32():
+    first = torch.full((2, 40), 200.0, dtype=torch.float16)
+    assert losses.distance(first, -first).dtype == torch.float32  # its square is above float16's largest number
+    torch.testing.assert_close(losses.distance(first, -first), torch.tensor(400 * 40**0.5))
+    assert losses.cosine_distance(first, -first).item() == pytest.approx(2)
+
+
+def test_targets_of_binary_cross_entropy_may_be_integers():
+    targets = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    expected = losses.binary_cross_entropy(LOGITS, targets.to(LOGITS.dtype))
+    assert torch.equal(losses.binary_cross_entropy(LOGITS, targets), expected)

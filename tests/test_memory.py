@@ -172,3 +172,12 @@ def test_no_sequence_of_phases_exceeds_the_budget(phases, budget, fixed, selecti
             assert rows == chosen_first[label][: len(rows)]  # a prefix of the first choice, by rank
         flat = memory.rows(kept).tolist()
         assert len(flat) == len(set(flat)) == memory.size(kept)
+
+
+def test_of_equally_near_images_the_lowest_row_comes_first_whatever_rounds():
+    """Rows that mirror each other are equally far from a mean on the axis; sums of squares differ in the last bit."""
+    for key in range(40):
+        half = torch.randn(5, 7, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
+        both = torch.stack([half, half.flip(1)], dim=1).reshape(10, 7)  # rows 2 i and 2 i + 1 are mirror images
+        found = memory.choose(both, 10, selection="closest").reshape(5, 2)
+        assert torch.equal(found[:, 0] + 1, found[:, 1]) and (found[:, 0] % 2 == 0).all()

@@ -350,3 +350,9 @@ def test_nme_scores_of_several_models_by_vmap_are_a_loop():
     features, means = torch.randn(3, 7, 4, generator=draws), torch.randn(3, 5, 4, generator=draws)
     expected = [metrics.nme_scores(*pair) for pair in zip(features, means, strict=True)]
     torch.testing.assert_close(torch.func.vmap(metrics.nme_scores)(features, means), torch.stack(expected))
+
+
+def test_tiny_features_are_normalised_as_others_are():
+    features = torch.tensor([[1e-20, 0.0], [0.0, 1e-30], [0.0, 0.0]])
+    scores = metrics.nme_scores(features, torch.eye(2))
+    torch.testing.assert_close(scores, torch.tensor([[0.0, -2.0], [-2.0, 0.0], [-1.0, -1.0]], dtype=torch.float64))

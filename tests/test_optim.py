@@ -258,3 +258,8 @@ def test_warmup_rises_in_equal_steps_and_then_hands_over():
     assert [schedule(epoch) for epoch in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert schedule(4) == pytest.approx(0.8)  # the cosine's top
     assert schedule(6) == pytest.approx(0.4)  # and its middle
+
+
+def test_a_cosine_of_no_epochs_after_the_warm_up_is_a_number():
+    assert optim.cosine(0.1, epochs=3, warmup_epochs=3)(3) == 0.1
+    assert optim.cosine(0.1, epochs=0)(0) == 0.1

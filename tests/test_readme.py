@@ -7,6 +7,7 @@ import shlex
 from ast import literal_eval
 from dataclasses import MISSING
 from inspect import signature
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from benchmarks import all_methods, months_later
 from cil_func import __main__ as door
 from cil_func import config, methods
 from cil_func.config import explain
+from cil_func.parallel import batch_split
 
 ROOT = Path(train.__file__).parent
 
@@ -130,6 +132,24 @@ def test_every_train_command_is_understood():
         options = train.parse(shlex.split(command.partition(" && ")[0]))
         if not options.extend:  # then the configuration is that of a run, which isn't there
             config.load(options.config or "digits", options.set)
+
+
+def test_every_train_command_of_several_processes_can_be_shared_by_them():
+    presets = [path.read_text(encoding="utf-8") for path in (ROOT / "cil_func/config/presets").glob("*.toml")]
+    text = "\n".join([*PAGES.values(), *presets]).replace("\\\n", " ")
+    shared = 0
+    for flags, words in re.findall(r"torchrun ([^`\n]*?)train\.py([^`\n#()]*)", text):
+        counts = [re.search(rf"--{flag}=(\S+)", flags) for flag in ("nproc_per_node", "nnodes")]
+        size = prod((int(count[1]) if count[1].isdecimal() else 2) if count else 1 for count in counts)
+        options = train.parse(shlex.split(words.replace("$", "")))
+        loaded = config.load(options.config or "digits", options.set)
+        shared += size > 1
+        for phase in (0, 1):
+            numbers = loaded.optim_of_phase(phase)
+            batch_split.refuse_single_group(
+                size, batch_size=numbers.batch_size, norm_batch=numbers.norm_batch, pads=True, table="optim"
+            )
+    assert shared >= 8
 
 
 def test_every_other_command_is_there():

@@ -4,11 +4,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
+from cil_func.data.reading import locking
 from cil_func.errors import DataError
 
 CACHE = ".data"  # downloads go into this folder of the working directory, unless data.path is given
@@ -32,12 +33,38 @@ def read(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tup
             f"data.path {root} holds train/ and no CIFAR-100; "
             'set data.name = "image_folder" to train on that folder, or give another path for cifar100'
         )
-    with _download_guard(root, "cifar-100-python"):
+    with _alone(root, "cifar-100-python"), _download_guard(root, "cifar-100-python"):
         splits = [CIFAR100(data_path=str(root), train=train, download=True) for train in (True, False)]
     arrays = [np.asarray(array) for split in splits for array in split.get_data()[:2]]
     arrays[1::2] = [targets.astype(np.int64) for targets in arrays[1::2]]
     train_images, train_targets, test_images, test_targets = arrays
     return train_images, train_targets, test_images, test_targets, tuple(splits[0].dataset.classes)
+
+
+@contextmanager
+def _alone(root: Path, stem: str) -> Iterator[None]:
+    """Returns a context manager for a download that other processes, also of other machines, may begin as well.
+
+    Its block waits while another process is in it. Where the images are there already, it waits for nobody. root, stem:
+    as in `_download_guard`.
+    """
+    path = root / f"{stem}.lock"
+    if os.path.exists(root / stem) and not os.path.exists(path):
+        yield
+        return
+    made = [p for p in (root, *root.parents) if not os.path.exists(p)]  # inner folders first
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that can't be written, or a file system without locks
+            root.mkdir(parents=True, exist_ok=True)
+            locking.lock(stack.enter_context(path.open("a")))
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+            for directory in filter(os.path.isdir, made):
+                with suppress(OSError):  # it isn't empty
+                    directory.rmdir()
 
 
 @contextmanager
@@ -47,7 +74,6 @@ def _download_guard(root: Path, stem: str) -> Iterator[None]:
     root: the folder of the download. stem: the archive is root/stem.tar.gz and unpacks to root/stem.
     What was there before is not deleted. After an interrupt the same is deleted, and the interrupt is raised as it is.
     """
-    made = [p for p in (root, *root.parents) if not os.path.exists(p)]  # inner folders first
     new = [p for p in (root / stem, root / f"{stem}.tar.gz") if not os.path.exists(p)]
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
@@ -56,9 +82,6 @@ def _download_guard(root: Path, stem: str) -> Iterator[None]:
     except BaseException as error:
         for left in filter(os.path.lexists, new):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-        for directory in filter(os.path.isdir, made):
-            if not any(directory.iterdir()):
-                directory.rmdir()
         if not isinstance(error, Exception):
             raise
         lines = str(error).splitlines()

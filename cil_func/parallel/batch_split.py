@@ -81,6 +81,11 @@ def refuse_single_group(size: int, *, batch_size: int, norm_batch: int, pads: bo
             "share; use one process, a resnet with norm_batch, or a timm model without batch norm (a ViT, ConvNeXt)"
         )
     fits = max(2, math.ceil(batch_size / size))
+    if fits >= batch_size:
+        raise ConfigError(
+            f"{table}.batch_size: {batch_size} images are too few for {size} processes, each of which wants a norm "
+            "group of 2 or more; use one process, or larger batches"
+        )
     raise ConfigError(
         f"{table}.norm_batch: {norm_batch} makes a batch of {batch_size} images one norm group, which {size} processes "
         f"can't share; {table}.norm_batch={fits} gives each a group (statistics over {fits} images: other results than "

@@ -19,7 +19,8 @@ from typing import TypedDict
 from cil_func.errors import PeerError
 from cil_func.parallel import activity
 from cil_func.parallel.activity import Activity, ActivityRecord
-from cil_func.parallel.shared_store import SharedStore
+from cil_func.parallel.launch import here
+from cil_func.parallel.shared_store import SharedStore, StoreError
 
 BEAT_SECONDS = 0.5  # between two beats
 _GRACE_SECONDS = 2.0  # from a known failure to the end of a process whose main thread is still in a collective
@@ -60,7 +61,7 @@ class FailureWatch:
 
     def __enter__(self) -> "FailureWatch":
         self.store = SharedStore(self._prefix, self._timeout)
-        self.store.set(f"who/{self.rank}", json.dumps([socket.gethostname(), os.getpid()]))
+        self.store.set(f"who/{self.rank}", json.dumps([socket.gethostname(), os.getpid(), here()]))
         self.store.set(f"place/{self.rank}", activity.to_text(self.activity.record()))
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -70,7 +71,7 @@ class FailureWatch:
         self._leaving.set()
         # Python ends a thread that is inside torch by aborting the process, so the thread has to end before.
         self._thread.join(_GRACE_SECONDS)
-        with suppress(RuntimeError):
+        with suppress(StoreError):
             self.store.set(f"left/{self.rank}", "")
 
     def report_failure(self, exit_code: int, message: str) -> Failure:
@@ -81,7 +82,7 @@ class FailureWatch:
         """
         failure: Failure = {"rank": self.rank, "exit_code": exit_code, "message": message, "lost": False}
         if exit_code > 128:
-            with suppress(RuntimeError):  # the store is gone
+            with suppress(StoreError):
                 others = (rank for rank in range(self.size) if rank != self.rank and not self.store.has(f"left/{rank}"))
                 dead = next(filter(self._is_dead, others), None)
                 failure = failure if dead is None else self._lost(dead, "was lost: it is not there any more")
@@ -103,7 +104,7 @@ class FailureWatch:
                     return self._claim(self._loss(silent[0]))
                 time.sleep(BEAT_SECONDS / 5)
             return self._claim(self._hanging(0.0) or own)
-        except RuntimeError:  # the store is gone
+        except StoreError:
             return own
 
     def announce(self, key: str, value: str = "") -> None:
@@ -147,9 +148,8 @@ class FailureWatch:
         while not self._leaving.wait(BEAT_SECONDS):
             try:
                 self._look()
-            except RuntimeError as error:  # the store is gone
-                message = f"the launcher of rank 0 is gone ({str(error).splitlines()[0]})"
-                self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": message, "lost": True}
+            except StoreError as error:
+                self.failure = self.failure or {"rank": 0, "exit_code": 1, "message": str(error), "lost": True}
             failure = self.failure
             if not failure:
                 continue
@@ -193,9 +193,9 @@ class FailureWatch:
         return silent
 
     def _is_dead(self, rank: int) -> bool:
-        """Returns whether the process `rank` was on this machine and doesn't exist any more."""
-        host, pid = self._who(rank)
-        if host != socket.gethostname():
+        """Returns whether the process `rank` was on this machine, in this container, and doesn't exist any more."""
+        _, pid, place = self._who(rank)
+        if place != here():
             return False
         try:
             os.kill(pid, 0)
@@ -229,21 +229,21 @@ class FailureWatch:
         return self._lost(rank, f"was lost: silent for {time.monotonic() - self._beats[rank][1]:.0f} s")
 
     def _lost(self, rank: int, how: str) -> Failure:
-        host, pid = self._who(rank)
+        host, pid, _ = self._who(rank)
         return {"rank": rank, "lost": True, "exit_code": 1, "message": f"rank {rank} ({host}, process {pid}) {how}"}
 
-    def _who(self, rank: int) -> tuple[str, int]:
-        """Returns (host, pid) of a process, ("nowhere", 0) if it has never started."""
+    def _who(self, rank: int) -> tuple[str, int, str]:
+        """Returns (host, pid, what `here` says) of a process, ("nowhere", 0, "") if it has never started."""
         if not self.store.has(f"who/{rank}"):
-            return "nowhere", 0
-        host, pid = json.loads(self.store.get(f"who/{rank}"))
-        return host, pid
+            return "nowhere", 0, ""
+        host, pid, place = json.loads(self.store.get(f"who/{rank}"))
+        return host, pid, place
 
     def _claim(self, failure: Failure) -> Failure:
         """Publishes a failure unless there is one already. Returns the run's failure."""
         try:
             published = self.store.set_once("failure", json.dumps(failure))
-        except RuntimeError:  # the store is gone
+        except StoreError:
             published = json.dumps(self.failure or failure)
         self.failure = agreed = json.loads(published)
         return agreed

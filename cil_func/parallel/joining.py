@@ -1,11 +1,14 @@
 """Lets the processes of a run find each other and form a process group."""
 
+import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +17,8 @@ from cil_func.errors import PeerError
 from cil_func.parallel.failure_watch import Failure, FailureWatch
 from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
+
+T = TypeVar("T")
 
 # The timeout of torch's own guards. They would end a run without a message (NCCL) or name the connection as the cause
 # (gloo). `FailureWatch` names the process, and knows about announced long work, so it has to be first.
@@ -33,12 +38,14 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[Failure],
     if launch.size == 1:
         yield Processes(launch)
         return
-    prefix, timeout = f"cil_func/{launch.restart}", timedelta(seconds=timeout_seconds)
+    timeout = timedelta(seconds=timeout_seconds)
     try:
         # Not by env://: if torchrun was given a --master_port, its keys are the same after a restart, and a process
         # would look for one that is dead.
-        store = dist.PrefixStore(prefix, _store(launch, timeout))
-        _find_all(launch, store, timeout)
+        every = _store(launch, timeout)
+        prefix = f"cil_func/{_attempt(launch, every, timeout)}"
+        store = dist.PrefixStore(prefix, every)
+        store.set_timeout(_FOR_EVER)  # NCCL waits in the store for a process that is still compiling
     except RuntimeError as error:
         raise PeerError(f"rank {launch.rank} found no other process ({str(error).splitlines()[0]})") from error
     watch = FailureWatch(launch.rank, launch.size, prefix=prefix, timeout=timeout_seconds, on_loss=on_loss)
@@ -52,12 +59,34 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[Failure],
                 dist.destroy_process_group()
 
 
-def _find_all(launch: Launch, store: dist.Store, timeout: timedelta) -> None:
-    """Waits until all processes have written into the store. Raises RuntimeError after the timeout."""
-    store.set(f"here/{launch.rank}", "")
-    keys = [f"here/{rank}" for rank in range(launch.size)]
-    _poll(lambda: store.check(keys), timeout, f"{launch.size} processes did not come together")
-    store.set_timeout(_FOR_EVER)  # NCCL waits in the store for a process that is still compiling
+def _attempt(launch: Launch, store: dist.Store, timeout: timedelta) -> str:
+    """Waits until all processes have come. Returns a name that these have agreed on, and no others.
+
+    After a restart the store still has what ended processes wrote, and the launchers of several machines count restarts
+    apart. So rank 0 draws a name, each of the others answers to it by a word of its own, and rank 0 lists the answers:
+    who isn't in the list waits for the next name. Raises RuntimeError after the timeout.
+    """
+    own, failure = uuid.uuid4().hex, f"{launch.size} processes did not come together"
+    if launch.rank == 0:
+        answers = [f"cil_func/{own}/answer/{rank}" for rank in range(1, launch.size)]
+        store.set("cil_func/attempt", own)
+        _poll(lambda: store.check(answers), timeout, failure)
+        store.set(f"cil_func/{own}/answers", json.dumps([store.get(key).decode() for key in answers]))
+        return own
+    answered: set[str] = set()
+
+    def listed() -> str:
+        """Returns the name if rank 0 has this process in its list, else ""."""
+        if not store.check(["cil_func/attempt"]):
+            return ""
+        name = store.get("cil_func/attempt").decode()
+        if name not in answered:
+            store.set(f"cil_func/{name}/answer/{launch.rank}", own)
+            answered.add(name)
+        answers = f"cil_func/{name}/answers"
+        return name if store.check([answers]) and own in json.loads(store.get(answers)) else ""
+
+    return _poll(listed, timeout, failure)
 
 
 def _connect(launch: Launch, store: dist.Store) -> None:
@@ -91,13 +120,14 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _poll(is_true: Callable[[], bool], timeout: timedelta, failure: str) -> None:
-    """Waits until is_true() returns True. Raises RuntimeError after the timeout, which `failure` explains.
+def _poll(find: Callable[[], T], timeout: timedelta, failure: str) -> T:
+    """Waits until find() returns something true, and returns it. Raises RuntimeError after the timeout.
 
-    Torch's own waiting is not used: meanwhile Python would answer no signal.
+    failure: its message. Torch's own waiting is not used: meanwhile Python would answer no signal.
     """
     end = time.monotonic() + timeout.total_seconds()
-    while not is_true():
+    while not (found := find()):
         if time.monotonic() > end:
             raise RuntimeError(f"{failure} within {timeout.total_seconds():.0f} s")
         time.sleep(_PAUSE_SECONDS)
+    return found

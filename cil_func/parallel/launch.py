@@ -1,8 +1,11 @@
-"""Reads what the launcher (torchrun) says about this process, and derives its device and number of threads."""
+"""What the launcher (torchrun) says about this process, its device, its number of threads, and where it runs."""
 
 import os
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,26 +18,21 @@ class Launch:
 
     rank: its number among all processes, from 0. size: the number of all processes.
     local_rank, local_size: the same among the processes of its machine.
-    restart: how often the launcher has restarted all processes.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    restart: int = 0
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     """Returns what torchrun's environment variables say; `Launch()` if WORLD_SIZE is not set, whatever the others are.
 
     Raises ConfigError if a variable is no integer, if a rank is outside its size, or if WORLD_SIZE is above 1 and RANK,
-    LOCAL_RANK, MASTER_ADDR or MASTER_PORT is missing.
+    LOCAL_RANK, MASTER_ADDR or MASTER_PORT is missing, or MASTER_PORT is no port.
     """
-    names = {
-        "rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE",
-        "restart": "TORCHELASTIC_RESTART_COUNT",
-    }  # fmt: skip
+    names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
     if "WORLD_SIZE" not in environment:
         return Launch()
     try:
@@ -45,6 +43,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if launch.size > 1 and missing:
         raise ConfigError(f"WORLD_SIZE={launch.size}, and {missing[0]} is not set; start with torchrun")
+    port = environment.get("MASTER_PORT", "1")
+    if launch.size > 1 and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"MASTER_PORT={port} is no port, a number from 1 to 65535; start with torchrun")
     if not (0 <= launch.rank < launch.size and 0 <= launch.local_rank < launch.local_size):
         raise ConfigError(f"rank {launch.rank} of {launch.size}, local rank {launch.local_rank}; start with torchrun")
     return launch
@@ -80,4 +81,21 @@ def set_threads(launch: Launch, threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     elif set_by_torchrun:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_size))
+        torch.set_num_threads(max(1, cores() // launch.local_size))
+
+
+def cores() -> int:
+    """Returns how many processor cores this process may use; where the system doesn't say, how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def here() -> str:
+    """Returns a text that two processes have in common only where one knows the other by its number.
+
+    Machines and containers may have one host name and be several; so the start of the system and the namespace of the
+    numbers count too, where the system has them.
+    """
+    known = [socket.gethostname()]
+    with suppress(OSError):
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(known)

@@ -176,8 +176,8 @@ class Processes:
             odd = [rank for rank in range(self.size) if not torch.equal(every[rank, index], every[0, index])]
             if odd:
                 raise CilError(
-                    f"{name} of rank {odd[0]} differ from those of rank 0 {when}; a machine computes wrongly, or the "
-                    "ranks run different versions"
+                    f"{name} of rank {odd[0]} differ from those of rank 0 {when}; the ranks run different versions or "
+                    "on different processors, or a machine computes wrongly"
                 )
 
     def refuse_shared_gpu(self) -> None:
@@ -191,6 +191,10 @@ class Processes:
                     f"ranks {gpus.index(gpu)} and {rank} have the same GPU ({gpu}); start one process a GPU, or let "
                     "the launcher show each process another one (CUDA_VISIBLE_DEVICES)"
                 )
+
+    def least(self, name: str, value: int) -> int:
+        """Returns the smallest of the values that the processes give. name: of the value, used once."""
+        return min(map(int, self.watch.exchange(name, str(value)))) if self.watch else value
 
     def wait_for_all(self, place: str) -> None:
         """Waits until all processes have called this with the same name. Each name is used once."""

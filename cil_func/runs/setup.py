@@ -1,5 +1,6 @@
 """Builds everything that a run needs from its configuration, before anything is trained."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -91,7 +92,8 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     dtype, compute_dtype = DTYPES[config.run.precision]
     mean, std = config.data.mean, config.data.std
     if not mean:  # of the first phase alone: later images are not known yet
-        mean, std = batches.channel_statistics(train_images, phases.phases[0].train_rows)
+        with processes.activity.long_work("computing mean and std", at_most_seconds=math.inf):
+            mean, std = batches.channel_statistics(train_images, phases.phases[0].train_rows)
     preprocess = Preprocess(*(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std)))
     sizes = {"num_classes": len(phases.class_order), "num_phases": len(phases.phases)}
     network = network_of(config, method, **sizes, image_size=train_images.shape)
@@ -129,6 +131,8 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
 def _prepare(config: Config, processes: Processes) -> torch.device:
     """Sets this process's threads, device and float32. Returns the device. Raises ConfigError or MachineError."""
     set_threads(processes.launch, config.run.threads)
+    if processes.size > 1:  # what each process computes by itself has other bits on another number of threads
+        torch.set_num_threads(processes.least("threads", torch.get_num_threads()))
     device = device_of(processes.launch, config.run.device)
     processes.set_device(device)
     processes.refuse_shared_gpu()

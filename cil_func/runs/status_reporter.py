@@ -82,12 +82,14 @@ class StatusReporter:
         return failure["exit_code"]
 
     def lost(self, failure: Failure) -> None:
-        """Writes the failure of another process. If that process can't print it, one of the others does.
+        """Writes the failure of another process. If that process can't print it, one on each machine does.
 
         failure: of the process that failed, from `FailureWatch.report_failure`.
         """
         self._write(failure["exit_code"], failure["message"])
-        if failure["lost"] and self.processes.rank == (1 if failure["rank"] == 0 else 0):
+        launch = self.processes.launch
+        first = launch.rank - launch.local_rank  # of this machine; each machine's launcher shows what is printed there
+        if failure["lost"] and launch.local_rank == (1 if failure["rank"] == first else 0):
             self.print_line(failure["message"])
 
     def print_line(self, message: str) -> None:

@@ -1,12 +1,10 @@
 """Where a run's images are, in memory or in their files, and how many processes decode them."""
 
-import os
-
 from cil_func.config import Config
 from cil_func.data import sources
 from cil_func.data.reading.file_table import FileTable, Joined, Pixels
 from cil_func.data.reading.packed import PackedFile
-from cil_func.parallel.launch import Launch
+from cil_func.parallel.launch import Launch, cores
 
 _MOST_WORKERS = {"cuda": 16, "cpu": 2}  # by the device that trains: a CPU has no cores to spare
 
@@ -37,5 +35,4 @@ def num_workers(config: Config, launch: Launch | None = None) -> int:
     """
     if config.data.workers != "auto":
         return config.data.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS[config.run.device], cores // (launch.local_size if launch else 1)))
+    return max(1, min(_MOST_WORKERS[config.run.device], cores() // (launch.local_size if launch else 1)))

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import pickle
+import time
 import typing
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import CIFAR100
 
 from cil_func.config import schema
-from cil_func.data import sources
+from cil_func.data import cifar100, sources
 from cil_func.data.reading import subsets
 from cil_func.errors import ConfigError, DataError
 
@@ -322,3 +324,29 @@ def test_core50_as_it_is_distributed(tmp_path):
         sources.load("core50", path=str(root))
     with pytest.raises(DataError, match=r"s1 holds neither s1/o1/ nor core50_128x128/ with it; unpack core50"):
         sources.load("core50", path=str(root / "s1"))
+
+
+def test_one_process_at_a_time_downloads_and_what_is_there_is_waited_for_by_nobody(tmp_path):
+    """Several machines may have one file system, and one archive must not be written by two."""
+    root, inside, most = tmp_path / "a", [0], [0]
+
+    def download():
+        with cifar100._alone(root, "stem"):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.1)
+            (root / "stem").mkdir(exist_ok=True)
+            time.sleep(0.1)
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(download)
+            time.sleep(0.05)
+    assert most == [1] and [path.name for path in root.iterdir()] == ["stem"]
+    root.chmod(0o555)
+    with cifar100._alone(root, "stem"), cifar100._alone(root, "stem"):
+        assert [path.name for path in root.iterdir()] == ["stem"]
+    with pytest.raises(ZeroDivisionError), cifar100._alone(tmp_path / "b" / "c", "stem"):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

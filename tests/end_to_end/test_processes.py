@@ -157,6 +157,18 @@ def test_a_process_that_was_killed_comes_back_with_the_launchers_help(two, tmp_p
     assert model[0] == model[1]
 
 
+def test_a_process_of_one_of_two_machines_comes_back(two, tmp_path):
+    """The launcher of the machine that lost it counts a restart; the other one starts its process anew uncounted."""
+    undisturbed, killed, once = two[0], tmp_path / "killed", str(tmp_path / "once")
+    fault = {"what": "SIGKILL", "rank": 1, "at": BORDERS, "once": once}
+    flags = ("--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{launching.free_port()}")
+    words = launching.command(1, *small(killed), script=FAULTY, flags=(*flags, "--rdzv_id=a", "--max_restarts=2"))
+    machines = [launching.fork(words, env={"FAULT": json.dumps(fault)}) for _ in range(2)]
+    ends = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0] and os.path.exists(once), ends
+    assert launching.results(killed) == launching.results(undisturbed)
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_launcher_or_to_one_process_saves_and_stops_all(sent, code, stopped, tmp_path):
     """The launcher passes it on to all; and a process that got it itself tells the others by their next step.

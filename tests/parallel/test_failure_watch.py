@@ -13,8 +13,9 @@ import pytest
 import torch.distributed as dist
 
 from cil_func.errors import PeerError
-from cil_func.parallel import failure_watch
+from cil_func.parallel import failure_watch, launch
 from cil_func.parallel.failure_watch import FailureWatch
+from cil_func.parallel.shared_store import StoreError
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(make, clock):
     first = make(0, size=2, timeout=1000)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    first.store.set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    first.store.set("who/1", json.dumps([socket.gethostname(), gone.pid, launch.here()]))
     first.store.add("beat/1", 1)
     for now in (0.0, 1.0, 2.0, 3.0, 4.0):
         clock[0] = now
@@ -196,7 +197,7 @@ def test_the_stop_that_a_launcher_sends_when_a_process_was_killed_is_not_the_run
     first = make(0, size=2)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    first.store.set("who/1", json.dumps([socket.gethostname(), gone.pid]))
+    first.store.set("who/1", json.dumps([socket.gethostname(), gone.pid, launch.here()]))
     if left:
         first.store.set("left/1", "")
     failure = first.report_failure(exit_code, "its own words")
@@ -222,7 +223,7 @@ def test_without_the_store_a_process_reports_its_own_failure(make):
     class Gone:
         def __getattr__(self, name):
             def raises(*arguments):
-                raise RuntimeError("connection closed")
+                raise StoreError("connection closed")
 
             return raises
 
@@ -297,3 +298,43 @@ def test_a_process_whose_main_thread_hangs_is_ended(make, monkeypatch):
     watch._leaving = leaving
     # known after a second, over the grace of 2 seconds at 4, and saved at 7
     assert ended == [143] and told == [("stopped by SIGTERM", 7.0)] and failure_watch._GRACE_SECONDS == 2
+
+
+@pytest.mark.parametrize("other", ["another boot", "another namespace"])
+def test_a_process_of_another_machine_of_the_same_name_is_not_looked_for_here(other, make, clock):
+    """Its number may be that of no process here, and it lives."""
+    first = make(0, size=2, timeout=1000)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    name, boot, namespace = launch.here().split(" ")
+    place = {"another boot": f"{name} x {namespace}", "another namespace": f"{name} {boot} x"}[other]
+    first.store.set("who/1", json.dumps([socket.gethostname(), gone.pid, place]))
+    first.store.add("beat/1", 1)
+    for now in (0.0, 2.0, 4.0, 6.0):
+        clock[0] = now
+        first._look()
+        assert first.failure is None
+    assert first.report_failure(143, "stopped by SIGTERM")["message"] == "stopped by SIGTERM"
+
+
+def test_a_store_that_is_gone_while_a_process_waits_is_one_line():
+    """The first machine's launcher has it, and that machine may be taken away while others wait."""
+    port = launching.free_port()
+    code = f"from torch.distributed import TCPStore; store = TCPStore('127.0.0.1', {port}, is_master=True)"
+    code += "; print(flush=True); import time; time.sleep(60)"
+    host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    host.stdout.readline()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MASTER_ADDR", "127.0.0.1")
+        patched.setenv("MASTER_PORT", str(port))
+        patched.setattr(failure_watch, "BEAT_SECONDS", 3600.0)
+        watch = FailureWatch(0, 2, prefix="a", timeout=5.0, on_loss=lambda failure: None).__enter__()
+    host.kill()
+    host.wait()
+    for wait in (
+        lambda: watch.wait_for_announcement("data"), lambda: watch.wait_for_all("data"),
+        lambda: watch.exchange("gpu", "a"), lambda: watch.announce("data"),
+    ):  # fmt: skip
+        with pytest.raises(PeerError, match=r"^the launcher of rank 0 is gone \(.+\)$"):
+            wait()
+    watch._leaving.set()

@@ -2,6 +2,9 @@
 
 import math
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
 from types import SimpleNamespace
@@ -21,7 +24,7 @@ from cil_func.data.images import Resident
 from cil_func.errors import ConfigError, PeerError
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import classes_of
-from cil_func.parallel import batch_split
+from cil_func.parallel import batch_split, joining
 from cil_func.parallel.hashing import digest
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import Launch, device_of, launched, set_threads
@@ -198,13 +201,12 @@ def test_a_digest_sees_values_shapes_and_dtypes():
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1",
-    "TORCHELASTIC_RESTART_COUNT": "2",
 }  # fmt: skip
 
 
 def test_torchruns_variables():
-    assert launched({}) == Launch(0, 1, 0, 1, 0)
-    assert launched(TORCHRUN) == Launch(3, 4, 1, 2, 2)
+    assert launched({}) == Launch(0, 1, 0, 1)
+    assert launched(TORCHRUN) == Launch(3, 4, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,8 @@ def test_torchruns_variables():
     [
         ({"WORLD_SIZE": "four"}, "WORLD_SIZE=four"), ({"RANK": "4"}, "rank 4 of 4"),
         ({"LOCAL_RANK": "2"}, "local rank 2"),
-        ({"MASTER_PORT": None}, "MASTER_PORT is not set"), ({"RANK": None}, "RANK is not set"),
+        ({"MASTER_PORT": None}, "MASTER_PORT is not set"), ({"MASTER_PORT": "abc"}, "MASTER_PORT=abc is no port"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT=70000 is no port"), ({"RANK": None}, "RANK is not set"),
     ],
 )  # fmt: skip
 def test_a_broken_launcher_is_refused(changes, named):
@@ -268,6 +271,27 @@ def test_two_processes_on_one_gpu_are_refused(gpus, refused, monkeypatch):
         processes.refuse_shared_gpu()
 
 
+def answer(store, rank: int) -> str:
+    """Does what the process of a rank does until all have come. Returns the name of the attempt."""
+    return joining._attempt(Launch(rank, 2, rank, 2), store, timedelta(seconds=20))
+
+
+def test_processes_meet_those_of_their_own_attempt_alone():
+    """What an earlier attempt has left in the store doesn't matter, whatever the launchers count."""
+    port = launching.free_port()
+    store = dist.TCPStore("127.0.0.1", port, is_master=True)
+    names = []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):  # in the second and third one the store has all that the one before wrote
+            late = pool.submit(answer, store.clone(), 1)
+            time.sleep(0.3)
+            assert not late.done()  # it has seen an old list, without its own answer
+            first = pool.submit(answer, store.clone(), 0)
+            assert first.result() == late.result()
+            names.append(first.result())
+    assert len(set(names)) == 3
+
+
 def test_torchs_own_timeouts_are_longer_than_a_compilation(monkeypatch):
     """NCCL's timeout counts from the first collective; before it, NCCL waits in the store for the others."""
     port, made = launching.free_port(), {}
@@ -275,7 +299,7 @@ def test_torchs_own_timeouts_are_longer_than_a_compilation(monkeypatch):
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **settings: made.update(settings))
-    dist.PrefixStore("cil_func/0", agent).set("here/1", "")
+    threading.Thread(target=answer, args=(agent.clone(), 1), daemon=True).start()
     with join(Launch(0, 2, 0, 2), timeout_seconds=5, on_loss=print):
         assert made["timeout"] >= timedelta(days=1) and made["store"].timeout >= timedelta(days=1)
 
@@ -288,3 +312,19 @@ def test_a_process_that_never_comes_is_waited_for_at_the_start_alone(monkeypatch
     with pytest.raises(PeerError, match="rank 0 found no other"):
         join(Launch(0, 2, 0, 2), timeout_seconds=0.2, on_loss=print).__enter__()
     del agent
+
+
+def test_too_few_images_for_the_processes_name_a_way_that_works():
+    with pytest.raises(ConfigError, match=r"too few for 2 processes, .* use one process, or larger batches"):
+        batch_split.refuse_single_group(2, batch_size=2, norm_batch=2, pads=True, table="optim")
+
+
+def test_threads_where_the_system_does_not_say_which_cores(monkeypatch):
+    """macOS has no sched_getaffinity."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    set_threads(Launch(0, 4, 0, 4), 0)
+    assert given == [2]

@@ -15,6 +15,7 @@ file_table.py     the paths of images that stay in their files
 loading.py        decodes such files in worker processes
 packed.py         decoded images in one file, which is mapped into memory, and its index
 packing.py        makes such a file, once for all runs, and checks it
+locking.py        lets one process at a time pack or download
 checking.py       finds before a run which of such files can't be used
 odd_images.py     what is said of images that are turned, transparent or dark
 variation.py      warns if the images of a class are all alike

@@ -15,15 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cil_func.data.reading import file_table, image_file, loading, packed
+from cil_func.data.reading import file_table, image_file, loading, locking, packed
 from cil_func.data.reading.file_table import FileTable
 from cil_func.data.reading.packed import Block, Header, PackedFile
 from cil_func.errors import DataError, DiskError
-
-try:
-    import fcntl
-except ImportError:  # on Windows, where several runs must not pack the same images at once
-    fcntl = None  # type: ignore[assignment]  # mypy knows no module that may be missing
 
 _BLOCK_PIXELS = 1 << 21  # of a block: 41 images of 224 pixels, 6 MB in a worker's pipe
 _MOST_OF_BLOCK = 1024  # files
@@ -72,7 +67,7 @@ def pack(
         with _disk_errors(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(packed.index_path(path), "a+b") as index:
-                _lock(index)
+                locking.lock(index)
                 there = os.path.exists(path)  # another process may have made it meanwhile
                 if not there and (faults := _write(path, index, table, stamps, workers=workers, stop=stop)):
                     return faults, []
@@ -206,12 +201,6 @@ def _teller(path: str, count: int, size: int) -> Callable[[int], None]:
                 print(f"packing {count:,} images into {path} ({count * size / 1e9:.1f} GB): {done:,}", file=sys.stderr)
 
     return tell
-
-
-def _lock(file: BinaryIO) -> None:
-    """Locks an open file for this process alone until it is closed; waits while another process has it."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextlib.contextmanager
