@@ -67,6 +67,7 @@ class _Watch(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
     def _refuse_rest(self, sides: Sequence[int], kernel: Sequence[int], *, stride: list, padding: list) -> None:
-        if list(kernel) == list(stride) and not any(padding) and any(s % k for s, k in zip(sides, kernel, strict=True)):
+        whole = [side + 2 * pad for side, pad in zip(sides, padding, strict=True)]
+        if list(kernel) == list(stride) and any(side % k for side, k in zip(whole, kernel, strict=True)):
             high, wide = (k * image // side for k, image, side in zip(kernel, self.image_size, sides, strict=True))
             raise _CutError(f"its patches have {high}x{wide} pixels, and an image has no whole number of them")

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from cil_func import model, tree
-from cil_func.networks import backbones, recomputing, timm_skeleton, weights
+from cil_func.networks import backbones, recomputing, timm_draws, timm_skeleton, weights
 
 FAMILIES = {  # model: side of the images in pixels; what is odd about it
     "tiny_vit_5m_224": 64,  # eval mode keeps attention biases in the module
@@ -110,3 +110,11 @@ def test_buffers_that_belong_to_a_size_are_refused_for_another():
     params, state = model.init(0, f"timm:{name}", 2, image_size=(448, 448))
     with pytest.raises(ValueError, match=r"images of 224x224 pixels need .*attn_mask .* another size"):
         model.apply(params, state, torch.zeros(1, 3, 224, 224), train=False)
+
+
+def test_padding_that_fills_up_the_last_patch_leaves_no_pixel_out():
+    patches = {"input": torch.empty(1, 3, 6, 6, device="meta"), "weight": torch.empty(5, 3, 4, 4, device="meta")}
+    with timm_draws._Watch((6, 6)):
+        torch.nn.functional.conv2d(**patches, stride=4, padding=1)
+        with pytest.raises(ValueError, match="4x4"):
+            torch.nn.functional.conv2d(**patches, stride=4)

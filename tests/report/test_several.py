@@ -125,8 +125,9 @@ def test_names_are_drawn_as_they_are_and_long_lists_of_them_leave_room_for_the_c
     figure = several.curves(several.groups_of([run(make_run, name) for name in names]))
     drawn = svg(figure, "curves").decode()
     assert all(f">{name}</text>" in drawn or f"> {name}</text>" in drawn for name in names)
-    inches = figure.axes[0].get_position().height * figure.get_figheight()
-    assert inches > 3.5
+    curves, legend = figure.axes[0].get_position(), figure.legends[0].get_window_extent()
+    assert curves.height * figure.get_figheight() > 3.5  # inches
+    assert legend.transformed(figure.transFigure.inverted()).y1 < curves.y0
 
 
 def test_a_single_run_s_pictures_have_its_name_as_it_is(make_run):
