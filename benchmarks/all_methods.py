@@ -59,8 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="of every run")
     parser.add_argument("--draw", type=Path, metavar="SVG", help="draws the figure of the record, trains nothing")
     options = parser.parse_args(arguments)
-    if any(not each.startswith(("data.name=", "data.path=")) for each in options.set):
-        options = measure.parsed(parser, arguments, apart=("set",))
+    images = ("data.name=", "data.path=") if options.name != "digits" else ()
+    only_images = all(each.startswith(images) for each in options.set)
+    measure.refuse_replacing(parser, options, changed_by=() if only_images else ("set",))
     record_path = options.json or measure.RESULTS / f"{options.name}-cpu.json"
     folder = options.runs or Path(f"runs/{options.name}-methods")
     if options.draw:

@@ -73,7 +73,10 @@ def parse(arguments: list[str] | None):
     parser.add_argument("--models", default=",".join(FAMILIES), help="of --agreement, separated by commas")
     parser.add_argument("--quick", action="store_true", help="timm's smallest models, for tests")
     parser.add_argument("--eager", action="store_true", help="compile nothing, for tests")
-    return measure.parsed(parser, arguments, apart=("batch_size", "image_size", "models", "quick", "eager"))
+    options = parser.parse_args(arguments)
+    changes = ("batch_size", "image_size", "models", "quick", "eager")
+    measure.refuse_replacing(parser, options, changed_by=changes)
+    return options
 
 
 def timed(name: str, options) -> tuple[dict[str, list[float]], str]:

@@ -76,7 +76,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--large", default="timm:vit_base_patch16_224")
-    return measure.parsed(parser, arguments, apart=("backbone", "large"))
+    options = parser.parse_args(arguments)
+    measure.refuse_replacing(parser, options, changed_by=("backbone", "large"))
+    return options
 
 
 def states(backbone: str, device: torch.device) -> Iterator[Progress]:

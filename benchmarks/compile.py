@@ -62,9 +62,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the setup")
     parser.add_argument("--backend", default="", help="torch.compile's, in place of the one that is used")
     parser.add_argument("--child", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    if (options := parser.parse_args(arguments)).child:
-        return options
-    return measure.parsed(parser, arguments, apart=("backbone", "image_size", "batch_size", "images", "set", "backend"))
+    options = parser.parse_args(arguments)
+    changes = ("backbone", "image_size", "batch_size", "images", "set", "backend")
+    measure.refuse_replacing(parser, options, changed_by=() if options.child else changes)
+    return options
 
 
 def load(images: Path, options: argparse.Namespace) -> configuration.Config:

@@ -32,20 +32,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def parsed(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *, apart: Sequence[str]
-) -> argparse.Namespace:
-    """Returns the flags as a namespace. Ends the process with one line if they would replace a record of other ones.
+def refuse_replacing(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, *, changed_by: Sequence[str]
+) -> None:
+    """Ends the process with argparse's error if a results file would be replaced by one of other settings.
 
-    arguments: the words of the command; None: those of this process. apart: flags, as attributes, that change what is
-    measured. With one of them --json has to name a file: the usual one in results/ is of the usual settings.
+    changed_by: flags, as attributes of `options`, that change what is measured. With one of them --json has to name a
+    file: the usual one in results/ is of the usual settings.
     """
-    options = parser.parse_args(arguments)
-    given = [name for name in apart if getattr(options, name) != parser.get_default(name)]
+    given = [name for name in changed_by if getattr(options, name) != parser.get_default(name)]
     if given and not options.json:
         flag = f"--{given[0].replace('_', '-')}"
         parser.error(f"{flag} measures something else than the record in benchmarks/results/ has; add --json PATH")
-    return options
 
 
 def device() -> str:

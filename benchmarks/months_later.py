@@ -61,9 +61,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--extend-epochs", type=int, default=30)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keeps the runs; called again it goes on with them")
     options = parser.parse_args(arguments)
-    other = ("images", "first", "more", "set", "extend_epochs")
     if options.name == parser.get_default("name"):
-        options = measure.parsed(parser, arguments, apart=other)
+        changes = ("images", "first", "more", "set", "extend_epochs")
+        measure.refuse_replacing(parser, options, changed_by=changes)
     options.set = options.set or list(SETTINGS)
     return options
 

@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = measure.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="steps after the first one")
     parser.add_argument("--quick", action="store_true", help="one small network, for tests")
-    options = measure.parsed(parser, arguments, apart=("quick",))
+    options = parser.parse_args(arguments)
+    measure.refuse_replacing(parser, options, changed_by=("quick",))
     # memory that is freed goes back to the system at once, or the peaks would be those of the allocator
     os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     conditions = measure.conditions("cpu", commit=options.commit)
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measured(name: str, side: int, images: int, recompute: bool, repeats: int) -> tuple[int, int, float]:
     """Returns (peak bytes, planned bytes, seconds of a step) of this process."""
-    import torch  # here and below: the first process needs none of it
+    import torch  # here and below: late, in the new process
 
     from benchmarks import step
     from cil_func import config as configuration

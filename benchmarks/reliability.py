@@ -1,4 +1,4 @@
-"""Does a run survive what happens to it? `python -m benchmarks.reliability [--full] [--only NAME,...] [--json PATH]`.
+"""Does a run survive what happens to it? `python -m benchmarks.reliability [--full] [--only NAME,...] --json PATH`.
 
 A run of three phases on the digits is killed, stopped and given NaN, as real processes. Then the same command goes on,
 and must end with the bits of a run to which nothing happened (weights, exemplars, results). What concerns files alone
@@ -68,9 +68,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(COUNTS), help=",".join(COUNTS))
     parser.add_argument("--count", type=int, default=0, help="of each kind, in place of the usual one")
     parser.add_argument("--seed", type=int, default=0)
-    options = measure.parsed(parser, arguments, apart=("only", "count", "seed"))
+    options = parser.parse_args(arguments)
     if unknown := sorted(set(options.only) - set(KINDS)):
         parser.error(f"--only {unknown[0]!r}; of {', '.join(KINDS)}")
+    measure.refuse_replacing(parser, options, changed_by=("full", "only", "count", "seed"))
     return options
 
 

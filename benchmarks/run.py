@@ -64,7 +64,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     hidden = argparse.SUPPRESS
     parser.add_argument("--epochs", type=int, default=1, help="of every phase")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="train/<class>/*.png and test/<class>/*.png")
-    parser.add_argument("--parts", default="conventional,cold,warm", help=f"of {','.join(PARTS)}")
+    listed = {"type": lambda text: text.split(","), "default": ["conventional", "cold", "warm"]}
+    parser.add_argument("--parts", help=f"of {','.join(PARTS)}", **listed)
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the recipe")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="inductor's cache, kept; cold wants it empty")
     workers = min(8, len(os.sched_getaffinity(0)))
@@ -78,14 +79,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--result", type=Path, help=hidden)
     parser.add_argument("--spawned", type=float, help=hidden)
     options = parser.parse_args(arguments)
-    if not options.side:
-        sizes = ("classes", "train_images", "test_images", "image_size")
-        options = measure.parsed(parser, arguments, apart=("parts", "set", *sizes))
-    options.parts = options.parts.split(",")
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"--parts {unknown[0]!r}; of {', '.join(PARTS)}")
     if "cold" in options.parts and options.cache and options.cache.is_dir() and any(options.cache.iterdir()):
         parser.error(f"--cache {options.cache} is not empty, and cold wants an empty one; leave cold out of --parts")
+    changes = ("parts", "set", "workers", "classes", "train_images", "test_images", "image_size")
+    if not options.side:
+        measure.refuse_replacing(parser, options, changed_by=changes)
     return options
 
 

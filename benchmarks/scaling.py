@@ -7,8 +7,9 @@ they are sent.
 
 A model estimates n GPUs. A step takes the time of the norm groups of 128 images that the busiest GPU has, and then
 2 (n - 1) (latency + bytes / (n bandwidth)) seconds for the sum in a ring, without overlap. The results file has its
-assumptions. The time of 128 images on one GPU is that of --gpu-seconds, else an estimate. model_strong_N: the speedup
-of a batch of 512 by N GPUs over one. model_weak_N: images/s with 128 images for each of N GPUs, over one GPU.
+assumptions. The time of 128 images on one GPU is that of --gpu-seconds (with --json), else an estimate.
+model_strong_N: the speedup of a batch of 512 by N GPUs over one. model_weak_N: images/s with 128 images for each of N
+GPUs, over one GPU.
 """
 
 import argparse
@@ -67,9 +68,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the setup")
     parser.add_argument("--child", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    if (options := parser.parse_args(arguments)).child:
-        return options
-    return measure.parsed(parser, arguments, apart=("gpu_seconds", "backbone", "image_size", "batch_size", "set"))
+    options = parser.parse_args(arguments)
+    changes = ("gpu_seconds", "backbone", "image_size", "batch_size", "set")
+    measure.refuse_replacing(parser, options, changed_by=() if options.child else changes)
+    return options
 
 
 def load(images: Path, options: argparse.Namespace) -> configuration.Config:

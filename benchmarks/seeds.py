@@ -61,10 +61,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the setup")
     parser.add_argument("--child", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    if (options := parser.parse_args(arguments)).child:
-        return options
-    apart = ("backbone", "image_size", "batch_size", "precision", "eager", "set")
-    return measure.parsed(parser, arguments, apart=apart)
+    options = parser.parse_args(arguments)
+    changes = ("backbone", "image_size", "batch_size", "precision", "eager", "set")
+    measure.refuse_replacing(parser, options, changed_by=() if options.child else changes)
+    return options
 
 
 def seconds_of(way: str, folder: Path, options: argparse.Namespace) -> float:

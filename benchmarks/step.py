@@ -87,9 +87,10 @@ def parse(arguments: list[str] | None):
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides ours")
-    options = measure.parsed(parser, arguments, apart=("image_size", "batch_size", "backbone", "set"))
+    options = parser.parse_args(arguments)
     if both := [each for each in options.set if each.startswith(("optim.batch_size", "model.backbone", "data.image"))]:
         parser.error(f"--set {both[0]} would change one side alone; use --batch-size, --backbone or --image-size")
+    measure.refuse_replacing(parser, options, changed_by=("image_size", "batch_size", "backbone", "set"))
     return options
 
 

@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a few small images, to see that it works")
-    options = measure.parsed(parser, arguments, apart=("quick",))
+    options = parser.parse_args(arguments)
+    measure.refuse_replacing(parser, options, changed_by=("quick",))
     images, repeats, size = (16, 1, 16) if options.quick else (options.images, options.repeats, SIZE)
     conditions = measure.conditions("cpu", commit=options.commit) | {
         "images": images, "workers": options.workers, "repeats": repeats, "size": size, "batch": BATCH,

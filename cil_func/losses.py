@@ -120,7 +120,7 @@ def binary_cross_entropy(
     logits s, targets q: (B, C), targets in [0, 1]. mask: (C,) bool, the classes c that are added up; None: all. rows:
     (B,) bool, the images that take part; None: all.
     Returns a 0-d tensor in nats. Works under torch.func and torch.compile(fullgraph=True).
-    Raises ValueError for shapes that differ or an empty batch.
+    Raises ValueError for shapes that differ, rows that don't fit, or an empty batch.
     Source: Rebuffi et al. 2017 (arXiv:1611.07725), algorithm 3.
     """
     _check("binary_cross_entropy", "logits", logits, mask)
@@ -160,7 +160,7 @@ def distance(
 
     first, second: (B, D). order: 2: the L2 distance; 1: L1, the sum of absolute differences. rows: (B,) bool, the rows
     that take part; None: all. Where two rows are equal the gradient is 0.
-    Raises ValueError for shapes that differ or aren't 2-D.
+    Raises ValueError for shapes that differ or aren't 2-D, rows that don't fit, or an empty batch.
     """
     _check_pair("distance", first, second)
     first, second = _widen(first), _widen(second)
@@ -175,7 +175,7 @@ def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Te
     """Returns the mean over the batch of 1 - cos of the angle between row i of `first` and row i of `second`, 0-d.
 
     first, second: (B, D); the cosine of a zero row is 0. rows: (B,) bool, the rows that take part; None: all. Raises
-    ValueError for shapes that differ or aren't 2-D.
+    ValueError as `distance` does.
     """
     _check_pair("cosine_distance", first, second)
     return _mean(1 - F.cosine_similarity(_widen(first), _widen(second)), rows)
@@ -245,6 +245,6 @@ def _check_targets(function: str, logits: torch.Tensor, targets: torch.Tensor) -
 
 
 def _check_pair(function: str, first: torch.Tensor, second: torch.Tensor) -> None:
-    """Raises ValueError unless both are (B, D): other shapes would be broadcast."""
-    if first.ndim != 2 or first.shape != second.shape:
-        raise ValueError(f"{function}: {tuple(first.shape)} and {tuple(second.shape)} are not (B, D) both")
+    """Raises ValueError unless both are (B, D), B above 0: other shapes would be broadcast."""
+    if first.ndim != 2 or first.shape != second.shape or not len(first):
+        raise ValueError(f"{function}: {tuple(first.shape)} and {tuple(second.shape)} are not (B, D) both, B above 0")

@@ -41,7 +41,7 @@ class Run(Table):
     """Whether the backward pass computes each block of the backbone again instead of keeping what it needs of it
     (activation checkpointing): less memory, more time. Needs compile = false."""
     threads: Annotated[int, Interval(ge=0, le=1024)] = 0
-    "CPU threads of each process. 0: torch's own choice."
+    "CPU threads of each process. 0: torch's own choice; of several processes the smallest one."
     timeout_seconds: Annotated[float, Interval(gt=0, le=86_400)] = 120.0
     "Seconds for which a process may keep the others waiting without progress, before the run ends."
     extends: values.Folder = ""

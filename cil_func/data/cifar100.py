@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def read(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tup
             f"data.path {root} holds train/ and no CIFAR-100; "
             'set data.name = "image_folder" to train on that folder, or give another path for cifar100'
         )
-    with _alone(root, "cifar-100-python"), _download_guard(root, "cifar-100-python"):
+    with _download_lock(root, "cifar-100-python"), _download_guard(root, "cifar-100-python"):
         splits = [CIFAR100(data_path=str(root), train=train, download=True) for train in (True, False)]
     arrays = [np.asarray(array) for split in splits for array in split.get_data()[:2]]
     arrays[1::2] = [targets.astype(np.int64) for targets in arrays[1::2]]
@@ -42,7 +43,7 @@ def read(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tup
 
 
 @contextmanager
-def _alone(root: Path, stem: str) -> Iterator[None]:
+def _download_lock(root: Path, stem: str) -> Iterator[None]:
     """Returns a context manager for a download that other processes, also of other machines, may begin as well.
 
     Its block waits while another process is in it. Where the images are there already, it waits for nobody. root, stem:
@@ -56,7 +57,10 @@ def _alone(root: Path, stem: str) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):  # a folder that can't be written, or a file system without locks
             root.mkdir(parents=True, exist_ok=True)
-            locking.lock(stack.enter_context(path.open("a")))
+            locked = None
+            while locked is None or not _is_at(locked, path):  # else another process has deleted what was waited for
+                locked = stack.enter_context(path.open("a"))
+                locking.lock(locked)
         try:
             yield
         finally:
@@ -65,6 +69,11 @@ def _alone(root: Path, stem: str) -> Iterator[None]:
             for directory in filter(os.path.isdir, made):
                 with suppress(OSError):  # it isn't empty
                     directory.rmdir()
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    """Returns whether an open file is the one that has this path now."""
+    return os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class Backbone:
     lowers: whether `apply` itself takes images of bfloat16 or float16 with float32 weights, as `layers` does. If not,
     it runs under torch.autocast for such images.
     saved_names(image_size) -> the names of the tensors that a file of its weights has; None: all of params and state.
-    classifier: the beginnings of the names of a classifier that such a file may have too.
+    classifier: names of tensors of a classifier that such a file may have too, or their beginnings.
     """
 
     init: InitBackbone

@@ -67,7 +67,7 @@ class _Watch(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
     def _refuse_rest(self, sides: Sequence[int], kernel: Sequence[int], *, stride: list, padding: list) -> None:
-        whole = [side + 2 * pad for side, pad in zip(sides, padding, strict=True)]
-        if list(kernel) == list(stride) and any(side % k for side, k in zip(whole, kernel, strict=True)):
+        axes = zip(sides, kernel, stride, padding, strict=True)
+        if any(k % step == 0 and (side + 2 * pad - k) % step > pad for side, k, step, pad in axes):
             high, wide = (k * image // side for k, image, side in zip(kernel, self.image_size, sides, strict=True))
             raise _CutError(f"its patches have {high}x{wide} pixels, and an image has no whole number of them")

@@ -41,7 +41,8 @@ def saved_names(name: str, image_size: Size | None = None) -> frozenset[str]:
 def classifier(name: str) -> tuple[str, ...]:
     """Returns the names, or their beginnings, of a classifier's tensors in timm's files of weights, such as "fc".
 
-    They are what timm calls the classifier, and what else the model loses without it, such as a norm in front of it.
+    They are the prefixes that timm's settings of the model have, and the names of all tensors that exist only with a
+    classifier, such as those of a norm in front of it.
     Raises ConfigError for an unknown name.
     """
     without = timm_skeleton.prototype(name)

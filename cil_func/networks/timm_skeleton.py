@@ -159,7 +159,7 @@ def create(name: str, image_size: Size | None = None, drop: Drop = OFF) -> torch
             if refused == "img_size" or options.pop(refused):
                 raise ConfigError(f"model.{refused}: timm:{name} has no such rate; 0 fits") from error
         except RuntimeError as error:
-            if "tag" not in str(error):
+            if "pretrained tag" not in str(error):
                 raise
             raise ConfigError(f'model.backbone: "timm:{name}": {str(error).rstrip(".")}; leave out the tag') from error
     return module if any(drop) else _switch_off(module)

@@ -104,8 +104,8 @@ class FailureWatch:
                     return self._claim(self._loss(silent[0]))
                 time.sleep(BEAT_SECONDS / 5)
             return self._claim(self._hanging(0.0) or own)
-        except StoreError:
-            return own
+        except StoreError as error:
+            return {"rank": 0, "exit_code": 1, "message": str(error), "lost": True}
 
     def announce(self, key: str, value: str = "") -> None:
         """Publishes a value under a key and so ends `wait_for_announcement(key)` in all processes."""

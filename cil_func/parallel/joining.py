@@ -42,9 +42,9 @@ def join(launch: Launch, *, timeout_seconds: float, on_loss: Callable[[Failure],
     try:
         # Not by env://: if torchrun was given a --master_port, its keys are the same after a restart, and a process
         # would look for one that is dead.
-        every = _store(launch, timeout)
-        prefix = f"cil_func/{_attempt(launch, every, timeout)}"
-        store = dist.PrefixStore(prefix, every)
+        launchers = _store(launch, timeout)
+        prefix = f"cil_func/{_attempt(launch, launchers, timeout)}"
+        store = dist.PrefixStore(prefix, launchers)
         store.set_timeout(_FOR_EVER)  # NCCL waits in the store for a process that is still compiling
     except RuntimeError as error:
         raise PeerError(f"rank {launch.rank} found no other process ({str(error).splitlines()[0]})") from error
@@ -63,8 +63,8 @@ def _attempt(launch: Launch, store: dist.Store, timeout: timedelta) -> str:
     """Waits until all processes have come. Returns a name that these have agreed on, and no others.
 
     After a restart the store still has what ended processes wrote, and the launchers of several machines count restarts
-    apart. So rank 0 draws a name, each of the others answers to it by a word of its own, and rank 0 lists the answers:
-    who isn't in the list waits for the next name. Raises RuntimeError after the timeout.
+    apart. So rank 0 draws a name, each of the others writes a random id under this name, and rank 0 lists the ids: who
+    isn't in the list waits for the next name. Raises RuntimeError after the timeout.
     """
     own, failure = uuid.uuid4().hex, f"{launch.size} processes did not come together"
     if launch.rank == 0:

@@ -89,7 +89,7 @@ class StatusReporter:
         self._write(failure["exit_code"], failure["message"])
         launch = self.processes.launch
         first = launch.rank - launch.local_rank  # of this machine; each machine's launcher shows what is printed there
-        if failure["lost"] and launch.local_rank == (1 if failure["rank"] == first else 0):
+        if failure["lost"] and launch.local_rank == (1 if failure["rank"] == first and launch.local_size > 1 else 0):
             self.print_line(failure["message"])
 
     def print_line(self, message: str) -> None:

@@ -117,15 +117,16 @@ class RecipeMaker:
 
         numbers: the hyperparameters. kind: equal for optimisers that differ in nothing but the numbers in their states;
         their recipes can share a step. table: where a person has set the numbers, for messages: "optim",
-        "optim.first_phase" or "optim.NAME". Raises ConfigError for what several processes can't share.
+        "optim.first_phase" or "optim.NAME". Raises ConfigError for norm groups that the backbone can't have, and for
+        what several processes can't share.
         """
         sizes = self._sizes(numbers)
         pads, name = self.network.backbone.pads(), self.network.name
-        if self._alone and name.startswith("timm:") and numbers.norm_batch not in (0, numbers.batch_size):
-            raise ConfigError(
-                f"{table}.norm_batch: {numbers.norm_batch} with model.backbone = {name}, whose images share no "
-                "statistics; 0 fits"
-            )
+        alone = self._alone and numbers.norm_batch not in (0, numbers.batch_size)
+        whole = numbers.norm_batch and self.processes.size == 1 and not (pads or self.network.backbone.shares())
+        if name.startswith("timm:") and (alone or whole):
+            why = "whose images share no statistics" if alone else "which takes its batch norm over the whole batch"
+            raise ConfigError(f"{table}.norm_batch: {numbers.norm_batch} with model.backbone = {name}, {why}; 0 fits")
         batch_split.refuse_single_group(self.processes.size, **sizes, pads=pads, table=table)
         batch_split.refuse_cut_views(stage.views, self.processes.size, **sizes, table=table)
         if self.draws and self.processes.size > 1:

@@ -94,7 +94,8 @@ def test_a_signal_at_100_s_may_come_after_the_last_step_but_not_be_ignored(tmp_p
     assert (disturbances._not_stopped(tmp_path, 100.0) == "") is sound
 
 
-def test_an_unknown_kind_is_refused():
+def test_an_unknown_kind_is_refused(capsys):
     with pytest.raises(SystemExit):
         reliability.main(["--only", "earthquake"])
+    assert "--only 'earthquake'; of kill, " in capsys.readouterr().err
     assert set(reliability.KINDS) == set(reliability.COUNTS)

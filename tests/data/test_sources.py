@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import threading
 import time
 import typing
 import urllib.error
@@ -328,25 +329,30 @@ def test_core50_as_it_is_distributed(tmp_path):
 
 def test_one_process_at_a_time_downloads_and_what_is_there_is_waited_for_by_nobody(tmp_path):
     """Several machines may have one file system, and one archive must not be written by two."""
-    root, inside, most = tmp_path / "a", [0], [0]
+    root, inside, most, others_wait = tmp_path / "a", [0], [0], threading.Event()
 
-    def download():
-        with cifar100._alone(root, "stem"):
+    def download(fails=False):
+        with cifar100._download_lock(root, "stem"):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
-            time.sleep(0.1)
+            assert others_wait.wait(60)
             (root / "stem").mkdir(exist_ok=True)
-            time.sleep(0.1)
             inside[0] -= 1
+            if fails:
+                raise ZeroDivisionError
 
-    with ThreadPoolExecutor(3) as pool:
-        for _ in range(3):
-            pool.submit(download)
-            time.sleep(0.05)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(download, fails=True)
+        while not inside[0]:
+            time.sleep(0.01)
+        rest = [pool.submit(download) for _ in range(3)]
+        time.sleep(0.2)  # they come to the lock; whoever comes later finds its file as well
+        (root / "stem").mkdir()
+        others_wait.set()
+        assert first.exception() and not any(each.exception() for each in rest)
     assert most == [1] and [path.name for path in root.iterdir()] == ["stem"]
-    root.chmod(0o555)
-    with cifar100._alone(root, "stem"), cifar100._alone(root, "stem"):
+    with cifar100._download_lock(root, "stem"), cifar100._download_lock(root, "stem"):
         assert [path.name for path in root.iterdir()] == ["stem"]
-    with pytest.raises(ZeroDivisionError), cifar100._alone(tmp_path / "b" / "c", "stem"):
+    with pytest.raises(ZeroDivisionError), cifar100._download_lock(tmp_path / "b" / "c", "stem"):
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -221,7 +221,7 @@ def test_the_records_of_a_run_hold_its_figures(runs, tmp_path, monkeypatch, caps
     assert prior.main() == 0
     found = json.loads((tmp_path / "b.json").read_text())["figures"]
     assert found["top1"] == pytest.approx(results["last_accuracy"], abs=0.3)  # one image of 360
-    assert found["log_ratio_of_images"] == pytest.approx(math.log(len_new(2) / 2 / (50 / 8)))
+    assert found["log_ratio_of_images"] == pytest.approx(math.log(len_new(2) / 2 / (50 // 8)))
     fixed = tmp_path / "fixed"
     shutil.copytree(directory, fixed)
     text = (fixed / "config.toml").read_text()

@@ -1,5 +1,7 @@
 """Families of timm whose modules do what most don't: they cache, share modules, or norm tokens instead of images."""
 
+from contextlib import nullcontext
+
 import pytest
 import timm
 import torch
@@ -93,7 +95,7 @@ def test_batch_norm_over_tokens_takes_no_groups_and_no_padding():
 @pytest.mark.parametrize(
     ("name", "size", "patch"),
     [("mixer_s32_224", 40, 32), ("resmlp_12_224", 40, 16), ("coat_tiny", 38, 4), ("tnt_s_legacy_patch16_224", 72, 16),
-     ("convmixer_768_32", 40, 7), ("convnext_atto", 34, 4)],
+     ("convmixer_768_32", 40, 7), ("convnext_atto", 34, 4), ("pit_ti_224", 36, 16)],
 )  # fmt: skip
 def test_pixels_that_no_patch_takes_are_refused_whatever_a_model_calls_its_patches(name, size, patch):
     with pytest.raises(ValueError, match=rf"^its patches have {patch}x{patch} pixels"):
@@ -112,9 +114,9 @@ def test_buffers_that_belong_to_a_size_are_refused_for_another():
         model.apply(params, state, torch.zeros(1, 3, 224, 224), train=False)
 
 
-def test_padding_that_fills_up_the_last_patch_leaves_no_pixel_out():
-    patches = {"input": torch.empty(1, 3, 6, 6, device="meta"), "weight": torch.empty(5, 3, 4, 4, device="meta")}
-    with timm_draws._Watch((6, 6)):
-        torch.nn.functional.conv2d(**patches, stride=4, padding=1)
-        with pytest.raises(ValueError, match="4x4"):
-            torch.nn.functional.conv2d(**patches, stride=4)
+@pytest.mark.parametrize(("side", "padding", "cut"), [(6, 1, False), (7, 1, False), (6, 0, True), (8, 1, True)])
+def test_padding_is_no_pixel_that_is_left_out(side, padding, cut):
+    """Patches of 4: of 6 pixels and two of padding there are two, of 7 and the first of padding too."""
+    patches = {"input": torch.empty(1, 3, side, side, device="meta"), "weight": torch.empty(5, 3, 4, 4, device="meta")}
+    with timm_draws._Watch((side, side)), pytest.raises(ValueError, match="4x4") if cut else nullcontext():
+        torch.nn.functional.conv2d(**patches, stride=4, padding=padding)

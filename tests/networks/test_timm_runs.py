@@ -273,13 +273,13 @@ def test_processes_share_a_batch_of_a_model_without_batch_norm(name):
     torch.testing.assert_close(sum(vectors), whole, rtol=1e-9, atol=1e-12)
 
 
-def shared(backbone: str, *, draws: bool = False, norm_batch: int = 0) -> recipe.Recipe:
-    """The recipe of the second of two processes."""
+def shared(backbone: str, *, draws: bool = False, norm_batch: int = 0, count: int = 2) -> recipe.Recipe:
+    """The recipe of the last of some processes."""
     sizes = ("optim.batch_size=7", f"optim.norm_batch={norm_batch}")
     config = load("digits", [*SMALL, f"model.backbone={backbone}", *sizes])
-    half, two = torch.full((3,), 0.5), Processes(Launch(1, 2, 1, 2))
+    half, last = torch.full((3,), 0.5), Processes(Launch(count - 1, count, count - 1, count))
     network = Network(backbone, num_classes=10, num_phases=2)
-    maker = recipe.RecipeMaker(network, Preprocess(half, half), torch.float32, two, draws=draws)
+    maker = recipe.RecipeMaker(network, Preprocess(half, half), torch.float32, last, draws=draws)
     return maker.make(methods.make("wa", methods.Options()).main, config.optim, optim.sgd(momentum=0.9))
 
 
@@ -295,6 +295,10 @@ def test_which_timm_models_two_processes_share(monkeypatch):
     monkeypatch.setattr(timm_norms, "can_group", lambda module: False)
     with pytest.raises(ConfigError, match="this timm model takes its batch norm over the whole batch"):
         shared("timm:test_resnet", norm_batch=2)
+    for norm_batch in (2, 7):  # a batch of all would be one of 8 where a last image joins it
+        with pytest.raises(ConfigError, match=rf"norm_batch: {norm_batch} .* batch norm over the whole batch; 0 fits"):
+            shared("timm:test_resnet", norm_batch=norm_batch, count=1)
+    shared("timm:test_resnet", count=1)
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="draws random numbers for each image"):
         shared("timm:test_vit", draws=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import torch.distributed as dist
 from cil_func.errors import PeerError
 from cil_func.parallel import failure_watch, launch
 from cil_func.parallel.failure_watch import FailureWatch
+from cil_func.parallel.launch import Launch
+from cil_func.parallel.processes import Processes
 from cil_func.parallel.shared_store import StoreError
+from cil_func.runs.status_reporter import StatusReporter
 
 
 @pytest.fixture
@@ -230,7 +234,8 @@ def test_without_the_store_a_process_reports_its_own_failure(make):
     first.store = Gone()
     assert first.report_failure(3, "rank 0: no images")["message"] == "rank 0: no images"
     first.failure = None
-    assert first.find_cause("rank 0 lost the others")["message"] == "rank 0 lost the others"
+    found = first.find_cause("rank 0 lost the others")
+    assert (found["rank"], found["message"], found["lost"]) == (0, "connection closed", True)
 
 
 def test_waiting_ends_when_a_process_fails(make, clock):
@@ -317,24 +322,30 @@ def test_a_process_of_another_machine_of_the_same_name_is_not_looked_for_here(ot
     assert first.report_failure(143, "stopped by SIGTERM")["message"] == "stopped by SIGTERM"
 
 
-def test_a_store_that_is_gone_while_a_process_waits_is_one_line():
+def test_a_store_that_is_gone_while_a_process_waits_is_one_line(monkeypatch, tmp_path, capsys):
     """The first machine's launcher has it, and that machine may be taken away while others wait."""
     port = launching.free_port()
     code = f"from torch.distributed import TCPStore; store = TCPStore('127.0.0.1', {port}, is_master=True)"
     code += "; print(flush=True); import time; time.sleep(60)"
     host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     host.stdout.readline()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("MASTER_ADDR", "127.0.0.1")
-        patched.setenv("MASTER_PORT", str(port))
-        patched.setattr(failure_watch, "BEAT_SECONDS", 3600.0)
-        watch = FailureWatch(0, 2, prefix="a", timeout=5.0, on_loss=lambda failure: None).__enter__()
-    host.kill()
-    host.wait()
-    for wait in (
-        lambda: watch.wait_for_announcement("data"), lambda: watch.wait_for_all("data"),
-        lambda: watch.exchange("gpu", "a"), lambda: watch.announce("data"),
-    ):  # fmt: skip
-        with pytest.raises(PeerError, match=r"^the launcher of rank 0 is gone \(.+\)$"):
-            wait()
-    watch._leaving.set()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr(failure_watch, "BEAT_SECONDS", 3600.0)
+    watch = FailureWatch(1, 2, prefix="a", timeout=5.0, on_loss=lambda failure: None).__enter__()
+    try:
+        host.kill()
+        host.wait()
+        for wait in (
+            lambda: watch.wait_for_announcement("data"), lambda: watch.wait_for_all("data"),
+            lambda: watch.exchange("gpu", "a"), lambda: watch.announce("data"),
+        ):  # fmt: skip
+            with pytest.raises(PeerError, match=r"^the launcher of rank 0 is gone \(.+\)$"):
+                wait()
+    finally:
+        watch._leaving.set()
+    # each process is alone on its machine, whose launcher shows what is printed there
+    reporter = StatusReporter(tmp_path)
+    reporter.processes = Processes(Launch(1, 2, 0, 1))
+    reporter.lost(watch.find_cause("rank 1 lost the others"))
+    assert re.fullmatch(r"train\.py: the launcher of rank 0 is gone \(.+\)\n", capsys.readouterr().err)
