@@ -18,6 +18,7 @@ from cil_func import memory, metrics, rng, tree
 from cil_func.data.images import Mirrored
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
+from cil_func.methods.checks import finish
 from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model
 from cil_func.training import evaluation
@@ -59,14 +60,13 @@ def run(
     for phase in experiment.scenario.phases[progress.phase :]:
         key, num_new = rng.fold_in(experiment.seed, "phase", phase.index), len(phase.classes)
         measure = partial(evaluate, experiment, phase)
-
         student = partial(expand, experiment, phase, progress.learned, key, progress.exemplars)
         teach = partial(teacher, experiment, phase, progress.learned)
         if not progress.selected:  # a stopped run that had selected its exemplars had trained before
             progress = train(experiment, phase, progress, student, teach, key, emit=emit, hook=hook, evaluate=measure)
         clock = time.perf_counter()
         trained, state = whole(experiment, phase, progress.learned, progress.stage.train_state, progress.stage.number)
-        finished, gamma = method.finish(trained, num_new) if phase.index else (trained, None)
+        finished, gamma = finish(method, trained, num_new) if phase.index else (trained, None)
         own, logits = without_logits(progress.remembered)
         learned, own = fit(experiment, phase, Model(finished, state), own, key)
         fitted = time.perf_counter() - clock
@@ -78,7 +78,7 @@ def run(
         own = remember(experiment, phase, learned, own, progress.exemplars, key)
         extra = with_logits(experiment, phase, learned, progress.exemplars, {**own, **logits})
         clock = time.perf_counter()
-        row: dict[str, Any] = {"phase": phase.index, "gamma": None if gamma is None else gamma.item()}
+        row: dict[str, Any] = {"phase": phase.index, "gamma": gamma}
         before = None if gamma is None else Model(trained, state)
         judge = partial(measure, learned, progress.exemplars, before=before, extra=extra)
         row |= judge()

@@ -128,6 +128,7 @@ def balanced_accuracy(correct: torch.Tensor, targets: torch.Tensor) -> float:
             f"balanced_accuracy: correct {tuple(correct.shape)} and targets {tuple(targets.shape)}; "
             "give (N,) and (N,) with at least 1 image"
         )
+    _check_bool("balanced_accuracy", "correct", correct)
     targets = targets.long()
     if targets.min() < 0:
         raise ValueError(f"balanced_accuracy: a target is {targets.min()}; they must be 0 or more")
@@ -148,6 +149,7 @@ def per_phase_accuracy(correct: torch.Tensor, phase_of: torch.Tensor, num_phases
             f"per_phase_accuracy: correct {tuple(correct.shape)} and phase_of {tuple(phase_of.shape)}; "
             "give (N,) and (N,)"
         )
+    _check_bool("per_phase_accuracy", "correct", correct)
     _check_range("per_phase_accuracy", "phase_of", phase_of, num_phases)
     row = []
     for phase in range(num_phases):
@@ -206,6 +208,7 @@ def calibration_bins(
             f"calibration_bins: confidence {tuple(confidence.shape)} and correct {tuple(correct.shape)}; "
             "give (N,) and (N,) with at least 1 prediction"
         )
+    _check_bool("calibration_bins", "correct", correct)
     if bins < 1:
         raise ValueError(f"calibration_bins: bins={bins}; give 1 or more")
     confidence = confidence.double()
@@ -242,6 +245,8 @@ def negative_flips(correct_before: torch.Tensor, correct_after: torch.Tensor) ->
     if correct_before.shape != correct_after.shape or correct_before.ndim != 1:
         shapes = f"{tuple(correct_before.shape)} and {tuple(correct_after.shape)}"
         raise ValueError(f"negative_flips: {shapes}; give (N,) and (N,), of the same images")
+    _check_bool("negative_flips", "correct_before", correct_before)
+    _check_bool("negative_flips", "correct_after", correct_after)
     return int((correct_before & ~correct_after).sum())
 
 
@@ -313,6 +318,12 @@ def _triangle(function: str, accuracy_matrix: Sequence[Sequence[float]]) -> list
 def _check_finite(function: str, values: list[float]) -> None:
     if not all(map(math.isfinite, values)):
         raise ValueError(f"{function}: {values} holds a number that is not finite")
+
+
+def _check_bool(function: str, name: str, given: torch.Tensor) -> None:
+    """Raises ValueError unless a tensor is bool: predictions and 0 or 1 would be taken for row numbers."""
+    if given.dtype != torch.bool:
+        raise ValueError(f"{function}: {name} is {given.dtype}; give bool, such as predictions == targets")
 
 
 def _check_range(function: str, name: str, indices: torch.Tensor, stop: int) -> None:

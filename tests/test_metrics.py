@@ -356,3 +356,16 @@ def test_tiny_features_are_normalised_as_others_are():
     features = torch.tensor([[1e-20, 0.0], [0.0, 1e-30], [0.0, 0.0]])
     scores = metrics.nme_scores(features, torch.eye(2))
     torch.testing.assert_close(scores, torch.tensor([[0.0, -2.0], [-2.0, 0.0], [-1.0, -1.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32, torch.uint8])
+def test_predictions_in_place_of_which_are_right_are_refused(kind):
+    correct, targets = torch.tensor([1, 0, 1]).to(kind), torch.tensor([0, 1, 1])
+    for call in (
+        lambda: metrics.balanced_accuracy(correct, targets), lambda: metrics.per_phase_accuracy(correct, targets, 2),
+        lambda: metrics.negative_flips(correct, correct.bool()),
+        lambda: metrics.negative_flips(correct.bool(), correct),
+        lambda: metrics.calibration_bins(torch.ones(3), correct),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"is torch\.\w+; give bool, such as predictions == targets"):
+            call()

@@ -56,6 +56,18 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     return from_dict(tables)
 
 
+def of_run(directory: str | os.PathLike) -> Config:
+    """Returns the configuration that a run directory holds. Raises ConfigError, which names the file of a mistake."""
+    path = Path(directory) / "config.toml"
+    try:
+        return load(str(path))
+    except ConfigError as error:
+        text = str(error)
+        if text.startswith("--config "):  # which names the file
+            raise ConfigError(text.removeprefix("--config ")) from error
+        raise ConfigError(f"{path}: {text}; the version that wrote it may read it") from error
+
+
 def from_dict(tables: Mapping[str, Any]) -> Config:
     """Returns the configuration with these tables, as `to_dict` makes them; a missing key has its default.
 

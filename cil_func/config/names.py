@@ -12,6 +12,7 @@ Where a name is looked for:
     package.module:function    as Python imports it: installed packages, PYTHONPATH, and the current directory last.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -34,6 +35,7 @@ _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _PLACE = rf"([^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED})"
 PATTERN = rf"^{_PLACE}:{_DOTTED}$"  # for the schema: what Python, Rust and JavaScript read alike
 _PARTS = re.compile(rf"(?P<place>{_PLACE}):(?P<function>{_DOTTED})")
+IMPORTED: dict[str, str] = {}  # {file or module as a name has it: the SHA-256 of its file when it was imported}
 _SYSTEM = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
 _LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_SYSTEM, Path(__file__).parents[1]))
 
@@ -90,10 +92,10 @@ def bind(
             return function(**keywords, **{each: value for each, value in values.items() if each in taken})
         except CilError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not is_own(name):
                 raise
-            raise OwnCodeError(f"{key}: {name} failed; {_in_a_line(error, name)}") from error
+            raise OwnCodeError(f"{key}: {name} failed; {in_a_line(error, name)}") from error
 
     return call
 
@@ -132,7 +134,9 @@ def _file(place: str, key: str) -> types.ModuleType:
     name = f"cil_func_user_{Path(path).stem}_{zlib.crc32(path.encode(errors='surrogateescape')):08x}"
     if name in sys.modules:
         return sys.modules[name]
+    _refuse_another_sibling(path, key)
     _can_import_from(os.path.dirname(path))
+    IMPORTED[place] = digest(place)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader, "a path that ends in .py has both"
     module = importlib.util.module_from_spec(spec)
@@ -141,7 +145,7 @@ def _file(place: str, key: str) -> types.ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, path)}") from error
+        raise OwnCodeError(f"{key}: {place} can't be imported; {in_a_line(error, path)}") from error
     return module
 
 
@@ -152,15 +156,52 @@ def _module(place: str, key: str) -> types.ModuleType:
     """
     _can_import_from(os.getcwd())
     try:
-        return importlib.import_module(place)
+        module = importlib.import_module(place)
+        IMPORTED.setdefault(place, digest(place))
+        return module
     except ModuleNotFoundError as error:
         if not f"{place}.".startswith(f"{error.name}."):  # one that the user's own module imports
-            raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
+            raise OwnCodeError(f"{key}: {place} can't be imported; {in_a_line(error, place)}") from error
         close = messages.nearest(place, [path.stem for path in Path.cwd().glob("*.py")])
         hint = f"did you mean {close}?" if close else 'a file is named by its path, as "path/file.py:function"'
         raise ConfigError(f"{key}: no module {error.name}; {hint}") from error
     except (Exception, SystemExit) as error:
-        raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
+        raise OwnCodeError(f"{key}: {place} can't be imported; {in_a_line(error, place)}") from error
+
+
+def source(place: str) -> str:
+    """Returns the absolute path of the file that a path or a module's dotted name stands for; "" if there is none."""
+    if place.endswith(".py"):
+        path = os.path.abspath(os.path.expanduser(place))
+        return path if os.path.isfile(path) else ""
+    _can_import_from(os.getcwd())
+    try:
+        found = importlib.util.find_spec(place)
+    except Exception:  # of a package that it is in, whose code runs
+        return ""
+    return os.path.abspath(found.origin) if found and found.has_location and found.origin else ""
+
+
+def digest(place: str) -> str:
+    """Returns the SHA-256 of the file that a place stands for, as it is now; "" if it can't be read."""
+    try:
+        return hashlib.sha256(Path(source(place)).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _refuse_another_sibling(path: str, key: str) -> None:
+    """Raises ConfigError if a file imports a module from its folder, and another one of that name came from elsewhere.
+
+    Python has one module of a name: the file would be given the other one.
+    """
+    folder, text = os.path.dirname(path), Path(path).read_text(encoding="utf-8", errors="replace")
+    for name in re.findall(r"^\s*(?:from|import)\s+(\w+)", text, re.MULTILINE):
+        known = getattr(sys.modules.get(name), "__file__", None) or ""
+        beside = os.path.join(folder, name)
+        beside = f"{beside}/__init__.py" if os.path.isdir(beside) else f"{beside}.py"
+        if known and not known.startswith((folder + os.sep, *_LIBRARIES)) and digest(beside) not in ("", digest(known)):
+            raise ConfigError(f"{key}: {path} imports {name}, and {known} is imported already; rename one of the two")
 
 
 def _can_import_from(folder: str) -> None:
@@ -169,7 +210,7 @@ def _can_import_from(folder: str) -> None:
         sys.path.append(folder)
 
 
-def _in_a_line(error: BaseException, place: str) -> str:
+def in_a_line(error: BaseException, place: str) -> str:
     """Returns where the user's code failed and how: "line 3: KeyError: 'x'".
 
     place: the name or path that the message names already; another file's name is added before the line.
@@ -177,14 +218,14 @@ def _in_a_line(error: BaseException, place: str) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         file, line, text = error.filename, error.lineno, error.msg
     else:
-        file, line = _own_line(error)
+        file, line = own_line(error)
         text = str(error).partition("\n")[0]
     own = os.path.basename(place.rpartition(":")[0] or place)
     where = "" if not line else f"line {line}: " if os.path.basename(file) == own else f"{file}, line {line}: "
     return f"{where}{type(error).__name__}{': ' if text else ''}{text}"
 
 
-def _own_line(error: BaseException) -> tuple[str, int]:
+def own_line(error: BaseException) -> tuple[str, int]:
     """Returns (file, line) of the innermost call outside libraries and this package; ("", 0) if there is none."""
     found, trace = ("", 0), error.__traceback__
     while trace:

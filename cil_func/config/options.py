@@ -91,7 +91,8 @@ def _hint(parameter: inspect.Parameter) -> Any:
     if isinstance(default, bool):
         return bool
     if isinstance(default, int | float):
-        return float  # takes integers too: a default of 1 doesn't mean that 0.5 is wrong
+        # a default of 1 doesn't mean that 0.5 is wrong, and an integer stays one
+        return int | float if isinstance(default, int) else float
     return str if isinstance(default, str) else Any
 
 

@@ -45,7 +45,7 @@ def of_run(directory: Path) -> Labelled:
     path = directory / "config.toml"
     if not path.exists():
         raise ConfigError(f"{directory} has no config.toml, so it is unknown where its images are; give --data FOLDER")
-    return of_config(configuration.load(str(path)))
+    return of_config(configuration.of_run(directory))
 
 
 def extended_by(directory: Path) -> Path | None:
@@ -55,7 +55,7 @@ def extended_by(directory: Path) -> Path | None:
     """
     path = directory / "config.toml"
     try:
-        found = configuration.load(str(path)).run.extends if path.exists() else ""
+        found = configuration.of_run(directory).run.extends if path.exists() else ""
     except ConfigError:
         return None
     return Path(found) if found else None

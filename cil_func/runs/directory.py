@@ -14,7 +14,7 @@ from cil_func.config.flat import flat
 from cil_func.config.messages import shown
 from cil_func.errors import CheckpointError, ConfigError, InUseError
 from cil_func.parallel.processes import Processes
-from cil_func.runs import checkpoints, files, lock, moved_parent, status
+from cil_func.runs import checkpoints, files, lock, moved_parent, own_code, status
 from cil_func.runs.environment import resolve
 from cil_func.runs.packing import Loaded
 
@@ -148,6 +148,10 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         if has_results:
             problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
         return FoundRun(resolve(config), problems=tuple(problems), moved_from=moved_from)
+    problems += [
+        f"{place} has changed since this run began; what is left is trained by it as it is now"
+        for place in own_code.changed(loaded.record.get("own_code", {}))
+    ]
     before = loaded.record.get("device", stored.run.device)
     device = before if config.run.device == "auto" else config.run.device
     if device != before:
@@ -201,7 +205,7 @@ def refuse_another_run(
                 f"choose another {where}"
             )
         return None
-    stored = configuration.load(str(directory / "config.toml"))
+    stored = configuration.of_run(directory)
     differing = _differences(config, stored)
     differing.pop("run.threads", None)
     if "run.extends" in differing and moved_parent.is_same(directory, config):

@@ -25,7 +25,7 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
     """
     told = _described(directory)
     path, before = directory / "config.toml", told["preprocessing"]
-    own = configuration.load(str(path))
+    own = configuration.of_run(directory)
     if own.data.phases:
         raise ConfigError(
             f"--extend {shown(str(directory), length=200)}: the run has learned only the first {own.data.phases} "

@@ -1,4 +1,4 @@
-"""Explains in one line what this machine lacks for a run, memory or a compiler, and what to do about it."""
+"""Explains in one line why a run ends: what this machine lacks, memory or a compiler, or whose code failed."""
 
 import errno
 import os
@@ -13,6 +13,7 @@ import torch
 from cil_func.config import Config
 from cil_func.config.messages import shown
 from cil_func.errors import CilError, DiskError, MachineError
+from cil_func.runs import own_code
 
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|Unable to allocate|not enough memory|STATUS_ALLOC_FAILED")
 _ON_GPU = re.compile(r"\b(CUDA|CUBLAS|CUDNN|HIP|NCCL)\b|CUBLAS_|CUDNN_")
@@ -25,17 +26,17 @@ _WITHOUT = "run.compile=false runs without a compiler, and slower"
 
 
 def as_one_line(error: BaseException, config: Config, directory: Path) -> BaseException:
-    """Returns a DiskError or MachineError of one line if the disk or this machine is the cause, else `error` itself.
+    """Returns an error of one line if the disk, this machine or the user's own code is the cause, else `error` itself.
 
     error: what ended the run. config: of the run, for the advice. directory: the run directory, which the line names if
     the error doesn't name a file.
-    For an error that `explain` explains, the new one has the old one as its __cause__, so that its traceback can be
-    stored.
+    For an error that `explain` or `own_code.explain` explains, the new one has the old one as its __cause__, so that
+    its traceback can be stored.
     """
     if isinstance(error, OSError) and error.errno in _DISK:
         name = error.filename or directory
         return DiskError(f"{name}: {error.strerror}; repair that, and the same command goes on")
-    explained = explain(error, config)
+    explained = explain(error, config) or own_code.explain(error, config)
     if explained is None:
         return error
     explained.__cause__ = error

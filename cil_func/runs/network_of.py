@@ -19,27 +19,10 @@ def network_of(
     Raises ConfigError if the method needs feature maps, or a last stage, and the backbone has none, if run.recompute
     needs blocks and it has none, or for a backbone that isn't there.
     """
-    backbone = backbone_of(config)
-    if (method.taps or not method.final_relu) and not backbone.has_maps:
-        raise ConfigError(
-            f"model.backbone: {config.model.backbone} shows no feature maps, which {method.name} needs; a resnet of "
-            "this package does"
-        )
-    if method.grow == "stage" and not backbone.last:
-        raise ConfigError(
-            f"model.backbone: {config.model.backbone} has no last stage that {method.name} could add to it in each "
-            "phase; a resnet of this package has"
-        )
-    if config.run.recompute:
-        if not backbone.recomputes():
-            raise ConfigError(
-                f"run.recompute: true, and {config.model.backbone} has no blocks to compute again; a resnet of "
-                "this package has, and so have timm's residual networks and vision transformers"
-            )
-        backbone = recomputing.recompute(backbone)
+    backbone = backbone_for(config, method)
     return Network(
         name=key_of(config.model.backbone),
-        backbone=backbone,
+        backbone=recomputing.recompute(backbone) if config.run.recompute else backbone,
         num_classes=num_classes,
         num_phases=num_phases,
         image_size=image_size,
@@ -51,6 +34,27 @@ def network_of(
         beside=method.beside,
         begin=method.begin,
     )
+
+
+def backbone_for(config: Config, method: Method) -> Backbone:
+    """Returns the backbone of [model]. Raises ConfigError as `network_of` does, for what needs no images."""
+    backbone = backbone_of(config)
+    if (method.taps or not method.final_relu) and not backbone.has_maps:
+        raise ConfigError(
+            f"model.backbone: {config.model.backbone} shows no feature maps, which {method.name} needs; a resnet of "
+            "this package does"
+        )
+    if method.grow == "stage" and not backbone.last:
+        raise ConfigError(
+            f"model.backbone: {config.model.backbone} has no last stage that {method.name} could add to it in each "
+            "phase; a resnet of this package has"
+        )
+    if config.run.recompute and not backbone.recomputes():
+        raise ConfigError(
+            f"run.recompute: true, and {config.model.backbone} has no blocks to compute again; a resnet of this "
+            "package has, and so have timm's residual networks and vision transformers"
+        )
+    return backbone
 
 
 def backbone_of(config: Config) -> Backbone:

@@ -59,7 +59,7 @@ def read(config: Config) -> Parent | None:
     directory = Path(config.run.extends)
     if not directory.is_dir():
         raise ConfigError(f"run.extends: {directory} is not there; put the run back, or start anew")
-    saved, stored = checkpoints.load_model(directory), configuration.load(str(directory / "config.toml"))
+    saved, stored = checkpoints.load_model(directory), configuration.of_run(directory)
     try:
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         gone = bool(results.get("before_edit"))  # left by the command edit, which empties "phases"

@@ -64,6 +64,12 @@ def warnings(config: Config) -> list[str]:
     return lines
 
 
+def refuse_missing_file(config: Config) -> None:
+    """Raises DataError if model.weights names a file that can't be opened; its content is looked at later."""
+    if config.model.weights and not config.run.extends:
+        weights.refuse_missing(Path(os.path.expanduser(config.model.weights)))
+
+
 def with_weights(config: Config, network: Network) -> Network:
     """Returns the network whose backbone begins with model.weights; without them as it is.
 

@@ -10,7 +10,7 @@ from cil_func import config as configuration
 from cil_func.errors import printable
 from cil_func.report import console
 from cil_func.report.base_console import Console
-from cil_func.runs import checkpoints, environment, event_log, files, setup
+from cil_func.runs import checkpoints, environment, event_log, files, own_code, setup
 from cil_func.runs import loggers as logging
 
 
@@ -137,6 +137,7 @@ def _header(ready: setup.Setup) -> dict:
         "data_fingerprint": ready.fingerprint,
         "tests_fingerprint": ready.tests_fingerprint,
         "data_stamp": ready.stamp,
+        **({"own_code": own_code.digests(ready.config)} if own_code.digests(ready.config) else {}),
         **of_parent,
     }
 

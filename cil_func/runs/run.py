@@ -18,6 +18,7 @@ from cil_func.runs import (
     machine,
     moved_parent,
     output,
+    own_code,
     parent,
     planned_seconds,
     planning,
@@ -169,8 +170,9 @@ def _show_finished(found: FoundRun, directory: Path, reporter: StatusReporter) -
     """
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     output.show(f"{directory} holds this run, finished", "", tables.phase_table(results))
-    changed = same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from)
-    if changed:
+    for place in own_code.changed(results.get("own_code", {})):
+        reporter.print_line(f"warning: {place} has changed since this run; another --out trains by it as it is now")
+    if changed := same_images.warning_if_changed(found.config, directory, results, moved_from=found.moved_from):
         reporter.print_line(f"warning: {changed}")
     if lost := lost_model(directory):
         reporter.print_line(lost)
@@ -196,7 +198,7 @@ def _train(
         begun=progress[0] if loaded else None,
         extra=lambda: {
             "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device,
-            **moved_parent.record(ready.extended),
+            "own_code": own_code.digests(ready.config), **moved_parent.record(ready.extended),
         },
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )

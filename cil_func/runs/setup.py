@@ -3,14 +3,16 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from typing import NamedTuple
 
 import torch
 
 from cil_func import memory, optim
 from cil_func.config import Config, names
+from cil_func.config.schema import PhaseOptim
 from cil_func.data import batches, images, streamed
 from cil_func.data.augmentation import augment
+from cil_func.errors import ConfigError
 from cil_func.experiment import Experiment
 from cil_func.methods.base import Method
 from cil_func.networks.network import Network
@@ -19,7 +21,7 @@ from cil_func.parallel.processes import ALONE, Processes
 from cil_func.runs import extended_data, fingerprints, load_data, loggers, machine, parent, pretrained, storage
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_of
-from cil_func.runs.network_of import check_backbone, known_size, network_of
+from cil_func.runs.network_of import backbone_for, check_backbone, known_size, network_of
 from cil_func.runs.parent import Parent
 from cil_func.training import inference, runners
 from cil_func.training.preprocess import DTYPES, Preprocess
@@ -78,6 +80,9 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     device = _prepare(config, processes)
     draws = check_backbone(config, known_size(config))  # what can be known before the data are loaded
     method = method_of(config)
+    backbone_for(config, method)
+    optimisers = _optimisers(config, method)
+    pretrained.refuse_missing_file(config)
     extended = parent.read(config)
     data, fingerprint = load_data.load(config, method, processes, extended)
     config = load_data.with_increments(config, len(data.class_names) - len(extended.class_names if extended else ()))
@@ -113,7 +118,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
         test_images=tested,
         augment=augment.make(**config.augment.model_dump(), mean=tuple(mean)),
         preprocess=preprocess,
-        recipe=_recipes(config, method, maker),
+        recipe=_recipes(method, maker, optimisers),
         forward=_forward(config, network, preprocess, compute_dtype, processes, fill=captured),
         budget=memory.Budget(**config.memory.model_dump(exclude={"keep"})),
         seed=config.run.seed,
@@ -146,17 +151,24 @@ def _prepare(config: Config, processes: Processes) -> torch.device:
     return device
 
 
-def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable[[int, str], Recipe]:
-    """Returns the function (phase, stage name) -> recipe; phases after 1 get those of phase 1.
+class _Optimised(NamedTuple):
+    """How a stage of a phase is optimised. table: of the configuration. kind: what tells its optimiser from others."""
 
-    All recipes are made now, so that one that doesn't fit is refused before training. Stage "" is the training that
-    each phase begins with.
+    table: str
+    numbers: PhaseOptim
+    optimiser: optim.Optimiser
+    kind: tuple
+
+
+def _optimisers(config: Config, method: Method) -> dict[tuple[int, str], _Optimised]:
+    """Returns {(phase, stage name): how it is optimised}; phase 1 stands for all later ones.
+
+    Stage "" is the training that each phase begins with. Raises ConfigError for what doesn't fit or can't be found.
     """
-    stages = {each.name: each for each in method.stages_of(1)}
-
-    @cache
-    def made(phase: int, name: str) -> Recipe:
-        numbers = config.optim_of_stage(phase, name, stages[name].optim)
+    found = {}
+    for phase, stage in [(1, method.main), (0, method.main), *((1, stage) for stage in method.stages)]:
+        name = stage.name
+        numbers = config.optim_of_stage(phase, name, stage.optim)
         table = f"optim.{name}" if name else "optim" if phase else "optim.first_phase"
         given = {"momentum": numbers.momentum, "weight_decay": numbers.weight_decay}
         make = names.bind(
@@ -164,13 +176,26 @@ def _recipes(config: Config, method: Method, maker: RecipeMaker) -> Callable[[in
         )
         own = given.values() if names.is_own(numbers.name) else ()
         kind = (numbers.name, numbers.options, numbers.rate_factors, *own)
-        optimiser = pretrained.with_factors(make(**given), numbers.rate_factors)
-        recipe = maker.make(stages[name], numbers, optimiser, kind=kind, table=table)
-        return recipe if method.trains_in(phase) else replace(recipe, epochs=0)
+        optimiser = make(**given)
+        if not isinstance(optimiser, optim.Optimiser):
+            raise ConfigError(f"{table}.name: {numbers.name} returned {type(optimiser).__name__}, no optim.Optimiser")
+        optimiser = pretrained.with_factors(optimiser, numbers.rate_factors)
+        found[phase, name] = _Optimised(table, numbers, optimiser, kind)
+    return found
 
-    for phase, name in ((1, ""), (0, ""), *((1, name) for name in stages if name)):
-        made(phase, name)
-    return lambda phase, name: made(min(phase, 1), name)
+
+def _recipes(
+    method: Method, maker: RecipeMaker, optimisers: Mapping[tuple[int, str], _Optimised]
+) -> Callable[[int, str], Recipe]:
+    """Returns the function (phase, stage name) -> recipe; phases after 1 get those of phase 1.
+
+    All recipes are made now, so that one that doesn't fit is refused before training.
+    """
+    stages, made = {each.name: each for each in method.stages_of(1)}, {}
+    for (phase, name), (table, numbers, optimiser, kind) in optimisers.items():
+        recipe = maker.make(stages[name], numbers, optimiser, kind=kind, table=table)
+        made[phase, name] = recipe if method.trains_in(phase) else replace(recipe, epochs=0)
+    return lambda phase, name: made[min(phase, 1), name]
 
 
 def _forward(

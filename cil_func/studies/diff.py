@@ -83,7 +83,7 @@ def _read_run(name: str, directory: Path) -> Side:
         if (directory / "results.json").exists():
             results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         if (directory / "config.toml").exists():
-            return Side(name, configuration.load(str(directory / "config.toml")), results, "run")
+            return Side(name, configuration.of_run(directory), results, "run")
         return Side(name, configuration.from_dict(results["config"]), results, "run")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{directory}: results.json can't be used ({error}); put it back from a copy") from error

@@ -13,6 +13,7 @@ import torch
 from cil_func import optim, tree
 from cil_func.data.batch import AnyBatch, Batch, ReplayBatch, Replayed
 from cil_func.methods.base import Stage, Targets
+from cil_func.methods.checks import scalar
 from cil_func.networks import layers
 from cil_func.networks.network import Network
 from cil_func.networks.outputs import Classes, Outputs
@@ -185,7 +186,7 @@ def make(
             others = given.features if isinstance(given, Outputs) and not stage.compresses else None
             features = network.place(own, 0 if stage.compresses else classes.now, others)
             student = network.outputs(params, features, classes, aux)
-            return loss(student, given, targets, classes), (state, student.logits.detach())
+            return scalar(loss(student, given, targets, classes), preprocess.mean), (state, student.logits.detach())
 
         # The state is given, for torch.func refuses to write into captured tensors (timm's norm). Lists trace faster.
         given_leaves = tree.leaves(chosen), tree.leaves(train_state.state)

@@ -739,3 +739,15 @@ def test_importing_it_imports_nothing_heavy():
     run = [sys.executable, "-c", command]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_mistake_in_the_configuration_of_a_run_names_its_file(tmp_path):
+    """A person who gives the run's directory has typed no such key."""
+    path = tmp_path / "config.toml"
+    for text, says in (
+        ("[run]\nbackendx = 1\n", rf"^{path}: run\.backendx: unknown key; .*; the version that wrote it may read it$"),
+        ("[run\n", rf'^"{path}", line 1: not TOML: '),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            config.of_run(tmp_path)

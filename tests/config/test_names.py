@@ -70,6 +70,17 @@ def test_files_of_one_name_are_two_modules_and_each_runs_once(write):
     assert sys.modules["zz_ran"].times == 2
 
 
+def test_siblings_of_one_name_that_differ_are_refused(write):
+    """Python would give the second file what the first one has imported."""
+    code = "from zz_same import number\ndef make(): return number"
+    for number, folder in enumerate("ab"):
+        write(f"{folder}/zz_same.py", f"number = {number}")
+    one, other = write("a/own.py", code), write("b/nets.py", code)
+    assert names.find(f"{one}:make", key="method.name")() == 0
+    said = str(refused(f"{other}:make"))
+    assert f"{other} imports zz_same, and {one.parent / 'zz_same.py'} is imported already; rename one" in said
+
+
 def test_a_file_imports_what_lies_beside_it_and_hides_nothing(write):
     write("deep/zz_beside.py", "number = 3")
     write("deep/json.py", "raise RuntimeError('a module of the user in place of a known one')")

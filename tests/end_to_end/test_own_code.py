@@ -137,3 +137,112 @@ def test_a_finished_run_is_not_taken_for_one_on_other_images_of_the_same_functio
     (tmp_path / "one").unlink()
     assert again(f"data.path={tmp_path / 'one'}") == 0
     assert "can't be read any more" in capsys.readouterr().err
+
+
+METHODS = """
+import torch
+from dataclasses import replace
+from cil_func import losses
+from cil_func.methods import Method, wa
+from cil_func.methods.base import Stage
+
+def ce(student, teacher, targets, classes):
+    return losses.cross_entropy(student.logits, targets.labels, mask=classes.seen, rows=targets.rows)
+
+def double(*given): return ce(*given).double()
+def plain(options, what="ce"): return Method(name="plain", loss=globals()[what])
+def number(*given): return 1.5
+def rows(*given): return ce(*given)[None]
+def fails(student, *given): return student.logits @ torch.ones(3)
+def leaves(options): raise SystemExit(3)
+def of(options, **fields): return Method(name="of", loss=ce, **fields)
+def staged(options, *, names=("a",), **fields):
+    return Method(name="staged", loss=ce, stages=tuple(Stage(name, ce, **fields) for name in names))
+def untupled(options): return Method(name="untupled", loss=ce, stages=Stage("a", ce))
+def named(options): return Method(name="named", loss="ce")
+def finished(options, what=1):
+    given = {1: lambda params, num_new: (params, 0.5), 2: lambda params, num_new: params}
+    return Method(name="finished", loss=ce, finish=given[what])
+"""
+
+
+@pytest.fixture
+def methods_file(tmp_path):
+    path = tmp_path / "own_methods.py"
+    path.write_text(METHODS)
+    return path
+
+
+@pytest.mark.parametrize(("name", "options", "says"), [
+    ("of", ["trained=once"], "trained is 'once'; 'always', 'first', 'never' fits"),
+    ("of", ["predict=nearest"], "predict is 'nearest'; 'logits', 'nme' fits"),
+    ("of", ["rows=everything"], "rows is 'everything'; 'new', 'all', 'arrived' fits"),
+    ("of", ["grow=backbones"], "grow is 'backbones'; 'rows', 'backbone', "),
+    ("of", ["clamp=-1.0"], "clamp is -1.0; 0, no limit, or more fits"),
+    ("of", ["views=0"], "views is 0; 1 or more fits"),
+    ("of", ["hold_out=2.0"], "hold_out is 2.0; 0 to below 1 fits"),
+    ("of", ["uses_memory=1"], "uses_memory is 1; true or false fits"),
+    ("of", ["penalty=x"], "penalty is 'x'; a function or None fits"),
+    ("staged", ['names=["a", "a"]'], "two stages are called 'a'"), ("staged", ['names=[""]'], "stage ''"),
+    ("staged", ['names=["Fine-Tune"]'], "stage 'Fine-Tune': its name has to be lower-case"),
+    ("staged", ["norm=off"], "stage 'a': norm is 'off'; 'train', 'eval' fits"),
+    ("untupled", [], "stages is a Stage; a tuple of Stages fits"), ("named", [], "loss is 'ce'; a function fits"),
+    ("leaves", [], "SystemExit: 3"), ("of", ["predict=nme"], "nearest mean of exemplars, and its uses_memory is False"),
+    ("plain", ["what=number"], "a loss returned 1.5; a 0-d tensor fits"),
+    ("plain", ["what=rows"], "a loss returned a tensor (1,); a 0-d tensor fits"),
+    ("plain", ["what=fails"], "line 15: RuntimeError: "),
+    ("finished", ["what=2"], "finish of finished returned a dict; (params, gamma) fits"),
+])  # fmt: skip
+def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_path, capsys):
+    settings = (f"method.name={methods_file}:{name}", *(f"method.options.{option}" for option in options))
+    assert run(tmp_path / "out", *settings) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1 and says in said[0], said
+    assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    (("optim.options.nestrov=true",), "optim.options.nestrov"), (("optim.name=none.py:make",), "no file none.py"),
+    (("optim.first_phase.name={code}:data", "optim.first_phase.options.path=x"), "returned tuple, no optim.Optimiser"),
+    (("model.weights=none.safetensors", "model.backbone=timm:test_resnet"), "none.safetensors: can't be read"),
+    (("method.name=podnet", "model.backbone={code}:backbone"), "shows no feature maps"),
+    (("method.name=memo", "model.backbone={code}:backbone"), "has no last stage"),
+    (("model.backbone={code}:backbone", "run.recompute=true"), "has no blocks to compute again"),
+    (("method.name=bic", "optim.bias.name=none.py:make"), "optim.bias.name: no file none.py"),
+])  # fmt: skip
+def test_what_needs_no_images_is_found_before_they_are_read(settings, says, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cil_func.runs.load_data.load", lambda *given: pytest.fail("the images are read"))
+    assert run(tmp_path / "out", *(setting.format(code=code) for setting in settings)) in (2, 3)
+    assert says in capsys.readouterr().err
+
+
+def test_a_loss_in_float64_leaves_the_weights_in_float32(methods_file, tmp_path):
+    from cil_func.runs import checkpoints
+
+    for what in ("ce", "double"):
+        assert run(tmp_path / what, f"method.name={methods_file}:plain", f"method.options.what={what}") == 0
+    saved = [checkpoints.load_model(tmp_path / what).params["classifier"]["weight"] for what in ("ce", "double")]
+    assert saved[1].dtype == torch.float32
+    torch.testing.assert_close(*saved)
+
+
+def test_gamma_may_be_a_number(methods_file, tmp_path):
+    assert run(tmp_path / "out", f"method.name={methods_file}:finished") == 0
+    assert [row["gamma"] for row in results(tmp_path / "out")["phases"]][:2] == [None, 0.5]
+
+
+def test_a_file_that_has_changed_is_told_when_a_run_goes_on_and_when_it_is_finished(methods_file, tmp_path, capsys):
+    """Its content is no part of the configuration, so the same command finds the same run."""
+    again = partial(run, tmp_path / "out", f"method.name={methods_file}:plain")
+    assert again() == again() == 0
+    assert "has changed" not in capsys.readouterr().err
+    methods_file.write_text(METHODS + "# a remark\n")
+    assert again() == 0
+    line = f"{methods_file} has changed since this run; another --out trains by it as it is now"
+    assert f"warning: {line}" in capsys.readouterr().err
+    for name in ("results.json", "model.safetensors", "model.json"):
+        (tmp_path / "out" / name).unlink()
+    assert again() == 0
+    log = (tmp_path / "out/metrics.jsonl").read_text()
+    assert f"{methods_file} has changed since this run began; what is left is trained by it as it is now" in log
