@@ -56,9 +56,9 @@ def _download_lock(root: Path, stem: str) -> Iterator[None]:
     made = [p for p in (root, *root.parents) if not os.path.exists(p)]  # inner folders first
     with ExitStack() as stack:
         with suppress(OSError):  # a folder that can't be written, or a file system without locks
-            root.mkdir(parents=True, exist_ok=True)
             locked = None
             while locked is None or not _is_at(locked, path):  # else another process has deleted what was waited for
+                root.mkdir(parents=True, exist_ok=True)
                 locked = stack.enter_context(path.open("a"))
                 locking.lock(locked)
         try:

@@ -329,28 +329,35 @@ def test_core50_as_it_is_distributed(tmp_path):
 
 def test_one_process_at_a_time_downloads_and_what_is_there_is_waited_for_by_nobody(tmp_path):
     """Several machines may have one file system, and one archive must not be written by two."""
-    root, inside, most, others_wait = tmp_path / "a", [0], [0], threading.Event()
+    root, inside, most, gate = tmp_path / "a", [0], [0], threading.Semaphore(0)
 
     def download(fails=False):
         with cifar100._download_lock(root, "stem"):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
-            assert others_wait.wait(60)
-            (root / "stem").mkdir(exist_ok=True)
+            assert gate.acquire(timeout=60)
             inside[0] -= 1
             if fails:
                 raise ZeroDivisionError
 
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(download, fails=True)
+    def until_one_is_inside():
         while not inside[0]:
             time.sleep(0.01)
-        rest = [pool.submit(download) for _ in range(3)]
-        time.sleep(0.2)  # they come to the lock; whoever comes later finds its file as well
-        (root / "stem").mkdir()
-        others_wait.set()
-        assert first.exception() and not any(each.exception() for each in rest)
-    assert most == [1] and [path.name for path in root.iterdir()] == ["stem"]
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(download, fails=True)
+        until_one_is_inside()
+        second = pool.submit(download)
+        time.sleep(0.2)  # it waits for the lock that the first one deletes
+        gate.release()
+        assert first.exception()
+        until_one_is_inside()
+        third = pool.submit(download)
+        time.sleep(0.2)  # the lock is another file by now
+        gate.release(2)
+        assert not second.exception() and not third.exception()
+    assert most == [1] and list(tmp_path.iterdir()) in ([], [root])
+    (root / "stem").mkdir(parents=True)
     with cifar100._download_lock(root, "stem"), cifar100._download_lock(root, "stem"):
         assert [path.name for path in root.iterdir()] == ["stem"]
     with pytest.raises(ZeroDivisionError), cifar100._download_lock(tmp_path / "b" / "c", "stem"):

@@ -344,8 +344,8 @@ def test_a_store_that_is_gone_while_a_process_waits_is_one_line(monkeypatch, tmp
                 wait()
     finally:
         watch._leaving.set()
-    # each process is alone on its machine, whose launcher shows what is printed there
     reporter = StatusReporter(tmp_path)
-    reporter.processes = Processes(Launch(1, 2, 0, 1))
-    reporter.lost(watch.find_cause("rank 1 lost the others"))
-    assert re.fullmatch(r"train\.py: the launcher of rank 0 is gone \(.+\)\n", capsys.readouterr().err)
+    for place in (Launch(1, 2, 0, 1), Launch(0, 2, 0, 1)):  # alone on its machine, whose launcher shows what it prints
+        reporter.processes = Processes(place)
+        reporter.lost(watch.find_cause("rank 1 lost the others"))
+        assert re.fullmatch(r"train\.py: the launcher of rank 0 is gone \(.+\)\n", capsys.readouterr().err)
