@@ -224,9 +224,10 @@ def cosine(rate: float, *, epochs: int, warmup_epochs: int = 0) -> Schedule:
 def milestones(rate: float, *, at: Sequence[int], factor: float, warmup_epochs: int = 0) -> Schedule:
     """Returns the function epoch -> rate that multiplies `rate` by `factor` at the start of each epoch in `at`.
 
-    at: ascending, counted from 0. warmup_epochs: how many epochs rise linearly to `rate` first, instead; 0: none.
+    at: counted from 0. warmup_epochs: how many epochs rise linearly to `rate` first, instead; 0: none.
     """
-    return _after_warmup(lambda epoch: rate * factor ** bisect.bisect_right(at, epoch), rate, warmup_epochs)
+    ascending = sorted(at)
+    return _after_warmup(lambda epoch: rate * factor ** bisect.bisect_right(ascending, epoch), rate, warmup_epochs)
 
 
 def constant(rate: float, *, warmup_epochs: int = 0) -> Schedule:

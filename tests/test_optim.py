@@ -263,3 +263,8 @@ def test_warmup_rises_in_equal_steps_and_then_hands_over():
 def test_a_cosine_of_no_epochs_after_the_warm_up_is_a_number():
     assert optim.cosine(0.1, epochs=3, warmup_epochs=3)(3) == 0.1
     assert optim.cosine(0.1, epochs=0)(0) == 0.1
+
+
+def test_milestones_may_come_in_any_order():
+    rates = [optim.milestones(1.0, at=at, factor=0.5)(epoch) for at in ([5, 2], [2, 5]) for epoch in range(7)]
+    assert rates[:7] == rates[7:] == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]

@@ -92,7 +92,7 @@ def unknown_key(parts: Sequence[str], hints: Mapping[str, Any]) -> str:
     meant = elsewhere.get(name) or beside.get(nearest(name, beside) or "") or whole
     meant = meant or elsewhere.get(nearest(name, elsewhere) or "")
     if meant:
-        hint = f"did you mean {_as_written(meant, hints)}?"
+        hint = f"did you mean {f'[{meant}]' if _is_table(hints[meant]) or is_free(hints[meant]) else meant}?"
     elif table and beside:
         hint = f"[{prefix}] has {', '.join(beside)}"
     else:
@@ -164,6 +164,8 @@ def _refused_option(parts: Sequence[str], given: Any) -> str:
 
 def _suggestion(given: Any, hint: Any) -> str | None:
     """Returns the nearest of the choices, or the value with or without quotes if that fits; None if neither."""
+    if isinstance(given, str) and given.endswith(".py") and fits(f"{given}:make", hint):  # the function is missing
+        return shown(f"{given}:make")
     if isinstance(given, str):
         words = {str(choice).lower(): shown(choice) for choice in choices(hint)}
         close = None if ":" in given else nearest(given, words)  # with a colon it is a function of the user's own
@@ -224,10 +226,6 @@ def _value_at(raw: Any, parts: Sequence[str]) -> Any:
     for part in parts:
         raw = raw[part]
     return raw
-
-
-def _as_written(key: str, hints: Mapping[str, Any]) -> str:
-    return f"[{key}]" if _is_table(hints[key]) or is_free(hints[key]) else key
 
 
 def _members(hint: Any) -> tuple:

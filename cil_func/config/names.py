@@ -85,7 +85,8 @@ def bind(
     function = find(name, key=key) if is_own(name) else built_in[name]
     table = f"{key.rpartition('.')[0]}.options"
     keywords = options.arguments(function, given_options, key=table, given=given, name=shown(name))
-    taken = set(options.parameters(function)) & set(given)
+    named = options.parameters(function)
+    taken = set(given) & set(named) if named or not options.takes_any(function) else set(given)  # of a bare wrapper
 
     def call(**values: Any) -> Any:
         try:
@@ -115,6 +116,7 @@ def find(name: str, *, key: str) -> Callable[..., Any]:
     found = reduce(lambda value, each: getattr(value, each, missing), attribute.split("."), module)
     if callable(found):
         return found
+    place = place if place.endswith(".py") else f"{place} ({getattr(module, '__file__', None) or 'built in'})"
     what = f"has no {attribute}" if found is missing else f"has {attribute}, which is no function"
     functions = [each for each, value in vars(module).items() if inspect.isfunction(value) and not each.startswith("_")]
     close = messages.nearest(attribute, functions)

@@ -44,7 +44,6 @@ def arguments(
     """
     known = {name: each for name, each in parameters(function).items() if name not in given}
     options, name = options.plain() if isinstance(options, FreeTable) else options, name or _name(function)
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in _signature(function))
     found, mistakes = {}, []
     for option, value in options.items():
         if option in known:
@@ -53,15 +52,21 @@ def arguments(
             except ValidationError as failure:
                 fits = _fits(_hint(known[option]), failure)
                 mistakes.append(f"{key}.{option}: {shown(value)} is not allowed; {fits}")
-        elif takes_any and option not in given:
+        elif takes_any(function) and option not in given:
             found[option] = json.loads(json.dumps(value))
         else:
             mistakes.append(f"{key}.{option}: unknown option; {_meant(option, known, given, key, name)}")
     missing = [each for each, one in known.items() if one.default is one.empty and each not in options]
-    mistakes += [f"{key}.{each}: missing; {name} needs it" for each in missing]
+    own = f", beside {', '.join(given)}, which it is given" if given else ""
+    mistakes += [f"{key}.{each}: missing; {name} needs it{own}" for each in missing]
     if mistakes:
         raise messages.first_of(mistakes)
     return found
+
+
+def takes_any(function: Callable) -> bool:
+    """Returns whether a function has a parameter **keywords, or doesn't say what it takes."""
+    return any(each.kind is each.VAR_KEYWORD for each in _signature(function))
 
 
 def _signature(function: Callable) -> list[inspect.Parameter]:

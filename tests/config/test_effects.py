@@ -78,6 +78,7 @@ LINES = [
     ("folder", ["data.path=x", "data.packed=y"], 'data.packed has no effect with data.storage = "auto"'),
     ("folder", ["data.path=x", "data.storage=resident", "data.workers=3"],
      'data.workers has no effect with data.storage = "resident"'),
+    ("digits", ["data.workers=3"], 'data.workers has no effect with data.name = "digits"'),
     ("cifar", ["data.exif_orientation=apply", "data.background=[]"],
      'data.exif_orientation and data.background have no effect with data.name = "cifar100"'),
     ("digits", ["run.recompute=true", 'model.freeze=["backbone"]'],

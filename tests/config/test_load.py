@@ -208,7 +208,7 @@ MESSAGES = {
     "optim.name=adam": 'optim.name: "adam" is not allowed; one of "sgd", "adamw" or your own "package.module:function" '
                        'or "path/file.py:function"; did you mean "adamw"?',
     "method.name=own.py": f'method.name: "own.py" is not allowed; one of {METHODS} or your own '
-                          '"package.module:function" or "path/file.py:function"',
+                          '"package.module:function" or "path/file.py:function"; did you mean "own.py:make"?',
     "data.increment=[]": 'data.increment: [] is not allowed; "auto" or an integer >= 1 or a list of integers >= 1',
     "method.options.x=1979-05-27": "method.options.x: 1979-05-27 is not allowed; a string, true or false, an integer "
                                    "of 64 bits, a finite number, or a list or table of these",

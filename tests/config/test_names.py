@@ -205,3 +205,21 @@ def test_what_a_users_function_raises_is_one_line_and_an_error_of_this_package_s
 def test_a_bug_of_a_built_in_function_is_no_mistake_of_the_user():
     with pytest.raises(ZeroDivisionError):
         names.bind("x", {}, key="method.name", built_in={"x": lambda: 1 / 0})()
+
+
+def test_a_function_that_takes_all_keywords_is_given_the_callers_values(write):
+    """A wrapper without functools.wraps is one."""
+    write("own.py", "def make(**keywords): return sorted(keywords)")
+    made = names.bind("own.py:make", {"tau": 1}, key="method.name", built_in={}, given=("options",))
+    assert made(options=3) == ["options", "tau"]
+
+
+def test_a_parameter_of_another_name_is_told_what_it_is_given(write):
+    write("own.py", "def make(opts): return opts")
+    with pytest.raises(ConfigError, match=r"method\.options\.opts: missing; .* beside options, which it is given"):
+        names.bind("own.py:make", {}, key="method.name", built_in={}, given=("options",))
+
+
+def test_another_module_of_the_name_is_named_with_its_file(write):
+    write("code.py", "def make(options): ...")
+    assert "code.py) has no make" in str(refused("code:make"))
