@@ -24,7 +24,8 @@ _SHOWN_LENGTH = 60  # characters of a given value that a message repeats
 _NAMED = 12  # choices that a message names
 # What people write for these has too few letters in common with the right word, or more with a wrong one.
 _SYNONYMS = {"gpu": "cuda", "lr": "learning_rate", "wd": "weight_decay"}
-_NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "a string in quotes"}
+_NOUNS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a string in quotes"}
+_NOUNS[int | float] = _NOUNS[float]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def unknown_key(parts: Sequence[str], hints: Mapping[str, Any]) -> str:
     meant = elsewhere.get(name) or beside.get(nearest(name, beside) or "") or whole
     meant = meant or elsewhere.get(nearest(name, elsewhere) or "")
     if meant:
-        hint = f"did you mean {f'[{meant}]' if _is_table(hints[meant]) or is_free(hints[meant]) else meant}?"
+        is_table = _is_table(hints[meant]) or is_free(hints[meant])
+        hint = f"did you mean [{meant}]?" if is_table else f"did you mean {meant}?"
     elif table and beside:
         hint = f"[{prefix}] has {', '.join(beside)}"
     else:
@@ -135,7 +137,7 @@ def allowed(hint: Any, *, most: int | None = None) -> str:
         values = [shown(value) for value in typing.get_args(hint)]
         rest = f" and {len(values) - most} more (see train.py --explain)" if most and len(values) > most else ""
         return "one of " * (len(values) > 1) + ", ".join(values[:most]) + rest
-    if _is_union(hint):
+    if _is_union(hint) and hint not in _NOUNS:
         return " or ".join(allowed(member, most=most) for member in _members(hint))
     return _NOUNS.get(hint, str(hint))
 

@@ -27,7 +27,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from cil_func.config import messages, options
+from cil_func.config import messages, options, siblings
 from cil_func.config.messages import shown
 from cil_func.errors import CilError, ConfigError, OwnCodeError
 
@@ -35,7 +35,7 @@ _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _PLACE = rf"([^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED})"
 PATTERN = rf"^{_PLACE}:{_DOTTED}$"  # for the schema: what Python, Rust and JavaScript read alike
 _PARTS = re.compile(rf"(?P<place>{_PLACE}):(?P<function>{_DOTTED})")
-IMPORTED: dict[str, str] = {}  # {file or module as a name has it: the SHA-256 of its file when it was imported}
+IMPORTED: dict[str, tuple[str, str]] = {}  # {file or module as a name has it: (path, SHA-256 when it was imported)}
 _SYSTEM = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
 _LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_SYSTEM, Path(__file__).parents[1]))
 
@@ -73,8 +73,8 @@ def bind(
     name: the value of `key`, a name of `built_in` or a user's own. given_options: the options table beside it.
     key: the dotted key that has the name, like "method.name" or "optim.bias.name"; for messages.
     built_in: {name: function}.
-    given: names of the values that the caller passes itself; the function is given those that it has a parameter for,
-    and none of them is an option.
+    given: names of the values that the caller passes itself, none of which is an option; the function is given those
+    that it has a parameter for, and a function of **keywords alone is given `options`.
 
     Returns a function that takes the values of `given` as keywords, adds the options, and returns what the named
     function returns. It raises OwnCodeError for whatever a user's own function raises, except for this package's
@@ -86,7 +86,8 @@ def bind(
     table = f"{key.rpartition('.')[0]}.options"
     keywords = options.arguments(function, given_options, key=table, given=given, name=shown(name))
     named = options.parameters(function)
-    taken = set(given) & set(named) if named or not options.takes_any(function) else set(given)  # of a bare wrapper
+    # A decorator without functools.wraps shows **keywords alone; the method behind it needs its `options`.
+    taken = set(given) & ({"options"} if not named and options.takes_any(function) else set(named))
 
     def call(**values: Any) -> Any:
         try:
@@ -96,7 +97,7 @@ def bind(
         except (Exception, SystemExit) as error:
             if not is_own(name):
                 raise
-            raise OwnCodeError(f"{key}: {name} failed; {in_a_line(error, name)}") from error
+            raise OwnCodeError(f"{key}: {name} failed; {_in_a_line(error, name)}") from error
 
     return call
 
@@ -136,18 +137,17 @@ def _file(place: str, key: str) -> types.ModuleType:
     name = f"cil_func_user_{Path(path).stem}_{zlib.crc32(path.encode(errors='surrogateescape')):08x}"
     if name in sys.modules:
         return sys.modules[name]
-    _refuse_another_sibling(path, key)
-    _can_import_from(os.path.dirname(path))
-    IMPORTED[place] = digest(place)
+    IMPORTED[place] = path, digest(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader, "a path that ends in .py has both"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        with siblings.first(os.path.dirname(path)):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise OwnCodeError(f"{key}: {place} can't be imported; {in_a_line(error, path)}") from error
+        raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, path)}") from error
     return module
 
 
@@ -156,63 +156,39 @@ def _module(place: str, key: str) -> types.ModuleType:
 
     Raises ConfigError if there is no such module, OwnCodeError if its code fails.
     """
-    _can_import_from(os.getcwd())
+    siblings.can_import_from(os.getcwd())
     try:
         module = importlib.import_module(place)
-        IMPORTED.setdefault(place, digest(place))
+        if file := getattr(module, "__file__", None):
+            IMPORTED.setdefault(place, (os.path.abspath(file), digest(file)))
         return module
     except ModuleNotFoundError as error:
         if not f"{place}.".startswith(f"{error.name}."):  # one that the user's own module imports
-            raise OwnCodeError(f"{key}: {place} can't be imported; {in_a_line(error, place)}") from error
+            raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
         close = messages.nearest(place, [path.stem for path in Path.cwd().glob("*.py")])
         hint = f"did you mean {close}?" if close else 'a file is named by its path, as "path/file.py:function"'
         raise ConfigError(f"{key}: no module {error.name}; {hint}") from error
     except (Exception, SystemExit) as error:
-        raise OwnCodeError(f"{key}: {place} can't be imported; {in_a_line(error, place)}") from error
+        raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, place)}") from error
 
 
 def source(place: str) -> str:
-    """Returns the absolute path of the file that a path or a module's dotted name stands for; "" if there is none."""
+    """Returns the absolute path of the file that a path, or an imported module's name, stands for; "" if none."""
     if place.endswith(".py"):
         path = os.path.abspath(os.path.expanduser(place))
         return path if os.path.isfile(path) else ""
-    _can_import_from(os.getcwd())
-    try:
-        found = importlib.util.find_spec(place)
-    except Exception:  # of a package that it is in, whose code runs
-        return ""
-    return os.path.abspath(found.origin) if found and found.has_location and found.origin else ""
+    return os.path.abspath(getattr(sys.modules.get(place), "__file__", None) or "") if place in sys.modules else ""
 
 
-def digest(place: str) -> str:
-    """Returns the SHA-256 of the file that a place stands for, as it is now; "" if it can't be read."""
+def digest(path: str) -> str:
+    """Returns the SHA-256 of a file as it is now; "" if it can't be read."""
     try:
-        return hashlib.sha256(Path(source(place)).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
-def _refuse_another_sibling(path: str, key: str) -> None:
-    """Raises ConfigError if a file imports a module from its folder, and another one of that name came from elsewhere.
-
-    Python has one module of a name: the file would be given the other one.
-    """
-    folder, text = os.path.dirname(path), Path(path).read_text(encoding="utf-8", errors="replace")
-    for name in re.findall(r"^\s*(?:from|import)\s+(\w+)", text, re.MULTILINE):
-        known = getattr(sys.modules.get(name), "__file__", None) or ""
-        beside = os.path.join(folder, name)
-        beside = f"{beside}/__init__.py" if os.path.isdir(beside) else f"{beside}.py"
-        if known and not known.startswith((folder + os.sep, *_LIBRARIES)) and digest(beside) not in ("", digest(known)):
-            raise ConfigError(f"{key}: {path} imports {name}, and {known} is imported already; rename one of the two")
-
-
-def _can_import_from(folder: str) -> None:
-    """Adds a folder to the end of sys.path, if it isn't there: a launcher puts train.py's folder alone there."""
-    if folder not in (os.path.abspath(each) for each in sys.path):
-        sys.path.append(folder)
-
-
-def in_a_line(error: BaseException, place: str) -> str:
+def _in_a_line(error: BaseException, place: str) -> str:
     """Returns where the user's code failed and how: "line 3: KeyError: 'x'".
 
     place: the name or path that the message names already; another file's name is added before the line.
@@ -220,19 +196,24 @@ def in_a_line(error: BaseException, place: str) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         file, line, text = error.filename, error.lineno, error.msg
     else:
-        file, line = own_line(error)
+        file, line = _own_line(error)
         text = str(error).partition("\n")[0]
     own = os.path.basename(place.rpartition(":")[0] or place)
     where = "" if not line else f"line {line}: " if os.path.basename(file) == own else f"{file}, line {line}: "
     return f"{where}{type(error).__name__}{': ' if text else ''}{text}"
 
 
-def own_line(error: BaseException) -> tuple[str, int]:
+def is_library(file: str) -> bool:
+    """Returns whether a path is that of a library or of this package."""
+    return file.startswith(("<", *_LIBRARIES))
+
+
+def _own_line(error: BaseException) -> tuple[str, int]:
     """Returns (file, line) of the innermost call outside libraries and this package; ("", 0) if there is none."""
     found, trace = ("", 0), error.__traceback__
     while trace:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith(("<", *_LIBRARIES)):
+        if not is_library(file):
             found = (file, trace.tb_lineno)
         trace = trace.tb_next
     return found

@@ -96,8 +96,7 @@ def _hint(parameter: inspect.Parameter) -> Any:
     if isinstance(default, bool):
         return bool
     if isinstance(default, int | float):
-        # a default of 1 doesn't mean that 0.5 is wrong, and an integer stays one
-        return int | float if isinstance(default, int) else float
+        return int | float  # a default of 1 doesn't mean that 0.5 is wrong, and an integer stays one
     return str if isinstance(default, str) else Any
 
 

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from cil_func import rng, tree
 from cil_func.data.augmentation.augment import CHUNK_PIXELS, Augment
-from cil_func.data.augmentation.operations import pin, upload
+from cil_func.data.augmentation.uploads import pin, upload
 from cil_func.data.batch import Batch, Chunk, Replayed
 from cil_func.data.images import Images, Part, Resident
 from cil_func.data.replays import Replays, appended
@@ -114,7 +115,7 @@ def epoch_chunks(
         return chunk._replace(batch=Batch(chosen[:count], here[:count]), replayed=beside)
 
     ahead = by_pillow or images.workers is not None or images.device.type != device.type
-    chunks = _prefetched(prepared(), len(plans)) if ahead else prepared()  # the thread begins here
+    chunks = _prefetched(prepared(), len(plans), device) if ahead else prepared()  # the thread begins here
     return (finish(*parts) for parts in around(chunks))
 
 
@@ -211,12 +212,16 @@ def channel_statistics(images: Images, rows: Tensor) -> tuple[tuple[float, ...],
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
 
 
-def _prefetched(prepared: Generator[Prepared], count: int) -> Iterator[Prepared]:
+def _prefetched(prepared: Generator[Prepared], count: int, device: torch.device) -> Iterator[Prepared]:
     """Returns an iterator over the `count` items of a generator. A thread takes up to _PREFETCH of them ahead.
 
     The thread starts in this call. The generator is closed at the end, also when the consumer stops early.
+    device: where the items go; if it is a GPU, this thread's is the other one's too, which would begin with the first.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    begin: Callable[[], object] = lambda: None  # noqa: E731
+    if device.type == "cuda":
+        begin = partial(torch.cuda.set_device, torch.cuda.current_device())
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
     pending = deque(pool.submit(next, prepared) for _ in range(min(count, _PREFETCH)))
 
     def results() -> Iterator[Prepared]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cil_func.data.augmentation import window
 from cil_func.data.augmentation.augment import Augment
-from cil_func.data.augmentation.operations import upload
+from cil_func.data.augmentation.uploads import upload
 
 _FREE_SHARE = 0.5  # of the GPU's free memory, that a set of images may take
 

@@ -16,7 +16,7 @@ from cil_func.errors import CheckpointError, ConfigError, DataError
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
 from cil_func.runs import checkpoints, saved_model
-from cil_func.training import runners
+from cil_func.training import gpus, runners
 from cil_func.training.preprocess import DTYPES
 
 _IMAGES_A_READING = 1024  # about as many are read into memory at a time, whole batches of the forward pass
@@ -210,9 +210,9 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
     finished.check(directory, saved.description)
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f'device: "{device}"; give "auto", "cpu" or "cuda"')
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError('device: "cuda", and torch finds no CUDA device here; "auto" or "cpu" fits')
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if device == "cuda" and gpus.fault():
+        raise ConfigError(f'device: "cuda", {gpus.fault()}; "auto" or "cpu" fits')
+    place = "cpu" if device == "cpu" or gpus.fault() else "cuda"
     if place == "cuda":
         runners.exact_float32()
         runners.same_bits()

@@ -1,11 +1,12 @@
-"""Finds what can't be in a method's record or come from its functions: a slip would train something else, silently."""
+"""Finds what can't be in a method's record, or be returned by its loss and its `finish`: a slip would go unnoticed."""
 
-import re
 import typing
 from dataclasses import fields
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any
 
+import numpy as np
 import torch
 
 from cil_func.errors import OwnCodeError
@@ -15,7 +16,7 @@ from cil_func.tree import Tree
 _NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
-def fault_of(method: Method) -> str:
+def mistake_in(method: Method) -> str:
     """Returns what is wrong in the fields of a method and of its stages, one line; "" if nothing."""
     fault = _of_fields(method, "") or _of_numbers(method)
     for stage in method.stages if not fault else ():
@@ -23,8 +24,8 @@ def fault_of(method: Method) -> str:
         fault = fault or _of_fields(stage, what) or _of_numbers(stage, what)
     names = [stage.name for stage in method.stages] if not fault else []
     for name in names:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            fault = f"stage {name!r}: its name has to be lower-case letters, digits and _, as [optim.NAME] has it"
+        if not name:
+            fault = "a stage has no name, which [optim.NAME] and results need"
         elif names.count(name) > 1:
             fault = f"two stages are called {name!r}; each needs a name of its own"
     return fault
@@ -44,15 +45,20 @@ def scalar(loss: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def finish(method: Method, params: Tree, num_new: int) -> tuple[Tree, float | None]:
     """Returns (params, gamma) by `Method.finish`. Raises OwnCodeError if that returns anything else."""
     found: Any = method.finish(params, num_new)
-    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict)):
+    if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], dict)):
         raise OwnCodeError(f"method.name: finish of {method.name} returned {_shown(found)}; (params, gamma) fits")
-    return found[0], None if found[1] is None else float(found[1])
+    try:
+        return found[0], None if found[1] is None else float(found[1])
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"method.name: finish of {method.name} returned {_shown(found[1])} as gamma; a number or None fits"
+        raise OwnCodeError(what) from error
 
 
 def _of_fields(record: Method | Stage | Replay, where: str) -> str:
     """Returns the first field whose value its annotation doesn't take. where: put before the field's name."""
-    hints = typing.get_type_hints(type(record))
-    for field in fields(record):
+    base = next(kind for kind in (Method, Stage, Replay) if isinstance(record, kind))  # it may be a subclass
+    hints = typing.get_type_hints(base)
+    for field in fields(base):
         value = getattr(record, field.name)
         if not _takes(hints[field.name], value):
             return f"{where}{field.name} is {_shown(value)}; {_allowed(hints[field.name])} fits"
@@ -79,12 +85,12 @@ def _takes(hint: Any, value: Any) -> bool:
     if origin is typing.Literal:
         return value in members and type(value) in map(type, members)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_takes(members[0], each) for each in value)
+        return isinstance(value, (tuple, list)) and all(_takes(members[0], each) for each in value)
     if getattr(hint, "_is_protocol", False):
         return callable(value)
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, origin or hint)
+    if hint in (int, float):  # NumPy's too
+        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+    return isinstance(value, (bool, np.bool_) if hint is bool else origin or hint)
 
 
 def _allowed(hint: Any) -> str:
@@ -93,7 +99,7 @@ def _allowed(hint: Any) -> str:
     if origin in (typing.Union, UnionType):
         return " or ".join(_allowed(member) for member in members)
     if origin is typing.Literal:
-        return ", ".join(map(repr, members))
+        return f"one of {', '.join(map(repr, members))}"
     if origin is tuple:
         return f"a tuple of {members[0].__name__}s"
     if getattr(hint, "_is_protocol", False):

@@ -79,11 +79,11 @@ class Combine(Protocol):
 class Finish(Protocol):
     """(params, num_new) -> (new params, gamma), after the last training of a phase that has old classes.
 
-    params: with a classifier of the K classes seen, the num_new newest last. gamma: the factor of their rows, 0-d, for
-    the results; None: nothing was aligned.
+    params: with a classifier of the K classes seen, the num_new newest last. gamma: the factor of their rows, a number
+    or 0-d tensor, for the results; None: nothing was aligned.
     """
 
-    def __call__(self, params: Tree, num_new: int, /) -> tuple[Tree, torch.Tensor | None]: ...
+    def __call__(self, params: Tree, num_new: int, /) -> tuple[Tree, torch.Tensor | float | None]: ...
 
 
 class Project(Protocol):

@@ -36,7 +36,6 @@ def read(file: str | Path, *, setting: str = "model.weights") -> dict[str, torch
     setting: the key of the configuration that names it, for messages.
     Raises DataError if the file can't be read or holds no weights.
     """
-    refuse_missing(file, setting=setting)
     where = f"{setting}: {file}"
     found: Any
     try:
@@ -44,6 +43,8 @@ def read(file: str | Path, *, setting: str = "model.weights") -> dict[str, torch
             found = dict(safetensors.torch.load_file(file))
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"{where}: can't be read ({error.strerror or error}); name a file of weights") from error
     except Exception as error:  # the libraries raise many kinds
         code = "it holds more than tensors, which would run code" if "weights_only" in str(error) else "it is damaged"
         raise DataError(f"{where}: can't be loaded: {code}; save the state_dict, best as safetensors") from error

@@ -91,7 +91,7 @@ def _attempt(launch: Launch, store: dist.Store, timeout: timedelta) -> str:
 
 def _connect(launch: Launch, store: dist.Store) -> None:
     """Makes the process group. Raises PeerError if a process is lost meanwhile."""
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
         dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=_FOR_EVER)
     except RuntimeError as error:

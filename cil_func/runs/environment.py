@@ -7,20 +7,20 @@ import torch
 
 from cil_func.config import Config
 from cil_func.errors import ConfigError
-from cil_func.training import runners
+from cil_func.training import gpus, runners
 
 
 def resolve(config: Config, *, way_out: str = '"auto" or "cpu" fits') -> Config:
     """Returns the configuration with run.device and run.precision set to what "auto" means on this machine.
 
-    Values other than "auto" stay. Raises ConfigError for device "cuda" where torch finds no GPU; way_out: what its line
-    says to do.
+    Values other than "auto" stay. Raises ConfigError for device "cuda" where torch can use no GPU; way_out: what its
+    line says to do.
     """
     device, precision = config.run.device, config.run.precision
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f'run.device: "cuda", and torch finds no CUDA device here; {way_out}')
+    if device == "cuda" and gpus.fault():
+        raise ConfigError(f'run.device: "cuda", {gpus.fault()}; {way_out}')
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cpu" if gpus.fault() else "cuda"
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16(device) else "float32"
     return config.model_copy(

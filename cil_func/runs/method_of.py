@@ -19,9 +19,9 @@ def method_of(config: Config) -> Method:
     method = make(options=Options(**table.model_dump(exclude={"name", "options"})))
     if not isinstance(method, Method):
         raise ConfigError(f"method.name: {table.name} returned {type(method).__name__}; return a methods.Method")
-    if fault := checks.fault_of(method):
+    if fault := checks.mistake_in(method):
         raise ConfigError(f"method.name: {table.name}: {fault}")
     if method.predict == "nme" and not (method.uses_memory and (config.memory.size or config.memory.fixed_per_class)):
-        missing = "memory.size is 0" if method.uses_memory else "its uses_memory is False"
+        missing = "memory.size is 0; 1 or more fits" if method.uses_memory else "keeps none; uses_memory=True fits"
         raise ConfigError(f"method.name: {table.name} predicts by the nearest mean of exemplars, and {missing}")
     return method

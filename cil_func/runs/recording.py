@@ -52,7 +52,8 @@ def recorder(
     _write_config(directory / "config.toml", ready.config)
     _cut(path, loaded.record["log_bytes"] if loaded else 0)
     with _screen() as screen, event_log.EventLog(path, on_warning=screen) as log, logging.opened() as loggers:
-        writer = _Writer(directory, ready, log, screen, loggers)
+        own_files = own_code.digests(ready.config, loaded.record if loaded else None)
+        writer = _Writer(directory, ready, log, screen, loggers, own_files)
         for message in warnings if loaded is None else ():
             log(_warning(message))
         for problem in screen.remember(path):
@@ -79,10 +80,11 @@ class _Writer(Recorder):
         log: event_log.EventLog,
         screen: "_Screen",
         loggers: logging.Loggers,
+        own_files: dict[str, str],
     ):
         self._log, self._screen, self._loggers, self._directory = log, screen, loggers, directory
         self._config_text = configuration.to_toml(ready.config)
-        self._header = _header(ready)
+        self._header = _header(ready) | {"own_code": own_files}
         found = environment.environment(ready.experiment.device, ready.config.run.precision, ready.processes.size)
         self._environment = {"environment": found}
         # Other processes may wait meanwhile: a disk may be slow, and a terminal may be stopped.
@@ -137,7 +139,6 @@ def _header(ready: setup.Setup) -> dict:
         "data_fingerprint": ready.fingerprint,
         "tests_fingerprint": ready.tests_fingerprint,
         "data_stamp": ready.stamp,
-        **({"own_code": own_code.digests(ready.config)} if own_code.digests(ready.config) else {}),
         **of_parent,
     }
 

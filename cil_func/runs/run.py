@@ -123,7 +123,7 @@ def _reported(config: Config, reporter: StatusReporter, signals: Signals, work: 
         return failure["exit_code"]
     except (Exception, StoppedError) as error:
         signals.ignore_more()
-        return reporter.failed(machine.as_one_line(error, config, reporter.directory))
+        return reporter.failed(machine.as_one_line(error, config, reporter.directory, owned=reporter.owns))
 
 
 def _run(
@@ -198,7 +198,7 @@ def _train(
         begun=progress[0] if loaded else None,
         extra=lambda: {
             "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device,
-            "own_code": own_code.digests(ready.config), **moved_parent.record(ready.extended),
+            "own_code": own_code.digests(ready.config, loaded and loaded.record), **moved_parent.record(ready.extended),
         },
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from cil_func.errors import CilError, InUseError, NonFiniteError
 from cil_func.runs import files, signals, status
 from cil_func.runs.lock import lock_directory
+from cil_func.training import gpus
 
 _POLL_SECONDS = 0.2
 _PATIENCE = 2.0  # seconds between two looks at a run that another process trains
@@ -48,7 +49,8 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
     """Runs all jobs and returns {name: exit status}. A job that fails doesn't stop the others.
 
     at_once: how many processes at a time. threads: of each, where its configuration leaves that to torch; 0: torch's
-    own choice. tell: called with a line for a person when a job begins and ends.
+    own choice. Of several GPUs each process is shown one, that which the fewest have. tell: called with a line for a
+    person when a job begins and ends.
     A run that another process is training is waited for, behind the others: that process may have been started by a
     command that was killed. If it ends without an end of the run, the run is gone on with.
     SIGINT, SIGTERM and SIGHUP end the running processes, which save what they have; then Interrupted is raised.
@@ -56,6 +58,8 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
     """
     waiting, later = list(jobs), dict.fromkeys(jobs, 0.0)  # later: when a job may be looked at again
     running: dict[Job, subprocess.Popen] = {}
+    taken: dict[Job, str] = {}  # the GPU of each job
+    visible = gpus.visible() if at_once > 1 else []
     ended: dict[str, int] = {}
     caught: list[int] = []
     before = {each: signal.signal(each, lambda number, frame: caught.append(number)) for each in signals.handled()}
@@ -79,7 +83,8 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
                     tell(f"{job.name}: another process has trained it")
                     continue
                 tell(f"{job.name}: begins ({len(ended) + len(running) + 1} of {len(jobs)})")
-                running[job] = _start(job, threads)
+                taken[job] = min(visible, key=[taken[each] for each in running].count, default="")
+                running[job] = _start(job, threads, taken[job])
             for job, process in list(running.items()):
                 if process.poll() is not None:
                     code = running.pop(job).returncode
@@ -102,10 +107,14 @@ def train(jobs: Sequence[Job], *, at_once: int, threads: int, tell: Callable[[st
     return ended
 
 
-def _start(job: Job, threads: int) -> subprocess.Popen:
-    """Starts a job in a session of its own, so that a terminal's Ctrl-C reaches it through this process alone."""
+def _start(job: Job, threads: int, gpu: str = "") -> subprocess.Popen:
+    """Starts a job in a session of its own, so that a terminal's Ctrl-C reaches it through this process alone.
+
+    gpu: the only one that it is shown; "": it sees what this process sees.
+    """
     files.make_directory(job.log.parent)
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    environment |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     with files.disk_errors(job.log):
         log = job.log.open("ab")
     with log:

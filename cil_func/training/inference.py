@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from cil_func import tree
 from cil_func.data import batches
-from cil_func.data.augmentation.operations import upload
+from cil_func.data.augmentation.uploads import upload
 from cil_func.data.images import Images, Part
 from cil_func.errors import NonFiniteError
 from cil_func.networks.network import Model, Network, backbone_parts

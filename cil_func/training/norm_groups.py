@@ -6,6 +6,7 @@ import torch
 
 from cil_func import tree
 from cil_func.methods.base import Targets
+from cil_func.methods.checks import scalar
 from cil_func.methods.functions import Loss
 from cil_func.networks.outputs import Classes, Outputs
 
@@ -24,7 +25,7 @@ def by_group(loss: Loss, size: int) -> Loss:
             cut = partial(tree.map, lambda leaf, start=start: leaf[start : start + size])
             own: Targets = cut(targets)
             count = torch.ones_like(images) * size if own.rows is None else own.rows.sum(dtype=images.dtype)
-            total = total + count * loss(cut(student), cut(teacher), own, classes)
+            total = total + count * scalar(loss(cut(student), cut(teacher), own, classes), images)
             images = images + count
         return total / images.clamp(min=1)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from cil_func import rng, tree
-from cil_func.data.augmentation.operations import upload
+from cil_func.data.augmentation.uploads import upload
 from cil_func.data.images import Images, Part
 from cil_func.methods.extra import Measure
 from cil_func.networks.network import Model, Network, backbone_parts

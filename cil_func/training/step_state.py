@@ -69,8 +69,10 @@ def start(
     """
     params, state = (_copied(part, stage) for part in (params, state))
     chosen, _ = tree.partition(params, stage.trains)
-    health = Health(*torch.tensor((0, NEVER, NEVER), device=tree.leaves(params)[0].device).unbind())
-    return TrainState(params, state, optimiser.init(chosen), tree.map(torch.clone, health), extra or {})
+    device = tree.leaves(params)[0].device
+    health = Health(*torch.tensor((0, NEVER, NEVER), device=device).unbind())
+    opt_state = tree.cast(optimiser.init(chosen), device=device)  # an own one may begin with numbers on the CPU
+    return TrainState(params, state, opt_state, tree.map(torch.clone, health), extra or {})
 
 
 def apart(train_state: TrainState, before: TrainState) -> TrainState:

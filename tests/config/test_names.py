@@ -67,18 +67,21 @@ def test_files_of_one_name_are_two_modules_and_each_runs_once(write):
     one, other = write("a/own.py", code), write("b/own.py", code)
     found = [names.find(f"{path}:make", key="method.name") for path in (one, other, one)]
     assert [make() for make in found] == [str(one), str(other), str(one)] and found[0] is found[2]
-    assert sys.modules["zz_ran"].times == 2
+    assert sys.modules["zz_ran"].times == 1  # each folder has its own
 
 
-def test_siblings_of_one_name_that_differ_are_refused(write):
-    """Python would give the second file what the first one has imported."""
-    code = "from zz_same import number\ndef make(): return number"
-    for number, folder in enumerate("ab"):
+def test_each_file_imports_the_module_beside_it_whatever_others_have_imported(write):
+    """Python has one module of a name; two copies of a project, or a folder in another one, have two of one name."""
+    code = "from zz_same import number\nfrom zz_pack.zz_in import deep\ndef make(): return number, deep"
+    places = ("a", "b", "a/below")
+    for number, folder in enumerate(places):
         write(f"{folder}/zz_same.py", f"number = {number}")
-    one, other = write("a/own.py", code), write("b/nets.py", code)
-    assert names.find(f"{one}:make", key="method.name")() == 0
-    said = str(refused(f"{other}:make"))
-    assert f"{other} imports zz_same, and {one.parent / 'zz_same.py'} is imported already; rename one" in said
+        write(f"{folder}/zz_pack/__init__.py", "")
+        write(f"{folder}/zz_pack/zz_in.py", f"deep = {number}")
+    for order in (places, places[::-1]):
+        files = {folder: write(f"{folder}/{order[0][-1]}.py", code) for folder in order}
+        found = {folder: names.find(f"{path}:make", key="method.name")() for folder, path in files.items()}
+        assert found == {folder: (number, number) for number, folder in enumerate(places)}
 
 
 def test_a_file_imports_what_lies_beside_it_and_hides_nothing(write):
@@ -212,6 +215,8 @@ def test_a_function_that_takes_all_keywords_is_given_the_callers_values(write):
     write("own.py", "def make(**keywords): return sorted(keywords)")
     made = names.bind("own.py:make", {"tau": 1}, key="method.name", built_in={}, given=("options",))
     assert made(options=3) == ["options", "tau"]
+    made = names.bind("own.py:make", {"tau": 1}, key="optim.name", built_in={}, given=("momentum",))
+    assert made(momentum=3) == ["tau"]
 
 
 def test_a_parameter_of_another_name_is_told_what_it_is_given(write):

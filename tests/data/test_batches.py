@@ -150,6 +150,9 @@ class Gpu:
 
     def __init__(self, monkeypatch, wanted: int):
         self.log, self.pinned, self.gathered, self.wanted = [], [], threading.Event(), wanted
+        self.devices = []
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda at: self.devices.append((at, threading.current_thread())))
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: self.pin(tensor))
         monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *where, **how: self.to(tensor, *where, **how))
 
@@ -180,6 +183,8 @@ def test_images_on_the_host_are_pinned_ahead_and_uploaded_without_waiting(images
     chunks = epoch(images, labels, device=torch.device("cuda"))
     assert gpu.gathered.wait(30)  # nothing was asked for yet: the last epoch still keeps the GPU busy
     assert [entry for entry in gpu.log if entry[0] == "pin"] == [("pin", "batches")] * 2
+    ((device, thread),) = gpu.devices  # a thread begins with the first GPU, and pinning asks its own
+    assert device == 3 and thread.name.startswith("batches")
     found = list(chunks)
     assert [entry for entry in gpu.log if entry[0] == "upload"] == [("upload", "MainThread")] * 3
     for place in range(2):  # images, labels

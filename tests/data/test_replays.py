@@ -1,5 +1,6 @@
 """Exemplars beside each batch: what is drawn, whatever the chunk and however many processes share it."""
 
+import pytest
 import torch
 
 from cil_func import tree
@@ -72,3 +73,18 @@ def test_several_processes_share_what_one_process_draws():
 def test_a_backbone_without_padding_gets_groups_of_one_size():
     found = steps_of(Share(5))
     assert found[0].labels.shape == (2, 4) and (found[0].labels != PADDING).all()
+
+
+def test_what_goes_to_a_gpu_can_be_pinned(monkeypatch):
+    """torch pins a tensor with its strides; an expanded one, as the groups of several steps are, can't be written."""
+    from cil_func.data.augmentation import uploads
+
+    def pin_memory(values):
+        pinned = torch.empty_strided(values.shape, values.stride(), dtype=values.dtype)
+        return pinned.copy_(values)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    expanded = torch.arange(3).expand(4, -1)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        expanded.pin_memory()
+    assert torch.equal(uploads.pin(expanded, torch.device("cuda")), expanded)

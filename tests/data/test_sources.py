@@ -341,7 +341,9 @@ def test_one_process_at_a_time_downloads_and_what_is_there_is_waited_for_by_nobo
                 raise ZeroDivisionError
 
     def until_one_is_inside():
+        end = time.monotonic() + 60
         while not inside[0]:
+            assert time.monotonic() < end
             time.sleep(0.01)
 
     with ThreadPoolExecutor(3) as pool:

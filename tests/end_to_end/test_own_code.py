@@ -1,6 +1,8 @@
 """A user's own method, backbone, data set and optimiser, in files outside the package, run by train.py."""
 
+import hashlib
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import tiny
 import torch
 
 import train
+from cil_func.config import names
 
 pytestmark = pytest.mark.usefixtures("shallow")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
@@ -141,9 +144,10 @@ def test_a_finished_run_is_not_taken_for_one_on_other_images_of_the_same_functio
 
 METHODS = """
 import torch
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Any
 from cil_func import losses
-from cil_func.methods import Method, wa
+from cil_func.methods import Method
 from cil_func.methods.base import Stage
 
 def ce(student, teacher, targets, classes):
@@ -160,8 +164,19 @@ def staged(options, *, names=("a",), **fields):
     return Method(name="staged", loss=ce, stages=tuple(Stage(name, ce, **fields) for name in names))
 def untupled(options): return Method(name="untupled", loss=ce, stages=Stage("a", ce))
 def named(options): return Method(name="named", loss="ce")
+def by_helper(options):
+    import helper
+    return Method(name="by_helper", loss=lambda *given: helper.fails())
+def listed(options):
+    import numpy as np
+    return Mine(name="listed", loss=ce, stages=[Stage("Again", ce)], clamp=np.float32(1), uses_memory=np.bool_(True))
+@dataclass(frozen=True)
+class Mine(Method):
+    note: Any = None
+    pair: tuple[str, float] = ("a", 1.0)
 def finished(options, what=1):
     given = {1: lambda params, num_new: (params, 0.5), 2: lambda params, num_new: params}
+    given[3] = lambda params, num_new: [params, torch.ones(3)]
     return Method(name="finished", loss=ce, finish=given[what])
 """
 
@@ -174,24 +189,26 @@ def methods_file(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "options", "says"), [
-    ("of", ["trained=once"], "trained is 'once'; 'always', 'first', 'never' fits"),
-    ("of", ["predict=nearest"], "predict is 'nearest'; 'logits', 'nme' fits"),
-    ("of", ["rows=everything"], "rows is 'everything'; 'new', 'all', 'arrived' fits"),
-    ("of", ["grow=backbones"], "grow is 'backbones'; 'rows', 'backbone', "),
+    ("of", ["trained=once"], "trained is 'once'; one of 'always', 'first', 'never' fits"),
+    ("of", ["predict=nearest"], "predict is 'nearest'; one of 'logits', 'nme' fits"),
+    ("of", ["rows=everything"], "rows is 'everything'; one of 'new', 'all', 'arrived' fits"),
+    ("of", ["grow=backbones"], "grow is 'backbones'; one of 'rows', 'backbone', "),
     ("of", ["clamp=-1.0"], "clamp is -1.0; 0, no limit, or more fits"),
     ("of", ["views=0"], "views is 0; 1 or more fits"),
     ("of", ["hold_out=2.0"], "hold_out is 2.0; 0 to below 1 fits"),
     ("of", ["uses_memory=1"], "uses_memory is 1; true or false fits"),
     ("of", ["penalty=x"], "penalty is 'x'; a function or None fits"),
-    ("staged", ['names=["a", "a"]'], "two stages are called 'a'"), ("staged", ['names=[""]'], "stage ''"),
-    ("staged", ['names=["Fine-Tune"]'], "stage 'Fine-Tune': its name has to be lower-case"),
-    ("staged", ["norm=off"], "stage 'a': norm is 'off'; 'train', 'eval' fits"),
+    ("staged", ['names=["a", "a"]'], "two stages are called 'a'"),
+    ("staged", ['names=[""]'], "a stage has no name"),
+    ("staged", ["norm=off"], "stage 'a': norm is 'off'; one of 'train', 'eval' fits"),
     ("untupled", [], "stages is a Stage; a tuple of Stages fits"), ("named", [], "loss is 'ce'; a function fits"),
-    ("leaves", [], "SystemExit: 3"), ("of", ["predict=nme"], "nearest mean of exemplars, and its uses_memory is False"),
+    ("leaves", [], "SystemExit: 3"),
+    ("of", ["predict=nme"], "nearest mean of exemplars, and keeps none; uses_memory=True fits"),
     ("plain", ["what=number"], "a loss returned 1.5; a 0-d tensor fits"),
     ("plain", ["what=rows"], "a loss returned a tensor (1,); a 0-d tensor fits"),
-    ("plain", ["what=fails"], "line 15: RuntimeError: "),
+    ("plain", ["what=fails"], "line 16: RuntimeError: "),
     ("finished", ["what=2"], "finish of finished returned a dict; (params, gamma) fits"),
+    ("finished", ["what=3"], "finish of finished returned a Tensor as gamma; a number or None fits"),
 ])  # fmt: skip
 def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_path, capsys):
     settings = (f"method.name={methods_file}:{name}", *(f"method.options.{option}" for option in options))
@@ -227,6 +244,29 @@ def test_a_loss_in_float64_leaves_the_weights_in_float32(methods_file, tmp_path)
     torch.testing.assert_close(*saved)
 
 
+def test_what_is_as_good_as_the_right_type_is_taken(methods_file, tmp_path):
+    """A list, NumPy's numbers, a stage of any name, and a record with fields of its own."""
+    assert run(tmp_path / "out", f"method.name={methods_file}:listed") == 0
+
+
+def test_the_file_that_failed_is_named_of_several_and_below_it(code, methods_file, tmp_path, capsys):
+    (tmp_path / "helper.py").write_text("def fails():\n    return {}['x']\n")
+    more = (f"data.name={code}:data", "data.image_size=0", "data.increment=2", "augment.crop_padding=0")
+    for what, says in (("fails", "line 16: RuntimeError"), ("", f"{tmp_path / 'helper.py'}, line 2: KeyError: 'x'")):
+        name = f"method.name={methods_file}:plain" if what else f"method.name={methods_file}:by_helper"
+        options = [f"method.options.what={what}"] if what else []
+        assert run(tmp_path / f"out{what}", name, *options, *more) == 2
+        said = capsys.readouterr().err
+        assert f"train.py: method.name: {methods_file} failed; {says}" in said or f"{code} failed; {says}" in said, said
+        assert (tmp_path / f"out{what}/traceback.txt").exists()
+
+
+def test_a_bug_of_ours_is_none_of_theirs(methods_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cil_func.training.evaluation.split", lambda *given, **more: 1 / 0)
+    assert run(tmp_path / "out", f"method.name={methods_file}:plain") == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_gamma_may_be_a_number(methods_file, tmp_path):
     assert run(tmp_path / "out", f"method.name={methods_file}:finished") == 0
     assert [row["gamma"] for row in results(tmp_path / "out")["phases"]][:2] == [None, 0.5]
@@ -243,6 +283,11 @@ def test_a_file_that_has_changed_is_told_when_a_run_goes_on_and_when_it_is_finis
     assert f"warning: {line}" in capsys.readouterr().err
     for name in ("results.json", "model.safetensors", "model.json"):
         (tmp_path / "out" / name).unlink()
+    names.IMPORTED.clear()  # as in a new process
+    for module in [name for name in sys.modules if name.startswith("cil_func_user_")]:
+        del sys.modules[module]
     assert again() == 0
+    known = results(tmp_path / "out")["own_code"]
+    assert known == {str(methods_file): hashlib.sha256(METHODS.encode()).hexdigest()}  # which trained most of it
     log = (tmp_path / "out/metrics.jsonl").read_text()
     assert f"{methods_file} has changed since this run began; what is left is trained by it as it is now" in log

@@ -79,7 +79,7 @@ def test_jobs_are_at_most_so_many_at_once(tmp_path, monkeypatch):
             now.remove(self)
             return 0
 
-    monkeypatch.setattr(sweep_jobs, "_start", lambda job, threads: Fake())
+    monkeypatch.setattr(sweep_jobs, "_start", lambda job, threads, gpu: Fake())
     monkeypatch.setattr(sweep_jobs, "_POLL_SECONDS", 0)
     jobs = [sweep_jobs.Job(str(number), [], tmp_path) for number in range(5)]
     assert sweep_jobs.train(jobs, at_once=2, threads=1, tell=lambda line: None) == dict.fromkeys("01234", 0)
@@ -103,7 +103,7 @@ def test_a_run_of_another_process_is_waited_for_behind_the_others(tmp_path, monk
         (tmp_path / name).mkdir()
         lock.enter_context(lock_directory(tmp_path / name))
 
-    def start(job, threads):
+    def start(job, threads, gpu):
         started.append(job.name)
         if job.name == "d":  # the last of those that are free
             (tmp_path / "a/status.json").write_text(json.dumps({"state": "finished", "exit_code": 0}))
@@ -136,3 +136,31 @@ def test_a_job_that_can_not_be_started_stops_those_that_run(tmp_path, monkeypatc
     with pytest.raises(DiskError, match="second"):
         sweep_jobs.train(jobs, at_once=2, threads=1, tell=lambda line: None)
     assert [process.returncode for process in started] == [-signal.SIGTERM]
+
+
+def test_each_of_several_gpus_gets_its_own_processes(tmp_path, monkeypatch):
+    shown, ends = [], []
+
+    class Process:
+        """Ends when the test says so."""
+
+        def __init__(self, words, *, env, **more):
+            shown.append(env.get("CUDA_VISIBLE_DEVICES"))
+            self.number, self.returncode = len(shown), 0
+
+        def poll(self):
+            return 0 if self.number in ends or len(shown) >= 4 else None
+
+    monkeypatch.setattr(sweep_jobs.subprocess, "Popen", Process)
+    monkeypatch.setattr(sweep_jobs, "_POLL_SECONDS", 0.0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for names, at_once, expected in (
+        (["0", "1"], 2, ["0", "1", "0", "1"]), (["7"], 2, ["7"] * 4), ([], 2, [None] * 4),
+        (["0", "1"], 1, [None] * 4), (["0", "1"], 4, ["0", "1", "0", "1"]),
+    ):  # fmt: skip
+        shown.clear()
+        ends[:] = range(1, 5)
+        monkeypatch.setattr(sweep_jobs.gpus, "visible", lambda names=names: names)
+        jobs = [sweep_jobs.Job(f"run{number}", [], tmp_path) for number in range(4)]
+        assert set(sweep_jobs.train(jobs, at_once=at_once, threads=0, tell=lambda line: None).values()) == {0}
+        assert shown == expected

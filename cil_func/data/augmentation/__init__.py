@@ -6,4 +6,5 @@ operations.py    applies RandAugment's operations to a batch, each image with it
 kernels.py       the operations that change the values of pixels
 geometry.py      the operations that move or cover pixels
 rectangles.py    the rectangles of random erasing
+uploads.py       copies from the host to a GPU, for which neither waits
 """

@@ -22,7 +22,7 @@ from torch import Tensor
 from cil_func import rng
 from cil_func.data.augmentation import geometry, kernels, operations, randaugment, rectangles
 from cil_func.data.augmentation import window as windows
-from cil_func.data.augmentation.operations import upload
+from cil_func.data.augmentation.uploads import upload
 
 Draws = dict[str, Tensor]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cil_func.data.augmentation.kernels import to_uint8
+from cil_func.data.augmentation.uploads import upload
 
 _REACH = 2  # the cubic reads at most this many pixels beyond the image
 # Added to float32 sums, which may be just below an integer that Pillow's float64 sums reach: areas of one colour must
@@ -41,7 +42,7 @@ def mirror(images: Tensor, flip: Tensor) -> Tensor:
     """Returns images (B, H, W, 3), those mirrored left to right for which flip, bool (B,) on the host, is true."""
     rows, places = torch.nonzero(flip).flatten(), torch.arange(len(images))
     places[rows] = len(images) + torch.arange(len(rows))
-    rows, places = (each.to(images.device, non_blocking=True) for each in (rows, places))
+    rows, places = (upload(each, images.device) for each in (rows, places))
     # Half the time of writing the mirrored ones over a copy by their numbers, which goes byte by byte.
     return torch.cat((images, images.index_select(0, rows).flip(2))).index_select(0, places)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cil_func.data.augmentation import geometry, kernels
+from cil_func.data.augmentation.uploads import upload
 
 _TABLES = {
     "auto_contrast": kernels.auto_contrast_table,
@@ -38,19 +39,6 @@ def apply(images: Tensor, operation: Tensor, argument: Tensor, *, fill: Tensor) 
     for layer in range(operation.shape[1]):
         images = _layer(images, operation[:, layer].contiguous(), argument[:, layer].contiguous(), fill)
     return images
-
-
-def pin(values: Tensor, device: torch.device) -> Tensor:
-    """Returns a tensor in page-locked memory if it is on the host and `device` is a GPU, else as it is.
-
-    A GPU reads page-locked memory by itself, so `upload` doesn't wait for it.
-    """
-    return values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
-
-
-def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Returns a tensor on `device`, without waiting for the copy. A tensor that is there already is not copied."""
-    return pin(values, device).to(device, non_blocking=True)
 
 
 def _layer(images: Tensor, operation: Tensor, argument: Tensor, fill: Tensor) -> Tensor:
