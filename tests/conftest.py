@@ -1,6 +1,7 @@
 """What holds for all tests: one thread a process, long files first, and no compilation that isn't asked for."""
 
 import os
+import signal
 import sys
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ import pytest
 # Before torch is imported, which reads it once; and for the processes that tests start. Threads on cores that are
 # shared wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Under nohup it is ignored, here and in the processes that tests start, and runs leave it so.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LONG = (  # files of minutes, the longest first
     "test_processes.py", "tutorial/test_chapters.py", "training/test_runners.py", "test_runs.py", "test_resume.py",

@@ -34,9 +34,12 @@ def every(rows, shared, features, classes):
     """
     logits = classifier.apply(rows, features)
     phase = classes.phase[: logits.shape[1]]                                       # (K,)
-    moves = torch.arange(len(shared["alpha"]), device=phase.device) == classes.now  # (P,)
-    alpha, beta = (torch.where(moves, leaf, leaf.detach())[phase] for leaf in (shared["alpha"], shared["beta"]))
-    return alpha * logits + beta, {}
+
+    def of_class(values: torch.Tensor) -> torch.Tensor:
+        """Returns (K,). The gradient of values[phase] would be added up in any order on a GPU."""
+        return torch.where(phase == classes.now, of_phase(values, classes.now), values.detach()[phase])
+
+    return of_class(shared["alpha"]) * logits + of_class(shared["beta"]), {}
 
 
 def of_phase(values: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
