@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _FOLDERS: list[str] = []  # of own files that were imported
+_NEVER_HIDDEN = ("__main__", __name__.partition(".")[0])  # a folder with own files may be a copy of this repository
 
 
 @contextmanager
@@ -21,6 +22,8 @@ def first(folder: str) -> Iterator[None]:
     _FOLDERS.append(folder)
     hidden = {}
     for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in _NEVER_HIDDEN:
+            continue
         top = sys.modules.get(name.partition(".")[0])
         file = os.path.abspath(getattr(top, "__file__", None) or "")
         holder = os.path.dirname(os.path.dirname(file) if hasattr(top, "__path__") else file)

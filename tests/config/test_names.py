@@ -3,10 +3,11 @@
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 
-from cil_func.config import names
+from cil_func.config import names, siblings
 from cil_func.errors import ConfigError, DataError, OwnCodeError
 
 
@@ -82,6 +83,21 @@ def test_each_file_imports_the_module_beside_it_whatever_others_have_imported(wr
         files = {folder: write(f"{folder}/{order[0][-1]}.py", code) for folder in order}
         found = {folder: names.find(f"{path}:make", key="method.name")() for folder, path in files.items()}
         assert found == {folder: (number, number) for number, folder in enumerate(places)}
+
+
+def test_a_copy_of_this_repository_beside_a_file_is_not_imported(write):
+    import cil_func
+
+    write("a/own.py", "def make(): ...")
+    write("b/cil_func/__init__.py", "raise RuntimeError('another copy')")
+    file = write("b/own.py", "import cil_func\ndef make(): return cil_func")
+    names.find("a/own.py:make", key="method.name")
+    root = str(Path(cil_func.__file__).parents[1])
+    siblings._FOLDERS.append(root)  # an own file lay beside train.py
+    try:
+        assert names.find(f"{file}:make", key="method.name")() is cil_func
+    finally:
+        siblings._FOLDERS.remove(root)
 
 
 def test_a_file_imports_what_lies_beside_it_and_hides_nothing(write):
