@@ -2,7 +2,6 @@
 
 import os
 import site
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -55,13 +54,9 @@ def explain(error: BaseException, config: Config) -> OwnCodeError | None:
 
 
 def _is_below(file: str, source: str) -> bool:
-    """Returns whether a file is in the folder of a named one or below, and neither a library's nor the command's."""
-    if not file.startswith(os.path.dirname(source) + os.sep) or not os.path.exists(file):
-        return False
-    commands = [getattr(sys.modules.get(name), "__file__", None) or "" for name in ("__main__", "train")]
-    if file in map(os.path.abspath, commands):
-        return False
-    return not names.is_library(file) and not any(part in file for part in _NO_ONES)
+    """Returns whether a file is in the folder of a named one or below, and no library's."""
+    inside = file.startswith(os.path.dirname(source) + os.sep) and os.path.exists(file)
+    return inside and not names.is_library(file) and not any(part in file for part in _NO_ONES)
 
 
 def _places(config: Config) -> Iterator[tuple[str, str]]:

@@ -263,7 +263,7 @@ def test_the_file_that_failed_is_named_of_several_and_below_it(code, methods_fil
 
 
 def test_a_bug_of_ours_is_none_of_theirs(methods_file, tmp_path):
-    """Also if the own file lies beside train.py, whose lines are in every traceback."""
+    """Also if the own file lies beside train.py and the package."""
     for name in ("train.py", "cil_func"):
         (tmp_path / name).symlink_to(METHOD.parents[2] / name)
     breaks = "import cil_func.training.evaluation as e; e.split = lambda *given, **more: 1 / 0\n"
