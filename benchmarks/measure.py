@@ -48,9 +48,17 @@ def refuse_replacing(
 
 def device() -> str:
     """Returns the type of the device that a run takes by default: "cuda" where there is a GPU, else "cpu"."""
-    import torch  # late here and below: `run` times the imports of a child, and its parent needs none
+    # late, here and below: they import torch, which the parent process of `run` doesn't need
+    from cil_func.training import gpus
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cpu" if gpus.fault() else "cuda"
+
+
+def cores() -> int:
+    """Returns how many processor cores this process may use."""
+    from cil_func.parallel import launch
+
+    return launch.cores()
 
 
 def conditions(device: str, *, commit: str = "") -> dict:
@@ -67,7 +75,7 @@ def conditions(device: str, *, commit: str = "") -> dict:
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else processor,
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": version("torch"),
         "python": platform.python_version(),

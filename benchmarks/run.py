@@ -68,7 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", help=f"of {','.join(PARTS)}", **listed)
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="overrides the recipe")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="inductor's cache, kept; cold wants it empty")
-    workers = min(8, len(os.sched_getaffinity(0)))
+    workers = min(8, measure.cores())
     parser.add_argument("--workers", type=int, default=workers, help="processes that load images, conventional side")
     parser.add_argument("--classes", type=int, default=100, help=hidden)  # of generated images
     parser.add_argument("--train-images", type=int, default=500, help=hidden)  # a class
@@ -84,6 +84,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if "cold" in options.parts and options.cache and options.cache.is_dir() and any(options.cache.iterdir()):
         parser.error(f"--cache {options.cache} is not empty, and cold wants an empty one; leave cold out of --parts")
     changes = ("parts", "set", "workers", "classes", "train_images", "test_images", "image_size")
+    if not (options.side or options.json or options.data):
+        parser.error("without --data images are generated, and the record is of real ones; add --json PATH")
     if not options.side:
         measure.refuse_replacing(parser, options, changed_by=changes)
     return options
@@ -274,7 +276,7 @@ def show(found: dict[str, dict]) -> None:
 def _threads(recipe: configuration.Config) -> int:
     """Returns the number of threads of either side's main process."""
     own = os.environ.get("OMP_NUM_THREADS", "")
-    return recipe.run.threads or (int(own) if own.isdecimal() else len(os.sched_getaffinity(0)))
+    return recipe.run.threads or (int(own) if own.isdecimal() else measure.cores())
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = measure.parser(__doc__)
-    cores = len(os.sched_getaffinity(0))
+    cores = measure.cores()
     parser.add_argument("--rounds", type=int, default=5, help="of one and of two processes")
     parser.add_argument("--steps", type=int, default=40, help="that are timed in a round")
     parser.add_argument("--threads", type=int, default=max(2, cores), help="of all processes together")

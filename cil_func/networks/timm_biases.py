@@ -7,6 +7,8 @@ gets other tensors in the next call, so it must not remember any.
 import torch
 from torch import nn
 
+_kinds: dict[type, type] = {}  # of a layer of timm: the same without cache
+
 
 def uncached(module: nn.Module) -> nn.Module:
     """Changes a timm model in place so that its attention layers keep no biases between calls. Returns the model."""
@@ -17,9 +19,6 @@ def uncached(module: nn.Module) -> nn.Module:
                 _kinds[kind] = type(kind.__name__, (kind,), {"get_attention_biases": _biases})
             part.__class__ = _kinds[kind]
     return module
-
-
-_kinds: dict[type, type] = {}  # of a layer of timm: the same without cache
 
 
 def _biases(part: nn.Module, device: torch.device) -> torch.Tensor:

@@ -3,8 +3,8 @@
 from cil_func import methods
 from cil_func.config import Config, names
 from cil_func.errors import ConfigError
-from cil_func.methods import checks
 from cil_func.methods.base import Method, Options
+from cil_func.runs.method_fields import mistake_in
 
 
 def method_of(config: Config) -> Method:
@@ -19,7 +19,7 @@ def method_of(config: Config) -> Method:
     method = make(options=Options(**table.model_dump(exclude={"name", "options"})))
     if not isinstance(method, Method):
         raise ConfigError(f"method.name: {table.name} returned {type(method).__name__}; return a methods.Method")
-    if fault := checks.mistake_in(method):
+    if fault := mistake_in(method):
         raise ConfigError(f"method.name: {table.name}: {fault}")
     if method.predict == "nme" and not (method.uses_memory and (config.memory.size or config.memory.fixed_per_class)):
         missing = "memory.size is 0; 1 or more fits" if method.uses_memory else "keeps none; uses_memory=True fits"

@@ -108,8 +108,8 @@ def test_generated_images_are_a_folder_that_the_data_room_reads(tmp_path):
 @pytest.mark.parametrize(
     "flags", ["recompute --quick", "backbones --image-size 32", "step --set run.compile=false", "seeds --eager",
               "scaling --backbone resnet20", "compile --backend eager", "checkpoint --backbone resnet20",
-              "reliability --only kill", "reliability --full", "run --workers 7",
-              "run --set run.seed=1", "run --parts warm", "streaming FOLDER --quick",
+              "reliability --only kill", "reliability --full", "run --workers 7 --data x",
+              "run --set run.seed=1 --data x", "run --parts warm --data x", "streaming FOLDER --quick",
               "months_later --images FOLDER", "all_methods digits --set optim.epochs=2"],
 )  # fmt: skip
 def test_a_record_of_other_settings_replaces_none(flags, capsys, monkeypatch):
@@ -121,6 +121,12 @@ def test_a_record_of_other_settings_replaces_none(flags, capsys, monkeypatch):
     assert ended.value.code == 2
     flag = next(word for word in words if word.startswith("--"))
     assert f"error: {flag} measures something else" in (said := capsys.readouterr().err) and "--json PATH" in said
+
+
+def test_generated_images_replace_no_record_of_real_ones(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("benchmarks.run").parse([])
+    assert "without --data images are generated" in capsys.readouterr().err
 
 
 def test_a_child_of_a_benchmark_gets_its_parents_flags():

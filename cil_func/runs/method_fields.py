@@ -1,0 +1,87 @@
+"""Finds what can't be in the record of a method of a user's own: a slip would train something else, without a word."""
+
+import typing
+from dataclasses import fields
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any
+
+import numpy as np
+
+from cil_func.config import messages
+from cil_func.methods.base import Method, Replay, Stage
+
+
+def mistake_in(method: Method) -> str:
+    """Returns what is wrong in the fields of a method and of its stages, one line; "" if nothing."""
+    fault = _of_fields(method, "") or _of_numbers(method)
+    for stage in method.stages if not fault else ():
+        what = f"stage {stage.name!r}: "
+        fault = fault or _of_fields(stage, what) or _of_numbers(stage, what)
+    names = [stage.name for stage in method.stages] if not fault else []
+    for name in names:
+        if not name:
+            fault = "a stage has no name, which [optim.NAME] and results need"
+        elif names.count(name) > 1:
+            fault = f"two stages are called {name!r}; each needs a name of its own"
+    return fault
+
+
+def _of_fields(record: Method | Stage | Replay, where: str) -> str:
+    """Returns the first field whose value its annotation doesn't take. where: put before the field's name."""
+    base = next(kind for kind in (Method, Stage, Replay) if isinstance(record, kind))  # it may be a subclass
+    hints = typing.get_type_hints(base)
+    for field in fields(base):
+        value = getattr(record, field.name)
+        if not _takes(hints[field.name], value):
+            return f"{where}{field.name} is {_shown(value)}; {_allowed(hints[field.name])} fits"
+        if isinstance(value, Replay) and (fault := _of_fields(value, f"{where}{field.name}.")):
+            return fault
+    return ""
+
+
+def _of_numbers(record: Method | Stage, where: str = "") -> str:
+    """Returns the first number that is out of its range."""
+    ranges = {
+        "clamp": (record.clamp >= 0, "0, no limit, or more"), "views": (record.views >= 1, "1 or more"),
+        "hold_out": (0 <= getattr(record, "hold_out", 0.0) < 1, "0 to below 1"),
+    }  # fmt: skip
+    wrong = [(name, fits) for name, (good, fits) in ranges.items() if not good]
+    return f"{where}{wrong[0][0]} is {getattr(record, wrong[0][0])}; {wrong[0][1]} fits" if wrong else ""
+
+
+def _takes(hint: Any, value: Any) -> bool:
+    """Returns whether a value is of an annotation's type; a function is not called."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        return any(_takes(member, value) for member in members)
+    if origin is typing.Literal:
+        return value in members and type(value) in map(type, members)
+    if origin is tuple:
+        return isinstance(value, (tuple, list)) and all(_takes(members[0], each) for each in value)
+    if getattr(hint, "_is_protocol", False):
+        return callable(value)
+    if hint in (int, float):  # NumPy's too
+        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+    return isinstance(value, (bool, np.bool_) if hint is bool else origin or hint)
+
+
+def _allowed(hint: Any) -> str:
+    """Returns in words what an annotation takes."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        return " or ".join(_allowed(member) for member in members)
+    if messages.is_plain(hint):
+        return messages.allowed(hint)
+    if origin is tuple:
+        return f"a tuple of {members[0].__name__}s"
+    if getattr(hint, "_is_protocol", False):
+        return "a function"
+    if hint is NoneType:
+        return "None"
+    return f"a {(origin or hint).__name__}"
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as a message has it."""
+    return messages.shown(value) if isinstance(value, (str, int, float, NoneType)) else f"a {type(value).__name__}"
