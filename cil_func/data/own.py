@@ -1,5 +1,6 @@
 """Checks a data set that a user's own function returns."""
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def checked(value: Any, *, name: str) -> Dataset:
     """
     try:
         arrays = Dataset(*value) if not isinstance(value, Dataset) else value
-        names = tuple(str(each) for each in arrays.class_names)
+        names = tuple(unicodedata.normalize("NFC", str(each)) for each in arrays.class_names)  # as folders' names are
     except TypeError:
         raise DataError(
             f"data.name: {name} returned {_kind_of(value)}; return (train images, train targets, test images, "

@@ -3,10 +3,11 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from einops import repeat
@@ -14,7 +15,6 @@ from PIL import Image
 
 from cil_func.data import cifar100
 from cil_func.data.reading import (
-    class_folders,
     core50,
     cub200,
     decoding,
@@ -28,7 +28,7 @@ from cil_func.data.reading.decoding import ImageMemory
 from cil_func.data.reading.file_table import Pixels
 from cil_func.data.reading.listing import Listing
 from cil_func.data.reading.pixels import WHITE, Rules
-from cil_func.errors import ConfigError, DataError, Mistakes, printable
+from cil_func.errors import ConfigError, Mistakes, printable
 
 NAMES = ("digits", "cifar100", "image_folder", "imagenet100", "imagenet1000", "cub200", "core50")
 ON_ERROR = ("stop", "skip")
@@ -51,7 +51,8 @@ class Dataset(NamedTuple):
     relative to the data set's. warnings: what a person should know about the files, one line each.
     stamp: a text that differs if the files have changed, see `listing.stamp`; "" for a data set without image files.
     train_files: the file of each training image, relative to the data set's folder; () without image files.
-    tested_on: for a run that extends another one, on which images its old classes are tested; "" for others.
+    class_tests: a fingerprint of each class's test images, see `fingerprints.of_classes`; () if nobody has asked.
+    held_out: for a run that extends another one, the old classes that are tested on exemplars, by class index.
     """
 
     train_images: Pixels
@@ -63,7 +64,8 @@ class Dataset(NamedTuple):
     warnings: tuple[str, ...] = ()
     stamp: str = ""
     train_files: tuple[str, ...] = ()
-    tested_on: str = ""
+    class_tests: tuple[str, ...] = ()
+    held_out: tuple[int, ...] = ()
 
 
 def stamp(name: str, path: str, *, subset: str = "") -> str:
@@ -85,7 +87,7 @@ def test_files(
     Returns (the (file, class index) of each image, the class names by index), in the order of `load`'s test images.
     Raises DataError with all that is wrong with the folder.
     """
-    found = _lister(name, subset)(path, test_names=_TEST_NAMES[name], skip=skip)
+    found = _lister(name, subset, only_tests=True)(path, test_names=_TEST_NAMES[name], skip=skip)
     Mistakes(found.mistakes).refuse()
     return found.splits[1], tuple(map(listing.text_of, found.class_names))
 
@@ -105,6 +107,7 @@ def load(
     packed: str = "",
     subset: str = "",
     one_class: bool = False,
+    only_tests: bool = False,
 ) -> Dataset:
     """Loads a data set and returns it as a Dataset.
 
@@ -115,7 +118,9 @@ def load(
     memory: where the images are stored. storage, workers: see `folders.Settings`; other data sets than those of image
     files are always in memory. packed: the folder of the packed file of storage "packed"; "": `packed` in path, or in
     `.data` if path can't be written. subset: which of the class folders are read, see `subsets.choose`; "": all.
-    one_class: whether a folder of a single class is allowed, as one new class is for a run that extends another one.
+    one_class: whether a folder of a single class is allowed, as one new class is for a run that extends another one;
+    ImageNet's number of classes isn't asked for then. only_tests: whether of image files the test images alone are
+    read; there are no training images then.
 
     Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
     file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
@@ -136,11 +141,11 @@ def load(
         rules = file_rules(name, exif_orientation=exif_orientation, background=background)
         if name != "image_folder":
             image_size = image_size or OWN_SIZES[name]
-        if name in _OF_IMAGENET:
-            _check_count(path, name, subset)
+        if name in _OF_IMAGENET and not (one_class or only_tests):
+            subsets.refuse_count(path, name, subset, _OF_IMAGENET[name])
         settings = folders.Settings(
             image_size, _TEST_NAMES[name], on_error == "skip", rules, check, memory, storage, workers,
-            _packed_places(path, packed, subset), _lister(name, subset), one_class,
+            _packed_places(path, packed, subset), _lister(name, subset, one_class, only_tests), one_class or only_tests,
         )  # fmt: skip
         return _load_files(path, settings)
     if name not in NAMES:
@@ -189,9 +194,21 @@ def _load_files(path: str, settings: folders.Settings) -> Dataset:
     return Dataset(*found[:6], tuple(map(printable, warnings)), found.stamp, inside)
 
 
-def _lister(name: str, subset: str) -> Callable[..., Listing]:
-    """Returns the function (path, *, test_names, skip) that lists a data set's files. name, subset: as in `load`."""
-    return _LISTS.get(name) or partial(listing.list_images, subset=subset)
+def _lister(name: str, subset: str, one_class: bool = False, only_tests: bool = False) -> Callable[..., Listing]:
+    """Returns the function (path, *, test_names, skip) that lists a data set's files. The arguments: as in `load`."""
+    if only_tests:
+        return _tests_of(_LISTS[name]) if name in _LISTS else partial(listing.list_tests, subset=subset)
+    return _LISTS.get(name) or partial(listing.list_images, subset=subset, one_class=one_class)
+
+
+def _tests_of(lists: Callable[..., Listing]) -> Callable[..., Listing]:
+    """Returns a function that lists what `lists` does without the training images."""
+
+    def call(path: str, **settings: Any) -> Listing:
+        found = lists(path, **settings)
+        return replace(found, splits=([], found.splits[1]))
+
+    return call
 
 
 def _packed_places(path: str, folder: str, subset: str) -> list[str]:
@@ -208,23 +225,6 @@ def _packed_places(path: str, folder: str, subset: str) -> list[str]:
     if folder:
         return [os.path.join(os.path.expanduser(folder), several)]
     return [os.path.join(root, "packed", name), os.path.join(cifar100.CACHE, "packed", several)]
-
-
-def _check_count(path: str, name: str, subset: str) -> None:
-    """Raises DataError unless path/train has as many classes as the ImageNet subset `name`, chosen by `subset`.
-
-    Called before the images are read, so that a wrong folder is not decoded for an hour. A folder that is missing is
-    reported later.
-    """
-    train = os.path.join(os.path.expanduser(path), "train")
-    if path and os.path.isdir(train):
-        folders_there = class_folders.class_folders(train)
-        found, wanted = len(subsets.choose(subset, folders_there) if subset else folders_there), _OF_IMAGENET[name]
-        if found != wanted:
-            way = 'link those you mean into a folder of their own, or set data.name = "image_folder"'
-            if found == subsets.IMAGENET_CLASSES:
-                way = f'set data.subset to "{subsets.FIRST}" (PODNet, DyTox), "{subsets.SEED}" (LUCIR) or a file'
-            raise DataError(f"{train} has {found} class folders, {name} has {wanted}; {way}")
 
 
 def _resized(dataset: Dataset, image_size: int, memory: ImageMemory) -> Dataset:

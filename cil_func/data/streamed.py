@@ -19,7 +19,7 @@ from cil_func.data.reading.packed import PackedFile
 
 _PIECE_PIXELS = 1 << 20  # that a worker decodes in one go: a few of its milliseconds, and a pipe's megabytes
 _MOST_OF_PIECE = 256  # images
-_HASHED = 256  # files whose content counts in a fingerprint, evenly spread
+_HASHED = 256  # files of a data set whose content counts in a fingerprint
 
 
 @dataclass(frozen=True)
@@ -131,25 +131,25 @@ def images_of(pixels: Pixels, *, workers: int) -> Images:
     return Packed(pixels.map()) if isinstance(pixels, PackedFile) else Resident(torch.from_numpy(pixels))
 
 
-def contents(pixels: Pixels) -> Iterator[np.ndarray]:
+def contents(pixels: Pixels, *, parts: int = 2, most: int = _HASHED) -> Iterator[np.ndarray]:
     """Yields arrays by which a data set's images are told from others.
 
-    All pixels of images in memory. A SHA-256 of those in a packed file. Of images in files the last two parts of each
-    path, so that the folder may be moved and a damaged file be replaced, and all bytes of _HASHED files. Raises
-    DataError for one that can't be read.
+    All pixels of images in memory. A SHA-256 of those in a packed file. Of images in files the last `parts` parts
+    of each path, so that the folder may be moved and a damaged file be replaced, and all bytes of `most` files, evenly
+    spread. Raises DataError for one that can't be read.
     """
     if isinstance(pixels, np.ndarray):
         yield pixels
     elif isinstance(pixels, PackedFile):
         yield np.frombuffer(pixels.digest, dtype=np.uint8)
     elif isinstance(pixels, Joined):
-        yield from contents(pixels.first)
-        yield from contents(pixels.second)
+        yield from contents(pixels.first, parts=parts, most=most)
+        yield from contents(pixels.second, parts=parts, most=most)
     else:
-        names = ("/".join(pixels.path(row).split(os.sep)[-2:]) for row in range(len(pixels)))
+        names = ("/".join(pixels.path(row).split(os.sep)[-parts:]) for row in range(len(pixels)))
         for name in names:
             yield np.frombuffer(os.fsencode(name) + b"\0", dtype=np.uint8)
-        for row in file_table.spread(len(pixels), _HASHED):
+        for row in file_table.spread(len(pixels), most):
             try:
                 yield np.fromfile(pixels.path(row), dtype=np.uint8)
             except OSError as error:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from cil_func.errors import CheckpointError, ConfigError
 from cil_func.runs import files
 
-NAME = "calibration.safetensors"
+NAME = files.CALIBRATION
 FORMAT = 1
 STORED = ("distance", "logit", "energy", "probability")  # what is stored of each image
 RULES = ("nearest", *STORED)  # by which an image can be judged to be of no known class, see `is_known`

@@ -69,6 +69,9 @@ def _compare(options: argparse.Namespace) -> int:
             f"{options.old} and {options.new} have no class of the same name, so there is nothing to compare; "
             f"they know {_few(old_names)} and {_few(new.class_names)}"
         )
+    calibrated = [run for run, model in zip((options.old, options.new), models, strict=True) if model.calibration]
+    if len(calibrated) == 1:
+        _warn(f"only {calibrated[0]} is calibrated, so the calibration errors of the two say nothing about training")
     found = compare(old, new, _images(options, new, [*old_names, *new.class_names], renamed), old_names)
     result = {"models": {"before": str(options.old), "after": str(options.new)}, **found}
     _refuse_untested(result, gate=options.worse_by is not None)

@@ -1,6 +1,7 @@
 """The edits that a model has gone through, as model.json's lineage lists them, and the names that classes have had."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ def renames_since(old: Mapping[str, Any], new: Mapping[str, Any]) -> NameOf:
     """Returns the function from the name that a class has in an older model to the one that it has in a newer one.
 
     old, new: the contents of model.json. Edits that the older model has gone through too don't count. Those of a run
-    that the newer one extends do.
+    that the newer one extends do. If both come from one edited model, the older one's own later edits are taken back.
     """
     before, after = all_edits(old), all_edits(new)
-    return _applied(after[len(before) :] if after[: len(before)] == before else after)
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    back = [{"renamed": {name: was for was, name in edit["renamed"].items()}} for edit in before[common:][::-1]]
+    return _applied([*(back if common else ()), *after[common:]])
 
 
 def after(first: NameOf, second: NameOf) -> NameOf:

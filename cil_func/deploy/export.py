@@ -23,7 +23,7 @@ from cil_func.deploy.predictor import Predictor
 from cil_func.errors import CilError, ConfigError, printable
 from cil_func.runs import checkpoints, files, output
 
-PREPROCESSOR = "preprocessor_config.json"  # a folder that holds it is an export
+PREPROCESSOR = "preprocessor_config.json"  # a folder that holds it, and a model.json of ours, is an export
 _UNFINISHED = ".export.tmp"
 SUFFIX = {"pt2": ".pt2", "onnx": ".onnx", "hf": "-hf"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of --to onnx
@@ -57,12 +57,13 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: it is a {'folder' if out.is_dir() else 'file'}; give another name")
     if out.is_file() and out.suffix != SUFFIX[options.to]:
         raise ConfigError(f"--out {out}: only a file that ends in {SUFFIX[options.to]} is replaced; give another name")
-    if out.is_dir() and {path.name for path in out.iterdir()} - {_UNFINISHED} and not (out / PREPROCESSOR).exists():
+    ours = (out / _UNFINISHED).is_dir() or "preprocessing" in files.read_object(out / "model.json")
+    ours = ours and (out / PREPROCESSOR).exists()  # other models on the hub have it too, and runs a model.json
+    if out.is_dir() and {path.name for path in out.iterdir()} - {_UNFINISHED} and not ours:
         raise ConfigError(f"--out {out}: it holds other files than an export's; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
-    for line in WRITERS[options.to](model, Path(options.run), out):
-        output.say(printable(line))
+    output.say("\n".join(map(printable, WRITERS[options.to](model, Path(options.run), out))))
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cil_func import config as configuration
 from cil_func.errors import CheckpointError, ConfigError
-from cil_func.runs import status
+from cil_func.runs import files, own_code, status
 
 _TEXTS = ("method", "predict", "backbone", "precision")  # keys of model.json
 
@@ -48,3 +48,9 @@ def check(directory: Path, description: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{directory}: model.json holds what this version doesn't know ({error}); use the version that wrote it"
         ) from error
+
+
+def changed_code(directory: Path) -> list[str]:
+    """Returns a line for each file of the user's own that the run names and that has changed since it was trained."""
+    known = files.read_object(directory / "results.json").get("own_code") or {}
+    return [f"{place} has changed since {directory} was trained by it" for place in own_code.changed(known)]

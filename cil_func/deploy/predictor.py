@@ -12,10 +12,10 @@ import torch
 from cil_func import metrics, tree
 from cil_func.deploy import calibration, finished, inputs
 from cil_func.deploy.calibration import Calibration, Reject
-from cil_func.errors import CheckpointError, ConfigError, DataError
+from cil_func.errors import CheckpointError, ConfigError, DataError, printable
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
-from cil_func.runs import checkpoints, saved_model
+from cil_func.runs import checkpoints, output, saved_model
 from cil_func.training import gpus, runners
 from cil_func.training.preprocess import DTYPES
 
@@ -200,6 +200,7 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
 
     run: the run directory, or a copy of it. device: "auto" (a GPU if there is one), "cpu" or "cuda".
     calibrated: whether the run's calibration is used, if there is one.
+    Warns on stderr if a file of the user's own that the run names has changed since it was trained.
     On a GPU it makes float32 and cuDNN exact for the whole process, as training does.
     Raises ConfigError if `run` is no run directory or the device isn't there, CheckpointError if the run is not
     finished or the model's files are damaged.
@@ -208,6 +209,8 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
     finished.refuse_unfinished(directory)
     saved = checkpoints.load_model(directory)
     finished.check(directory, saved.description)
+    for line in finished.changed_code(directory):
+        output.tell(printable(f"warning: {line}; it is used as it is now"))
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f'device: "{device}"; give "auto", "cpu" or "cuda"')
     if device == "cuda" and gpus.fault():

@@ -85,6 +85,8 @@ def _intro(run: Material) -> list[str]:
     parts = [markup.paragraph(f"Run directory: {run.directory}"), markup.tiles(values)]
     if tables.on_validation_images(results):
         parts.insert(1, markup.paragraph(ON_VALIDATION))
+    if results.get("held_out"):
+        parts.insert(1, markup.paragraph(f"Of the old classes, {tables.on_exemplars(results)}."))
     if run.state and run.state != "finished":
         parts.insert(0, markup.paragraph(f"This run is not finished: {run.state}."))
     return parts

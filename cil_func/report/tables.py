@@ -90,7 +90,8 @@ def legend(columns: Sequence[Column]) -> list[str]:
 def summary_lines(results: Results) -> list[str]:
     """Returns three aligned lines: average incremental accuracy, last accuracy, forgetting; "-" if missing.
 
-    For a run with validation images (data.validation) more lines say what it reached on those, or that all is on them.
+    For a run with validation images (data.validation) more lines say what it reached on those, or that all is on them;
+    for one that extends another, how many old classes are tested on exemplars.
     """
     kept = results.get("validation") or {}
     more = (
@@ -106,13 +107,21 @@ def summary_lines(results: Results) -> list[str]:
     lines = [
         f"{name:<28}  {number(value):>5}" + (f" {unit}" if value is not None else "") for name, value, unit in figures
     ]
-    unseen = on_validation_images(results)
-    return [*lines, "all of it on validation images; the test images are unseen"] if unseen else lines
+    if on_validation_images(results):
+        lines.append("all of it on validation images; the test images are unseen")
+    if results.get("held_out"):
+        lines.append(f"of the old classes, {on_exemplars(results)}")
+    return lines
 
 
 def on_validation_images(results: Results) -> bool:
     """Returns whether all accuracies of a run are of validation images (data.tests_on), and none of test images."""
     return ((results.get("config") or {}).get("data") or {}).get("tests_on") == "validation"
+
+
+def on_exemplars(results: Results) -> str:
+    """Returns in words how many old classes of an extended run have no test images of their own. It has such ones."""
+    return f"{len(results['held_out'])} are tested on exemplars that were trained on before: these figures are too high"
 
 
 def phase_table(results: Results) -> str:

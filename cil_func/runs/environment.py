@@ -47,6 +47,11 @@ def environment(device: torch.device, precision: str, world_size: int) -> dict:
     }
 
 
+def versions() -> dict[str, str]:
+    """Returns {package: version} of those that a saved model's network is made by."""
+    return {package: _version(package) for package in ("torch", "timm")}
+
+
 def _version(package: str) -> str:
     """Returns a package's version; "unknown" for one that is a bare folder, without the metadata of an installation."""
     try:

@@ -1,29 +1,18 @@
 """The images of a run that extends another one: the exemplars of its old classes, and the images of the new ones."""
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
-from cil_func.data.reading import file_table
-from cil_func.data.reading.file_table import Pixels
+from cil_func.data.reading import class_folders, file_table
 from cil_func.data.sources import Dataset
 from cil_func.errors import ConfigError, DataError
 from cil_func.methods.base import Method
-from cil_func.runs import memory_files
+from cil_func.runs import memory_files, old_tests, own_code
+from cil_func.runs.files import CALIBRATION
+from cil_func.runs.old_tests import Tests
 from cil_func.runs.parent import Parent
 
-_MIXED = "has measured on validation images (data.tests_on); with later phases on test images, averages mix both"
-_HELD_OUT = 0.2  # of the exemplars of each old class, where its test images are gone
-
-
-class Tests(NamedTuple):
-    """Images on which old classes are tested, the label of each, int64 (N,), and what they are."""
-
-    images: Pixels
-    labels: np.ndarray
-    told: str
+_MIXED = "averages mix both"  # the end of notes that later extensions of a run repeat
 
 
 def refuse_method(method: Method, parent: Parent) -> None:
@@ -51,43 +40,9 @@ def check_names(new: tuple[str, ...], parent: Parent) -> None:
     known = [name for name in new if name in parent.class_names]
     if known:
         raise DataError(
-            f"class {known[0]!r} is known to {parent.directory} already; leave it out, or give it another name: more "
-            "images of a known class are no new class"
+            f"class {known[0]!r} is known to {parent.directory} already; leave it out (data.subset names a file with "
+            "the classes that are meant), or give it another name: more images of a known class are no new class"
         )
-
-
-def old_tests(parent: Parent, data: Dataset | None) -> Tests:
-    """Returns the images on which the old classes are tested.
-
-    data: the parent's own data set, whose test images are taken; None if it isn't there any more. Then it is a fifth of
-    each class's exemplars, at least one, those chosen last: they are not trained on.
-    Raises DataError if some class has a single exemplar, or none.
-    """
-    if data is not None:
-        labels = np.argsort(parent.results["class_order"])[data.test_targets]
-        return Tests(data.test_images, labels, "test images")
-    held = held_out(parent)
-    if parent.memory is None or len(held) < len(parent.class_names):
-        raise DataError(
-            f"the test images of the old classes are not at {parent.config.data.path or 'their place'} any more, and "
-            f"{parent.directory} holds too few exemplars to keep some for tests; put the data back"
-        )
-    rows = np.concatenate([held[label] for label in sorted(held)])
-    return Tests(parent.memory.images[rows], parent.memory.labels[rows], "held-out exemplars")
-
-
-def held_out(parent: Parent) -> dict[int, np.ndarray]:
-    """Returns {label: positions in the parent's memory} of the exemplars that are kept for tests of old classes.
-
-    Of a class with one exemplar none can be kept: it has no entry.
-    """
-    found: dict[int, np.ndarray] = {}
-    for label in range(len(parent.class_names)) if parent.memory else ():
-        assert parent.memory
-        own = np.flatnonzero(parent.memory.labels == label)
-        if len(own) > 1:
-            found[label] = own[len(own) - math.ceil(_HELD_OUT * len(own)) :]
-    return found
 
 
 def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Dataset:
@@ -107,26 +62,16 @@ def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Da
     old_labels = stored.labels if stored else new.train_targets[:0]
     sources = stored.sources if stored else ()
     files = new.train_files or tuple(f"image {row} of the training set" for row in range(len(new.train_targets)))
-    gone = tuple(stored.deleted) if stored else ()
-    folder = parent.directory / memory_files.FOLDER
-    notes = [f"{len(gone)} exemplars were deleted from {folder}, the first one {gone[0]}"] if gone else []
-    if parent.config.data.tests_on == "validation":
-        notes.append(f"{parent.directory} {_MIXED}")
-    notes += [line for line in parent.results.get("data_warnings", []) if line.endswith(_MIXED)]
-    if tests.told != "test images":
-        notes.append(
-            f"the old classes are tested on {len(tests.labels)} of their exemplars, which are not trained on, since "
-            "their own test images are gone"
-        )
     return new._replace(
         train_images=file_table.join(old_images, new.train_images),
         train_targets=np.concatenate([old_labels, new.train_targets + known]),
         test_images=file_table.join(tests.images, new.test_images),
         test_targets=np.concatenate([tests.labels, new.test_targets + known]),
         class_names=(*parent.class_names, *new.class_names),
-        warnings=(*new.warnings, *notes),
+        warnings=(*new.warnings, *_notes(parent, new, tests)),
         train_files=(*sources, *files),
-        tested_on=tests.told,
+        class_tests=(*tests.known, *new.class_tests),
+        held_out=tests.held_out,
     )
 
 
@@ -135,6 +80,52 @@ def held_rows(parent: Parent, data: Dataset) -> dict[int, torch.Tensor]:
 
     data: as `join` made it, where the parent's exemplars are the first training images.
     """
-    if data.tested_on != "held-out exemplars":
-        return {}
-    return {label: torch.from_numpy(rows) for label, rows in held_out(parent).items()}
+    return {label: torch.from_numpy(old_tests.held_rows(parent, label)) for label in data.held_out}
+
+
+def tested_on(parent: Parent, data: Dataset) -> str:
+    """Returns in words on which images the old classes are tested. data: as `join` made it."""
+    held, known = len(data.held_out), len(parent.class_names)
+    if held in (0, known):
+        return "held-out exemplars" if held else "test images"
+    return f"test images, and {held} of {known} classes on held-out exemplars"
+
+
+def _alike(parent: Parent, new: Dataset) -> list[str]:
+    """Returns a line for each new class whose name differs from that of an old one only in case, spaces or forms."""
+    known = {class_folders.simplified(name): name for name in parent.class_names}
+    alike = {name: known.get(class_folders.simplified(name)) for name in new.class_names}
+    return [
+        f"class {name!r} is taken for a new one, and {parent.directory} knows {old!r}; leave it out if it is the same"
+        for name, old in alike.items()
+        if old
+    ]
+
+
+def _notes(parent: Parent, new: Dataset, tests: Tests) -> list[str]:
+    """Returns what a person should know about the classes of both and their images, one line each.
+
+    new: of the new classes. tests: of the old ones.
+    """
+    gone, notes = parent.memory.deleted if parent.memory else (), _alike(parent, new)
+    if gone:
+        folder = parent.directory / memory_files.FOLDER
+        notes.append(f"{len(gone)} exemplars were deleted from {folder}, the first one {gone[0]}")
+    for place in own_code.changed(parent.results.get("own_code", {})):
+        notes.append(f"{place} has changed since {parent.directory} was trained by it; it is used as it is now")
+    if (parent.directory / CALIBRATION).exists():
+        notes.append(f"{parent.directory} is calibrated, and this run won't be: python -m cil_func calibrate does that")
+    if parent.config.data.tests_on == "validation":
+        notes.append(f"{parent.directory} has measured on validation images (data.tests_on); with later phases on test "
+                     f"images, {_MIXED}")  # fmt: skip
+    notes += [line for line in parent.results.get("data_warnings", []) if line.endswith(_MIXED)]
+    if tests.held_out:
+        names = [repr(parent.class_names[label]) for label in tests.held_out]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        count = int(np.isin(tests.labels, tests.held_out).sum())
+        notes.append(
+            f"old classes are tested on {count} of their exemplars ({shown}), since their own test images are gone: "
+            f"{tests.why}; this run doesn't train on these, but {parent.directory} has, so they are easy, and with "
+            f"phases on test images {_MIXED}"
+        )
+    return notes

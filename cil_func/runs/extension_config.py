@@ -11,7 +11,11 @@ from cil_func.config import Config, effects, names
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
 
-_FIXED = ("model.backbone", "model.options", "model.weights", "data.mean", "data.std", "run.seed", "run.extends")
+_FIXED = (
+    "model.backbone", "model.options", "model.weights", "data.mean", "data.std", "data.exif_orientation",
+    "data.background", "run.seed", "run.extends",
+)  # fmt: skip
+_NEEDED = ("model.json", "model.safetensors", "status.json", "config.toml", "results.json")
 
 
 def of_run(directory: Path, overrides: Sequence[str]) -> Config:
@@ -19,8 +23,8 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
 
     overrides: those of the command, see `config.load`; data.path has to be among them. Everything else is as it was in
     the finished run, but for these: the device is this machine's. data.* is about the new classes alone, which come
-    sorted by name and in one phase unless the overrides say otherwise, and are normalised by the finished run's mean
-    and deviation; data.options are dropped with the data.name that they belong to.
+    sorted by name and in one phase unless the overrides say otherwise, and are decoded and normalised as
+    those of the finished run; data.options are dropped with the data.name that they belong to.
     Raises ConfigError if the directory holds no finished run, or if an override can't hold for its model.
     """
     told = _described(directory)
@@ -42,6 +46,7 @@ def of_run(directory: Path, overrides: Sequence[str]) -> Config:
         f"run.extends={_quoted(str(directory.resolve()))}", "data.initial_increment=0", "data.increment=auto",
         "data.class_order=sorted", "data.validation=0", "data.tests_on=test", "data.storage=auto", "data.subset=",
         f"data.mean={before['mean']}", f"data.std={before['std']}", f"run.precision={told['precision']}",
+        f"data.exif_orientation={before['exif_orientation']}", f"data.background={before['background'] or []}",
         "run.device=auto",
     ]  # fmt: skip
     config = configuration.load(str(path), [*given, *overrides])
@@ -76,10 +81,13 @@ def _described(directory: Path) -> dict[str, Any]:
     where = f"--extend {shown(str(directory), length=200)}"
     if not directory.is_dir():
         raise ConfigError(f"{where}: no such directory; give that of a finished run")
+    missing = [name for name in _NEEDED if not (directory / name).exists()]
+    if missing and (directory / "model.json").exists():
+        raise ConfigError(f"{where}: {missing[0]} is missing, needed to go on; put the whole run directory back")
     try:
         state = json.loads((directory / "status.json").read_text(encoding="utf-8")).get("state")
         told = json.loads((directory / "model.json").read_text(encoding="utf-8"))
-        told["preprocessing"]["mean"], told["precision"]
+        told["preprocessing"]["mean"], told["preprocessing"]["background"], told["precision"]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise ConfigError(f"{where}: holds no finished run; finish it by its own command first") from None
     if state != "finished":

@@ -16,6 +16,7 @@ from typing import Any
 
 from cil_func.errors import DiskError
 
+CALIBRATION = "calibration.safetensors"  # what the command calibrate leaves in a run directory
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # the names that `write_chunks` gives to temporary files
 _ADVICE = {
     errno.ENOSPC: "free some space",

@@ -5,8 +5,10 @@ import hashlib
 import numpy as np
 
 from cil_func.data import streamed
-from cil_func.data.reading.file_table import Pixels
+from cil_func.data.reading.file_table import Joined, Pixels, take
 from cil_func.data.sources import Dataset
+
+_OF_CLASS = 8  # files of a class whose content counts, evenly spread
 
 
 def of_data(data: Dataset) -> str:
@@ -22,6 +24,26 @@ def of_data(data: Dataset) -> str:
 def of_tests(data: Dataset) -> str:
     """Returns the fingerprint, as `of_data` makes it, of class names and test images with their labels alone."""
     return _hash(repr(data.class_names), (data.test_images, data.test_targets))
+
+
+def of_classes(data: Dataset) -> tuple[str, ...]:
+    """Returns for each class, by index, the SHA-256 of its test images in their order, as hexadecimal digits.
+
+    Names of classes and folders don't count. Of images that stay in their files it is the files' names, and the content
+    of some of them.
+    """
+    order = np.argsort(data.test_targets, kind="stable")
+    counts = np.bincount(data.test_targets, minlength=len(data.class_names))
+    rows = np.split(order, np.cumsum(counts)[:-1])
+    return tuple(_of_images(data.test_images, own) for own in rows)
+
+
+def _of_images(images: Pixels, rows: np.ndarray) -> str:
+    assert not isinstance(images, Joined), "a data set is read alone"
+    found = hashlib.sha256()
+    for part in streamed.contents(take(images, rows), parts=1, most=_OF_CLASS):
+        found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def _hash(text: str, *splits: tuple[Pixels, np.ndarray]) -> str:

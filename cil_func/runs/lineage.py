@@ -16,7 +16,8 @@ def of_run(setup: Setup, progress: Progress) -> dict[str, Any]:
     its classes, the run that trained it ("" for this one), the fingerprint of that run's data, how many exemplars of
     these classes there are now, and a SHA-256 of their pixels in order of class and rank. deleted: the exemplars that
     a person had deleted from the parent's memory before. parent_edits: all edits that the parent has gone through, and
-    the runs that it extends, oldest first; the command edit has written them.
+    the runs that it extends, oldest first; the command edit has written them. parent_deleted: the same of exemplars
+    that were deleted from the memories of the runs that the parent extends, each {"run", "file"}.
     """
     made, extended = setup.experiment, setup.extended
     before = _phases_of_parent(setup)
@@ -42,12 +43,25 @@ def of_run(setup: Setup, progress: Progress) -> dict[str, Any]:
         "phases": phases,
         "deleted": list(extended.memory.deleted) if extended and extended.memory else [],
         "parent_edits": _edits_of_parent(setup),
+        "parent_deleted": _deleted_before(setup),
     }
+
+
+def _deleted_before(setup: Setup) -> list[dict[str, str]]:
+    """Returns the exemplars that were deleted from the memories of the runs before the parent, oldest first."""
+    told = _told(setup)
+    run = (told.get("parent") or {}).get("run", "")
+    return [*told.get("parent_deleted", []), *({"run": run, "file": file} for file in told.get("deleted", []))]
+
+
+def _told(setup: Setup) -> dict[str, Any]:
+    """Returns the lineage of the model that a run begins with; {} if it begins from nothing."""
+    return (setup.extended.saved.description.get("lineage") or {}) if setup.extended else {}
 
 
 def _edits_of_parent(setup: Setup) -> list[dict[str, Any]]:
     """Returns the edits between the first run of a line of extensions and the model that a run begins with."""
-    told = (setup.extended.saved.description.get("lineage") or {}) if setup.extended else {}
+    told = _told(setup)
     return [*told.get("parent_edits", []), *told.get("edits", [])]
 
 

@@ -1,7 +1,7 @@
 """Reads the images that a configuration names, once for all processes of a machine, and cuts them into phases."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from functools import partial
 
@@ -9,36 +9,40 @@ from cil_func.config import Config, names
 from cil_func.data import own, scenario, sources, validation
 from cil_func.data.reading import sharing
 from cil_func.data.reading.decoding import OWN_MEMORY, ImageMemory
-from cil_func.errors import CilError, DataError, Mistakes
+from cil_func.errors import DataError, Mistakes
 from cil_func.methods.base import Method
 from cil_func.parallel.processes import Processes
-from cil_func.runs import extended_data, fingerprints, parent, storage
+from cil_func.runs import extended_data, fingerprints, old_tests, parent, storage
 from cil_func.runs.method_of import method_of
 from cil_func.runs.parent import Parent
 
 
 def load(
-    config: Config, method: Method, processes: Processes, extended: Parent | None = None
+    config: Config,
+    method: Method,
+    processes: Processes,
+    extended: Parent | None = None,
+    held_out: Collection[int] | None = None,
 ) -> tuple[sources.Dataset, str]:
     """Reads the data set of [data]. Returns (the data set, its fingerprint), the same on all processes.
 
     method: whose demands on the phases and the memory are checked. processes: those of the run, all of which call this.
-    extended: the run that this one extends, whose classes and images are put in front.
+    extended: the run that this one extends, whose classes and images are put in front. held_out: see `old_tests.find`.
     fingerprint: a SHA-256 in hexadecimal of all pixels, labels, class names and skipped files.
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
-    data = _load_together(partial(_load, config, method, extended), processes)
+    data = _load_together(partial(_load, config, method, extended, held_out), processes)
     found = fingerprints.of_data(data)
     processes.check_equal({"the images": found}, when="after reading them")
     return data, found
 
 
-def fingerprint_of(config: Config) -> str:
+def fingerprint_of(config: Config, held_out: Collection[int] | None = None) -> str:
     """Reads the images of a configuration, in this process alone, and returns their fingerprint, as `load` does.
 
-    Raises DataError as `load` does.
+    held_out: of a run that extends another one and has begun, see `old_tests.find`. Raises DataError as `load` does.
     """
-    return fingerprints.of_data(_load(config, method_of(config), parent.read(config)))
+    return fingerprints.of_data(_load(config, method_of(config), parent.read(config), held_out))
 
 
 def images_of(config: Config) -> sources.Dataset:
@@ -117,47 +121,39 @@ def _load_together(load: Callable[..., sources.Dataset], processes: Processes) -
 
 
 def _load(
-    config: Config, method: Method, extended: Parent | None, memory: ImageMemory = OWN_MEMORY
+    config: Config,
+    method: Method,
+    extended: Parent | None,
+    held_out: Collection[int] | None = None,
+    memory: ImageMemory = OWN_MEMORY,
 ) -> sources.Dataset:
     """Reads the images that the configuration names into `memory`, in this process.
 
-    extended: the run that this one extends, whose exemplars and test images are joined to the new images.
+    extended: the run that this one extends, whose exemplars and test images are joined to the new images. held_out: see
+    `old_tests.find`.
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
+    if extended:
+        extended_data.refuse_method(method, extended)
+    new = _load_own(config, partial(_check_classes, config, method, extended=extended), memory)
+    new = new._replace(class_tests=fingerprints.of_classes(new))
     if extended is None:
-        return _load_own(config, method, None, memory)
-    extended_data.refuse_method(method, extended)
-    new = _load_own(config, method, extended, memory)
-    tests = extended_data.old_tests(extended, _tested_by(extended))
+        return new
+    tests = old_tests.find(extended, partial(_load_own, only_tests=True), held_out)
     return extended_data.join(extended, new, tests, uses_memory=method.uses_memory)
 
 
-def _tested_by(run: Parent) -> sources.Dataset | None:
-    """Returns the data set of a finished run; None if its test images can't be read any more or aren't what they were.
-
-    Its training images may have changed since, as after exemplars of a run that it extends were deleted; but not for a
-    run of an older version, which has noted the fingerprint of all its images alone.
-    """
-    try:
-        method = method_of(run.config)  # its own: exemplars are among its images if it has trained on them
-        before = parent.read(run.config)
-        data = _load_own(run.config, method, before, OWN_MEMORY)
-        if before:
-            tests = extended_data.old_tests(before, _tested_by(before))
-            data = extended_data.join(before, data, tests, uses_memory=method.uses_memory)
-    except CilError:
-        return None
-    known = run.results.get("tests_fingerprint")
-    if known:
-        return data if fingerprints.of_tests(data) == known else None
-    return data if fingerprints.of_data(data) == run.results.get("data_fingerprint") else None
-
-
-def _load_own(config: Config, method: Method, extended: Parent | None, memory: ImageMemory) -> sources.Dataset:
-    """Reads the images of data.path alone, see `_load`."""
+def _load_own(
+    config: Config,
+    check: Callable[[tuple[str, ...]], None] = lambda class_names: None,
+    memory: ImageMemory = OWN_MEMORY,
+    *,
+    only_tests: bool = False,
+) -> sources.Dataset:
+    """Reads the images of data.path alone, see `_load`. check, only_tests: see `sources.load`."""
     settings = config.data
     if names.is_own(settings.name):
-        return _own(config, method, extended)
+        return _own(config, check)
     return sources.load(
         settings.name,
         path=settings.path,
@@ -165,18 +161,19 @@ def _load_own(config: Config, method: Method, extended: Parent | None, memory: I
         on_error=settings.on_error,
         exif_orientation=settings.exif_orientation,
         background=settings.background,
-        check=lambda class_names: _check_classes(config, method, class_names, extended),
+        check=check,
         memory=memory,
         storage=storage.wanted(config),
         workers=storage.num_workers(config),
         packed=settings.packed,
         subset=settings.subset,
         one_class=bool(config.run.extends),
+        only_tests=only_tests,
     )
 
 
-def _own(config: Config, method: Method, extended: Parent | None) -> sources.Dataset:
-    """Returns the data set that the user's own function returns, checked.
+def _own(config: Config, check: Callable[[tuple[str, ...]], None]) -> sources.Dataset:
+    """Returns the data set that the user's own function returns, checked, also by check(class names).
 
     The function is called with data.path and data.image_size, each if it has a parameter of that name. Raises DataError
     if what it returns doesn't fit, or if its images are not of the size that data.image_size asks for.
@@ -186,7 +183,7 @@ def _own(config: Config, method: Method, extended: Parent | None) -> sources.Dat
         settings.name, settings.options, key="data.name", built_in={}, given=("path", "image_size")
     )
     data = own.checked(make(path=settings.path, image_size=settings.image_size), name=settings.name)
-    _check_classes(config, method, data.class_names, extended)
+    check(data.class_names)
     height, width = data.train_images.shape[1:3]
     if settings.image_size and (height, width) != (settings.image_size,) * 2:
         raise DataError(

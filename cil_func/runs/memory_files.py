@@ -34,12 +34,14 @@ class Stored(NamedTuple):
     """The exemplars that a run directory holds.
 
     images: uint8 (N, H, W, 3), in order of class and rank. labels: int64 (N,), each class's place in `class_names`.
+    ranks: int64 (N,), each image's place among those of its class, of which some may have been deleted.
     sources: for each image the file that it came from, or what is known of it. class_names: in order of arrival.
     deleted: the files that memory.json names and that are gone, like "000-cat/0003.png".
     """
 
     images: np.ndarray
     labels: np.ndarray
+    ranks: np.ndarray
     sources: tuple[str, ...]
     class_names: tuple[str, ...]
     deleted: tuple[str, ...]
@@ -158,7 +160,8 @@ def load(directory: Path) -> Stored | None:
         for row, (_, entry) in enumerate(kept):
             images[row] = _read(folder, entry, shape)
         labels = np.array([label for label, _ in kept], dtype=np.int64)
-        return Stored(images, labels, tuple(entry["source"] for _, entry in kept), names, deleted)
+        ranks = np.array([entry["rank"] for _, entry in kept], dtype=np.int64)
+        return Stored(images, labels, ranks, tuple(entry["source"] for _, entry in kept), names, deleted)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: can't be used ({error}); put the folder back from a copy") from error
 

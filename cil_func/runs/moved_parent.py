@@ -1,18 +1,21 @@
 """Recognises the run that another one extends in a folder to which it was moved, by its model."""
 
 from pathlib import Path
+from typing import Any
 
 from cil_func.config import Config
 from cil_func.errors import CheckpointError
 from cil_func.runs import checkpoint_files, files
-from cil_func.runs.parent import Parent
+from cil_func.runs.setup import Setup
 
 KEY = "parent_sha256"  # in the record of a checkpoint
+HELD_OUT = "held_out"  # as well: the labels of old classes that are tested on exemplars
 
 
-def record(extended: Parent | None) -> dict[str, str]:
-    """Returns what a checkpoint's record says about the run that its run extends: the SHA-256 of that model."""
-    return {KEY: extended.saved.description["sha256"]} if extended else {}
+def record(ready: Setup) -> dict[str, Any]:
+    """Returns what a checkpoint's record says about the run that its run extends: its model, and what is held out."""
+    extended = ready.extended
+    return {KEY: extended.saved.description["sha256"], HELD_OUT: sorted(ready.held_out)} if extended else {}
 
 
 def is_same(directory: Path, config: Config) -> bool:

@@ -73,7 +73,13 @@ def read(config: Config) -> Parent | None:
         )
     if not complete:
         raise CheckpointError(f"{directory}: results.json and model.json are of different runs; put them back")
-    return Parent(directory, stored, saved, results, memory_files.load(directory))
+    found = Parent(directory, stored, saved, results, memory_files.load(directory))
+    if found.memory and found.memory.class_names != found.class_names:
+        raise CheckpointError(
+            f"{directory / memory_files.FOLDER} is of another run: its classes, in order of arrival, are not those "
+            "of model.json; put the folder back from a copy"
+        )
+    return found
 
 
 def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.Tensor]) -> Progress:
@@ -104,29 +110,37 @@ def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.T
             extra = tree.map(tree.embed, remembered, extra)
     replay = experiment.method.replay
     if replay and replay.stores:
-        extra = {**extra, LOGITS: _logits(parent, experiment, exemplars)}
+        exemplars, logits = _with_logits(parent, experiment, exemplars)
+        extra = {**extra, LOGITS: logits}
     rows_so_far = tuple(parent.results["phases"])
     return Progress(len(parent.sizes), model, exemplars, rows_so_far, extra=extra)
 
 
-def _logits(
+def _with_logits(
     parent: Parent, experiment: Experiment, exemplars: dict[int, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Returns the logits that the parent has stored of the exemplars that are trained on, {label: (M, K)}.
+) -> tuple[dict[int, torch.Tensor], dict[str, torch.Tensor]]:
+    """Returns (the exemplars whose logits the parent has stored, these logits, {label: (M, K)}).
 
-    Raises ConfigError if it has stored none, or of other exemplars than it keeps.
+    exemplars: {label: rows of the training images}. Those that the parent hasn't trained on, since it tested on them,
+    have no logits; they are the last of their class.
+    Raises ConfigError if the logits of all exemplars of a class are missing.
     """
-    stored, labels, found = parent.saved.extra.get(LOGITS, {}), experiment.scenario.train_labels, {}
-    for label, kept in exemplars.items():
-        rows, logits = torch.nonzero(labels == label).flatten(), stored.get(str(label))
-        if logits is None or len(logits) != len(rows):
+    assert parent.memory, "a method with replay has exemplars"
+    stored, labels, ranks = parent.saved.extra.get(LOGITS, {}), experiment.scenario.train_labels, parent.memory.ranks
+    kept, found = {}, {}
+    for label, rows in exemplars.items():
+        own = torch.nonzero(labels == label).flatten()  # the parent's exemplars, in order of rank
+        places = torch.from_numpy(ranks[parent.memory.labels == label])[torch.isin(own, rows)]
+        logits = stored.get(str(label), torch.zeros(0))
+        known = places < len(logits)
+        if len(rows) and not known.any():
             method, before = experiment.method.name, parent.saved.description["method"]
             raise ConfigError(
                 f"method.name: {method} replays the logits of exemplars, and {parent.directory}, trained by {before}, "
-                "has not stored those of all its exemplars; take another method, or a run whose exemplars are complete"
+                f"has stored none of class {parent.class_names[label]!r}; take another method"
             )
-        found[str(label)] = logits[torch.isin(rows, kept)].to(experiment.dtype)
-    return found
+        kept[label], found[str(label)] = rows[known], logits[places[known]].to(experiment.dtype)
+    return kept, found
 
 
 def _check_fits(parent: Parent, experiment: Experiment, model: Model) -> None:

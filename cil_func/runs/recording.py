@@ -126,7 +126,8 @@ def _write_config(path: Path, config: configuration.Config) -> None:
 def _header(ready: setup.Setup) -> dict:
     """Returns the keys of results.json that don't depend on what was measured."""
     experiment, order, extended = ready.experiment, ready.experiment.scenario.class_order, ready.extended
-    of_parent = {"extends": str(extended.directory), "old_classes_tested_on": ready.tested_on} if extended else {}
+    of_parent = {"extends": str(extended.directory), "old_classes_tested_on": ready.tested_on,
+                 "held_out": sorted(ready.held_out)} if extended else {}  # fmt: skip
     return {
         "method": experiment.method.name,
         "class_order": list(order),
@@ -138,6 +139,7 @@ def _header(ready: setup.Setup) -> dict:
         "data_warnings": ready.data_warnings,
         "data_fingerprint": ready.fingerprint,
         "tests_fingerprint": ready.tests_fingerprint,
+        "class_tests": ready.class_tests,
         "data_stamp": ready.stamp,
         **of_parent,
     }

@@ -147,8 +147,8 @@ def _run(
         return
     if not found.moved_from:
         reporter.running()
-    ready = setup.build(found.config, processes)
     loaded = found.checkpoint
+    ready = setup.build(found.config, processes, loaded and loaded.record.get(moved_parent.HELD_OUT))
     if loaded:
         same_images.refuse_changed_images(ready.fingerprint, loaded.record["data"], moved_from=found.moved_from)
     if found.moved_from:  # only now the images have shown that the directory holds this run
@@ -198,7 +198,7 @@ def _train(
         begun=progress[0] if loaded else None,
         extra=lambda: {
             "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device,
-            "own_code": own_code.digests(ready.config, loaded and loaded.record), **moved_parent.record(ready.extended),
+            "own_code": own_code.digests(ready.config, loaded and loaded.record), **moved_parent.record(ready),
         },
         warn=lambda message: record.emit({"event": "warning", "message": message}),
     )

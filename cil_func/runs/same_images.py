@@ -39,7 +39,7 @@ def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_
     try:
         if not names.is_own(config.data.name) and _stamp(config) == results.get("data_stamp"):
             return ""
-        same = load_data.fingerprint_of(config) == known
+        same = load_data.fingerprint_of(config, results.get("held_out")) == known
     except CilError as error:
         if moved_from:
             raise

@@ -9,10 +9,11 @@ from cil_func import experiment, tree
 from cil_func.data import sources
 from cil_func.data.images import Resident
 from cil_func.data.reading import image_file
+from cil_func.errors import CheckpointError
 from cil_func.methods.base import Rectify
 from cil_func.networks.network import Model, Network
 from cil_func.networks.outputs import Classes, classes_of
-from cil_func.runs import lineage
+from cil_func.runs import environment, lineage
 from cil_func.runs.checkpoints import SavedModel
 from cil_func.runs.method_of import method_of
 from cil_func.runs.network_of import network_of
@@ -87,19 +88,52 @@ class Scorer:
 
 
 def scorer(saved: SavedModel, *, device: torch.device | str = "cpu") -> Scorer:
-    """Returns the Scorer of a saved model. device: where it computes. Raises ConfigError as `network` does."""
+    """Returns the Scorer of a saved model. device: where it computes.
+
+    Raises ConfigError as `network` does, CheckpointError if the backbone of this installation has other weights.
+    """
     settings, device = saved.description["preprocessing"], torch.device(device)
     dtype, compute_dtype = DTYPES[saved.description["precision"]]
     preprocess = Preprocess(
         *(torch.tensor(settings[key], dtype=dtype, device=device) for key in ("mean", "std"))
     )
     net = network(saved)
+    _refuse_other_backbone(saved, net)
     function = inference.forward_of(net, preprocess, dtype=compute_dtype)
     height, width = settings["image_size"]
     forward = inference.Forward(net, function, inference.batch_size(device, (height, width)), device)
     sizes, method = saved.description["phases"], method_of(configuration.from_dict(saved.description["config"]))
     model, classes = Model(*tree.cast((saved.params, saved.state), device=device)), classes_of(sizes, len(sizes) - 1)
     return Scorer(saved, net, model, preprocess, forward, classes, method.rectify)
+
+
+def _refuse_other_backbone(saved: SavedModel, network: Network) -> None:
+    """Raises CheckpointError unless a saved model's backbones have the weights and statistics that the network takes.
+
+    Another version of timm, or of a user's own file, may make another network of the same name: weights that it doesn't
+    know would be left out without a word. The backbones of this package read their depth off their weights.
+    """
+    if ":" not in saved.description["backbone"]:
+        return
+    fresh = network.drawn(0, [1] * len(saved.description["phases"]))
+    own, wanted = (
+        {path: tuple(leaf.shape) for path, leaf in tree.to_paths(_backbones(*model)).items()}
+        for model in ((saved.params, saved.state), fresh)
+    )
+    other = sorted(path for path in own.keys() | wanted.keys() if own.get(path) != wanted.get(path))
+    if other:
+        there, here = (shapes.get(other[0], "no such weight") for shapes in (own, wanted))
+        made, now = (" and ".join(f"{name} {each}" for name, each in versions.items())
+                     for versions in (saved.description.get("made_with", {}), environment.versions()))  # fmt: skip
+        raise CheckpointError(
+            f"the model has another {saved.description['backbone']} than there is here: {other[0]} is {there}, here "
+            f"{here}; it was made with {made or 'an unknown version'}, here is {now}; install what it was made with"
+        )
+
+
+def _backbones(params: tree.Tree, state: tree.Tree) -> tree.Tree:
+    """Returns what belongs to backbones, whatever the number of classes."""
+    return {"params": {name: part for name, part in params.items() if name in ("backbone", "frozen")}, "state": state}
 
 
 def scores(saved: SavedModel, pixels: torch.Tensor, *, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -139,5 +173,6 @@ def _description(setup: Setup, progress: Progress) -> dict:
             "std": preprocess.std.to(torch.float64).tolist(),
         },
         "precision": setup.config.run.precision,
+        "made_with": environment.versions(),
         "lineage": lineage.of_run(setup, progress),
     }

@@ -1,7 +1,7 @@
 """Builds everything that a run needs from its configuration, before anything is trained."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -39,9 +39,11 @@ class Setup:
     is the same image in both. tests_fingerprint: the same of the test images, their labels and the class names.
     stamp: a hash of the image files' names, classes, sizes and times, found without reading them: the same one means
     untouched files, another one may still mean the same images; "" for data without files.
-    train_files: see `sources.Dataset`, and so is tested_on.
+    class_tests: the fingerprint of each class's own test images, by order of arrival; "" where it isn't known.
+    train_files: see `sources.Dataset`.
     extended: the finished run that this one goes on from; None: it starts from nothing. held_out: {label: rows} of
-    that run's exemplars that are not trained on, since old classes are tested on them.
+    that run's exemplars that are not trained on, since old classes are tested on them. tested_on: in words, on which
+    images old classes are tested; "" without any.
     """
 
     config: Config
@@ -51,10 +53,11 @@ class Setup:
     fingerprint: str
     tests_fingerprint: str
     stamp: str
+    class_tests: tuple[str, ...] = ()
     train_files: tuple[str, ...] = ()
-    tested_on: str = ""
     extended: Parent | None = None
     held_out: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    tested_on: str = ""
 
     @property
     def first_phase(self) -> int:
@@ -67,10 +70,11 @@ class Setup:
         return self.experiment.processes
 
 
-def build(config: Config, processes: Processes = ALONE) -> Setup:
+def build(config: Config, processes: Processes = ALONE, held_out: Collection[int] | None = None) -> Setup:
     """Resolves device and precision, loads the data, cuts it into phases and makes the network. Returns the run.
 
     processes: those that share the run, all of which call this; by default this process is alone.
+    held_out: of a run that extends another one and has begun, see `old_tests.find`.
     Also sets torch's number of threads and its precision of float32 for the whole process. On a GPU it makes cuDNN take
     deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
@@ -84,7 +88,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     optimisers = _optimisers(config, method)
     pretrained.refuse_missing_file(config)
     extended = parent.read(config)
-    data, fingerprint = load_data.load(config, method, processes, extended)
+    data, fingerprint = load_data.load(config, method, processes, extended, held_out)
     config = load_data.with_increments(config, len(data.class_names) - len(extended.class_names if extended else ()))
     config = storage.resolved(config, data)
     phases = load_data.phases(config, data, extended)
@@ -128,8 +132,9 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     )
     return Setup(
         config, experiment, data.skipped, data.warnings, fingerprint, fingerprints.of_tests(data), data.stamp,
-        data.train_files, data.tested_on, extended,
+        tuple(data.class_tests[index] for index in phases.class_order), data.train_files, extended,
         extended_data.held_rows(extended, data) if extended else {},
+        extended_data.tested_on(extended, data) if extended else "",
     )  # fmt: skip
 
 

@@ -103,6 +103,14 @@ def test_calibrating_changes_probabilities_and_no_prediction(trained, calibrated
         assert np.isclose(after.calibration.strangeness["distance"][0].item(), first)
 
 
+def test_one_calibrated_model_beside_one_that_is_not_is_told(trained, calibrated, capsys):
+    copy = calibrated[0]
+    for runs, lines in (((trained.copy, copy), 1), ((copy, copy), 0)):
+        assert main(["compare", *map(str, runs), "--data", str(trained.images)]) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if "calibrated" in line]
+        assert len(said) == lines and all(f"only {copy} is calibrated" in line for line in said)
+
+
 def test_predict_answers_unknown(trained, calibrated, capsys):
     copy, folder, _ = calibrated
     words = ["predict", str(copy), str(folder), "--json"]

@@ -181,6 +181,21 @@ def test_an_edited_run_is_compared_under_its_new_names(trained, capsys, tmp_path
     assert found["kept"]["images"] == 12 and found["kept"]["negative_flips"] == 0 and found["untested"] == []
 
 
+def test_two_edits_of_one_edited_model_are_compared_class_by_class(trained, capsys, tmp_path):
+    """Its exchange of two names is in both, so that nothing is exchanged between them; other renames are undone."""
+    a, b, c, d = cil_func.load(trained.directory).class_names
+    words = {"0": (trained.directory, f"{a}={b}", f"{b}={a}"), "1": (tmp_path / "0", f"{c}=katze"),
+             "2": (tmp_path / "0", f"{c}=chat")}  # fmt: skip
+    for name, (run, *renames) in words.items():
+        flags = [word for each in renames for word in ("--rename", each)]
+        assert run_edit(capsys, run, *flags, "--out", tmp_path / name)[0] == 0
+    for old, new, name in (("1", "2", "chat"), ("2", "1", "katze"), ("1", "0", c), ("0", "1", "katze")):
+        assert main(["compare", str(tmp_path / old), str(tmp_path / new), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert {each["name"]: each["kind"] for each in found["classes"]} == dict.fromkeys((a, b, name, d), "kept")
+        assert found["kept"]["images"] == 16 and found["kept"]["negative_flips"] == 0
+
+
 @pytest.fixture(scope="module")
 def extended(runs, tmp_path_factory):
     """renamed/: the run "wa", whose class000 is called wasp; new/: its extension by another class000 and by bee."""

@@ -160,6 +160,20 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys, monkeypatch, words, st
     assert out == "" and err.startswith(f"export: {message}") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("other", ['{"model_type": "vit"}', None])
+def test_another_model_from_the_hub_is_not_replaced(trained, tmp_path, capsys, other):
+    """It has some of an export's files, and a run directory has others."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text("{}")
+    if other:
+        (tmp_path / "theirs" / "model.json").write_text(other)
+    for place in (tmp_path / "theirs", shutil.copytree(trained.copy, tmp_path / "run")):
+        before = {path.name: path.read_bytes() for path in place.iterdir()}
+        assert main(["export", str(trained.copy), "--to", "hf", "--out", str(place)]) == 2
+        assert f"--out {place}: it holds other files than an export's" in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
 @pytest.mark.parametrize("at", ["config.json", "README.md", "calibration.safetensors"])
 def test_an_interrupted_export_changes_nothing(calibrated, tmp_path, monkeypatch, capsys, at):
     """A folder that was there stays as it was; one that was not isn't made. The same command works afterwards."""

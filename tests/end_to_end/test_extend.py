@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import interrupts
 import numpy as np
@@ -16,8 +17,10 @@ from PIL import Image
 
 import train
 from cil_func import config, methods, tree
+from cil_func.__main__ import main
 from cil_func.config import effects
 from cil_func.memory import Budget
+from cil_func.report import tables
 from cil_func.runs import checkpoints, extension_config, memory_files, parent, saved_model, setup, trial_steps
 
 TINY = [
@@ -25,6 +28,7 @@ TINY = [
     "optim.epochs=1", "optim.batch_size=8", "memory.size=12", "memory.fixed_per_class=0", "data.increment=2",
 ]  # fmt: skip
 pytestmark = pytest.mark.usefixtures("shallow")
+METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
 
 
 def folder_of(root, names):
@@ -140,17 +144,19 @@ def test_a_single_class_can_be_added(base, names, tmp_path):
 
 @pytest.mark.parametrize("older", [False, True])
 def test_an_extended_run_is_extended_by_another_method_and_tested_on_all_test_images(older, base, folders, tmp_path):
-    """Also after images of the first run's memory were deleted, but for runs of older versions."""
+    """Also after images of the first run's memory were deleted, and a run of an older version that extends none."""
     old, new = (shutil.copytree(base / name, tmp_path / name) for name in ("old", "new"))
     (new / "config.toml").write_text((new / "config.toml").read_text().replace(str(base / "old"), str(old)))
     if older:
-        results = results_of(new)
-        del results["tests_fingerprint"]
-        (new / "results.json").write_text(json.dumps(results))
+        results = results_of(old)
+        del results["class_tests"]  # there is a fingerprint of all of them
+        (old / "results.json").write_text(json.dumps(results))
+        new = old
     else:
         shutil.rmtree(next((old / "memory").glob("000-*")))
     assert extend(new, folders["newer"], tmp_path / "newer", "method.name=lwf") == 0
-    assert results_of(tmp_path / "newer")["old_classes_tested_on"] == "test images"
+    found = results_of(tmp_path / "newer")
+    assert found["old_classes_tested_on"] == "test images" and all(found["class_tests"])
 
 
 def test_memory_holds_the_exemplars_by_class_and_rank(base, names, folders):
@@ -194,6 +200,7 @@ def test_without_the_old_data_some_exemplars_are_kept_for_tests(base, folders, t
     events = map(json.loads, (tmp_path / "new" / "metrics.jsonl").read_text().splitlines())
     assert [event["train_images"] for event in events if event["event"] == "phase_start"] == [2 * 18 + 4 * (3 - 1)]
     assert any("4 of their exemplars" in line for line in found["data_warnings"])  # one of three of each class
+    assert found["held_out"] == [0, 1, 2, 3] and "too high" in tables.phase_table(found)
     assert found["memory"]["per_class"] == [3] * 6  # those kept for tests are still exemplars
 
 
@@ -392,3 +399,191 @@ def test_phases_that_are_learned_already_are_not_asked_for_two_classes(folders, 
     """lwf can't learn a single class; the run that it extends had one in its second phase."""
     assert run(folders["old"], tmp_path / "old", "data.increment=[3, 1]", "data.initial_increment=0") == 0
     assert extend(tmp_path / "old", folders["new"], tmp_path / "new", "method.name=lwf", "memory.size=0") == 0
+
+
+@pytest.fixture
+def own(names, tmp_path):
+    """The run of `base` and its extension, each on a folder of its own that may be changed, in {"old", "new"}."""
+    images = {"old": folder_of(tmp_path / "of-old", names[:4]), "new": folder_of(tmp_path / "of-new", names[4:6])}
+    assert run(images["old"], tmp_path / "old", "data.class_order=sorted") == 0
+    assert extend(tmp_path / "old", images["new"], tmp_path / "new") == 0
+    return tmp_path, images
+
+
+def test_each_old_class_is_tested_on_its_own_images_wherever_they_are(own, names, folders):
+    """Other classes have come beside them, their folder has another name, or train/ is gone. Others may be gone."""
+    root, images = own
+    (images["old"] / "test" / names[0]).rename(images["old"] / "test" / "another name")
+    (images["old"] / "train" / names[0]).rename(images["old"] / "train" / "another name")
+    for split in ("train", "test"):
+        os.symlink(tiny.images() / split / names[7], images["old"] / split / names[7])
+        os.unlink(images["old"] / split / names[1])
+    shutil.rmtree(images["new"] / "train")
+    made = setup.build(extension_config.of_run(root / "new", [f"data.path={folders['newer']}", "run.device=cpu"]))
+    assert made.tested_on == "test images, and 1 of 6 classes on held-out exemplars" and list(made.held_out) == [1]
+    for label in (0, 2, 3, 4, 5):
+        files = sorted((tiny.images() / "test" / names[label]).iterdir())
+        pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+        assert np.array_equal(made.experiment.test_images.pixels[made.experiment.scenario.test_labels == label], pixels)
+
+
+@pytest.mark.parametrize("storage", ["packed", "streaming"])
+def test_images_that_are_not_in_memory_are_found_too(storage, names, folders, tmp_path):
+    """Without those that train; also if the new run keeps its own in memory."""
+    images = folder_of(tmp_path / "of-old", names[:4])
+    assert run(images, tmp_path / "old", f"data.storage={storage}") == 0
+    shutil.rmtree(images / "train")
+    for new in (storage, "resident"):
+        settings = (f"data.storage={new}", "memory.fixed_per_class=3")
+        assert extend(tmp_path / "old", folders["new"], tmp_path / new, *settings) == 0
+        assert results_of(tmp_path / new)["old_classes_tested_on"] == "test images"
+    matrices = [results_of(tmp_path / new)["accuracy_matrix"] for new in (storage, "resident")]
+    assert matrices[0] == matrices[1]
+
+
+@pytest.mark.parametrize("gone", ["the images", "the run"])
+def test_no_exemplar_that_is_tested_on_is_trained_on_in_a_line_of_extensions(gone, own, names, folders):
+    """An extension whose old classes were tested on exemplars keeps these among its own exemplars."""
+    root, images = own
+    shutil.rmtree(images["old"])
+    assert extend(root / "old", folders["new"], root / "first", "memory.fixed_per_class=3") == 0
+    assert results_of(root / "first")["held_out"] == [0, 1, 2, 3]
+    if gone == "the run":
+        shutil.rmtree(root / "old")
+    made = setup.build(extension_config.of_run(root / "first", [f"data.path={folders['newer']}", "run.device=cpu"]))
+    assert list(made.held_out) == [0, 1, 2, 3] and "4 of 6 classes" in made.tested_on
+    begun, experiment = parent.progress(made.extended, made.experiment, dict(made.held_out)), made.experiment
+    for label in range(6):
+        tested = experiment.test_images.pixels[experiment.scenario.test_labels == label]
+        trained = experiment.train_images.gather(begun.exemplars[label])
+        assert len(tested) and len(trained) and not (tested[:, None] == trained[None]).flatten(2).all(2).any()
+    assert any(line.endswith("averages mix both") and "4 of their exemplars" in line for line in made.data_warnings)
+
+
+def test_a_run_that_goes_on_keeps_what_it_has_held_out(own, names, folders, monkeypatch, capsys):
+    """Though the old images are back meanwhile. If those that it is tested on are gone, it says which."""
+    root, images = own
+    images["old"].rename(root / "away")
+    assert extend(root / "old", folders["new"], root / "whole") == 0
+    interrupts.in_evaluation(monkeypatch, call=1)
+    assert extend(root / "old", folders["new"], root / "begun") == 130
+    monkeypatch.undo()
+    (root / "away").rename(images["old"])
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shallow(patch)
+        assert extend(root / "old", folders["new"], root / "begun") == 0
+        assert extend(root / "old", folders["new"], root / "begun") == 0  # finished: the images are looked at again
+    assert (root / "begun/model.safetensors").read_bytes() == (root / "whole/model.safetensors").read_bytes()
+    assert results_of(root / "begun")["held_out"] == [0, 1, 2, 3]
+    interrupts.in_evaluation(monkeypatch, call=1)
+    assert extend(root / "old", folders["new"], root / "other") == 130
+    monkeypatch.undo()
+    shutil.rmtree(images["old"])
+    capsys.readouterr()
+    assert extend(root / "old", folders["new"], root / "other") == 3
+    said = capsys.readouterr().err
+    assert f"the test images of class {names[0]!r}" in said and "put them back, or start anew" in said
+
+
+def test_without_images_and_exemplars_the_line_says_what_is_missing(own, folders, capsys):
+    root, _ = own
+    shutil.rmtree(root / "old")
+    shutil.rmtree(root / "new" / "memory")
+    assert extend(root / "new", folders["newer"], root / "newer", "method.name=lwf") == 3
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and str(root / "old") in said[0] and "nothing to test class" in said[0]
+
+
+def test_the_memory_of_another_run_is_refused(own, names, folders, capsys):
+    root, _ = own
+    assert run(folders["old"], root / "other", f"data.class_order={names[:4][::-1]}") == 0
+    shutil.rmtree(root / "old" / "memory")
+    shutil.copytree(root / "other" / "memory", root / "old" / "memory")
+    capsys.readouterr()
+    assert extend(root / "old", folders["new"], root / "x") == 5
+    assert "memory is of another run" in capsys.readouterr().err
+
+
+def test_logits_are_those_of_the_exemplars_that_are_left(names, folders, tmp_path):
+    """Of exemplars that were held out for tests there are none, and some were deleted."""
+    images, more = folder_of(tmp_path / "of-old", names[:4]), ("method.name=derpp", "memory.fixed_per_class=4")
+    assert run(images, tmp_path / "0", *more, "data.class_order=sorted") == 0
+    shutil.rmtree(images)
+    assert extend(tmp_path / "0", folders["new"], tmp_path / "1") == 0
+    kept = memory_files.load(tmp_path / "1")
+    (tmp_path / "1" / "memory" / "000-class000" / "0001.png").unlink()
+    stored = checkpoints.load_model(tmp_path / "1").extra["logits"]
+    assert [len(stored[str(label)]) for label in range(6)] == [3, 3, 3, 3, 4, 4]
+    assert np.bincount(kept.labels).tolist() == [4] * 6
+    made = setup.build(extension_config.of_run(tmp_path / "1", [f"data.path={folders['newer']}", "run.device=cpu"]))
+    begun = parent.progress(made.extended, made.experiment, dict(made.held_out))
+    for label, places in {0: [0, 2], 1: [0, 1, 2], 4: [0, 1, 2, 3]}.items():
+        torch.testing.assert_close(begun.extra["logits"][str(label)], stored[str(label)][places], rtol=0, atol=0)
+        wanted = kept.images[kept.labels == label][places]
+        assert np.array_equal(made.experiment.train_images.gather(begun.exemplars[label]), wanted)
+    assert extend(tmp_path / "1", folders["newer"], tmp_path / "2") == 0
+
+
+def test_what_a_person_should_know_about_the_classes_is_told(own, names):
+    """A name that differs in case alone; a calibration that does not go over; what was deleted two runs ago."""
+    root, _ = own
+    for split in ("train", "test"):
+        (root / "alike" / split).mkdir(parents=True)
+        os.symlink(tiny.images() / split / names[6], root / "alike" / split / names[0].upper())
+        os.symlink(tiny.images() / split / names[7], root / "alike" / split / names[7])
+    (root / "new" / "calibration.safetensors").write_bytes(b"x")
+    (root / "new" / "memory" / "001-class001" / "0000.png").unlink()
+    assert extend(root / "new", root / "alike", root / "2") == 0
+    told = " ".join(results_of(root / "2")["data_warnings"])
+    assert f"class {names[0].upper()!r} is taken for a new one" in told and "is calibrated, and this run won't" in told
+    one = folder_of(root / "one", names[6:7])
+    assert extend(root / "2", one, root / "3") == 0
+    lineage = json.loads((root / "3" / "model.json").read_text())["lineage"]
+    assert lineage["deleted"] == []
+    assert lineage["parent_deleted"] == [{"run": str(root / "new"), "file": "001-class001/0000.png"}]
+
+
+@pytest.mark.parametrize("key", ["data.exif_orientation=ignore", "data.background=[0,0,0]"])
+def test_files_are_decoded_as_those_of_the_old_run(key, base, folders, tmp_path, capsys):
+    assert extend(base / "old", folders["new"], tmp_path / "x", key) == 2
+    assert f"--set {key.partition('=')[0]}: stays as it is" in capsys.readouterr().err
+    old = shutil.copytree(base / "old", tmp_path / "old")
+    described = json.loads((old / "model.json").read_text())
+    described["preprocessing"] |= {"exif_orientation": "ignore", "background": None}
+    (old / "model.json").write_text(json.dumps(described))
+    found = extension_config.of_run(old, [f"data.path={folders['new']}"]).data
+    assert found.exif_orientation == "ignore" and list(found.background) == []
+
+
+def test_one_class_of_a_growing_folder(base, names, tmp_path, capsys):
+    """Also of a run whose preset asks for as many folders as ImageNet's subset has."""
+    grown = folder_of(tmp_path / "grown", names[:6])
+    os.symlink(grown / "test", grown / "val")
+    assert extend(base / "old", grown, tmp_path / "x") == 3
+    assert "data.subset names a file" in capsys.readouterr().err
+    (tmp_path / "new.txt").write_text(f"{names[4]}\n")
+    subset = f"data.subset={tmp_path / 'new.txt'}"
+    assert extend(base / "old", grown, tmp_path / "new", subset, "data.name=imagenet100") == 0
+    assert results_of(tmp_path / "new")["class_names"] == names[:5]
+
+
+def test_a_file_that_is_missing_of_the_old_run_is_named(base, folders, tmp_path, capsys):
+    old = shutil.copytree(base / "old", tmp_path / "old")
+    (old / "config.toml").unlink()
+    assert extend(old, folders["new"], tmp_path / "x") == 2
+    assert "config.toml is missing" in capsys.readouterr().err
+
+
+def test_a_file_of_ones_own_that_has_changed_since_is_told(folders, tmp_path, capsys):
+    """Where the model goes on, and where it predicts."""
+    code = shutil.copy(METHOD, tmp_path / "mine.py")
+    assert run(folders["old"], tmp_path / "old", f"method.name={code}:make") == 0
+    photo = next(folders["old"].glob("test/*/*"))
+    line = f"{code} has changed since {tmp_path / 'old'} was trained by it"
+    for changed in (False, True):
+        assert main(["predict", str(tmp_path / "old"), str(photo)]) == 0
+        assert (line in capsys.readouterr().err) == changed
+        if not changed:
+            code.write_text(f"{code.read_text()}\n# a remark\n")
+    assert extend(tmp_path / "old", folders["new"], tmp_path / "new") == 0
+    assert any(each.startswith(line) for each in results_of(tmp_path / "new")["data_warnings"])

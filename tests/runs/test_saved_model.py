@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import one_conv
 import pytest
+import tiny
 import torch
 
 from cil_func import config, model, tree
 from cil_func.config import effects
 from cil_func.data import sources
 from cil_func.data.images import Resident
+from cil_func.errors import CheckpointError
 from cil_func.networks.network import Model
 from cil_func.runs import checkpoints, run, saved_model, setup
 from cil_func.training.progress import Progress
@@ -124,3 +126,22 @@ def test_the_description_says_how_images_are_prepared():
     for wrong in (test_images[:, :6], test_images / 255):
         with pytest.raises(ValueError, match=r"give uint8 images of shape \(N, 8, 8, 3\)"):
             saved_model.scores(saved, wrong)
+
+
+@pytest.mark.parametrize("change", ["more", "fewer", "another shape"])
+def test_a_backbone_of_another_version_is_refused(change, tmp_path):
+    """Weights that timm doesn't know would be left out without a word, and missing ones end somewhere inside."""
+    flags = tiny.settings("model.backbone=timm:test_resnet", "run.precision=float32", "optim.epochs=1", "data.phases=1")
+    assert run.run(config.load("digits", [*flags, "run.compile=false"]), tmp_path) == 0
+    saved = checkpoints.load_model(tmp_path)
+    leaves = tree.to_paths(saved.params)
+    path, leaf = next((path, leaf) for path, leaf in leaves.items() if path.endswith("conv1.weight"))
+    if change == "more":
+        leaves[path.replace("weight", "gamma")] = torch.full((3,), 5.0)
+    elif change == "fewer":
+        del leaves[path]
+    else:
+        leaves[path] = torch.cat([leaf, leaf])
+    saved_model.scorer(saved)
+    with pytest.raises(CheckpointError, match=r"another timm:test_resnet than there is here: .*conv1.*timm [0-9.]+"):
+        saved_model.scorer(saved._replace(params=tree.from_paths(leaves)))

@@ -52,7 +52,7 @@ def joined_names(folders: tuple[str, str], names: Sequence[Names], mistakes: lis
     for here, there in ((0, 1), (1, 0)):
         alone = sorted(set(names[here]) - set(names[there]))
         if alone and names[there]:
-            alike = {_simplified(name): name for name in names[there]}.get(_simplified(alone[0]))
+            alike = {simplified(name): name for name in names[there]}.get(simplified(alone[0]))
             more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
             hint = f"call both alike, it is {alike!r} there" if alike else "give it both"
             place = f"is in {folders[here]} but not in {folders[there]}"
@@ -98,6 +98,6 @@ def _first_three(names: set[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def _simplified(name: str) -> str:
+def simplified(name: str) -> str:
     """Returns a name without differences that a person overlooks: upper case, outer spaces, forms of a letter."""
     return unicodedata.normalize("NFKC", name).casefold().strip()

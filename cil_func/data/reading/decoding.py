@@ -56,15 +56,15 @@ def read_all(
     read: called as read(file, image_size) by several threads; None for `image_file.read`.
     memory: makes the arrays.
     Returns for each list (images uint8 (N, H, W, 3), {row: reason} of the files that can't be read). The pixels of
-    such a row are undefined. If no file of the first list can be read, all arrays are empty.
+    such a row are undefined. If no file of the first list that isn't empty can be read, all arrays are empty.
     Raises DataError if two images differ in size or if the images need more memory than is free.
     """
     read = read or image_file.read
     with image_file.quiet():
-        sample, unread = first_readable(splits[0], stop, read)
+        first = next(filter(None, splits), splits[0])
+        sample, unread = first_readable(first, stop, read)
         if sample is None:
-            empty = np.empty((0, 0, 0, 3), dtype=np.uint8)
-            return [(empty, unread), *((empty, {}) for _ in splits[1:])]
+            return [(np.empty((0, 0, 0, 3), dtype=np.uint8), unread if own is first else {}) for own in splits]
         file, height, width = sample
         threads = min(8, os.cpu_count() or 1) if height * width >= _THREADED_PIXELS else 1
         height, width = (image_size, image_size) if image_size else (height, width)

@@ -75,6 +75,14 @@ def join(first: Pixels, second: Pixels) -> Pixels:
     return Joined(first, second) if len(first) else second
 
 
+def take(pixels: np.ndarray | FileTable | PackedFile, rows: np.ndarray) -> np.ndarray | FileTable:
+    """Returns the images of these rows, in their order; those of a packed file as an array."""
+    if isinstance(pixels, FileTable):
+        paths = [pixels.path(row) for row in rows.tolist()]
+        return table(paths, size=pixels.size, resizes=pixels.resizes, rules=pixels.rules)
+    return (pixels.map() if isinstance(pixels, PackedFile) else pixels)[rows]
+
+
 def table(paths: Iterable[str], *, size: tuple[int, int], resizes: bool, rules: Rules) -> FileTable:
     """Returns the table of these paths, in their order. The other arguments: see `FileTable`."""
     encoded = [os.fsencode(path) for path in paths]

@@ -139,7 +139,7 @@ def _list_splits(found: Listing, settings: Settings) -> Splits:
     The warnings are of the images that were decoded.
     """
     files = [[file for file, _ in split] for split in found.splits]
-    size = checking.size_of(files[0], settings.image_size, image_file.read)
+    size = checking.size_of(files[0] or files[1], settings.image_size, image_file.read)
     make = partial(file_table.table, size=size, resizes=bool(settings.image_size), rules=settings.rules)
     checked = [checking.look(make(paths), all_of=found.skip, workers=settings.workers) for paths in files]
     kept = _kept_rows(found, [each.faults for each in checked])

@@ -53,14 +53,16 @@ class Listing:
             self.mistakes.append(f"unreadable image {path}: {reason}; {advice}")
 
 
-def list_images(path: str, *, test_names: Sequence[str], skip: bool, subset: str = "") -> Listing:
+def list_images(
+    path: str, *, test_names: Sequence[str], skip: bool, subset: str = "", one_class: bool = False
+) -> Listing:
     """Lists the images in `path`/train and in a test folder, without opening them.
 
     test_names: the names that a test folder may have, the preferred one first. Of those that exist, the first that
     shares a class with train/ is taken, or else the first.
     skip: paths that can't be used are left out and noted in the listing's `skipped`; if False, they are among its
     `mistakes`.
-    subset: which of the classes are listed, see `subsets.choose`; "": all.
+    subset: which of the classes are listed, see `subsets.choose`, and so is one_class; "": all.
     Returns a Listing, which also has the other mistakes of the folder; if it has any, the caller has to raise them.
     Raises DataError if `path` can't be listed, or has no training folder or no test folder, or not the subset.
     """
@@ -68,7 +70,7 @@ def list_images(path: str, *, test_names: Sequence[str], skip: bool, subset: str
     folders = _split_folders(listing, test_names)
     names = [class_folders.find(folder, listing.mistakes) for folder in folders]
     if subset:
-        chosen = set(subsets.choose(subset, [*names[0]]))
+        chosen = set(subsets.choose(subset, [*names[0]], one_class=one_class))
         names = [{name: folder for name, folder in own.items() if name in chosen} for own in names]
     listing.class_names = class_folders.joined_names(folders, names, listing.mistakes)
     inner: dict[str, set[str]] = {}  # as `class_folders.nested_warning` takes it
@@ -82,6 +84,27 @@ def list_images(path: str, *, test_names: Sequence[str], skip: bool, subset: str
                 inner.setdefault(name, {file[len(top) + 1 :].rpartition(os.sep)[0].split(os.sep)[0] for file in found})
     listing.single_class += class_folders.single_class_mistake(folders[0], names, inner)
     listing.warnings += [*walking.unused_warning(listing.unused), *class_folders.nested_warning(folders[0], inner)]
+    return listing
+
+
+def list_tests(path: str, *, test_names: Sequence[str], skip: bool, subset: str = "") -> Listing:
+    """Lists the images of the test folder alone: path/train may be missing, or hold other classes.
+
+    The arguments are those of `list_images`, and so are the errors. The listing's training images are none.
+    """
+    listing = Listing(os.path.expanduser(path), skip)
+    _check_root(listing.root, test_names)
+    tests = [name for name in test_names if os.path.isdir(os.path.join(listing.root, name))]
+    if not tests:
+        raise DataError(f"{listing.root} has no {' or '.join(f'{name}/' for name in test_names)} folder")
+    train = os.path.join(listing.root, "train")
+    folder = os.path.join(listing.root, _test_folder(listing, train, tests) if os.path.isdir(train) else tests[0])
+    names = class_folders.find(folder, listing.mistakes)
+    chosen = subsets.choose(subset, [*names], one_class=True) if subset else sorted(names)
+    listing.class_names = tuple(chosen)
+    for index, name in enumerate(chosen):
+        found = _images_of_class(os.path.join(folder, names[name]), Counter(), listing)
+        listing.splits[1].extend((file, index) for file in found)
     return listing
 
 
@@ -125,11 +148,7 @@ def _split_folders(listing: Listing, test_names: Sequence[str]) -> tuple[str, st
     listing: its `root` is searched; gets warnings and mistakes about the test folder. test_names: see `list_images`.
     """
     root = listing.root
-    if not root:
-        raise DataError("data.path is empty; set it to a folder that holds train/ and test/ (or val/)")
-    if not os.path.isdir(root):
-        why = _why_no_folder(root)
-        raise DataError(f"data.path {root} {why}; give a folder that holds train/ and {test_names[0]}/")
+    _check_root(root, test_names)
     entries = walking.visible_names(root)
     folders = [name for name in entries if os.path.isdir(os.path.join(root, name))]
     tests = [name for name in test_names if name in folders]
@@ -143,6 +162,15 @@ def _split_folders(listing: Listing, test_names: Sequence[str]) -> tuple[str, st
     loose = [name for name in entries if name not in folders and image_file.is_image(name)]
     listing.unused[f"{root} itself"] = Counter(map(walking.kind_outside_classes, loose))
     return train, os.path.join(root, _test_folder(listing, train, tests))
+
+
+def _check_root(root: str, test_names: Sequence[str]) -> None:
+    """Raises DataError unless a data set's root is a folder. test_names: see `list_images`."""
+    if not root:
+        raise DataError("data.path is empty; set it to a folder that holds train/ and test/ (or val/)")
+    if not os.path.isdir(root):
+        why = _why_no_folder(root)
+        raise DataError(f"data.path {root} {why}; give a folder that holds train/ and {test_names[0]}/")
 
 
 def _advice(root: str, folders: list[str], lacking: str) -> str:

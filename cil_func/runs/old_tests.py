@@ -1,0 +1,158 @@
+"""Finds the images on which the old classes of an extended run are tested: their own, or exemplars held out."""
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from functools import reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cil_func import config as configuration
+from cil_func.config import Config
+from cil_func.data.reading import file_table
+from cil_func.data.reading.file_table import Pixels
+from cil_func.data.sources import Dataset
+from cil_func.errors import CilError, DataError
+from cil_func.runs import fingerprints
+from cil_func.runs.parent import Parent
+
+_HELD_OUT = 0.2  # of the exemplars of each old class whose test images are gone
+
+Read = Callable[[Config], Dataset]  # reads the images of a configuration; the training images may be left out
+
+
+class Tests(NamedTuple):
+    """Images on which old classes are tested, with the label of each, int64 (N,), its place by order of arrival.
+
+    held_out: the labels whose images are exemplars of the parent. known: for each label the fingerprint of its own test
+    images, "" if it isn't known. why: what has become of the own test images of `held_out`, in words; "" if none are.
+    """
+
+    images: Pixels
+    labels: np.ndarray
+    held_out: tuple[int, ...]
+    known: tuple[str, ...]
+    why: str = ""
+
+
+def find(parent: Parent, read: Read, held_out: Collection[int] | None = None) -> Tests:
+    """Returns the images on which the old classes are tested, class by class.
+
+    A class's own test images are taken if they are found: in the data of the parent or of a run that it extends, in a
+    folder of any name, and with the same pixels. If not, a fifth of its exemplars is held out, at least one, those
+    chosen last.
+    read: raises CilError for data that can't be read. held_out: the labels that a run which goes on has held out; the
+    others' own test images have to be there. None: the run begins.
+    Raises DataError if a class has neither test images nor two exemplars.
+    """
+    reasons: list[str] = []
+    known = _known(parent, read, reasons)
+    wanted = {label: print for label, print in enumerate(known) if print and label not in (held_out or ())}
+    found: list[tuple[np.ndarray, Pixels]] = []  # the labels of images, and the images
+    for config in _configs(parent, reasons) if wanted else ():
+        try:
+            data = read(config)
+        except CilError as error:
+            reasons.append(str(error))
+            continue
+        rows = _rows(data, wanted, parent.image_size)
+        if rows:
+            labels = np.concatenate([np.full(len(own), label, dtype=np.int64) for label, own in rows.items()])
+            assert not isinstance(data.test_images, file_table.Joined), "a data set is read alone"
+            found.append((labels, file_table.take(data.test_images, np.concatenate([*rows.values()]))))
+        wanted = {label: print for label, print in wanted.items() if label not in rows}
+        if not wanted:
+            break
+    tested = {int(label) for labels, _ in found for label in np.unique(labels)}
+    left = [label for label in range(len(parent.class_names)) if label not in tested]
+    why = "; ".join(reasons) or f"those in {parent.config.data.path or parent.config.data.name} are other ones now"
+    if held_out is not None and (lost := sorted(set(left) - set(held_out))):
+        raise DataError(
+            f"the test images of class {parent.class_names[lost[0]]!r}, on which this run tests it, are gone ({why}); "
+            "put them back, or start anew with another --out"
+        )
+    found += _exemplars(parent, left, why)
+    images = reduce(file_table.join, [pixels for _, pixels in found])
+    labels = np.concatenate([labels for labels, _ in found])
+    return Tests(images, labels, tuple(left), known, why if left else "")
+
+
+def held_rows(parent: Parent, label: int) -> np.ndarray:
+    """Returns the positions in the parent's memory of the exemplars of a class that are held out if it needs it.
+
+    Of a class with a single exemplar none can be held out.
+    """
+    own = np.flatnonzero(parent.memory.labels == label) if parent.memory else np.zeros(0, dtype=np.int64)
+    return own[len(own) - math.ceil(_HELD_OUT * len(own)) :] if len(own) > 1 else own[:0]
+
+
+def _known(parent: Parent, read: Read, reasons: list[str]) -> tuple[str, ...]:
+    """Returns for each class the fingerprint of its own test images, "" if it isn't known.
+
+    A version that noted none of single classes has noted one of all; it counts for a run that has begun from nothing.
+    """
+    known, nothing = parent.results.get("class_tests"), ("",) * len(parent.class_names)
+    if known:
+        return tuple(known)
+    if parent.config.run.extends:
+        reasons.append(f"{parent.directory} is of a version that has noted no fingerprint of them")
+        return nothing
+    try:
+        data = read(parent.config)
+    except CilError as error:
+        reasons.append(str(error))
+        return nothing
+    if fingerprints.of_tests(data) != parent.results.get("tests_fingerprint"):
+        return nothing
+    return tuple(fingerprints.of_classes(data)[index] for index in parent.results["class_order"])
+
+
+def _configs(parent: Parent, reasons: list[str]) -> Iterator[Config]:
+    """Yields the configuration of the parent, then those of the runs that it extends. reasons: why one is missing."""
+    config = parent.config
+    while True:
+        # Packed images have the pixels of resident ones, and the tests alone are in no packed file.
+        storage = {"packed": "resident"}.get(config.data.storage, config.data.storage)
+        yield config.model_copy(update={"data": config.data.model_copy(update={"storage": storage})})
+        if not config.run.extends:
+            return
+        if not (Path(config.run.extends) / "config.toml").exists():
+            reasons.append(f"{config.run.extends}, which says where others are, is not there")
+            return
+        try:
+            config = configuration.of_run(config.run.extends)
+        except CilError as error:
+            reasons.append(str(error))
+            return
+
+
+def _rows(data: Dataset, wanted: dict[int, str], size: tuple[int, int]) -> dict[int, np.ndarray]:
+    """Returns {label: rows of the test images} of the classes that have a wanted fingerprint, sorted by label.
+
+    wanted: {label: fingerprint}. size: (H, W) of the images that fit; those of another size are none of them.
+    """
+    if tuple(data.test_images.shape[1:3]) != size:
+        return {}
+    rows_of: dict[str, list[np.ndarray]] = {}  # two classes may have the same images
+    for index, print in enumerate(fingerprints.of_classes(data)):
+        rows_of.setdefault(print, []).append(np.flatnonzero(data.test_targets == index))
+    return {label: rows_of[print].pop(0) for label, print in sorted(wanted.items()) if rows_of.get(print)}
+
+
+def _exemplars(parent: Parent, labels: list[int], why: str) -> list[tuple[np.ndarray, Pixels]]:
+    """Returns [(labels, images)] of the exemplars that are held out; [] for no classes. why: for the message.
+
+    Raises DataError for a class that has too few.
+    """
+    if not labels:
+        return []
+    rows = [held_rows(parent, label) for label in labels]
+    poor = [parent.class_names[label] for label, own in zip(labels, rows, strict=True) if not len(own)]
+    if poor or parent.memory is None:
+        raise DataError(
+            f"there is nothing to test class {poor[0]!r} on: its test images are gone ({why}), and {parent.directory} "
+            "has fewer than two exemplars of it; put the test images back, or a run that knows where they are"
+        )
+    held = np.concatenate(rows)
+    return [(parent.memory.labels[held], parent.memory.images[held])]
