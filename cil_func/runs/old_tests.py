@@ -1,7 +1,7 @@
 """Finds the images on which the old classes of an extended run are tested: their own, or exemplars held out."""
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -52,11 +52,12 @@ def find(parent: Parent, read: Read, held_out: Collection[int] | None = None) ->
     found: list[tuple[np.ndarray, Pixels]] = []  # the labels of images, and the images
     for config in _configs(parent, reasons) if wanted else ():
         try:
-            data = read(config)
+            data = read(_unpacked(config))
         except CilError as error:
             reasons.append(str(error))
             continue
-        rows = _rows(data, wanted, parent.image_size)
+        prints = fingerprints.of_classes(data, packed=config.data.storage == "packed")
+        rows = _rows(data, prints, wanted) if tuple(data.test_images.shape[1:3]) == parent.image_size else {}
         if rows:
             labels = np.concatenate([np.full(len(own), label, dtype=np.int64) for label, own in rows.items()])
             assert not isinstance(data.test_images, file_table.Joined), "a data set is read alone"
@@ -99,7 +100,7 @@ def _known(parent: Parent, read: Read, reasons: list[str]) -> tuple[str, ...]:
         reasons.append(f"{parent.directory} is of a version that has noted no fingerprint of them")
         return nothing
     try:
-        data = read(parent.config)
+        data = read(_unpacked(parent.config))
     except CilError as error:
         reasons.append(str(error))
         return nothing
@@ -112,9 +113,7 @@ def _configs(parent: Parent, reasons: list[str]) -> Iterator[Config]:
     """Yields the configuration of the parent, then those of the runs that it extends. reasons: why one is missing."""
     config = parent.config
     while True:
-        # Packed images have the pixels of resident ones, and the tests alone are in no packed file.
-        storage = {"packed": "resident"}.get(config.data.storage, config.data.storage)
-        yield config.model_copy(update={"data": config.data.model_copy(update={"storage": storage})})
+        yield config
         if not config.run.extends:
             return
         if not (Path(config.run.extends) / "config.toml").exists():
@@ -127,15 +126,20 @@ def _configs(parent: Parent, reasons: list[str]) -> Iterator[Config]:
             return
 
 
-def _rows(data: Dataset, wanted: dict[int, str], size: tuple[int, int]) -> dict[int, np.ndarray]:
+def _unpacked(config: Config) -> Config:
+    """Returns the configuration with images in memory if they were packed: the tests alone are in no packed file."""
+    if config.data.storage != "packed":
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"storage": "resident"})})
+
+
+def _rows(data: Dataset, prints: Sequence[str], wanted: dict[int, str]) -> dict[int, np.ndarray]:
     """Returns {label: rows of the test images} of the classes that have a wanted fingerprint, sorted by label.
 
-    wanted: {label: fingerprint}. size: (H, W) of the images that fit; those of another size are none of them.
+    prints: the fingerprint of each class of `data`. wanted: {label: fingerprint}.
     """
-    if tuple(data.test_images.shape[1:3]) != size:
-        return {}
     rows_of: dict[str, list[np.ndarray]] = {}  # two classes may have the same images
-    for index, print in enumerate(fingerprints.of_classes(data)):
+    for index, print in enumerate(prints):
         rows_of.setdefault(print, []).append(np.flatnonzero(data.test_targets == index))
     return {label: rows_of[print].pop(0) for label, print in sorted(wanted.items()) if rows_of.get(print)}
 
