@@ -1,16 +1,15 @@
 """The files of a user's own that a configuration names: whether they have changed, and their mistakes as one line."""
 
 import os
-import site
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cil_func.config import Config, names
+from cil_func.config import Config, names, siblings
 from cil_func.config.flat import flat
 from cil_func.errors import CilError, OwnCodeError
 
-_NO_ONES = ("torchinductor_", *site.getsitepackages(), site.getusersitepackages())  # in paths of code that isn't theirs
+_COMPILED = "torchinductor_"  # in paths of code that torch.compile writes
 
 
 def digests(config: Config, before: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -56,7 +55,7 @@ def explain(error: BaseException, config: Config) -> OwnCodeError | None:
 def _is_below(file: str, source: str) -> bool:
     """Returns whether a file is in the folder of a named one or below, and no library's."""
     inside = file.startswith(os.path.dirname(source) + os.sep) and os.path.exists(file)
-    return inside and not names.is_library(file) and not any(part in file for part in _NO_ONES)
+    return inside and not siblings.is_library(file) and _COMPILED not in file
 
 
 def _places(config: Config) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import train
-from cil_func.config import names
+from cil_func.config import names, siblings
 
 pytestmark = pytest.mark.usefixtures("shallow")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
@@ -62,6 +62,17 @@ def run(directory, *settings: str) -> int:
 
 def results(directory) -> dict:
     return json.loads((directory / "results.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Each test's own files are the first ones that are imported, as in a new process."""
+    before = set(sys.modules)
+    yield
+    siblings._CLAIMED.clear()
+    for name in set(sys.modules) - before:
+        if name.startswith("cil_func_user_") or name == "helper":
+            del sys.modules[name]
 
 
 @pytest.fixture
