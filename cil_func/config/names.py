@@ -96,7 +96,7 @@ def bind(
         except (Exception, SystemExit) as error:
             if not is_own(name):
                 raise
-            raise OwnCodeError(f"{key}: {name} failed; {_in_a_line(error, name)}") from error
+            raise OwnCodeError(f"{key}: {name} failed; {_in_a_line(error, name.rpartition(':')[0])}") from error
 
     return call
 
@@ -191,19 +191,23 @@ def digest(path: str) -> str:
         return ""
 
 
-def _in_a_line(error: BaseException, place: str) -> str:
-    """Returns where the user's code failed and how: "line 3: KeyError: 'x'".
+def in_a_line(error: BaseException, file: str, line: int | None, place: str) -> str:
+    """Returns where a user's code failed and how: "line 3: KeyError: 'x'"; only the text's first line.
 
-    place: the name or path that the message names already; another file's name is added before the line.
+    file, line: of the code that failed, line 0 if that isn't known; of a SyntaxError its own ones count.
+    place: the path or module that the message names already; another file's name is added before the line.
     """
+    text = str(error)
     if isinstance(error, SyntaxError) and error.filename:
         file, line, text = error.filename, error.lineno, error.msg
-    else:
-        file, line = _own_line(error)
-        text = str(error).partition("\n")[0]
-    own = os.path.basename(place.rpartition(":")[0] or place)
-    where = "" if not line else f"line {line}: " if os.path.basename(file) == own else f"{file}, line {line}: "
+    where = "" if not line else f"line {line}: " if os.path.abspath(file) == source(place) else f"{file}, line {line}: "
+    text = text.partition("\n")[0]
     return f"{where}{type(error).__name__}{': ' if text else ''}{text}"
+
+
+def _in_a_line(error: BaseException, place: str) -> str:
+    """Returns `in_a_line` of the innermost call outside libraries and this package."""
+    return in_a_line(error, *_own_line(error), place)
 
 
 def _own_line(error: BaseException) -> tuple[str, int]:

@@ -12,7 +12,9 @@ import tiny
 import torch
 
 import train
+from cil_func import config
 from cil_func.config import names, siblings
+from cil_func.runs import own_code
 
 pytestmark = pytest.mark.usefixtures("shallow")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
@@ -170,6 +172,9 @@ def plain(options, what="ce"): return Method(name="plain", loss=globals()[what])
 def number(*given): return 1.5
 def rows(*given): return ce(*given)[None]
 def fails(student, *given): return student.logits @ torch.ones(3)
+def untraced(*given):
+    torch._dynamo.graph_break()
+    return ce(*given)
 def leaves(options): raise SystemExit(3)
 def of(options, **fields): return Method(name="of", loss=ce, **fields)
 def staged(options, *, names=("a",), **fields):
@@ -230,6 +235,19 @@ def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_p
     assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.parametrize(("options", "says"), [
+    (["what=number"], ": a loss returned 1.5; a 0-d tensor fits"),
+    (["what=rows"], ": a loss returned a tensor (1,); a 0-d tensor fits"),
+    (["what=fails"], ": {file} failed; line 16: RuntimeError: "),
+    (["what=untraced"], ": {file} or optim.name: {code} can't be compiled; run.compile=false trains without that: "),
+])  # fmt: skip
+def test_a_slip_is_the_same_line_where_the_step_is_compiled(options, says, methods_file, code, tmp_path, capsys):
+    settings = (f"method.name={methods_file}:plain", *(f"method.options.{option}" for option in options))
+    assert run(tmp_path / "out", *settings, "run.compile=true", f"optim.name={code}:sign") == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1 and f"method.name{says.format(file=methods_file, code=code)}" in said[0], said
+
+
 @pytest.mark.parametrize(("settings", "says"), [
     (("optim.options.nestrov=true",), "optim.options.nestrov"), (("optim.name=none.py:make",), "no file none.py"),
     (("optim.first_phase.name={code}:data", "optim.first_phase.options.path=x"), "returned tuple, no optim.Optimiser"),
@@ -263,14 +281,38 @@ def test_what_is_as_good_as_the_right_type_is_taken(methods_file, tmp_path):
 
 def test_the_file_that_failed_is_named_of_several_and_below_it(code, methods_file, tmp_path, capsys):
     (tmp_path / "helper.py").write_text("def fails():\n    return {}['x']\n")
-    more = (f"data.name={code}:data", "data.image_size=0", "data.increment=2", "augment.crop_padding=0")
-    for what, says in (("fails", "line 16: RuntimeError"), ("", f"{tmp_path / 'helper.py'}, line 2: KeyError: 'x'")):
-        name = f"method.name={methods_file}:plain" if what else f"method.name={methods_file}:by_helper"
-        options = [f"method.options.what={what}"] if what else []
-        assert run(tmp_path / f"out{what}", name, *options, *more) == 2
-        said = capsys.readouterr().err
-        assert f"train.py: method.name: {methods_file} failed; {says}" in said or f"{code} failed; {says}" in said, said
-        assert (tmp_path / f"out{what}/traceback.txt").exists()
+    data = (f"data.name={code}:data", "data.image_size=0", "data.increment=2", "augment.crop_padding=0")
+    for name, says in (
+        ("plain", f"{methods_file} failed; line 16: RuntimeError"),
+        ("by_helper", f"{methods_file} failed; {tmp_path / 'helper.py'}, line 2: KeyError: 'x'"),
+    ):
+        options = ["method.options.what=fails"] if name == "plain" else []
+        assert run(tmp_path / name, f"method.name={methods_file}:{name}", *options, *data) == 2
+        assert f"train.py: method.name: {says}" in capsys.readouterr().err
+        assert (tmp_path / name / "traceback.txt").exists()
+
+
+def test_the_file_to_blame_has_called_what_failed_or_lies_nearest(tmp_path):
+    """Whatever the order of the configuration is."""
+    named = [tmp_path / name for name in ("a.py", "deep/b.py", "c.py")]
+    others = [tmp_path / name for name in ("helper.py", "deep/helper.py")]
+    for path in (*named, *others):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("def call(first, *rest): return first(*rest) if rest else first['x']\n")
+    a, b, c, helper, deep = [names.find(f"{path}:call", key="x") for path in (*named, *others)]
+    keys = ("data.name", "method.name", "optim.name")
+    values = [f"{key}={path}:call" for key, path in zip(keys, named, strict=True)]
+    resolved = config.load("digits", values)
+    for functions, key, place in (
+        ([a, c, helper], "optim.name", c), ([c, a, helper], "data.name", a), ([a, b], "method.name", b),
+        ([helper], "data.name", a), ([deep], "method.name", b), ([c, deep], "optim.name", c),
+    ):  # fmt: skip
+        with pytest.raises(KeyError) as failure:
+            functions[0](*functions[1:], {})
+        file = functions[-1].__code__.co_filename
+        where = "line 1" if functions[-1] is place else f"{file}, line 1"
+        said = f"{key}: {place.__code__.co_filename} failed; {where}: KeyError: 'x'"
+        assert str(own_code.explain(failure.value, resolved)) == said
 
 
 def test_a_bug_of_ours_is_none_of_theirs(methods_file, tmp_path):
