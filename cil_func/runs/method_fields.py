@@ -10,6 +10,7 @@ import numpy as np
 
 from cil_func.config import messages
 from cil_func.methods.base import Method, Replay, Stage
+from cil_func.methods.checks import shown
 
 
 def mistake_in(method: Method) -> str:
@@ -34,7 +35,7 @@ def _of_fields(record: Method | Stage | Replay, where: str) -> str:
     for field in fields(base):
         value = getattr(record, field.name)
         if not _takes(hints[field.name], value):
-            return f"{where}{field.name} is {_shown(value)}; {_allowed(hints[field.name])} fits"
+            return f"{where}{field.name} is {shown(value)}; {_allowed(hints[field.name])} fits"
         if isinstance(value, Replay) and (fault := _of_fields(value, f"{where}{field.name}.")):
             return fault
     return ""
@@ -80,8 +81,3 @@ def _allowed(hint: Any) -> str:
     if hint is NoneType:
         return "None"
     return f"a {(origin or hint).__name__}"
-
-
-def _shown(value: Any) -> str:
-    """Returns a value as a message has it."""
-    return messages.shown(value) if isinstance(value, (str, int, float, NoneType)) else f"a {type(value).__name__}"

@@ -52,6 +52,10 @@ def sign(momentum, weight_decay, scale: float = 1.0):
     return optim.Optimiser(lambda params: {}, update)
 
 
+def counting(momentum, weight_decay):
+    return optim.Optimiser(lambda params: {"a": {"t": 0}}, sign(0.0, 0.0).update)
+
+
 def broken(path):
     raise RuntimeError("no disk here")
 """
@@ -163,6 +167,7 @@ from typing import Any
 from cil_func import losses
 from cil_func.methods import Method
 from cil_func.methods.base import Stage
+from cil_func.methods.extra import Extra
 
 def ce(student, teacher, targets, classes):
     return losses.cross_entropy(student.logits, targets.labels, mask=classes.seen, rows=targets.rows)
@@ -172,6 +177,10 @@ def plain(options, what="ce"): return Method(name="plain", loss=globals()[what])
 def number(*given): return 1.5
 def rows(*given): return ce(*given)[None]
 def fails(student, *given): return student.logits @ torch.ones(3)
+def remembers(options, **given):
+    found = {"start": {"a": {"n": 1}}, "begin": {}, "after": {}} | given
+    start, begin, after = (lambda *_, found=found[name]: found for name in ("start", "begin", "after"))
+    return Method(name="remembers", loss=ce, extra=Extra(start, after, begin=begin))
 def untraced(*given):
     torch._dynamo.graph_break()
     return ce(*given)
@@ -223,7 +232,10 @@ def methods_file(tmp_path):
     ("of", ["predict=nme"], "nearest mean of exemplars, and keeps none; uses_memory=True fits"),
     ("plain", ["what=number"], "a loss returned 1.5; a 0-d tensor fits"),
     ("plain", ["what=rows"], "a loss returned a tensor (1,); a 0-d tensor fits"),
-    ("plain", ["what=fails"], "line 16: RuntimeError: "),
+    ("plain", ["what=fails"], "line 17: RuntimeError: "),
+    ("remembers", [], """extra's start returned 1 under "a.n"; a tensor fits"""),
+    ("remembers", ["start={}", "begin=[1]"], "extra's begin returned a list; a dict of tensors fits"),
+    ("remembers", ["start={}", "after={x = 'y'}"], """extra's after returned "y" under "x"; a tensor fits"""),
     ("finished", ["what=2"], "finish of finished returned a dict; (params, gamma) fits"),
     ("finished", ["what=3"], "finish of finished returned a Tensor as gamma; a number or None fits"),
 ])  # fmt: skip
@@ -238,7 +250,7 @@ def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_p
 @pytest.mark.parametrize(("options", "says"), [
     (["what=number"], ": a loss returned 1.5; a 0-d tensor fits"),
     (["what=rows"], ": a loss returned a tensor (1,); a 0-d tensor fits"),
-    (["what=fails"], ": {file} failed; line 16: RuntimeError: "),
+    (["what=fails"], ": {file} failed; line 17: RuntimeError: "),
     (["what=untraced"], ": {file} or optim.name: {code} can't be compiled; run.compile=false trains without that: "),
 ])  # fmt: skip
 def test_a_slip_is_the_same_line_where_the_step_is_compiled(options, says, methods_file, code, tmp_path, capsys):
@@ -264,6 +276,22 @@ def test_what_needs_no_images_is_found_before_they_are_read(settings, says, code
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [["--dry-run"], ["--profile", "1"]])
+def test_own_code_that_fails_in_a_plan_or_profile_is_a_traceback_and_a_line(flags, methods_file, tmp_path, capsys):
+    """No directory is the run's then, in which the traceback could be kept."""
+    settings = tiny.flags("run.compile=false", f"method.name={methods_file}:plain", "method.options.what=fails")
+    assert train.main(["--out", str(tmp_path / "out"), *settings, *flags]) == 2
+    *before, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"train.py: method.name: {methods_file} failed; line 17: RuntimeError: "), last
+    assert "Traceback (most recent call last):" in before and any("in fails" in line for line in before)
+    assert not (tmp_path / "out/traceback.txt").exists()
+
+
+def test_an_optimiser_that_begins_with_something_else_than_tensors_is_one_line(code, tmp_path, capsys):
+    assert run(tmp_path / "out", "method.name=finetune", f"optim.name={code}:counting") == 2
+    assert 'optim.name: init of the optimiser returned 0 under "a.t"; a tensor fits' in capsys.readouterr().err
+
+
 def test_a_loss_in_float64_leaves_the_weights_in_float32(methods_file, tmp_path):
     from cil_func.runs import checkpoints
 
@@ -283,7 +311,7 @@ def test_the_file_that_failed_is_named_of_several_and_below_it(code, methods_fil
     (tmp_path / "helper.py").write_text("def fails():\n    return {}['x']\n")
     data = (f"data.name={code}:data", "data.image_size=0", "data.increment=2", "augment.crop_padding=0")
     for name, says in (
-        ("plain", f"{methods_file} failed; line 16: RuntimeError"),
+        ("plain", f"{methods_file} failed; line 17: RuntimeError"),
         ("by_helper", f"{methods_file} failed; {tmp_path / 'helper.py'}, line 2: KeyError: 'x'"),
     ):
         options = ["method.options.what=fails"] if name == "plain" else []
