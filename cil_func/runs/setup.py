@@ -75,7 +75,7 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
     """
-    config = pretrained.with_preparation(resolve(config))
+    config = pretrained.with_preparation(resolve(config, processes.launch))
     loggers.check(config)
     device = _prepare(config, processes)
     draws = check_backbone(config, known_size(config))  # what can be known before the data are loaded
