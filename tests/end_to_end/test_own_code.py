@@ -13,8 +13,10 @@ import torch
 
 import train
 from cil_func import config
+from cil_func.__main__ import main
 from cil_func.config import names, siblings
 from cil_func.runs import own_code
+from cil_func.runs.method_of import method_of
 
 pytestmark = pytest.mark.usefixtures("shallow")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
@@ -290,6 +292,18 @@ def test_own_code_that_fails_in_a_plan_or_profile_is_a_traceback_and_a_line(flag
 def test_an_optimiser_that_begins_with_something_else_than_tensors_is_one_line(code, tmp_path, capsys):
     assert run(tmp_path / "out", "method.name=finetune", f"optim.name={code}:counting") == 2
     assert 'optim.name: init of the optimiser returned 0 under "a.t"; a tensor fits' in capsys.readouterr().err
+
+
+def test_a_method_that_predicts_by_exemplars_is_not_trained_without_any(methods_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cil_func.runs.load_data.load", lambda *given: pytest.fail("the images are read"))
+    settings = (f"method.name={methods_file}:of", "method.options.predict=nme", "method.options.uses_memory=true")
+    says = f"{methods_file}:of predicts by the nearest mean of exemplars, and memory.size is 0; 1 or more fits"
+    assert run(tmp_path / "out", *settings, "memory.size=0") == 2
+    assert f"train.py: method.name: {says}" in capsys.readouterr().err
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["sweep", str(tmp_path / "sweep"), *words, "--grid", "memory.size=5,0", "--print"]) == 2
+    assert f"sweep: method.name: {says} (run size-0)" in capsys.readouterr().err
+    assert method_of(config.load("digits", [*settings, "memory.size=0"])).predict == "nme"
 
 
 def test_a_loss_in_float64_leaves_the_weights_in_float32(methods_file, tmp_path):
