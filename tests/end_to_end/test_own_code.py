@@ -168,7 +168,7 @@ from dataclasses import dataclass
 from typing import Any
 from cil_func import losses
 from cil_func.methods import Method
-from cil_func.methods.base import Stage
+from cil_func.methods.base import Replay, Stage
 from cil_func.methods.extra import Extra
 
 def ce(student, teacher, targets, classes):
@@ -190,6 +190,7 @@ def leaves(options): raise SystemExit(3)
 def of(options, **fields): return Method(name="of", loss=ce, **fields)
 def staged(options, *, names=("a",), **fields):
     return Method(name="staged", loss=ce, stages=tuple(Stage(name, ce, **fields) for name in names))
+def replayed(options, **fields): return Method(name="r", loss=ce, replay=Replay(ce, ce, **fields))
 def untupled(options): return Method(name="untupled", loss=ce, stages=Stage("a", ce))
 def named(options): return Method(name="named", loss="ce")
 def by_helper(options):
@@ -197,7 +198,7 @@ def by_helper(options):
     return Method(name="by_helper", loss=lambda *given: helper.fails())
 def listed(options):
     import numpy as np
-    return Mine(name="listed", loss=ce, stages=[Stage("Again", ce)], clamp=np.float32(1), uses_memory=np.bool_(True))
+    return Mine(name="listed", loss=ce, stages=[Stage("again_2", ce)], clamp=np.float32(1), uses_memory=np.bool_(True))
 @dataclass(frozen=True)
 class Mine(Method):
     note: Any = None
@@ -228,6 +229,12 @@ def methods_file(tmp_path):
     ("of", ["penalty=x"], 'penalty is "x"; a function or None fits'),
     ("staged", ['names=["a", "a"]'], "two stages are called 'a'"),
     ("staged", ['names=[""]'], "a stage has no name"),
+    *(("staged", [f'names=["{name}"]'], f"stage '{name}': no table [optim.{name}] can be; lowercase letters")
+      for name in ("Again", "options", "epoch", "first_phase", "2nd", "a b", "a.b")),
+    ("replayed", ["groups=0"], 'replay.groups is 0; 1 or more, or "phases", fits'),
+    ("replayed", ["groups=word"], 'replay.groups is "word"; '),
+    ("replayed", ["images=-1"], "replay.images is -1; 0, as many as a batch, or more fits"),
+    ("staged", ["clamp=-1.0"], "stage 'a': clamp is -1.0; 0"),
     ("staged", ["norm=off"], 'stage \'a\': norm is "off"; one of "train", "eval" fits'),
     ("untupled", [], "stages is a Stage; a tuple of Stages fits"), ("named", [], 'loss is "ce"; a function fits'),
     ("leaves", [], "SystemExit: 3"),
