@@ -17,6 +17,7 @@ from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 
+from cil_func.config.schema import Config
 from cil_func.runs import files
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,12 +53,17 @@ def device() -> str:
 
     Prints a warning on stderr if there is a GPU that torch can't use.
     """
-    # late, here and below: they import torch, which the parent process of `run` doesn't need
+    # late, here and below: they import torch, and not every use of this module needs that
     from cil_func.training import gpus
 
     if warning := gpus.passed_over():
         print(f"warning: {warning}", file=sys.stderr)
     return "cpu" if gpus.fault() else "cuda"
+
+
+def device_of(config: Config) -> str:
+    """Returns the type of the device that a run of a configuration takes: "cuda" or "cpu". "auto" means `device()`."""
+    return device() if config.run.device == "auto" else config.run.device
 
 
 def cores() -> int:
