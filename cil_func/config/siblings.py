@@ -63,11 +63,13 @@ def claim(names: Iterable[str], folder: str, *, who: str, key: str) -> None:
     free = []
     for top in sorted(found):
         owner, other = _CLAIMED.get(top) or _loaded(top)
-        theirs = _content(top, owner)
-        if theirs != _content(top, folder) and (theirs or top in sys.modules):
-            another = f"{other} imports another {top} from {owner}"
-            raise ConfigError(f"{key}: {who} imports {top} from {folder}, and {another}; rename one of the two")
-        free += [] if theirs else [top]
+        if owner and owner != folder:
+            theirs = _content(top, owner)
+            if theirs != _content(top, folder) and (theirs or top in sys.modules):
+                another = f"{other} imports another {top} from {owner}"
+                raise ConfigError(f"{key}: {who} imports {top} from {folder}, and {another}; rename one of the two")
+            owner = owner if theirs else ""  # else it isn't there any more
+        free += [] if owner else [top]
     _CLAIMED.update(dict.fromkeys(free, (folder, who)))
 
 

@@ -103,6 +103,31 @@ def test_a_file_imports_the_module_beside_it_whatever_lies_beside_others(code, w
     assert names.find("b/own.py:make", key="method.name")() == 1
 
 
+@pytest.mark.parametrize(("code", "stays"), [(LATE, False), (EARLY, True)])
+def test_a_module_that_is_gone_has_its_name_until_the_process_ends_if_it_was_imported(code, stays, write):
+    """As in a notebook, where a person has renamed it."""
+    for number, folder in enumerate("ab"):
+        write(f"{folder}/zz_same.py", SAME.format(number))
+        write(f"{folder}/own.py", code)
+    names.find("a/own.py:make", key="method.name")
+    (tmp := write("a/zz_same.py", "")).unlink()
+    if stays:
+        assert f"and a/own.py imports another zz_same from {tmp.parent}; rename" in str(refused("b/own.py:make"))
+    else:
+        assert names.find("b/own.py:make", key="method.name")() == 1
+        assert siblings._CLAIMED["zz_same"] == (str(tmp.parents[1] / "b"), "b/own.py")
+
+
+def test_a_module_that_the_process_has_imported_before_is_not_taken_for_the_one_beside(write, tmp_path, monkeypatch):
+    write("elsewhere/zz_same.py", SAME.format(0))
+    write("b/zz_same.py", SAME.format(1))
+    write("b/own.py", LATE)
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    __import__("zz_same")
+    said = f"and this process imports another zz_same from {tmp_path / 'elsewhere'}; rename one of the two"
+    assert said in str(refused("b/own.py:make"))
+
+
 def test_what_imported_modules_import_is_looked_at_too(write):
     """In packages, by relative imports, and in functions; but not in a package's modules that nobody imports."""
     for number, folder in enumerate("ab"):
