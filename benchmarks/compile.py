@@ -30,11 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark-compile-") as scratch:
         folder = Path(scratch)
         config = load(folder / "images", options)
-        images = options.images or IMAGES[_device(config)]
+        images = options.images or IMAGES[measure.device_of(config)]
         measure.write_images(
             folder / "images", classes=sum(SIZES), train=images, test=images, size=options.image_size
         )
-        conditions = measure.conditions(_device(config), commit=options.commit)
+        conditions = measure.conditions(measure.device_of(config), commit=options.commit)
         found = {}
         for name in ("cold", "warm"):
             found[name] = spawn(config, folder, options)
@@ -139,13 +139,6 @@ def child(options: argparse.Namespace) -> int:
     }
     (options.child / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return 0
-
-
-def _device(config: configuration.Config) -> str:
-    import torch
-
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    return auto if config.run.device == "auto" else config.run.device
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import measure
 from benchmarks.conventional_step import Net, align, distillation, make_scheduler, make_step, make_transforms
 from cil_func.config.schema import Config
 from cil_func.data import scenario, sources
@@ -86,8 +87,7 @@ class Learner:
     def __init__(
         self, config: Config, data: sources.Dataset, *, workers: int, autocast: bool, channels_last: bool
     ):
-        cuda = config.run.device == "cuda" or (config.run.device == "auto" and torch.cuda.is_available())
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.device = torch.device(measure.device_of(config))
         self.config, self.data, self.workers = config, data, workers
         self.autocast, self.channels_last = autocast, channels_last
         self.train_labels, self.test_labels, self.sizes = split(config, data)

@@ -10,12 +10,14 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 
+from cil_func.config.schema import Config
 from cil_func.runs import files
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,11 +49,21 @@ def refuse_replacing(
 
 
 def device() -> str:
-    """Returns the type of the device that a run takes by default: "cuda" where there is a GPU, else "cpu"."""
-    # late, here and below: they import torch, which the parent process of `run` doesn't need
+    """Returns the type of the device that a run takes by default: "cuda" where torch can use a GPU, else "cpu".
+
+    Prints a warning on stderr if there is a GPU that torch can't use.
+    """
+    # late, here and below: they import torch, and not every use of this module needs that
     from cil_func.training import gpus
 
+    if warning := gpus.passed_over():
+        print(f"warning: {warning}", file=sys.stderr)
     return "cpu" if gpus.fault() else "cuda"
+
+
+def device_of(config: Config) -> str:
+    """Returns the type of the device that a run of a configuration takes: "cuda" or "cpu". "auto" means `device()`."""
+    return device() if config.run.device == "auto" else config.run.device
 
 
 def cores() -> int:

@@ -1,11 +1,11 @@
-"""Does a run survive what happens to it? `python -m benchmarks.reliability [--full] [--only NAME,...] --json PATH`.
+"""Does a run survive what happens to it? `python -m benchmarks.reliability [--full] [--only NAME,...] [--json PATH]`.
 
 A run of three phases on the digits is killed, stopped and given NaN, as real processes. Then the same command goes on,
 and must end with the bits of a run to which nothing happened (weights, exemplars, results). What concerns files alone
 (crashes inside a save, damage, a full disk) is tried on checkpoints in this process, with a disk that can fail.
 
 Each line of the table is one kind of event: how often it was tried, and how often the promise was broken, which must
-never happen. Figures: tried_NAME and broken_NAME. --full takes the large counts, --only some kinds.
+never happen. Figures: tried_NAME and broken_NAME. --full takes the large counts, --only some kinds; both need --json.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""How long does a whole run take, ours and a conventional one? `python -m benchmarks.run --epochs N [--data FOLDER]`.
+"""How long does a whole run take, ours and a conventional one? `python -m benchmarks.run [--epochs N] [--data FOLDER]`.
 
 CIFAR-100, 50 classes and then 10 a phase, from the start of a process to its end: reading images, augmentation,
 training, alignment, herding, evaluation and, on this package's side, compilation. Three processes run one after the
 other with the same recipe and images: the conventional trainer (`benchmarks.conventional`), this package with an empty
 inductor cache (cold), and this package with the cache that the run before has filled (warm). FOLDER: a folder of
-images; without it, images are generated.
+images, whose record is run-epochsN-<device>.json; without it, images are generated, and the record is
+run-generated-epochsN-<device>.json.
 
     --parts conventional,warm     leaves out the others ("tuned": the conventional trainer with channels_last and
                                   bfloat16 autocast); warm without cold fills its cache by a run of one epoch first
@@ -41,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark-run-") as scratch:
         folder = Path(scratch)
         recipe = load(options, folder, epochs=options.epochs)
-        device = recipe.run.device if recipe.run.device != "auto" else measure.device()
-        conditions = measure.conditions(device, commit=options.commit)
+        conditions = measure.conditions(measure.device_of(recipe), commit=options.commit)
         conditions |= {"threads": _threads(recipe), "workers": options.workers}
         try:
             found = sides(options, recipe, folder)
@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     conditions["config"] = configuration.to_dict(recipe)
     conditions["config"]["data"]["path"] = ""  # not this machine's
     conditions["precision"] = {part: result["precision"] for part, result in found.items()}
-    print(measure.write(f"run-epochs{options.epochs}", figures(found), conditions, options.json))
+    name = f"run-epochs{options.epochs}" if options.data else f"run-generated-epochs{options.epochs}"
+    print(measure.write(name, figures(found), conditions, options.json))
     return 0
 
 
@@ -84,8 +85,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if "cold" in options.parts and options.cache and options.cache.is_dir() and any(options.cache.iterdir()):
         parser.error(f"--cache {options.cache} is not empty, and cold wants an empty one; leave cold out of --parts")
     changes = ("parts", "set", "workers", "classes", "train_images", "test_images", "image_size")
-    if not (options.side or options.json or options.data):
-        parser.error("without --data images are generated, and the record is of real ones; add --json PATH")
     if not options.side:
         measure.refuse_replacing(parser, options, changed_by=changes)
     return options
@@ -160,13 +159,14 @@ def child(options: argparse.Namespace) -> int:
         top1 = f"top-1 {row['top1']:.2f}, nearest mean {row['nme_top1']:.2f}"
         print(f"{options.side} phase {row['phase']}: {top1}, {took}", flush=True)
 
-    found = side(configuration.load(options.config), options, emit)
+    config = configuration.load(options.config)
+    found = side(config, options, emit)
     mib = 1024  # ru_maxrss is in KiB on Linux
     found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / mib
     found["peak_child_mib"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / mib
     import torch
 
-    if torch.cuda.is_available():
+    if measure.device_of(config) == "cuda":
         found["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
     options.result.write_text(json.dumps(found), encoding="utf-8")
     return 0

@@ -11,7 +11,8 @@ import pytest
 # shared wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Under nohup it is ignored, here and in the processes that tests start, and runs leave it so.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LONG = (  # files of minutes, the longest first
     "test_processes.py", "tutorial/test_chapters.py", "training/test_runners.py", "test_runs.py", "test_resume.py",

@@ -19,6 +19,7 @@ from cil_func.runs import checkpoints, output, saved_model
 from cil_func.training import gpus, runners
 from cil_func.training.preprocess import DTYPES
 
+_TOLD: set[str] = set()  # warnings, each of which is told once
 _IMAGES_A_READING = 1024  # about as many are read into memory at a time, whole batches of the forward pass
 
 
@@ -198,9 +199,10 @@ class Predictor:
 def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> Predictor:
     """Returns the Predictor of a finished run; `cil_func.load` is this.
 
-    run: the run directory, or a copy of it. device: "auto" (a GPU if there is one), "cpu" or "cuda".
+    run: the run directory, or a copy of it. device: "auto" (a GPU if torch can use one), "cpu" or "cuda".
     calibrated: whether the run's calibration is used, if there is one.
-    Warns on stderr if a file of the user's own that the run names has changed since it was trained.
+    Warns on stderr if a file of the user's own that the run names has changed since it was trained, and, once in a
+    process, if "auto" can't use the GPU that is there, and why.
     On a GPU it makes float32 and cuDNN exact for the whole process, as training does.
     Raises ConfigError if `run` is no run directory or the device isn't there, CheckpointError if the run is not
     finished or the model's files are damaged.
@@ -213,9 +215,13 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
         output.tell(printable(f"warning: {line}; it is used as it is now"))
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f'device: "{device}"; give "auto", "cpu" or "cuda"')
-    if device == "cuda" and gpus.fault():
-        raise ConfigError(f'device: "cuda", {gpus.fault()}; "auto" or "cpu" fits')
-    place = "cpu" if device == "cpu" or gpus.fault() else "cuda"
+    fault = gpus.fault() if device != "cpu" else ""
+    if device == "cuda" and fault:
+        raise ConfigError(f'device: "cuda", and {fault}; "auto" or "cpu" fits')
+    if device == "auto" and (warning := gpus.passed_over()) and warning not in _TOLD:
+        _TOLD.add(warning)
+        output.tell(f"warning: {warning}")
+    place = "cpu" if device == "cpu" or fault else "cuda"
     if place == "cuda":
         runners.exact_float32()
         runners.same_bits()

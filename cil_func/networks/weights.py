@@ -24,7 +24,11 @@ def refuse_missing(file: str | Path, *, setting: str = "model.weights") -> None:
     try:
         open(file, "rb").close()
     except OSError as error:
-        raise DataError(f"{setting}: {file}: can't be read ({error.strerror}); name a file of weights") from error
+        raise _unreadable(error, f"{setting}: {file}") from error
+
+
+def _unreadable(error: OSError, where: str) -> DataError:
+    return DataError(f"{where}: can't be read ({error.strerror or error}); name a file of weights")
 
 
 def read(file: str | Path, *, setting: str = "model.weights") -> dict[str, torch.Tensor]:
@@ -44,7 +48,7 @@ def read(file: str | Path, *, setting: str = "model.weights") -> dict[str, torch
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DataError(f"{where}: can't be read ({error.strerror or error}); name a file of weights") from error
+        raise _unreadable(error, where) from error
     except Exception as error:  # the libraries raise many kinds
         code = "it holds more than tensors, which would run code" if "weights_only" in str(error) else "it is damaged"
         raise DataError(f"{where}: can't be loaded: {code}; save the state_dict, best as safetensors") from error

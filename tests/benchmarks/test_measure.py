@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import measure, step
+from cil_func import config
 from cil_func.data.reading import folders
 
 
@@ -123,10 +124,35 @@ def test_a_record_of_other_settings_replaces_none(flags, capsys, monkeypatch):
     assert f"error: {flag} measures something else" in (said := capsys.readouterr().err) and "--json PATH" in said
 
 
-def test_generated_images_replace_no_record_of_real_ones(capsys):
-    with pytest.raises(SystemExit):
-        importlib.import_module("benchmarks.run").parse([])
-    assert "without --data images are generated" in capsys.readouterr().err
+def test_a_gpu_that_a_benchmark_passes_over_is_told(capsys, monkeypatch):
+    monkeypatch.setattr("cil_func.training.gpus.passed_over", lambda: "no GPU is used")
+    monkeypatch.setattr("cil_func.training.gpus.fault", lambda: "none fits")
+    assert measure.device() == "cpu" and capsys.readouterr().err == "warning: no GPU is used\n"
+
+
+@pytest.mark.parametrize(("words", "record"), [
+    ([], "run-generated-epochs1-cpu.json"), (["--data", "x", "--epochs", "3"], "run-epochs3-cpu.json"),
+])  # fmt: skip
+def test_generated_images_have_a_record_of_their_own(words, record, tmp_path, monkeypatch):
+    run = importlib.import_module("benchmarks.run")
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(measure, "write_images", lambda folder, **more: folder.mkdir())
+    monkeypatch.setattr(measure, "device", lambda: "cpu")
+    found = {"wall": 1.0, "seconds": {}, "average": 1.0, "last": 1.0, "top1": [], "nme_top1": [], "precision": ""}
+    monkeypatch.setattr(run, "sides", lambda *given: {"warm": found})
+    monkeypatch.setattr(run, "show", lambda found: None)
+    assert run.main(words) == 0
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [record]
+
+
+@pytest.mark.parametrize(("configured", "auto", "device"), [
+    ("auto", "cuda", "cuda"), ("auto", "cpu", "cpu"), ("cpu", "cuda", "cpu"), ("cuda", "cpu", "cuda"),
+])  # fmt: skip
+def test_the_device_of_a_configuration_is_that_of_a_run(configured, auto, device, monkeypatch):
+    monkeypatch.setattr(measure, "device", lambda: auto)
+    assert measure.device_of(config.load("digits", [f"run.device={configured}"])) == device
 
 
 def test_a_child_of_a_benchmark_gets_its_parents_flags():

@@ -49,7 +49,7 @@ def test_figures_of_both_sides(tmp_path, capfd, sides_here):
     assert run.main([*SMALL, "--epochs", "2", "--parts", "conventional,cold", "--json", str(path)]) == 0
     written = json.loads(path.read_text())
     figures = written["figures"]
-    assert written["name"] == "run-epochs2"
+    assert written["name"] == "run-generated-epochs2"
     expected = {"speedup_cold"} | of_part("conventional") | of_part("cold")
     assert {name for name in figures if "gpu" not in name} == expected
     assert figures["speedup_cold"] == pytest.approx(figures["seconds_conventional"] / figures["seconds_cold"])

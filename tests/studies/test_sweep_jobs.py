@@ -154,12 +154,15 @@ def test_each_of_several_gpus_gets_its_own_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_jobs.subprocess, "Popen", Process)
     monkeypatch.setattr(sweep_jobs, "_POLL_SECONDS", 0.0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for names, at_once, expected in (
-        (["0", "1"], 2, ["0", "1", "0", "1"]), (["7"], 2, ["7"] * 4), ([], 2, [None] * 4),
-        (["0", "1"], 1, [None] * 4), (["0", "1"], 4, ["0", "1", "0", "1"]),
+    every = (1, 2, 3, 4)
+    for names, at_once, ending, expected in (
+        (["0", "1"], 2, every, ["0", "1", "0", "1"]), (["7"], 2, every, ["7"] * 4), ([], 2, every, [None] * 4),
+        (["0", "1"], 1, every, [None] * 4), (["0", "1"], 4, every, ["0", "1", "0", "1"]),
+        (["0", "1"], 2, (2, 3), ["0", "1", "1", "1"]),  # the first one has GPU 0 all the time
+        (["0", "1"], 2, (1, 3), ["0", "1", "0", "0"]), (["0", "1", "2"], 3, (2, 4), ["0", "1", "2", "1"]),
     ):  # fmt: skip
         shown.clear()
-        ends[:] = range(1, 5)
+        ends[:] = ending
         monkeypatch.setattr(sweep_jobs.gpus, "visible", lambda names=names: names)
         jobs = [sweep_jobs.Job(f"run{number}", [], tmp_path) for number in range(4)]
         assert set(sweep_jobs.train(jobs, at_once=at_once, threads=0, tell=lambda line: None).values()) == {0}
