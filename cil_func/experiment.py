@@ -19,7 +19,7 @@ from cil_func.data.images import Mirrored
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
 from cil_func.methods.checks import finish
-from cil_func.methods.extra import without_logits
+from cil_func.methods.extra import checked, without_logits
 from cil_func.networks.network import Model
 from cil_func.training import evaluation
 from cil_func.training.definition import Experiment
@@ -138,7 +138,7 @@ def fit(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, 
     labels, classes = experiment.scenario.train_labels[rows_of_new], experiment.classes(phase)
     with experiment.processes.activity.long_work("computing the classifier"):
         params, extra = compute(learned.params, extra, features, labels, classes, rng.fold_in(key, "fit"))
-    return Model(params, learned.state), extra
+    return Model(params, learned.state), checked(extra, "fit")
 
 
 def remember(
@@ -164,7 +164,7 @@ def remember(
         processes=experiment.processes,
         exemplars=memory.rows({label: exemplars[label] for label in exemplars if label < num_old}),
     )
-    return method.extra.after(extra, params, passes, passes.classes)
+    return checked(method.extra.after(extra, params, passes, passes.classes), "after")
 
 
 def select(experiment: Experiment, phase: Phase, learned: Model, exemplars: Memory, key: int) -> Memory:

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from cil_func.errors import OwnCodeError
 from cil_func.networks.outputs import Classes
 from cil_func.tree import Tree
 
@@ -16,6 +17,22 @@ def without_logits(extra: Tree) -> tuple[Tree, Tree]:
     return {name: part for name, part in extra.items() if name != LOGITS}, {
         name: part for name, part in extra.items() if name == LOGITS
     }
+
+
+def checked(remembered: Tree, function: str) -> Tree:
+    """Returns what a function of `Extra` returned. function: its name, for the message.
+
+    Raises OwnCodeError unless it is a dict without the name that belongs to the exemplars' logits.
+    """
+    if not isinstance(remembered, dict):
+        what = type(remembered).__name__
+        raise OwnCodeError(f"method.name: {function} of extra returned a {what}; a dict of tensors fits")
+    if LOGITS in remembered:
+        raise OwnCodeError(
+            f'method.name: {function} of extra returned a part called "{LOGITS}", the name of the stored logits of '
+            "exemplars; give it another name"
+        )
+    return remembered
 
 
 class LogitsOf(Protocol):
@@ -102,10 +119,20 @@ class Extra:
     start: gives it before phase 0. fit: computes the classifier's rows from features after each phase, and what is
     remembered of them; None: they stay as they were trained. after: gives what is remembered after each phase. begin:
     gives what is remembered while a phase trains, which a step only reads, unless its stage has a `methods.base.Track`.
-    A part under the key "classifier" has the C classes of the run as the first axis of its tensors.
+    Each gives a dict. A part under the key "classifier" has the C classes of the run as the first axis of its tensors;
+    the key "logits" is refused, since the logits of exemplars are stored under it.
     """
 
     start: StartExtra
     after: RenewExtra = _unchanged
     fit: Fit | None = None
     begin: BeginExtra = _same
+
+
+def begun(extra: Extra, remembered: Tree, params: Tree, classes: Classes) -> Tree:
+    """Returns what is remembered while a phase trains. remembered: after the last phase; {}: nothing yet.
+
+    params, classes: see `BeginExtra`. Raises OwnCodeError as `checked` does.
+    """
+    remembered = remembered or checked(extra.start(params), "start")
+    return checked(extra.begin(remembered, params, classes), "begin")

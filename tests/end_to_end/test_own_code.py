@@ -149,7 +149,7 @@ from dataclasses import dataclass
 from typing import Any
 from cil_func import losses
 from cil_func.methods import Method
-from cil_func.methods.base import Stage
+from cil_func.methods.base import Stage; from cil_func.methods.extra import Extra
 
 def ce(student, teacher, targets, classes):
     return losses.cross_entropy(student.logits, targets.labels, mask=classes.seen, rows=targets.rows)
@@ -179,6 +179,13 @@ def finished(options, what=1):
     given = {1: lambda params, num_new: (params, 0.5), 2: lambda params, num_new: params}
     given[3] = lambda params, num_new: [params, torch.ones(3)]
     return Method(name="finished", loss=ce, finish=given[what])
+def remembers(options, what):
+    good, bad = {"past": torch.ones(1)}, {"past": torch.ones(1), "logits": torch.ones(1)}
+    given = {"start": lambda params: good, "begin": lambda *given: good, "after": lambda *given: good}
+    given["fit"] = lambda params, *given: (params, good)
+    wrong = {"fit": lambda params, *given: (params, bad)}.get(what, lambda *given: bad)
+    extra = Extra(**given | {what: wrong}) if what != "number" else Extra(start=lambda params: torch.ones(1))
+    return Method(name="remembers", loss=ce, extra=extra)
 """
 
 
@@ -209,6 +216,9 @@ def methods_file(tmp_path):
     ("plain", ["what=rows"], "a loss returned a tensor (1,); a 0-d tensor fits"),
     ("plain", ["what=fails"], "line 16: RuntimeError: "),
     ("finished", ["what=2"], "finish of finished returned a dict; (params, gamma) fits"),
+    *(("remembers", [f"what={of}"], f'{of} of extra returned a part called "logits", the name of the stored logits')
+      for of in ("start", "begin", "after", "fit")),
+    ("remembers", ["what=number"], "start of extra returned a Tensor; a dict of tensors fits"),
     ("finished", ["what=3"], "finish of finished returned a Tensor as gamma; a number or None fits"),
 ])  # fmt: skip
 def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_path, capsys):
@@ -217,6 +227,12 @@ def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_p
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
     assert len(said) == 1 and says in said[0], said
     assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "failed"
+
+
+def test_a_plan_finds_what_a_method_remembers_at_its_start(methods_file, capsys):
+    settings = (f"method.name={methods_file}:remembers", "method.options.what=begin")
+    assert train.main([*tiny.flags("run.compile=false", *settings), "--dry-run"]) == 2
+    assert 'begin of extra returned a part called "logits"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("settings", "says"), [
