@@ -13,6 +13,7 @@ from cil_func.methods.extra import Extra
 from cil_func.methods.functions import (
     Combine,
     FaultOf,
+    FaultOfMaps,
     Finish,
     Imprint,
     Loss,
@@ -29,8 +30,8 @@ from cil_func.networks.outputs import Classes, Outputs, Taps
 from cil_func.tree import Tree
 
 __all__ = [
-    "Classes", "Combine", "FaultOf", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs", "Penalty", "Project",
-    "Rectify", "Replay", "ReplayLoss", "Stage", "Targets", "Track", "Trainable", "nothing",
+    "Classes", "Combine", "FaultOf", "FaultOfMaps", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs",
+    "Penalty", "Project", "Rectify", "Replay", "ReplayLoss", "Stage", "Targets", "Track", "Trainable", "nothing",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def _as_grown(params: Tree, num_new: int, phase: int, key: int) -> Tree:
     return params
 
 
-def _no_fault(sizes: Sequence[int]) -> str:
+def _no_fault(given: Sequence[int] | int) -> str:
     return ""
 
 
@@ -161,7 +162,7 @@ class Method:
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
     class mean. rectify: changes the logits of a finished model, in results and in the saved model; None: they stay.
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
-    fault_of: why phases of some sizes can't be learned, see `FaultOf`.
+    fault_of, fault_of_maps: why phases of some sizes can't be learned, and a backbone's feature maps not be used.
     head, taps, final_relu: of the network, see `networks.network.Network`. grow: "backbone": each phase trains a new
     backbone beside the earlier ones, which are frozen; "pair": beside the last one, until a stage compresses both;
     "stage": a new last stage beside the earlier ones, on a shared rest of the backbone (the method says what is
@@ -194,6 +195,7 @@ class Method:
     views: int = 1
     head: Head = LINEAR
     taps: Taps | None = None
+    fault_of_maps: FaultOfMaps = _no_fault
     final_relu: bool = True
     grow: Literal["rows", "backbone", "stage", "pair"] = "rows"
     beside: bool = False

@@ -107,6 +107,12 @@ class FaultOf(Protocol):
     def __call__(self, sizes: Sequence[int], /) -> str: ...
 
 
+class FaultOfMaps(Protocol):
+    """count of feature maps that a backbone shows -> why the method can't use it, and the way out; "" if it can."""
+
+    def __call__(self, count: int, /) -> str: ...
+
+
 class Rectify(Protocol):
     """(logits (N, K), extra, classes) -> logits (N, K), by which a finished model predicts.
 
