@@ -117,7 +117,7 @@ class Stage:
     trainable(path): whether a parameter is trained. frozen(path): whether a parameter or a number of the state stays as
     it is all the same, since model.freeze or the method says so. rows_trained: "new": of the classifier, only the new
     classes' rows move; weight decay leaves the others alone too.
-    norm: "eval": batch norm uses its running statistics, which stay as they are.
+    norm: "eval": batch norm uses its running statistics, which stay as they are, and there is no dropout.
     clamp: the loss's gradient is cut, entry by entry, to at most this absolute value; 0: no limit.
     penalty: its gradient is added after that; it is not part of the reported loss. None: nothing is added.
     project: applied to the params after each update. uses_teacher: whether the loss needs a teacher, see `Loss`.
@@ -157,7 +157,7 @@ class Stage:
 class Method:
     """A method of class-incremental learning.
 
-    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track, replay, views: of a
+    loss, rows, trainable, frozen, rows_trained, norm, penalty, project, uses_teacher, clamp, track, replay, views: of a
     phase's training, as in `Stage`.
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
     class mean. rectify: changes the logits of a finished model, in results and in the saved model; None: they stay.
@@ -207,6 +207,7 @@ class Method:
     stages: tuple[Stage, ...] = ()
     hold_out: float = 0.0
     frozen: Trainable = nothing
+    norm: Literal["train", "eval"] = "train"
     trained: Literal["always", "first", "never"] = "always"
 
     @property
@@ -218,6 +219,7 @@ class Method:
             rows=self.rows,
             trainable=self.trainable,
             rows_trained=self.rows_trained,
+            norm=self.norm,
             penalty=self.penalty,
             project=self.project,
             uses_teacher=self.uses_teacher,
