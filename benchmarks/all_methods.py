@@ -5,8 +5,8 @@
     python -m benchmarks.all_methods digits --draw benchmarks/results/digits.svg
 
 `digits` is the default configuration. `cifar-short` is CIFAR-100, 50 classes and then 10 a phase, by the preset
-`cifar-survey` with 10 epochs a phase and ResNet-8: for all methods equal settings, which are nobody's best ones. Without
-PODNet, which needs two blocks a stage.
+`cifar-survey` with 10 epochs a phase and ResNet-8: for all methods equal settings, which are nobody's best ones.
+PODNet, which needs two blocks a stage, is left out.
 
 Trains each method and seed by `python -m cil_func sweep FOLDER`, --jobs at a time, in processes of one thread. Called
 again it goes on: finished runs are read, a stopped one continues from its checkpoint. After each seed it writes

@@ -42,6 +42,7 @@ from benchmarks.gpu_helpers.whole_runs import Budget, Record, attempt, condition
 from cil_func import config as configuration
 from cil_func.data.augmentation import augment
 from cil_func.networks.network import Model
+from cil_func.parallel.launch import Launch
 from cil_func.runs import profiling
 from cil_func.runs.environment import resolve
 from cil_func.training import runners
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the sections for which there is time. Returns 1 if one of them failed, after all others."""
     options = parse(arguments)
     budget = Budget(60 * options.minutes - _RESERVE)
-    settings = resolve(configuration.load("cifar", options.set)).run
+    settings = resolve(configuration.load("cifar", options.set), Launch()).run
     if settings.device == "cuda":  # CUPTI, torn down between traces, may crash beside graphs (says torch.profiler)
         os.environ.setdefault("TEARDOWN_CUPTI", "0")
     runners.name_kernels()

@@ -10,6 +10,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -47,10 +48,15 @@ def refuse_replacing(
 
 
 def device() -> str:
-    """Returns the type of the device that a run takes by default: "cuda" where there is a GPU, else "cpu"."""
+    """Returns the type of the device that a run takes by default: "cuda" where torch can use a GPU, else "cpu".
+
+    Prints a warning on stderr if there is a GPU that torch can't use.
+    """
     # late, here and below: they import torch, which the parent process of `run` doesn't need
     from cil_func.training import gpus
 
+    if warning := gpus.passed_over():
+        print(f"warning: {warning}", file=sys.stderr)
     return "cpu" if gpus.fault() else "cuda"
 
 

@@ -45,7 +45,7 @@ def load(run: "str | Path", *, device: str = "auto") -> "Predictor":
 
     Called with a list of paths, Pillow images or uint8 arrays (H, W, 3), or an array (B, H, W, 3), it returns the
     classes' probabilities (B, K). run: the run directory, or a copy of it; the training data are not needed. device:
-    "auto" (a GPU if there is one), "cpu" or "cuda".
+    "auto" (a GPU if torch can use one), "cpu" or "cuda".
     Raises ConfigError if `run` is no run directory, CheckpointError if the run is not finished or its model is damaged.
     """
     from cil_func.deploy import predictor  # late: it imports torch, which a formula's user may not have asked for

@@ -18,8 +18,8 @@ from cil_func import memory, metrics, rng, tree
 from cil_func.data.images import Mirrored
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
-from cil_func.methods.checks import finish
-from cil_func.methods.extra import checked, without_logits
+from cil_func.methods.checks import finish, remembered
+from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model
 from cil_func.training import evaluation
 from cil_func.training.definition import Experiment
@@ -138,7 +138,7 @@ def fit(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, 
     labels, classes = experiment.scenario.train_labels[rows_of_new], experiment.classes(phase)
     with experiment.processes.activity.long_work("computing the classifier"):
         params, extra = compute(learned.params, extra, features, labels, classes, rng.fold_in(key, "fit"))
-    return Model(params, learned.state), checked(extra, "fit")
+    return Model(params, learned.state), remembered(extra, "fit", experiment.device)
 
 
 def remember(
@@ -156,15 +156,15 @@ def remember(
     passes = ModelPasses(
         network=network, model=Model(params, learned.state),
         classes=experiment.classes(phase, experiment.device),
-        images=experiment.train_images,
-        labels=experiment.scenario.train_labels,
+        images=experiment.train_images, labels=experiment.scenario.train_labels,
         rows=phase.train_rows, preprocess=experiment.preprocess,
         batch_size=experiment.recipe(phase.index, "").batch_size,
         key=rng.fold_in(key, "remember"),
         processes=experiment.processes,
         exemplars=memory.rows({label: exemplars[label] for label in exemplars if label < num_old}),
     )
-    return checked(method.extra.after(extra, params, passes, passes.classes), "after")
+    found = method.extra.after(extra, params, passes, passes.classes)
+    return remembered(found, "after", experiment.device)
 
 
 def select(experiment: Experiment, phase: Phase, learned: Model, exemplars: Memory, key: int) -> Memory:

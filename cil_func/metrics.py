@@ -199,9 +199,9 @@ def calibration_bins(
     """Returns (number of predictions, their mean confidence, the share of them that is right) for each bin.
 
     confidence: (N,), the probability that a model gives to its own prediction, in [0, 1]. correct: (N,) bool.
-    bins: M, the number of bins of equal width; bin m holds confidences in (m/M, (m+1)/M], the first one 0 too. Edges are
-    rounded as confidences of this dtype are. An empty bin is (0, 0.0, 0.0). Drawn as a reliability diagram, a calibrated
-    model lies on the diagonal.
+    bins: M, the number of bins of equal width; bin m holds confidences in (m/M, (m+1)/M], the first one 0 too. An empty
+    bin is (0, 0.0, 0.0). Drawn as a reliability diagram, a calibrated model lies on the diagonal.
+    Edges are rounded as confidences of this dtype are.
     Raises ValueError for shapes that differ, no prediction, bins below 1, or a confidence outside [0, 1].
     """
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):

@@ -59,6 +59,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
 def of_run(directory: str | os.PathLike) -> Config:
     """Returns the configuration that a run directory holds. Raises ConfigError, which names the file of a mistake."""
     path = Path(directory) / "config.toml"
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; put it back from a copy of the run")
     try:
         return load(str(path))
     except ConfigError as error:

@@ -10,6 +10,8 @@ Where a name is looked for:
     path/file.py:function      beside the configuration's file, then in the current directory; from --set, the other way
                                round. `load` makes the path absolute, so that the run directory finds the file again.
     package.module:function    as Python imports it: installed packages, PYTHONPATH, and the current directory last.
+
+What either imports from its own folder is claimed first, see `siblings`.
 """
 
 import hashlib
@@ -19,7 +21,6 @@ import inspect
 import os
 import re
 import sys
-import sysconfig
 import types
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -36,8 +37,6 @@ _PLACE = rf"([^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED})"
 PATTERN = rf"^{_PLACE}:{_DOTTED}$"  # for the schema: what Python, Rust and JavaScript read alike
 _PARTS = re.compile(rf"(?P<place>{_PLACE}):(?P<function>{_DOTTED})")
 IMPORTED: dict[str, tuple[str, str]] = {}  # {file or module as a name has it: (path, SHA-256 when it was imported)}
-_SYSTEM = [sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
-_LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_SYSTEM, Path(__file__).parents[1]))
 
 
 def is_own(name: str) -> bool:
@@ -97,7 +96,7 @@ def bind(
         except (Exception, SystemExit) as error:
             if not is_own(name):
                 raise
-            raise OwnCodeError(f"{key}: {name} failed; {_in_a_line(error, name)}") from error
+            raise OwnCodeError(f"{key}: {name} failed; {_in_a_line(error, name.rpartition(':')[0])}") from error
 
     return call
 
@@ -129,7 +128,8 @@ def _file(place: str, key: str) -> types.ModuleType:
     """Runs a Python file as a module, once in each process, and returns the module.
 
     place: the file's path; modules in its folder can be imported from then on. key: for messages.
-    Raises ConfigError if there is no such file, OwnCodeError if its code fails.
+    Raises ConfigError if there is no such file, or if another own file needs another module of a name that it imports;
+    OwnCodeError if its code fails.
     """
     path = os.path.abspath(os.path.expanduser(place))
     if not os.path.isfile(path):
@@ -137,14 +137,14 @@ def _file(place: str, key: str) -> types.ModuleType:
     name = f"cil_func_user_{Path(path).stem}_{zlib.crc32(path.encode(errors='surrogateescape')):08x}"
     if name in sys.modules:
         return sys.modules[name]
+    siblings.claim(siblings.imported(path), os.path.dirname(path), who=place, key=key)
     IMPORTED[place] = path, digest(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader, "a path that ends in .py has both"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        with siblings.first(os.path.dirname(path)):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, path)}") from error
@@ -154,9 +154,12 @@ def _file(place: str, key: str) -> types.ModuleType:
 def _module(place: str, key: str) -> types.ModuleType:
     """Imports a module by its dotted name and returns it. key: for messages.
 
-    Raises ConfigError if there is no such module, OwnCodeError if its code fails.
+    Raises ConfigError if there is no such module, or if another own file needs another module of a name that it needs;
+    OwnCodeError if its code fails.
     """
     siblings.can_import_from(os.getcwd())
+    if folder := siblings.found_in(place):
+        siblings.claim([place], folder, who=place, key=key)
     try:
         module = importlib.import_module(place)
         if file := getattr(module, "__file__", None):
@@ -188,24 +191,23 @@ def digest(path: str) -> str:
         return ""
 
 
-def _in_a_line(error: BaseException, place: str) -> str:
-    """Returns where the user's code failed and how: "line 3: KeyError: 'x'".
+def in_a_line(error: BaseException, file: str, line: int | None, place: str) -> str:
+    """Returns where a user's code failed and how: "line 3: KeyError: 'x'"; only the text's first line.
 
-    place: the name or path that the message names already; another file's name is added before the line.
+    file, line: of the code that failed, line 0 if that isn't known; of a SyntaxError its own ones count.
+    place: the path or module that the message names already; another file's name is added before the line.
     """
+    text = str(error)
     if isinstance(error, SyntaxError) and error.filename:
         file, line, text = error.filename, error.lineno, error.msg
-    else:
-        file, line = _own_line(error)
-        text = str(error).partition("\n")[0]
-    own = os.path.basename(place.rpartition(":")[0] or place)
-    where = "" if not line else f"line {line}: " if os.path.basename(file) == own else f"{file}, line {line}: "
+    where = "" if not line else f"line {line}: " if os.path.abspath(file) == source(place) else f"{file}, line {line}: "
+    text = text.partition("\n")[0]
     return f"{where}{type(error).__name__}{': ' if text else ''}{text}"
 
 
-def is_library(file: str) -> bool:
-    """Returns whether a path is that of a library or of this package."""
-    return file.startswith(("<", *_LIBRARIES))
+def _in_a_line(error: BaseException, place: str) -> str:
+    """Returns `in_a_line` of the innermost call outside libraries and this package."""
+    return in_a_line(error, *_own_line(error), place)
 
 
 def _own_line(error: BaseException) -> tuple[str, int]:
@@ -213,7 +215,7 @@ def _own_line(error: BaseException) -> tuple[str, int]:
     found, trace = ("", 0), error.__traceback__
     while trace:
         file = trace.tb_frame.f_code.co_filename
-        if not is_library(file):
+        if not siblings.is_library(file):
             found = (file, trace.tb_lineno)
         trace = trace.tb_next
     return found

@@ -31,7 +31,8 @@ class Run(Table):
     seed: values.Seed = 0
     "Seed of the weights, the order of images, their augmentation and the random selection of exemplars."
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    "Device of the training. auto: cuda where torch finds a GPU, else cpu."
+    """Device of the training. auto: cuda where torch finds a GPU that it can use, else cpu, with a warning if there is
+    one that it can't use."""
     precision: Literal["auto", "float64", "float32", "bfloat16"] = "auto"
     """Number format of the convolutions and matrix products. auto: bfloat16 where the hardware has it, else float32.
     float32 is IEEE's, never TF32, not on a GPU either. float64 is for tests of equality."""

@@ -1,49 +1,142 @@
-"""Lets a user's own file import the modules that lie beside it, whatever other own files have imported."""
+"""Lets a user's own file import the modules that lie beside it, and refuses two own files that need two of one name.
 
+Python has one module of a name. So a module beside an own file is claimed for that file's folder before the file is
+run, and from then on its name stands for the module there, wherever and whenever it is imported. The standard library,
+installed packages and this package come first, as ever: their names are never claimed.
+"""
+
+import ast
 import importlib
+import importlib.util
 import os
+import site
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sysconfig
+from collections.abc import Iterable, Iterator
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 
-_FOLDERS: list[str] = []  # of own files that were imported
-_NEVER_HIDDEN = ("__main__", __name__.partition(".")[0])  # a folder with own files may be a copy of this repository
+from cil_func.errors import ConfigError
+
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), *site.getsitepackages())
+_LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_FOLDERS, site.getusersitepackages(), _PACKAGE))
+_NEVER = {*sys.stdlib_module_names, "__main__", _PACKAGE.name}  # a folder with own files may be a copy of the package
+_CLAIMED: dict[str, tuple[str, str]] = {}  # {top-level module: (the folder that has it, the own file that imports it)}
+_ADDED: list[str] = []  # folders that were put into sys.path here
 
 
-@contextmanager
-def first(folder: str) -> Iterator[None]:
-    """Returns a context manager in which a file's imports find modules of its own folder before those of other files'.
+class _Finder(MetaPathFinder):
+    """Finds claimed modules in their folders, whatever the order of sys.path is."""
 
-    Python has one module of a name. What another own file has imported under the name of a module of this folder is
-    hidden meanwhile. System and installed modules come first, as ever.
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, [_CLAIMED[fullname][0]]) if fullname in _CLAIMED else None
+        if spec and spec.submodule_search_locations is not None:  # without __init__.py it would grow with sys.path
+            spec.submodule_search_locations = list(spec.submodule_search_locations)
+        return spec
+
+
+_FINDER = _Finder()
+
+
+def claim(names: Iterable[str], folder: str, *, who: str, key: str) -> None:
+    """Claims the modules of a folder that are imported, and those that they import from there, in functions too.
+
+    names: dotted names of what is imported; those that aren't in the folder are passed over. who: the own file or
+    module that imports them, and key: the dotted key that names it, both for the message.
+    Adds the folder to the end of sys.path. Raises ConfigError, and claims nothing, if a name is that of another module.
     """
     can_import_from(folder)
-    others = {os.path.abspath(each) for each in _FOLDERS} - {folder}
-    _FOLDERS.append(folder)
-    hidden = {}
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in _NEVER_HIDDEN:
-            continue
-        top = sys.modules.get(name.partition(".")[0])
-        file = os.path.abspath(getattr(top, "__file__", None) or "")
-        holder = os.path.dirname(os.path.dirname(file) if hasattr(top, "__path__") else file)
-        beside = os.path.join(folder, name.partition(".")[0])
-        if holder in others and (os.path.isfile(f"{beside}.py") or os.path.isfile(f"{beside}/__init__.py")):
-            hidden[name] = module
-    for name in hidden:
-        del sys.modules[name]
-    before = list(sys.path)
-    sys.path.sort(key=lambda each: os.path.abspath(each) in others)  # a stable order, the other own folders last
     importlib.invalidate_caches()
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0, _FINDER)
+    todo, found, seen = list(names), set(), set()
+    while todo:
+        name = todo.pop()
+        if name in seen or not _is_beside(top := name.partition(".")[0], folder):
+            continue
+        seen.add(name)
+        found.add(top)
+        for file, package in _files(name, folder):
+            todo += imported(file, package)
+    free = []
+    for top in sorted(found):
+        owner, other = _CLAIMED.get(top) or _loaded(top)
+        theirs = _content(top, owner)
+        if theirs != _content(top, folder) and (theirs or top in sys.modules):
+            another = f"{other} imports another {top} from {owner}"
+            raise ConfigError(f"{key}: {who} imports {top} from {folder}, and {another}; rename one of the two")
+        free += [] if theirs else [top]
+    _CLAIMED.update(dict.fromkeys(free, (folder, who)))
+
+
+def imported(file: str, package: str = "") -> Iterator[str]:
+    """Yields the dotted names that a file's import statements may import, also those inside functions.
+
+    package: the package that the file is in, dotted; "" if it is in none. Of a file that can't be read there are none.
+    """
     try:
-        yield
-    finally:
-        sys.path[:] = before
-        for name, module in hidden.items():
-            sys.modules.setdefault(name, module)
+        nodes = list(ast.walk(ast.parse(Path(file).read_bytes())))
+    except (OSError, SyntaxError, ValueError, RecursionError):  # its import will say so
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package.split(".") if package else ()):
+            start = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{start}.{each.name}" for each in node.names)
+
+
+def found_in(name: str) -> str:
+    """Returns the folder in which a module is found by its dotted name, sys.path first and the current one last.
+
+    Folders that were added to sys.path here don't count. Returns "" if there is none, or an installed one.
+    """
+    folders = [each for each in map(os.path.abspath, sys.path) if each not in _ADDED]
+    spec = PathFinder.find_spec(name.partition(".")[0], [*folders, os.getcwd()])
+    places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+    return os.path.dirname(places[0]) if places and places[0] and not is_library(places[0]) else ""
+
+
+def is_library(file: str) -> bool:
+    """Returns whether a path is that of a library or of this package."""
+    return file.startswith(("<", *_LIBRARIES))
 
 
 def can_import_from(folder: str) -> None:
     """Adds a folder to the end of sys.path, if it isn't there: a launcher puts train.py's folder alone there."""
     if folder not in (os.path.abspath(each) for each in sys.path):
         sys.path.append(folder)
+        _ADDED.append(folder)
+
+
+def _is_beside(top: str, folder: str) -> bool:
+    """Returns whether a top-level module lies in a folder and is no module of Python, of a library or this package."""
+    spec = None if top in _NEVER else PathFinder.find_spec(top, [folder])
+    if not spec or not (spec.origin or any(Path(folder, top).rglob("*.py"))):
+        return False
+    installed = PathFinder.find_spec(top, [each for each in sys.path if is_library(each + os.sep)])
+    return not (installed and installed.origin)
+
+
+def _files(name: str, folder: str) -> Iterator[tuple[str, str]]:
+    """Yields (file, its package) of a dotted name in a folder and of the packages before it; some don't exist."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        path = os.path.join(folder, *parts[:count])
+        yield os.path.join(path, "__init__.py"), ".".join(parts[:count])
+        yield f"{path}.py", ".".join(parts[: count - 1])
+
+
+def _loaded(top: str) -> tuple[str, str]:
+    """Returns (the folder, who imports it) of a module that has been imported without a claim; ("", "") if none."""
+    module = sys.modules.get(top)
+    places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None)]
+    return (os.path.dirname(places[0]), "this process") if places[0] else ("", "")
+
+
+def _content(top: str, folder: str) -> dict[str, bytes]:
+    """Returns {path: its bytes} of the source files of a top-level module in a folder; {} if there is none."""
+    files = [Path(folder, f"{top}.py"), *Path(folder, top).rglob("*.py")] if folder else []
+    return {os.path.relpath(file, folder): file.read_bytes() for file in files if file.is_file()}

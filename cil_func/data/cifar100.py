@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from cil_func.errors import DataError
 
 CACHE = ".data"  # downloads go into this folder of the working directory, unless data.path is given
 _TIMEOUT_SECONDS = 30.0  # of silence; without it a filtered network keeps a person waiting for minutes
+_TRIES = 1000  # of a lock whose file or folder is deleted meanwhile; each of many processes may do that once
 
 
 def read(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -56,11 +56,13 @@ def _download_lock(root: Path, stem: str) -> Iterator[None]:
     made = [p for p in (root, *root.parents) if not os.path.exists(p)]  # inner folders first
     with ExitStack() as stack:
         with suppress(OSError):  # a folder that can't be written, or a file system without locks
-            locked = None
-            while locked is None or not _is_at(locked, path):  # else another process has deleted what was waited for
-                root.mkdir(parents=True, exist_ok=True)
-                locked = stack.enter_context(path.open("a"))
-                locking.lock(locked)
+            for _ in range(_TRIES):
+                with suppress(FileNotFoundError):  # another process has deleted the folder or the file since
+                    root.mkdir(parents=True, exist_ok=True)
+                    locked = stack.enter_context(path.open("a"))
+                    locking.lock(locked)
+                    if os.path.samestat(os.fstat(locked.fileno()), os.stat(path)):
+                        break  # else another process has deleted what was waited for, and a third has made it anew
         try:
             yield
         finally:
@@ -69,11 +71,6 @@ def _download_lock(root: Path, stem: str) -> Iterator[None]:
             for directory in filter(os.path.isdir, made):
                 with suppress(OSError):  # it isn't empty
                     directory.rmdir()
-
-
-def _is_at(file: IO, path: Path) -> bool:
-    """Returns whether an open file is the one that has this path now."""
-    return os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
 
 
 @contextmanager

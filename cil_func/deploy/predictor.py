@@ -15,10 +15,11 @@ from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.errors import CheckpointError, ConfigError, DataError
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
-from cil_func.runs import checkpoints, saved_model
+from cil_func.runs import checkpoints, output, saved_model
 from cil_func.training import gpus, runners
 from cil_func.training.preprocess import DTYPES
 
+_TOLD: set[str] = set()  # warnings, each of which is told once
 _IMAGES_A_READING = 1024  # about as many are read into memory at a time, whole batches of the forward pass
 
 
@@ -198,9 +199,10 @@ class Predictor:
 def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> Predictor:
     """Returns the Predictor of a finished run; `cil_func.load` is this.
 
-    run: the run directory, or a copy of it. device: "auto" (a GPU if there is one), "cpu" or "cuda".
+    run: the run directory, or a copy of it. device: "auto" (a GPU if torch can use one), "cpu" or "cuda".
     calibrated: whether the run's calibration is used, if there is one.
-    On a GPU it makes float32 and cuDNN exact for the whole process, as training does.
+    On a GPU it makes float32 and cuDNN exact for the whole process, as training does. If "auto" can't use the GPU that
+    is there, stderr gets a line that says why, once in a process.
     Raises ConfigError if `run` is no run directory or the device isn't there, CheckpointError if the run is not
     finished or the model's files are damaged.
     """
@@ -210,9 +212,13 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
     finished.check(directory, saved.description)
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f'device: "{device}"; give "auto", "cpu" or "cuda"')
-    if device == "cuda" and gpus.fault():
-        raise ConfigError(f'device: "cuda", {gpus.fault()}; "auto" or "cpu" fits')
-    place = "cpu" if device == "cpu" or gpus.fault() else "cuda"
+    fault = gpus.fault() if device != "cpu" else ""
+    if device == "cuda" and fault:
+        raise ConfigError(f'device: "cuda", and {fault}; "auto" or "cpu" fits')
+    if device == "auto" and (warning := gpus.passed_over()) and warning not in _TOLD:
+        _TOLD.add(warning)
+        output.tell(f"warning: {warning}")
+    place = "cpu" if device == "cpu" or fault else "cuda"
     if place == "cuda":
         runners.exact_float32()
         runners.same_bits()

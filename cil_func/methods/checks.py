@@ -1,11 +1,16 @@
-"""What a method's loss and its `finish` return, checked: a slip would go unnoticed, or show far from its place."""
+"""What functions of a method or optimiser return, checked: a slip would go unnoticed, or show far from its place."""
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from cil_func import tree
 from cil_func.errors import OwnCodeError
 from cil_func.methods.base import Method
+from cil_func.methods.extra import LOGITS, Extra
+from cil_func.networks.outputs import Classes
 from cil_func.tree import Tree
 
 
@@ -15,7 +20,7 @@ def scalar(loss: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     Raises OwnCodeError unless it is a 0-d tensor.
     """
     if not isinstance(loss, torch.Tensor) or loss.ndim:
-        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _shown(loss)
+        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else shown(loss)
         raise OwnCodeError(f"method.name: a loss returned {what}; a 0-d tensor fits, the mean over the images")
     return loss.to(like.dtype)
 
@@ -24,14 +29,61 @@ def finish(method: Method, params: Tree, num_new: int) -> tuple[Tree, float | No
     """Returns (params, gamma) by `Method.finish`. Raises OwnCodeError if that returns anything else."""
     found: Any = method.finish(params, num_new)
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], dict)):
-        raise OwnCodeError(f"method.name: finish of {method.name} returned {_shown(found)}; (params, gamma) fits")
+        raise OwnCodeError(f"method.name: finish of {method.name} returned {shown(found)}; (params, gamma) fits")
     try:
         return found[0], None if found[1] is None else float(found[1])
     except (TypeError, ValueError, RuntimeError) as error:
-        what = f"method.name: finish of {method.name} returned {_shown(found[1])} as gamma; a number or None fits"
+        what = f"method.name: finish of {method.name} returned {shown(found[1])} as gamma; a number or None fits"
         raise OwnCodeError(what) from error
 
 
-def _shown(value: Any) -> str:
-    """Returns a value as a message has it."""
-    return repr(value) if isinstance(value, (str, int, float)) or value is None else f"a {type(value).__name__}"
+def tensors(found: Tree, what: str, device: torch.device) -> dict[str, Any]:
+    """Returns a dict of tensors, or of trees of them, on a device: a user's own function may have made some on the CPU.
+
+    what: returned it, for the message. Raises OwnCodeError if it is no dict, or if a leaf is neither a tensor nor None.
+    """
+    if not isinstance(found, dict):
+        raise OwnCodeError(f"{what} returned {shown(found)}; a dict of tensors fits")
+    for path, leaf in _leaves(found):
+        if not isinstance(leaf, torch.Tensor):
+            raise OwnCodeError(f"{what} returned {shown(leaf)} under {shown(path)}; a tensor fits")
+    return tree.cast(found, device=device)
+
+
+def begun(extra: Extra, before: Tree, params: Tree, classes: Classes) -> Tree:
+    """Returns what is remembered while a phase trains. before: what was after the last phase; {}: nothing yet.
+
+    params, classes: see `methods.extra.BeginExtra`. Raises OwnCodeError as `remembered` does.
+    """
+    device = classes.seen.device
+    before = before or remembered(extra.start(params), "start", device)
+    return remembered(extra.begin(before, params, classes), "begin", device)
+
+
+def remembered(found: Tree, function: str, device: torch.device) -> Tree:
+    """Returns what a function of `Extra` returned, on a device. function: its name.
+
+    Raises OwnCodeError unless it is a dict of tensors, without the part that has the exemplars' logits.
+    """
+    what = f"method.name: extra's {function}"
+    found = tensors(found, what, device)
+    if LOGITS in found:
+        taken = f'"{LOGITS}", the name of the stored logits of exemplars'
+        raise OwnCodeError(f"{what} returned a part called {taken}; give it another name")
+    return found
+
+
+def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (path, leaf) of a tree, whatever its leaves are."""
+    if isinstance(part, (dict, list, tuple)):
+        for key, inside in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from _leaves(inside, f"{path}.{key}" if path else str(key))
+    elif part is not None:
+        yield path, part
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message has it: a string in quotes, a number, true, false or None; of others the type."""
+    if isinstance(value, (str, int, float)):
+        return json.dumps(value, ensure_ascii=False)
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -5,7 +5,6 @@ from typing import Literal, Protocol
 
 import torch
 
-from cil_func.errors import OwnCodeError
 from cil_func.networks.outputs import Classes
 from cil_func.tree import Tree
 
@@ -17,22 +16,6 @@ def without_logits(extra: Tree) -> tuple[Tree, Tree]:
     return {name: part for name, part in extra.items() if name != LOGITS}, {
         name: part for name, part in extra.items() if name == LOGITS
     }
-
-
-def checked(remembered: Tree, function: str) -> Tree:
-    """Returns what a function of `Extra` returned. function: its name, for the message.
-
-    Raises OwnCodeError unless it is a dict without the name that belongs to the exemplars' logits.
-    """
-    if not isinstance(remembered, dict):
-        what = type(remembered).__name__
-        raise OwnCodeError(f"method.name: {function} of extra returned a {what}; a dict of tensors fits")
-    if LOGITS in remembered:
-        raise OwnCodeError(
-            f'method.name: {function} of extra returned a part called "{LOGITS}", the name of the stored logits of '
-            "exemplars; give it another name"
-        )
-    return remembered
 
 
 class LogitsOf(Protocol):
@@ -127,12 +110,3 @@ class Extra:
     after: RenewExtra = _unchanged
     fit: Fit | None = None
     begin: BeginExtra = _same
-
-
-def begun(extra: Extra, remembered: Tree, params: Tree, classes: Classes) -> Tree:
-    """Returns what is remembered while a phase trains. remembered: after the last phase; {}: nothing yet.
-
-    params, classes: see `BeginExtra`. Raises OwnCodeError as `checked` does.
-    """
-    remembered = remembered or checked(extra.start(params), "start")
-    return checked(extra.begin(remembered, params, classes), "begin")

@@ -71,6 +71,11 @@ def device_of(launch: Launch, device: str) -> torch.device:
     return torch.device("cuda", launch.local_rank)
 
 
+def gpus_of(launch: Launch) -> range:
+    """Returns the numbers of the GPUs that the processes of this machine take, this one's among them."""
+    return range(1 if torch.cuda.device_count() == 1 else launch.local_size)
+
+
 def set_threads(launch: Launch, threads: int) -> None:
     """Sets torch's number of CPU threads in this process.
 

@@ -36,16 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
             output.show(configuration.to_toml(config), end="")
             return 0
         directory = options.out or default_directory(options, config)
+        # late: they import torch, and a mistake above is answered before that
         from cil_func.parallel.launch import launched
-        from cil_func.runs import run  # late: it imports torch, and a mistake above is answered before that
+        from cil_func.runs import environment, run
 
         launch = launched()
         unused = effects.without_effect(config, configuration.set_keys(options.set), processes=launch.size)
-        if launch.rank == 0:
-            _warn(unused)
+        warnings = [each for each in (unused, environment.unused_gpu(config, launch)) if each]
+        for each in warnings if launch.rank == 0 else ():
+            _warn(each)
         if options.dry_run or options.profile:
             return look(run, config, directory, options, launch)
-        status = run.run(config, directory, launch, warnings=[unused] if unused else [])
+        status = run.run(config, directory, launch, warnings=warnings)
         output.end()  # what can't be printed any more doesn't make a finished run a failed one
         return status
     except CilError as error:  # `run.run` prints those of a run itself

@@ -13,6 +13,7 @@ from cil_func.config import Config
 from cil_func.config.flat import flat
 from cil_func.config.messages import shown
 from cil_func.errors import CheckpointError, ConfigError, InUseError
+from cil_func.parallel.launch import Launch
 from cil_func.parallel.processes import Processes
 from cil_func.runs import checkpoints, files, lock, moved_parent, own_code, status
 from cil_func.runs.environment import resolve
@@ -108,7 +109,7 @@ def read_directory(config: Config, directory: Path, processes: Processes, *, on_
         loaded = checkpoints.unpack(pieces) if pieces else None
         return FoundRun(config, head["finished"], loaded, tuple(head["problems"]), head["moved_from"])
     with processes.activity.long_work("reading the run directory"):
-        found = _read(config, directory, on_owned)
+        found = _read(config, directory, processes.launch, on_owned)
     if processes.size > 1:
         head, loaded = found._asdict() | {"config": configuration.to_dict(found.config)}, found.checkpoint
         del head["checkpoint"]
@@ -119,12 +120,12 @@ def read_directory(config: Config, directory: Path, processes: Processes, *, on_
     return found
 
 
-def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> FoundRun:
+def _read(config: Config, directory: Path, launch: Launch, on_owned: Callable[[], None]) -> FoundRun:
     """Does the work of `read_directory` in the process that reads: same arguments, result and errors."""
     stored = refuse_another_run(config, directory)
     if stored is None:
         on_owned()
-        return FoundRun(resolve(config))
+        return FoundRun(resolve(config, launch))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
     here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}  # these may differ
     stored = stored.model_copy(update={
@@ -147,7 +148,7 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
     if not loaded:  # an "auto" may mean something else by now, as after classes were added
         if has_results:
             problems.append(f"{directory / 'checkpoints'} holds no checkpoint, so the run begins anew")
-        return FoundRun(resolve(config), problems=tuple(problems), moved_from=moved_from)
+        return FoundRun(resolve(config, launch), problems=tuple(problems), moved_from=moved_from)
     problems += [
         f"{place} has changed since this run began; what is left is trained by it as it is now"
         for place in own_code.changed(loaded.record.get("own_code", {}))
@@ -158,7 +159,7 @@ def _read(config: Config, directory: Path, on_owned: Callable[[], None]) -> Foun
         problems.append(f"trained on {before} so far, from now on {device}: the results are those of neither alone")
     run = {"device": device, "threads": config.run.threads or stored.run.threads}
     stored = stored.model_copy(update={"run": stored.run.model_copy(update=run)})
-    resolved = resolve(stored, way_out=f"--set run.device=cpu --out {directory} goes on without one")
+    resolved = resolve(stored, launch, way_out=f"--set run.device=cpu --out {directory} goes on without one")
     return FoundRun(resolved, checkpoint=loaded, problems=tuple(problems), moved_from=moved_from)
 
 

@@ -7,25 +7,36 @@ import torch
 
 from cil_func.config import Config
 from cil_func.errors import ConfigError
+from cil_func.parallel.launch import Launch, gpus_of
 from cil_func.training import gpus, runners
 
 
-def resolve(config: Config, *, way_out: str = '"auto" or "cpu" fits') -> Config:
+def resolve(config: Config, launch: Launch, *, way_out: str = '"auto" or "cpu" fits') -> Config:
     """Returns the configuration with run.device and run.precision set to what "auto" means on this machine.
 
-    Values other than "auto" stay. Raises ConfigError for device "cuda" where torch can use no GPU; way_out: what its
+    launch: the place of this process; the GPUs count that the processes of its machine take.
+    Values other than "auto" stay. Raises ConfigError for device "cuda" where torch can't use these; way_out: what its
     line says to do.
     """
-    device, precision = config.run.device, config.run.precision
-    if device == "cuda" and gpus.fault():
-        raise ConfigError(f'run.device: "cuda", {gpus.fault()}; {way_out}')
+    device, precision, numbers = config.run.device, config.run.precision, gpus_of(launch)
+    fault = gpus.fault(numbers) if device != "cpu" else ""
+    if device == "cuda" and fault:
+        raise ConfigError(f'run.device: "cuda", and {fault}; {way_out}')
     if device == "auto":
-        device = "cpu" if gpus.fault() else "cuda"
+        device = "cpu" if fault else "cuda"
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16(device) else "float32"
     return config.model_copy(
         update={"run": config.run.model_copy(update={"device": device, "precision": precision})}
     )
+
+
+def unused_gpu(config: Config, launch: Launch) -> str:
+    """Returns a warning, one line, if device "auto" means the CPU though this machine has a GPU; else "".
+
+    launch: as for `resolve`.
+    """
+    return gpus.passed_over(gpus_of(launch)) if config.run.device == "auto" else ""
 
 
 def environment(device: torch.device, precision: str, world_size: int) -> dict:

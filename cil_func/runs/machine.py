@@ -25,18 +25,18 @@ _COMPILERS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _WITHOUT = "run.compile=false runs without a compiler, and slower"
 
 
-def as_one_line(error: BaseException, config: Config, directory: Path, *, owned: bool = True) -> BaseException:
+def as_one_line(error: BaseException, config: Config, directory: Path) -> BaseException:
     """Returns an error of one line if the disk, this machine or the user's own code is the cause, else `error` itself.
 
     error: what ended the run. config: of the run, for the advice. directory: the run directory, which the line names if
-    the error doesn't name a file. owned: whether a traceback can be kept there; if not, that of own code is printed.
+    the error doesn't name a file.
     For an error that `explain` or `own_code.explain` explains, the new one has the old one as its __cause__, so that
-    its traceback can be stored.
+    its traceback can be stored or printed.
     """
     if isinstance(error, OSError) and error.errno in _DISK:
         name = error.filename or directory
         return DiskError(f"{name}: {error.strerror}; repair that, and the same command goes on")
-    explained = explain(error, config) or (own_code.explain(error, config) if owned else None)
+    explained = explain(error, config) or own_code.explain(error, config)
     if explained is None:
         return error
     explained.__cause__ = error

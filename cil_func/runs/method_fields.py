@@ -1,6 +1,7 @@
 """Finds what can't be in the record of a method of a user's own: a slip would train something else, without a word."""
 
 import typing
+from collections.abc import Callable
 from dataclasses import fields
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -8,46 +9,50 @@ from typing import Any
 
 import numpy as np
 
-from cil_func.config import messages
+from cil_func.config import messages, stages
 from cil_func.methods.base import Method, Replay, Stage
+from cil_func.methods.checks import shown
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # fields of the three records, by name
+    "clamp": (lambda value: value >= 0, "0, no limit, or more"),
+    "views": (lambda value: value >= 1, "1 or more"),
+    "hold_out": (lambda value: 0 <= value < 1, "0 to below 1"),
+    "groups": (lambda value: value == "phases" or value >= 1, '1 or more, or "phases",'),
+    "images": (lambda value: value >= 0, "0, as many as a batch, or more"),
+}
 
 
 def mistake_in(method: Method) -> str:
     """Returns what is wrong in the fields of a method and of its stages, one line; "" if nothing."""
-    fault = _of_fields(method, "") or _of_numbers(method)
+    fault = _of_fields(method, "")
     for stage in method.stages if not fault else ():
-        what = f"stage {stage.name!r}: "
-        fault = fault or _of_fields(stage, what) or _of_numbers(stage, what)
+        fault = fault or _of_fields(stage, f"stage {stage.name!r}: ")
     names = [stage.name for stage in method.stages] if not fault else []
     for name in names:
         if not name:
             fault = "a stage has no name, which [optim.NAME] and results need"
+        elif not stages.is_stage(["optim", name]):
+            fits = "lowercase letters, digits and _ fit, a letter first, and nothing like a key of [optim]"
+            fault = f"stage {name!r}: no table [optim.{name}] can be; {fits}"
         elif names.count(name) > 1:
             fault = f"two stages are called {name!r}; each needs a name of its own"
     return fault
 
 
 def _of_fields(record: Method | Stage | Replay, where: str) -> str:
-    """Returns the first field whose value its annotation doesn't take. where: put before the field's name."""
+    """Returns the first field whose value its annotation or range doesn't take. where: put before the field's name."""
     base = next(kind for kind in (Method, Stage, Replay) if isinstance(record, kind))  # it may be a subclass
     hints = typing.get_type_hints(base)
     for field in fields(base):
         value = getattr(record, field.name)
         if not _takes(hints[field.name], value):
-            return f"{where}{field.name} is {_shown(value)}; {_allowed(hints[field.name])} fits"
+            return f"{where}{field.name} is {shown(value)}; {_allowed(hints[field.name])} fits"
+        in_range, fits = _RANGES.get(field.name, (lambda value: True, ""))
+        if not in_range(value):
+            return f"{where}{field.name} is {shown(value)}; {fits} fits"
         if isinstance(value, Replay) and (fault := _of_fields(value, f"{where}{field.name}.")):
             return fault
     return ""
-
-
-def _of_numbers(record: Method | Stage, where: str = "") -> str:
-    """Returns the first number that is out of its range."""
-    ranges = {
-        "clamp": (record.clamp >= 0, "0, no limit, or more"), "views": (record.views >= 1, "1 or more"),
-        "hold_out": (0 <= getattr(record, "hold_out", 0.0) < 1, "0 to below 1"),
-    }  # fmt: skip
-    wrong = [(name, fits) for name, (good, fits) in ranges.items() if not good]
-    return f"{where}{wrong[0][0]} is {getattr(record, wrong[0][0])}; {wrong[0][1]} fits" if wrong else ""
 
 
 def _takes(hint: Any, value: Any) -> bool:
@@ -80,8 +85,3 @@ def _allowed(hint: Any) -> str:
     if hint is NoneType:
         return "None"
     return f"a {(origin or hint).__name__}"
-
-
-def _shown(value: Any) -> str:
-    """Returns a value as a message has it."""
-    return messages.shown(value) if isinstance(value, (str, int, float, NoneType)) else f"a {type(value).__name__}"

@@ -6,6 +6,8 @@ from cil_func.errors import ConfigError
 from cil_func.methods.base import Method, Options
 from cil_func.runs.method_fields import mistake_in
 
+_BY_MEANS = "method.name: {} predicts by the nearest mean of exemplars, and"
+
 
 def method_of(config: Config) -> Method:
     """Returns the method of the [method] table: a built-in one, or what the user's own function returns.
@@ -21,7 +23,17 @@ def method_of(config: Config) -> Method:
         raise ConfigError(f"method.name: {table.name} returned {type(method).__name__}; return a methods.Method")
     if fault := mistake_in(method):
         raise ConfigError(f"method.name: {table.name}: {fault}")
-    if method.predict == "nme" and not (method.uses_memory and (config.memory.size or config.memory.fixed_per_class)):
-        missing = "memory.size is 0; 1 or more fits" if method.uses_memory else "keeps none; uses_memory=True fits"
-        raise ConfigError(f"method.name: {table.name} predicts by the nearest mean of exemplars, and {missing}")
+    if method.predict == "nme" and not method.uses_memory:
+        raise ConfigError(f"{_BY_MEANS.format(table.name)} keeps none; uses_memory=True fits")
+    return method
+
+
+def method_to_train(config: Config) -> Method:
+    """Returns what `method_of` does. Raises ConfigError, too, if the rest of the configuration doesn't fit the method.
+
+    For a run that is set up or planned; `method_of` is enough to look at a method, or at a finished run.
+    """
+    method, size = method_of(config), config.memory.size or config.memory.fixed_per_class
+    if method.predict == "nme" and not size:
+        raise ConfigError(f"{_BY_MEANS.format(config.method.name)} memory.size is 0; 1 or more fits")
     return method

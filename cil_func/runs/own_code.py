@@ -1,16 +1,15 @@
 """The files of a user's own that a configuration names: whether they have changed, and their mistakes as one line."""
 
 import os
-import site
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cil_func.config import Config, names
+from cil_func.config import Config, names, siblings
 from cil_func.config.flat import flat
 from cil_func.errors import CilError, OwnCodeError
 
-_NO_ONES = ("torchinductor_", *site.getsitepackages(), site.getusersitepackages())  # in paths of code that isn't theirs
+_COMPILED = "torchinductor_"  # in paths of code that torch.compile writes
 
 
 def digests(config: Config, before: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -37,26 +36,38 @@ def explain(error: BaseException, config: Config) -> OwnCodeError | None:
     places = list(_places(config))
     if isinstance(error, CilError) or not isinstance(error, Exception) or not places:
         return None
-    text = str(error).partition("\n")[0]
-    frames = [(os.path.abspath(file), line) for file, line, *_ in traceback.extract_tb(error.__traceback__)][::-1]
-    for file, line in frames:  # the innermost first
-        for is_theirs in (str.__eq__, _is_below):
-            for key, place in places:
-                source = names.source(place)
-                if source and is_theirs(file, source):
-                    where = f"line {line}" if file == source else f"{file}, line {line}"
-                    return OwnCodeError(f"{key}: {place} failed; {where}: {type(error).__name__}: {text}")
-    if type(error).__module__.startswith("torch._dynamo") and config.run.compile:
-        traced = [(key, place) for key, place in places if not key.startswith("data.")]
-        for key, place in traced[:1]:
-            return OwnCodeError(f"{key}: {place} can't be compiled; run.compile=false shows why: {text}")
+    own: dict[str, tuple[str, str]] = {}
+    for key, place in places:
+        own.setdefault(names.source(place), (key, place))
+    if found := _failed(error, own):
+        key, place, file, line = found
+        return OwnCodeError(f"{key}: {place} failed; {names.in_a_line(error, file, line, place)}")
+    traced = [f"{key}: {place}" for key, place in places if not key.startswith("data.")]
+    if traced and type(error).__module__.startswith("torch._dynamo") and config.run.compile:
+        text = str(error).partition("\n")[0]
+        return OwnCodeError(f"{' or '.join(traced)} can't be compiled; run.compile=false trains without that: {text}")
+    return None
+
+
+def _failed(error: BaseException, own: Mapping[str, tuple[str, str]]) -> tuple[str, str, str, int] | None:
+    """Returns (key, place, file, line): of the named file to blame, and of the innermost own code, which failed.
+
+    own: {path of a named file: (key, place)}. The one to blame is the innermost of them that called the code that
+    failed, or is it; if none did, the one in the deepest folder around it. Returns None if no own code has failed.
+    """
+    frames = [(os.path.abspath(file), line or 0) for file, line, *_ in traceback.extract_tb(error.__traceback__)][::-1]
+    for number, (file, line) in enumerate(frames):  # the innermost first
+        around = sorted((each for each in own if each and _is_below(file, each)), key=lambda each: -each.count(os.sep))
+        if file in own or around:
+            callers = [each for each, _ in frames[number:] if each in own]
+            return *own[(callers or around)[0]], file, line
     return None
 
 
 def _is_below(file: str, source: str) -> bool:
     """Returns whether a file is in the folder of a named one or below, and no library's."""
     inside = file.startswith(os.path.dirname(source) + os.sep) and os.path.exists(file)
-    return inside and not names.is_library(file) and not any(part in file for part in _NO_ONES)
+    return inside and not siblings.is_library(file) and _COMPILED not in file
 
 
 def _places(config: Config) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from cil_func.config import effects
 from cil_func.data import scenario
 from cil_func.errors import DataError
 from cil_func.experiment import Experiment
-from cil_func.methods.extra import begun
+from cil_func.methods.checks import begun
 from cil_func.parallel import batch_split
 from cil_func.runs import activations, counting, memory_files, pretrained, storage
 from cil_func.runs.setup import Setup

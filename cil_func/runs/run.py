@@ -123,7 +123,7 @@ def _reported(config: Config, reporter: StatusReporter, signals: Signals, work: 
         return failure["exit_code"]
     except (Exception, StoppedError) as error:
         signals.ignore_more()
-        return reporter.failed(machine.as_one_line(error, config, reporter.directory, owned=reporter.owns))
+        return reporter.failed(machine.as_one_line(error, config, reporter.directory))
 
 
 def _run(

@@ -20,7 +20,7 @@ from cil_func.parallel.launch import device_of, set_threads
 from cil_func.parallel.processes import ALONE, Processes
 from cil_func.runs import extended_data, fingerprints, load_data, loggers, machine, parent, pretrained, storage
 from cil_func.runs.environment import resolve
-from cil_func.runs.method_of import method_of
+from cil_func.runs.method_of import method_to_train
 from cil_func.runs.network_of import backbone_for, check_backbone, check_maps, known_size, network_of
 from cil_func.runs.parent import Parent
 from cil_func.training import inference, runners
@@ -75,11 +75,11 @@ def build(config: Config, processes: Processes = ALONE) -> Setup:
     deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
     """
-    config = pretrained.with_preparation(resolve(config))
+    config = pretrained.with_preparation(resolve(config, processes.launch))
     loggers.check(config)
     device = _prepare(config, processes)
     draws = check_backbone(config, known_size(config))  # what can be known before the data are loaded
-    method = method_of(config)
+    method = method_to_train(config)
     backbone_for(config, method)
     check_maps(config, method, known_size(config))
     optimisers = _optimisers(config, method)

@@ -58,14 +58,16 @@ class StatusReporter:
         """Reports that this process has failed by `error`. Returns the exit status; 0 if the run was finished before.
 
         Several processes may fail for the same reason. The first one that reports it writes and prints its message; the
-        others then report that failure and not their own. A bug is printed with its traceback, other errors as a line.
+        others then report that failure and not their own. A bug is printed with its traceback, other errors as a line;
+        before that of own code comes the traceback, if it can't be kept in the run directory.
         """
         known = isinstance(error, (CilError, StoppedError))
         message = str(error) if known else printable(f"{type(error).__name__}: {error}")
         if self.done:
             self.print_line(f"the run is finished; after that: {message}")
             return 0
-        message += self._keep_traceback(error)
+        kept = self._keep_traceback(error)
+        message += kept
         rank, exit_code = self.processes.rank, getattr(error, "exit_status", 1)
         failure: Failure = {"rank": rank, "exit_code": exit_code, "message": message, "lost": False}
         if self.processes.watch:
@@ -76,6 +78,8 @@ class StatusReporter:
             return failure["exit_code"]
         self._write(failure["exit_code"], failure["message"])
         if failure["rank"] == rank and known:
+            if isinstance(error, OwnCodeError) and error.__cause__ and not kept:
+                traceback.print_exception(error.__cause__)
             self.print_line(failure["message"])
         elif failure["rank"] == rank:
             traceback.print_exception(error)

@@ -23,7 +23,7 @@ from cil_func.report.published import Published
 from cil_func.report.tables import number
 from cil_func.runs import output
 from cil_func.runs.directory import refuse_another_run
-from cil_func.runs.method_of import method_of
+from cil_func.runs.method_of import method_to_train
 from cil_func.studies import published_rows, recorded, sweep, sweep_jobs, sweep_plan, sweep_table
 
 _WIDTH = 100  # characters of a line
@@ -102,7 +102,7 @@ def _runs(row: Published, options: argparse.Namespace) -> list[sweep_plan.Run]:
         settings = (*published_rows.settings_of(row), *options.set, *run.settings)
         runs.append(run._replace(name=f"{row.name}_{run.name}", settings=settings))
         config = published_rows.config_of(row, [*options.set, *run.settings])
-        method_of(config)
+        method_to_train(config)
         refuse_another_run(config, options.runs / runs[-1].name, where="--runs", of_many=True)
     return runs
 

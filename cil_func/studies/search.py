@@ -15,7 +15,7 @@ from cil_func.config import Config, effects
 from cil_func.config.flat import flat
 from cil_func.errors import ConfigError, NonFiniteError, OwnCodeError
 from cil_func.runs.directory import refuse_another_run
-from cil_func.runs.method_of import method_of
+from cil_func.runs.method_of import method_to_train
 from cil_func.studies import search_space, search_study, search_table, sweep_jobs, sweep_plan, sweep_table
 from cil_func.studies.search_space import Axis
 from cil_func.studies.search_study import Study, Trial
@@ -116,7 +116,8 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
         for value in axis.ends:
             others = [f"{other.key}={other.ends[0]}" for other in axes if other is not axis]
             try:
-                methods.append(method_of(configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"])))
+                config = configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"])
+                methods.append(method_to_train(config))
             except ConfigError as error:
                 raise ConfigError(f"{str(error).removeprefix('--set ')} (--search {axis.key})") from error
     if options.first_phase:

@@ -11,7 +11,7 @@ from cil_func import config as configuration
 from cil_func.config import Config
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
-from cil_func.runs.method_of import method_of
+from cil_func.runs.method_of import method_to_train
 
 SEED, ORDER = "run.seed", "data.order_seed"
 _LONGEST = 120  # characters of a name
@@ -73,7 +73,7 @@ def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> lis
     for run in planned:
         try:
             found.append(configuration.load(config, [*settings, *run.settings]))
-            method_of(found[-1])
+            method_to_train(found[-1])
         except ConfigError as error:
             words, line = f" (run {run.name})" if len(planned) > 1 else "", str(error)
             for key, _, _ in (setting.partition("=") for setting in run.group):

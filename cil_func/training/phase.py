@@ -9,7 +9,8 @@ import torch
 from cil_func import memory, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
-from cil_func.methods.extra import begun, without_logits
+from cil_func.methods.checks import begun
+from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model, with_frozen
 from cil_func.training import memory_pools, rows, stage, step_state
 from cil_func.training.definition import Experiment

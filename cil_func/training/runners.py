@@ -14,6 +14,7 @@ from cil_func import rng, tree
 from cil_func.data.batch import AnyBatch
 from cil_func.networks.outputs import Classes, Outputs
 from cil_func.training.events import Emit
+from cil_func.training.first_call import first_call
 from cil_func.training.step_state import Health, Measures, TrainState, apart, nothing_measured
 
 _GRAPHS = 64  # of one function, in one process; torch's own limit of 8 would end a run whose phases differ much in size
@@ -34,8 +35,7 @@ def compiled(function: Function, *, full: Callable[..., int], name: str = "funct
 
     full(*args) -> the number of rows of a call that is to be compiled, else 0. Calls with one number of rows, and
     arguments of one structure, share a graph. name: what is compiled, for the events of `reported`.
-    An epoch's last, smaller batch is one of dozens: a second graph would take a minute to compile and save a fraction
-    of a second.
+    An epoch's last, smaller batch is one of dozens: a second graph takes a minute to compile and saves next to nothing.
     """
     logging.getLogger("torch.utils.cpp_extension").addFilter(_says_more_than_no_gpu)
     # dynamic=False: a second shape must never turn the graph of the first into a slower, general one.
@@ -52,7 +52,7 @@ def compiled(function: Function, *, full: Callable[..., int], name: str = "funct
         known.add(kind)
         started = time.perf_counter()
         _emit.get()({"event": "compiling", "what": name})
-        result = fast(*args)
+        result = first_call(fast, function, args)
         _emit.get()({"event": "compiled", "what": name, "seconds": time.perf_counter() - started})
         return result
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from cil_func import optim, tree
 from cil_func.data.batch import PADDING, AnyBatch
 from cil_func.methods.base import Stage, nothing
+from cil_func.methods.checks import tensors
 
 NEVER = -1  # Health.failed_step of a training that is well
 
@@ -65,13 +66,13 @@ def start(
 
     params, state: of the model, its classifier padded to the run's C classes; copied but for what is frozen, which
     stays shared. extra: what the method remembers, which isn't copied; None: nothing. The optimiser starts anew, for
-    the parameters that the stage trains.
+    the parameters that the stage trains. Raises OwnCodeError if its state is no dict of tensors.
     """
     params, state = (_copied(part, stage) for part in (params, state))
     chosen, _ = tree.partition(params, stage.trains)
     device = tree.leaves(params)[0].device
     health = Health(*torch.tensor((0, NEVER, NEVER), device=device).unbind())
-    opt_state = tree.cast(optimiser.init(chosen), device=device)  # an own one may begin with numbers on the CPU
+    opt_state = tensors(optimiser.init(chosen), "optim.name: init of the optimiser", device)
     return TrainState(params, state, opt_state, tree.map(torch.clone, health), extra or {})
 
 

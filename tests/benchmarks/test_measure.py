@@ -123,6 +123,12 @@ def test_a_record_of_other_settings_replaces_none(flags, capsys, monkeypatch):
     assert f"error: {flag} measures something else" in (said := capsys.readouterr().err) and "--json PATH" in said
 
 
+def test_a_gpu_that_a_benchmark_passes_over_is_told(capsys, monkeypatch):
+    monkeypatch.setattr("cil_func.training.gpus.passed_over", lambda: "no GPU is used")
+    monkeypatch.setattr("cil_func.training.gpus.fault", lambda: "none fits")
+    assert measure.device() == "cpu" and capsys.readouterr().err == "warning: no GPU is used\n"
+
+
 def test_generated_images_replace_no_record_of_real_ones(capsys):
     with pytest.raises(SystemExit):
         importlib.import_module("benchmarks.run").parse([])

@@ -751,3 +751,12 @@ def test_a_mistake_in_the_configuration_of_a_run_names_its_file(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=says):
             config.of_run(tmp_path)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
+def test_a_run_without_a_configuration_names_the_file_that_is_missing(make, tmp_path):
+    """No preset is meant there."""
+    make(tmp_path / "config.toml")
+    with pytest.raises(ConfigError) as failure:
+        config.of_run(tmp_path)
+    assert str(failure.value) == f"{tmp_path / 'config.toml'}: no such file; put it back from a copy of the run"

@@ -3,7 +3,6 @@
 import os
 import sys
 import traceback
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +15,7 @@ def write(tmp_path, monkeypatch):
     """Writes a file into the working directory; modules that a test imports are forgotten after it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(siblings, "_CLAIMED", {})
     before = set(sys.modules)
 
     def file(name: str, text: str):
@@ -68,36 +68,96 @@ def test_files_of_one_name_are_two_modules_and_each_runs_once(write):
     one, other = write("a/own.py", code), write("b/own.py", code)
     found = [names.find(f"{path}:make", key="method.name") for path in (one, other, one)]
     assert [make() for make in found] == [str(one), str(other), str(one)] and found[0] is found[2]
-    assert sys.modules["zz_ran"].times == 1  # each folder has its own
+    assert sys.modules["zz_ran"].times == 2  # each file once; what they import is the same in both folders
 
 
-def test_each_file_imports_the_module_beside_it_whatever_others_have_imported(write):
-    """Python has one module of a name; two copies of a project, or a folder in another one, have two of one name."""
-    code = "from zz_same import number\nfrom zz_pack.zz_in import deep\ndef make(): return number, deep"
-    places = ("a", "b", "a/below")
-    for number, folder in enumerate(places):
-        write(f"{folder}/zz_same.py", f"number = {number}")
+LATE, EARLY = "def make():\n    import zz_same\n    return zz_same.number", "import zz_same\nmake = zz_same.get"
+SAME = "number = {0}\ndef get(): return number"
+
+
+@pytest.mark.parametrize(("one", "other"), [(LATE, EARLY), (EARLY, LATE)])
+def test_two_files_that_need_two_modules_of_one_name_are_refused(one, other, write, tmp_path):
+    """Python has one module of a name, and an import in a function is run when another file's have long been."""
+    for folder, code in zip("ab", (one, other), strict=True):
+        write(f"{folder}/zz_same.py", SAME.format(folder == "b"))
+        write(f"{folder}/own.py", code)
+        write(f"{folder}/more.py", EARLY)
+    make = names.find("a/own.py:make", key="method.name")
+    assert names.find("a/more.py:make", key="method.name")() == 0  # of the same folder
+    a, b = tmp_path / "a", tmp_path / "b"
+    said = f"method.name: b/own.py imports zz_same from {b}, and a/own.py imports another zz_same from {a}"
+    for _ in range(2):
+        assert str(refused("b/own.py:make")) == f"{said}; rename one of the two"
+    assert make() == 0
+    write("b/zz_same.py", SAME.format(False))
+    assert names.find("b/own.py:make", key="method.name")() == 0  # the same, so one of them does for both
+
+
+@pytest.mark.parametrize("code", [LATE, EARLY])
+def test_a_file_imports_the_module_beside_it_whatever_lies_beside_others(code, write):
+    """Also where an earlier file's folder comes first in sys.path."""
+    for number, folder in enumerate("ab"):
+        write(f"{folder}/zz_same.py", SAME.format(number))
+        write(f"{folder}/own.py", code if number else "def make(): ...")
+        names.find(f"{folder}/own.py:make", key="method.name")
+    assert names.find("b/own.py:make", key="method.name")() == 1
+
+
+def test_what_imported_modules_import_is_looked_at_too(write):
+    """In packages, by relative imports, and in functions; but not in a package's modules that nobody imports."""
+    for number, folder in enumerate("ab"):
+        write(f"{folder}/own.py", "def make():\n    from zz_pack.zz_in import deep\n    return deep()")
         write(f"{folder}/zz_pack/__init__.py", "")
-        write(f"{folder}/zz_pack/zz_in.py", f"deep = {number}")
-    for order in (places, places[::-1]):
-        files = {folder: write(f"{folder}/{order[0][-1]}.py", code) for folder in order}
-        found = {folder: names.find(f"{path}:make", key="method.name")() for folder, path in files.items()}
-        assert found == {folder: (number, number) for number, folder in enumerate(places)}
+        write(f"{folder}/zz_pack/zz_in.py", "from .zz_deeper import deep")
+        write(f"{folder}/zz_pack/zz_deeper.py", f"def deep():\n    {LATE.partition(':')[2].strip()}")
+        write(f"{folder}/zz_pack/zz_unused.py", "import zz_free")
+        for name in ("zz_same", "zz_free"):
+            write(f"{folder}/{name}.py", SAME.format(number))
+    assert names.find("a/own.py:make", key="method.name")() == 0
+    assert "b/own.py imports zz_same from " in str(refused("b/own.py:make"))
+    write("b/free.py", EARLY.replace("same", "free"))
+    assert names.find("b/free.py:make", key="method.name")() == 1
+
+
+def test_a_folder_without_init_is_a_package_of_its_own_folder_alone(write, tmp_path):
+    for number, folder in enumerate("ab"):
+        write(f"{folder}/zz_space/zz_in.py", f"number = {number}")
+    write("a/own.py", "def make(): ...")
+    write("b/own.py", "def make():\n    from zz_space.zz_in import number\n    return number")
+    names.find("a/own.py:make", key="method.name")
+    make = names.find("b/own.py:make", key="method.name")
+    import zz_space
+
+    sys.path.append(str(tmp_path))  # Python looks for its parts again
+    assert make() == 1 and [*zz_space.__path__] == [str(tmp_path / "b/zz_space")]
+
+
+def test_a_module_by_its_dotted_name_is_not_another_files_module(write, tmp_path):
+    write("a/zz_same.py", SAME.format(0))
+    write("a/own.py", EARLY)
+    write("zz_same.py", SAME.format(1))
+    write("zz_late.py", LATE)
+    assert names.find("a/own.py:make", key="method.name")() == 0
+    for name in ("zz_same", "zz_late"):
+        said = f"{name} imports zz_same from {tmp_path}, and a/own.py imports another zz_same from {tmp_path / 'a'}"
+        assert said in str(refused(f"{name}:make"))
+
+
+def test_a_folder_that_an_own_file_puts_first_stays_there(write, tmp_path):
+    path = str(tmp_path / "library")
+    write("library/zz_found.py", "number = 5")
+    code = f"import sys\nsys.path.insert(0, {path!r})\ndef make():\n    from zz_found import number\n    return number"
+    write("own.py", code)
+    assert names.find("own.py:make", key="method.name")() == 5 and sys.path[0] == path
 
 
 def test_a_copy_of_this_repository_beside_a_file_is_not_imported(write):
     import cil_func
 
-    write("a/own.py", "def make(): ...")
-    write("b/cil_func/__init__.py", "raise RuntimeError('another copy')")
-    file = write("b/own.py", "import cil_func\ndef make(): return cil_func")
-    names.find("a/own.py:make", key="method.name")
-    root = str(Path(cil_func.__file__).parents[1])
-    siblings._FOLDERS.append(root)  # an own file lay beside train.py
-    try:
-        assert names.find(f"{file}:make", key="method.name")() is cil_func
-    finally:
-        siblings._FOLDERS.remove(root)
+    write("cil_func/__init__.py", "raise RuntimeError('another copy')")
+    write("own.py", "import cil_func\ndef make(): return cil_func")
+    assert names.find("own.py:make", key="method.name")() is cil_func
+    assert "cil_func" not in siblings._CLAIMED
 
 
 def test_a_file_imports_what_lies_beside_it_and_hides_nothing(write):

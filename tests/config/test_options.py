@@ -137,8 +137,9 @@ def test_a_default_says_the_type_where_no_annotation_does():
 
     table = {"flag": False, "count": 0.5, "rate": 1, "word": "b", "anything": "c", "none": 3}
     assert given(function, table) == table
-    whole = given(function, {"count": 2})["count"]
-    assert (whole, type(whole)) == (2, int)  # range(count) takes no 2.0
+    for name, value, kind in (("count", 2, int), ("count", 0.5, float), ("rate", 2, float)):
+        found = given(function, {name: value})[name]
+        assert (found, type(found)) == (value, kind)  # range(count) takes no 2.0
     for name, wrong in (("flag", 1), ("count", "x"), ("count", True), ("rate", "0.5"), ("word", 3)):
         assert refused(function, {name: wrong}).startswith(f"method.options.{name}: ")
 

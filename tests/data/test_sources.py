@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import threading
 import time
 import typing
@@ -325,6 +326,24 @@ def test_core50_as_it_is_distributed(tmp_path):
         sources.load("core50", path=str(root))
     with pytest.raises(DataError, match=r"s1 holds neither s1/o1/ nor core50_128x128/ with it; unpack core50"):
         sources.load("core50", path=str(root / "s1"))
+
+
+@pytest.mark.parametrize("owner", ["Path", "locking"])
+def test_a_download_is_locked_though_the_folder_is_deleted_meanwhile(owner, tmp_path, monkeypatch):
+    """By another process whose download fails: before the lock's file is opened, or after it was locked."""
+    root, name = tmp_path / "a", {"Path": "open", "locking": "lock"}[owner]
+    function, calls = getattr(getattr(cifar100, owner), name), []
+
+    def deleted_before(*given):
+        calls.append(given)
+        if len(calls) < 4:
+            shutil.rmtree(root)
+        return function(*given)
+
+    monkeypatch.setattr(getattr(cifar100, owner), name, deleted_before)
+    with cifar100._download_lock(root, "stem"):
+        assert [path.name for path in root.iterdir()] == ["stem.lock"] and len(calls) == 4
+    assert not root.exists()
 
 
 def test_one_process_at_a_time_downloads_and_what_is_there_is_waited_for_by_nobody(tmp_path):

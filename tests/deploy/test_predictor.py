@@ -138,6 +138,16 @@ def test_mistakes_are_one_line(trained, tmp_path):
             predictor(wrong)
 
 
+def test_a_gpu_that_is_passed_over_is_told_once(trained, capsys, monkeypatch):
+    monkeypatch.setattr("cil_func.training.gpus.passed_over", lambda: "no GPU is used")
+    monkeypatch.setattr("cil_func.deploy.predictor._TOLD", set())
+    said = []
+    for device in ("cpu", "auto", "auto"):
+        cil_func.load(trained.copy, device=device)
+        said.append(capsys.readouterr().err)
+    assert said == ["", "warning: no GPU is used\n", ""]
+
+
 def test_what_is_no_finished_run_is_refused(trained, tmp_path):
     with pytest.raises(ConfigError, match="there is no such directory"):
         cil_func.load(tmp_path / "nothing")

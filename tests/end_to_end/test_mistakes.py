@@ -75,6 +75,16 @@ def test_exit_3_for_what_the_data_show_and_the_directory_can_be_used_again(overr
     assert train.main([*QUICK, "--out", str(tmp_path / "run")]) == 0
 
 
+def test_a_gpu_that_is_passed_over_is_told_on_the_screen_and_in_the_log(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cil_func.training.gpus.passed_over", lambda numbers: "no GPU is used")
+    assert train.main([*QUICK, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == "train.py: warning: no GPU is used\n"
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [event["message"] for event in events if event["event"] == "warning"] == ["no GPU is used"]
+    assert train.main([*QUICK, "--dry-run", "--set", "run.device=cpu", "--out", str(tmp_path / "plan")]) == 0
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--config", "--out", "--extend"])
 def test_an_empty_name_is_no_name(flag, capsys):
     """That of an unset variable would be the preset of the digits, or the current directory."""

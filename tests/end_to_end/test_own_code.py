@@ -12,7 +12,11 @@ import tiny
 import torch
 
 import train
-from cil_func.config import names
+from cil_func import config
+from cil_func.__main__ import main
+from cil_func.config import names, siblings
+from cil_func.runs import own_code
+from cil_func.runs.method_of import method_of
 
 pytestmark = pytest.mark.usefixtures("shallow")
 METHOD = Path(__file__).parents[1] / "own" / "adjusted_replay.py"
@@ -50,6 +54,10 @@ def sign(momentum, weight_decay, scale: float = 1.0):
     return optim.Optimiser(lambda params: {}, update)
 
 
+def counting(momentum, weight_decay):
+    return optim.Optimiser(lambda params: {"a": {"t": 0}}, sign(0.0, 0.0).update)
+
+
 def broken(path):
     raise RuntimeError("no disk here")
 """
@@ -62,6 +70,17 @@ def run(directory, *settings: str) -> int:
 
 def results(directory) -> dict:
     return json.loads((directory / "results.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Each test's own files are the first ones that are imported, as in a new process."""
+    before = set(sys.modules)
+    yield
+    siblings._CLAIMED.clear()
+    for name in set(sys.modules) - before:
+        if name.startswith("cil_func_user_") or name == "helper":
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -149,7 +168,8 @@ from dataclasses import dataclass
 from typing import Any
 from cil_func import losses
 from cil_func.methods import Method
-from cil_func.methods.base import Stage; from cil_func.methods.extra import Extra
+from cil_func.methods.base import Replay, Stage
+from cil_func.methods.extra import Extra
 
 def ce(student, teacher, targets, classes):
     return losses.cross_entropy(student.logits, targets.labels, mask=classes.seen, rows=targets.rows)
@@ -159,10 +179,18 @@ def plain(options, what="ce"): return Method(name="plain", loss=globals()[what])
 def number(*given): return 1.5
 def rows(*given): return ce(*given)[None]
 def fails(student, *given): return student.logits @ torch.ones(3)
+def remembers(options, **given):
+    found = {"start": {"a": {"n": 1}}, "begin": {}, "after": {}} | given
+    start, begin, after = (lambda *_, found=found[name]: found for name in ("start", "begin", "after"))
+    return Method(name="remembers", loss=ce, extra=Extra(start, after, begin=begin))
+def untraced(*given):
+    torch._dynamo.graph_break()
+    return ce(*given)
 def leaves(options): raise SystemExit(3)
 def of(options, **fields): return Method(name="of", loss=ce, **fields)
 def staged(options, *, names=("a",), **fields):
     return Method(name="staged", loss=ce, stages=tuple(Stage(name, ce, **fields) for name in names))
+def replayed(options, **fields): return Method(name="r", loss=ce, replay=Replay(ce, ce, **fields))
 def untupled(options): return Method(name="untupled", loss=ce, stages=Stage("a", ce))
 def named(options): return Method(name="named", loss="ce")
 def by_helper(options):
@@ -170,7 +198,7 @@ def by_helper(options):
     return Method(name="by_helper", loss=lambda *given: helper.fails())
 def listed(options):
     import numpy as np
-    return Mine(name="listed", loss=ce, stages=[Stage("Again", ce)], clamp=np.float32(1), uses_memory=np.bool_(True))
+    return Mine(name="listed", loss=ce, stages=[Stage("again_2", ce)], clamp=np.float32(1), uses_memory=np.bool_(True))
 @dataclass(frozen=True)
 class Mine(Method):
     note: Any = None
@@ -179,13 +207,12 @@ def finished(options, what=1):
     given = {1: lambda params, num_new: (params, 0.5), 2: lambda params, num_new: params}
     given[3] = lambda params, num_new: [params, torch.ones(3)]
     return Method(name="finished", loss=ce, finish=given[what])
-def remembers(options, what):
+def stores(options, what):
     good, bad = {"past": torch.ones(1)}, {"past": torch.ones(1), "logits": torch.ones(1)}
     given = {"start": lambda params: good, "begin": lambda *given: good, "after": lambda *given: good}
-    given["fit"] = lambda params, *given: (params, good)
-    wrong = {"fit": lambda params, *given: (params, bad)}.get(what, lambda *given: bad)
-    extra = Extra(**given | {what: wrong}) if what != "number" else Extra(start=lambda params: torch.ones(1))
-    return Method(name="remembers", loss=ce, extra=extra)
+    given["fit"] = lambda params, *given: (params, bad if what == "fit" else good)
+    given |= {} if what == "fit" else {what: lambda *given: bad}
+    return Method(name="stores", loss=ce, extra=Extra(**given))
 """
 
 
@@ -208,17 +235,25 @@ def methods_file(tmp_path):
     ("of", ["penalty=x"], 'penalty is "x"; a function or None fits'),
     ("staged", ['names=["a", "a"]'], "two stages are called 'a'"),
     ("staged", ['names=[""]'], "a stage has no name"),
+    *(("staged", [f'names=["{name}"]'], f"stage '{name}': no table [optim.{name}] can be; lowercase letters")
+      for name in ("Again", "options", "epoch", "first_phase", "2nd", "a b", "a.b")),
+    ("replayed", ["groups=0"], 'replay.groups is 0; 1 or more, or "phases", fits'),
+    ("replayed", ["groups=word"], 'replay.groups is "word"; '),
+    ("replayed", ["images=-1"], "replay.images is -1; 0, as many as a batch, or more fits"),
+    ("staged", ["clamp=-1.0"], "stage 'a': clamp is -1.0; 0"),
     ("staged", ["norm=off"], 'stage \'a\': norm is "off"; one of "train", "eval" fits'),
     ("untupled", [], "stages is a Stage; a tuple of Stages fits"), ("named", [], 'loss is "ce"; a function fits'),
     ("leaves", [], "SystemExit: 3"),
     ("of", ["predict=nme"], "nearest mean of exemplars, and keeps none; uses_memory=True fits"),
     ("plain", ["what=number"], "a loss returned 1.5; a 0-d tensor fits"),
     ("plain", ["what=rows"], "a loss returned a tensor (1,); a 0-d tensor fits"),
-    ("plain", ["what=fails"], "line 16: RuntimeError: "),
+    ("plain", ["what=fails"], "line 17: RuntimeError: "),
+    ("remembers", [], """extra's start returned 1 under "a.n"; a tensor fits"""),
+    ("remembers", ["start={}", "begin=[1]"], "extra's begin returned a list; a dict of tensors fits"),
+    ("remembers", ["start={}", "after={x = 'y'}"], """extra's after returned "y" under "x"; a tensor fits"""),
     ("finished", ["what=2"], "finish of finished returned a dict; (params, gamma) fits"),
-    *(("remembers", [f"what={of}"], f'{of} of extra returned a part called "logits", the name of the stored logits')
+    *(("stores", [f"what={of}"], f"""extra's {of} returned a part called "logits", the name of the stored logits of""")
       for of in ("start", "begin", "after", "fit")),
-    ("remembers", ["what=number"], "start of extra returned a Tensor; a dict of tensors fits"),
     ("finished", ["what=3"], "finish of finished returned a Tensor as gamma; a number or None fits"),
 ])  # fmt: skip
 def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_path, capsys):
@@ -230,9 +265,22 @@ def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_p
 
 
 def test_a_plan_finds_what_a_method_remembers_at_its_start(methods_file, capsys):
-    settings = (f"method.name={methods_file}:remembers", "method.options.what=begin")
+    settings = (f"method.name={methods_file}:stores", "method.options.what=begin")
     assert train.main([*tiny.flags("run.compile=false", *settings), "--dry-run"]) == 2
-    assert 'begin of extra returned a part called "logits"' in capsys.readouterr().err
+    assert """extra's begin returned a part called "logits\"""" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["what=number"], ": a loss returned 1.5; a 0-d tensor fits"),
+    (["what=rows"], ": a loss returned a tensor (1,); a 0-d tensor fits"),
+    (["what=fails"], ": {file} failed; line 17: RuntimeError: "),
+    (["what=untraced"], ": {file} or optim.name: {code} can't be compiled; run.compile=false trains without that: "),
+])  # fmt: skip
+def test_a_slip_is_the_same_line_where_the_step_is_compiled(options, says, methods_file, code, tmp_path, capsys):
+    settings = (f"method.name={methods_file}:plain", *(f"method.options.{option}" for option in options))
+    assert run(tmp_path / "out", *settings, "run.compile=true", f"optim.name={code}:sign") == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1 and f"method.name{says.format(file=methods_file, code=code)}" in said[0], said
 
 
 @pytest.mark.parametrize(("settings", "says"), [
@@ -249,6 +297,34 @@ def test_what_needs_no_images_is_found_before_they_are_read(settings, says, code
     monkeypatch.setattr("cil_func.runs.load_data.load", lambda *given: pytest.fail("the images are read"))
     assert run(tmp_path / "out", *(setting.format(code=code) for setting in settings)) in (2, 3)
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], ["--profile", "1"]])
+def test_own_code_that_fails_in_a_plan_or_profile_is_a_traceback_and_a_line(flags, methods_file, tmp_path, capsys):
+    """No directory is the run's then, in which the traceback could be kept."""
+    settings = tiny.flags("run.compile=false", f"method.name={methods_file}:plain", "method.options.what=fails")
+    assert train.main(["--out", str(tmp_path / "out"), *settings, *flags]) == 2
+    *before, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"train.py: method.name: {methods_file} failed; line 17: RuntimeError: "), last
+    assert "Traceback (most recent call last):" in before and any("in fails" in line for line in before)
+    assert not (tmp_path / "out/traceback.txt").exists()
+
+
+def test_an_optimiser_that_begins_with_something_else_than_tensors_is_one_line(code, tmp_path, capsys):
+    assert run(tmp_path / "out", "method.name=finetune", f"optim.name={code}:counting") == 2
+    assert 'optim.name: init of the optimiser returned 0 under "a.t"; a tensor fits' in capsys.readouterr().err
+
+
+def test_a_method_that_predicts_by_exemplars_is_not_trained_without_any(methods_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cil_func.runs.load_data.load", lambda *given: pytest.fail("the images are read"))
+    settings = (f"method.name={methods_file}:of", "method.options.predict=nme", "method.options.uses_memory=true")
+    says = f"{methods_file}:of predicts by the nearest mean of exemplars, and memory.size is 0; 1 or more fits"
+    assert run(tmp_path / "out", *settings, "memory.size=0") == 2
+    assert f"train.py: method.name: {says}" in capsys.readouterr().err
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["sweep", str(tmp_path / "sweep"), *words, "--grid", "memory.size=5,0", "--print"]) == 2
+    assert f"sweep: method.name: {says} (run size-0)" in capsys.readouterr().err
+    assert method_of(config.load("digits", [*settings, "memory.size=0"])).predict == "nme"
 
 
 def test_a_loss_in_float64_leaves_the_weights_in_float32(methods_file, tmp_path):
@@ -268,14 +344,38 @@ def test_what_is_as_good_as_the_right_type_is_taken(methods_file, tmp_path):
 
 def test_the_file_that_failed_is_named_of_several_and_below_it(code, methods_file, tmp_path, capsys):
     (tmp_path / "helper.py").write_text("def fails():\n    return {}['x']\n")
-    more = (f"data.name={code}:data", "data.image_size=0", "data.increment=2", "augment.crop_padding=0")
-    for what, says in (("fails", "line 16: RuntimeError"), ("", f"{tmp_path / 'helper.py'}, line 2: KeyError: 'x'")):
-        name = f"method.name={methods_file}:plain" if what else f"method.name={methods_file}:by_helper"
-        options = [f"method.options.what={what}"] if what else []
-        assert run(tmp_path / f"out{what}", name, *options, *more) == 2
-        said = capsys.readouterr().err
-        assert f"train.py: method.name: {methods_file} failed; {says}" in said or f"{code} failed; {says}" in said, said
-        assert (tmp_path / f"out{what}/traceback.txt").exists()
+    data = (f"data.name={code}:data", "data.image_size=0", "data.increment=2", "augment.crop_padding=0")
+    for name, says in (
+        ("plain", f"{methods_file} failed; line 17: RuntimeError"),
+        ("by_helper", f"{methods_file} failed; {tmp_path / 'helper.py'}, line 2: KeyError: 'x'"),
+    ):
+        options = ["method.options.what=fails"] if name == "plain" else []
+        assert run(tmp_path / name, f"method.name={methods_file}:{name}", *options, *data) == 2
+        assert f"train.py: method.name: {says}" in capsys.readouterr().err
+        assert (tmp_path / name / "traceback.txt").exists()
+
+
+def test_the_file_to_blame_has_called_what_failed_or_lies_nearest(tmp_path):
+    """Whatever the order of the configuration is."""
+    named = [tmp_path / name for name in ("a.py", "deep/b.py", "c.py")]
+    others = [tmp_path / name for name in ("helper.py", "deep/helper.py")]
+    for path in (*named, *others):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("def call(first, *rest): return first(*rest) if rest else first['x']\n")
+    a, b, c, helper, deep = [names.find(f"{path}:call", key="x") for path in (*named, *others)]
+    keys = ("data.name", "method.name", "optim.name")
+    values = [f"{key}={path}:call" for key, path in zip(keys, named, strict=True)]
+    resolved = config.load("digits", values)
+    for functions, key, place in (
+        ([a, c, helper], "optim.name", c), ([c, a, helper], "data.name", a), ([a, b], "method.name", b),
+        ([helper], "data.name", a), ([deep], "method.name", b), ([c, deep], "optim.name", c),
+    ):  # fmt: skip
+        with pytest.raises(KeyError) as failure:
+            functions[0](*functions[1:], {})
+        file = functions[-1].__code__.co_filename
+        where = "line 1" if functions[-1] is place else f"{file}, line 1"
+        said = f"{key}: {place.__code__.co_filename} failed; {where}: KeyError: 'x'"
+        assert str(own_code.explain(failure.value, resolved)) == said
 
 
 def test_a_bug_of_ours_is_none_of_theirs(methods_file, tmp_path):

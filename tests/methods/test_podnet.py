@@ -119,7 +119,7 @@ def make(count: int = 1, called: bool = True):
 def test_a_backbone_in_which_one_map_would_count_twice_is_refused_before_images_are_read(monkeypatch, tmp_path):
     """Also one's own, and one whose maps are not those of three stages."""
     monkeypatch.setattr(setup.load_data, "load", lambda *given: pytest.fail("the images are read"))
-    with pytest.raises(ConfigError, match="model.backbone: resnet8 shows 3 feature maps; podnet needs .* resnet14 and"):
+    with pytest.raises(ConfigError, match=r"resnet8 shows 3 feature maps; podnet needs .* resnet14 and"):
         setup.build(config.load("cifar", ["model.backbone=resnet8", "method.name=podnet"]))
     (tmp_path / "own.py").write_text(OWN)
     settings = [f"model.backbone={tmp_path / 'own.py'}:make", "method.name=podnet"]

@@ -81,6 +81,13 @@ def test_our_numbers_are_those_of_the_record_with_the_most_seeds(tmp_path):
     assert numbers_by_method.of(tmp_path / "nowhere", config.load("digits"), [2] * 5) == {}
 
 
+def test_methods_that_need_exemplars_have_a_row_without_any(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "TABLE", {name: methods.TABLE[name] for name in ("icarl", "replay")})
+    words = ["--config", "digits", "--set", "memory.size=0", "--records", str(tmp_path), "--json"]
+    assert main(["methods", *words]) == 0
+    assert [row["kept"]["exemplars"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
+
+
 def test_the_command(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "TABLE", {name: methods.TABLE[name] for name in ("wa", "podnet")})
     words = ["methods", "--config", "digits", "--records", str(tmp_path), "--json"]
