@@ -172,7 +172,7 @@ class Method:
     images of the "new" classes, or of all classes "seen", of old ones the exemplars.
     stages: more trainings, which follow in phases that have old classes.
     hold_out: share of each old class's exemplars that is kept from training, for stages on "held_out" rows, and of each
-    new class as many images as that is of the largest old one; 0: none.
+    new class as many images as that is of the largest old one; 0: none. With it, others have "new" rows and no replay.
     trained: in which phases there are epochs at all: "first" is phase 0 alone.
     """
 
