@@ -5,6 +5,7 @@ import torch
 from cil_func.config import Config, names
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
+from cil_func.methods import checks
 from cil_func.methods.base import Method
 from cil_func.networks import backbones, recomputing
 from cil_func.networks.backbones import Backbone
@@ -34,7 +35,7 @@ def network_of(
         drop=drop_of(config),
         grow=method.grow,
         beside=method.beside,
-        begin=method.begin,
+        begin=checks.begin(method),
     )
 
 
