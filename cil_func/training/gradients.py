@@ -53,7 +53,9 @@ def updates(
     return of_new_rows(moves, chosen, classes) if stage.rows_trained == "new" else moves, before, after
 
 
-def tracked(track: Track, extra: tree.Tree, step: tuple[tree.Tree, ...], classes: Classes) -> tree.Tree:
+def tracked(
+    track: Track, extra: tree.Tree, step: tuple[tree.Tree, tree.Tree, tree.Tree], classes: Classes
+) -> tree.Tree:
     """Returns what a `Track` makes of `extra`, in the same dtypes. step: (params before, params after, gradient).
 
     Raises OwnCodeError unless it has the same parts of the same shapes, which torch.where would broadcast.
