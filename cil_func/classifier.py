@@ -103,6 +103,7 @@ def align(params: Params, num_new: int) -> tuple[Params, torch.Tensor]:
     first. num_new: the number of rows of the newest phase, which are the last ones, 0 < num_new < K.
     The result: a new tree, in which old rows and all biases are bit-identical, and a 0-d tensor, which is
     usually below 1. If all new rows are zero, gamma is 1. If all old rows are zero, gamma is 0, as the formula says.
+    Of float16 and bfloat16 rows gamma is computed, and returned, in float32.
     Works under torch.func.grad, vmap and compile. Raises ValueError if num_new leaves no old or no new row.
     Source: Zhao et al. 2020 (arXiv:1911.07053), weight aligning, section 4.
     """
@@ -113,14 +114,15 @@ def align(params: Params, num_new: int) -> tuple[Params, torch.Tensor]:
     if num_new < 1:
         raise ValueError(f"align: {num_classes} rows, num_new={num_new} leaves no new class; give 1 or more")
     num_old = num_classes - num_new
-    row_norms = norms(params)
+    weight = params["weight"]
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # gamma may be above float16's largest number
+    row_norms = torch.linalg.vector_norm(wide, dim=1)
     old_norm, new_norm = row_norms[:num_old].mean(), row_norms[num_old:].mean()
     # The denominator is replaced too: otherwise the branch that `where` doesn't take would still divide by 0, and its
     # gradient would be 0 * inf = NaN.
     empty = new_norm == 0
     gamma = torch.where(empty, 1.0, old_norm / torch.where(empty, 1.0, new_norm))
-    weight = params["weight"]
-    aligned = torch.cat([weight[:num_old], weight[num_old:] * gamma])
+    aligned = torch.cat([weight[:num_old], (wide[num_old:] * gamma).to(weight.dtype)])
     return {"weight": aligned, "bias": params["bias"].clone()}, gamma
 
 

@@ -18,7 +18,7 @@ from cil_func import memory, metrics, rng, tree
 from cil_func.data.images import Mirrored
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
-from cil_func.methods.checks import finish, tensors
+from cil_func.methods.checks import alike, finish, fitted, remembered
 from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model
 from cil_func.training import evaluation
@@ -121,7 +121,8 @@ def expand(experiment: Experiment, phase: Phase, learned: Model | None, key: int
     rows = torch.cat([kept, phase.train_rows])
     features = experiment.forward.features(learned, experiment.train_images, rows, when=when)          # (N, D)
     labels, classes = experiment.scenario.train_labels[rows], experiment.classes(phase)
-    return Model(method.imprint(model.params, features, labels, classes, rng.fold_in(key, "imprint")), model.state)
+    params = method.imprint(model.params, features, labels, classes, rng.fold_in(key, "imprint"))
+    return Model(alike(params, model.params, f"imprint of {method.name}"), model.state)
 
 
 def fit(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, key: int) -> tuple[Model, tree.Tree]:
@@ -137,7 +138,8 @@ def fit(experiment: Experiment, phase: Phase, learned: Model, extra: tree.Tree, 
     features = experiment.forward.features(learned, experiment.train_images, rows_of_new, when=when)   # (N, D)
     labels, classes = experiment.scenario.train_labels[rows_of_new], experiment.classes(phase)
     with experiment.processes.activity.long_work("computing the classifier"):
-        params, extra = compute(learned.params, extra, features, labels, classes, rng.fold_in(key, "fit"))
+        found = compute(learned.params, extra, features, labels, classes, rng.fold_in(key, "fit"))
+    params, extra = fitted(found, learned.params, experiment.device)
     return Model(params, learned.state), extra
 
 
@@ -154,17 +156,15 @@ def remember(
         return extra
     params, num_old = network.pad(learned.params), sum(experiment.sizes(phase)[:-1])
     passes = ModelPasses(
-        network=network, model=Model(params, learned.state),
-        classes=experiment.classes(phase, experiment.device),
-        images=experiment.train_images, labels=experiment.scenario.train_labels,
-        rows=phase.train_rows, preprocess=experiment.preprocess,
+        network=network, model=Model(params, learned.state), classes=experiment.classes(phase, experiment.device),
+        images=experiment.train_images, labels=experiment.scenario.train_labels, rows=phase.train_rows,
+        preprocess=experiment.preprocess,
         batch_size=experiment.recipe(phase.index, "").batch_size,
-        key=rng.fold_in(key, "remember"),
-        processes=experiment.processes,
+        key=rng.fold_in(key, "remember"), processes=experiment.processes,
         exemplars=memory.rows({label: exemplars[label] for label in exemplars if label < num_old}),
     )
     found = method.extra.after(extra, params, passes, passes.classes)
-    return tensors(found, "method.name: extra's after", experiment.device)
+    return remembered(found, "after", experiment.device)
 
 
 def select(experiment: Experiment, phase: Phase, learned: Model, exemplars: Memory, key: int) -> Memory:

@@ -16,6 +16,8 @@ import torch
 # Equal rows can get scores that differ in the last bits, since BLAS sums a row by its place in a block. So scores count
 # as equal if they differ by less than this part of the magnitudes that they were computed from.
 TIE = 1e-12
+# How far rounding moves a row of length 1 that `unit_rows` returns: rows of one direction may differ by this.
+_UNIT_ERROR = 16 * np.finfo(np.float64).eps
 
 
 def herd(features: torch.Tensor, count: int, *, normalize: bool = True) -> torch.Tensor:
@@ -35,23 +37,39 @@ def herd(features: torch.Tensor, count: int, *, normalize: bool = True) -> torch
     if not 0 <= count <= num_rows:
         raise ValueError(f"herd: count={count} of {num_rows} rows; give 0 to {num_rows}")
     rows = unit_rows(rows) if normalize else _scale(rows, np.abs(rows).max(initial=0.0))
+    rows, error = _centred(rows), _UNIT_ERROR if normalize else 0.0
     # Let k rows be chosen, s their sum, total the sum of all rows, and r = (k + 1) total - N s. The norm above is least
     # where 2 f_i . r - N ||f_i||^2 is largest. This needs no division by N or k, so integer features stay exact.
     squares = np.einsum("nd,nd->n", rows, rows)  # (N,)
     lengths = np.sqrt(squares)
     total, chosen_sum = rows.sum(axis=0), np.zeros(rows.shape[1])  # (D,)
+    all_lengths, chosen_lengths = lengths.sum(), 0.0  # and not the lengths of the sums, in which rows may cancel
     free = np.ones(num_rows, dtype=bool)
     chosen = np.empty(count, dtype=np.int64)
     for k in range(count):
         residual = (k + 1) * total - num_rows * chosen_sum  # (D,)
         scores = np.where(free, 2 * (rows @ residual) - num_rows * squares, -np.inf)  # (N,)
         best = scores.argmax()
-        magnitude = (k + 1) * np.linalg.norm(total) + num_rows * np.linalg.norm(chosen_sum)
-        slack = TIE * (2 * lengths * magnitude + num_rows * squares)  # (N,)
+        magnitude = (k + 1) * all_lengths + num_rows * chosen_lengths
+        slack = 2 * (TIE * lengths + error) * magnitude  # (N,), and below what `error` does to a row's square and to r
+        slack += num_rows * (TIE * lengths + 4 * (k + 1) * error) * lengths
         chosen[k] = pick = np.flatnonzero(scores + slack >= scores[best] - slack[best])[0]
         free[pick] = False
-        chosen_sum = chosen_sum + rows[pick]
+        chosen_sum, chosen_lengths = chosen_sum + rows[pick], chosen_lengths + lengths[pick]
     return torch.from_numpy(chosen)
+
+
+def _centred(rows: np.ndarray) -> np.ndarray:
+    """Returns rows (N, D) minus one of them, the one nearest to their mean.
+
+    Herding's choice doesn't change if all rows move by one vector. The squares of rows that differ little, far from the
+    origin, would lose the digits in which the rows differ. A row is subtracted, and not the mean, since the difference
+    of two integers, or of two numbers near each other, isn't rounded.
+    """
+    if not len(rows):
+        return rows
+    from_mean = rows - rows.mean(axis=0)
+    return rows - rows[np.einsum("nd,nd->n", from_mean, from_mean).argmin()]
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

@@ -52,12 +52,13 @@ def cross_entropy(
     """
     _check("cross_entropy", "logits", logits, mask)
     _check_targets("cross_entropy", logits, targets)
-    smoothed = _is_tensor("cross_entropy", "label_smoothing", label_smoothing)
-    if not smoothed and not 0 <= label_smoothing < 1:
+    if not _is_tensor("cross_entropy", "label_smoothing", label_smoothing) and not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; it must be in [0, 1)")
-    log_probs = F.log_softmax(_hide(_widen(logits), mask), dim=1)  # (B, C)
+    log_probs = F.log_softmax(_hide(taking_part(logits, rows), mask), dim=1)  # (B, C)
     loss = -_mean(log_probs.gather(1, targets.long()[:, None])[:, 0], rows)
-    if not smoothed and label_smoothing == 0:
+    if isinstance(label_smoothing, torch.Tensor):
+        label_smoothing = label_smoothing.to(loss.dtype)
+    elif label_smoothing == 0:
         return loss
     # masked columns are left out of the sum, since their log_probs are -1e9 and not 0
     spread = log_probs.mean(dim=1) if mask is None else torch.where(mask, log_probs, 0.0).sum(dim=1) / mask.sum()
@@ -94,16 +95,14 @@ def distillation(
     """
     _check("distillation", "student_logits", student_logits, mask)
     if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"distillation: student_logits {tuple(student_logits.shape)} and teacher_logits "
-            f"{tuple(teacher_logits.shape)} differ; cut both to the old classes"
-        )
+        shapes = f"{tuple(student_logits.shape)} and teacher_logits {tuple(teacher_logits.shape)}"
+        raise ValueError(f"distillation: student_logits {shapes} differ; cut both to the old classes")
     _check("distillation", "teacher_logits", teacher_logits, mask)
     softened = _is_tensor("distillation", "temperature", temperature)
     if not softened and not 0 < temperature < float("inf"):
         raise ValueError(f"distillation: temperature={temperature}; it must be above 0 and finite")
     # masked after the division, since a large temperature would make the constant as small as a logit
-    student, taught = (_hide(_widen(each) / temperature, mask) for each in (student_logits, teacher_logits))
+    student, taught = (_hide(taking_part(each, rows) / temperature, mask) for each in (student_logits, teacher_logits))
     if groups is not None:
         _check_vector("distillation", "groups", groups, student.shape[1], torch.int64)
         terms = _log_softmax_by_group(taught, groups).exp() * _log_softmax_by_group(student, groups)   # (B, C)
@@ -125,7 +124,7 @@ def binary_cross_entropy(
     """
     _check("binary_cross_entropy", "logits", logits, mask)
     _check_pair("binary_cross_entropy", logits, targets)
-    logits = _widen(logits)
+    logits = taking_part(logits, rows)
     terms = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")     # (B, C)
     return _mean((terms if mask is None else torch.where(mask, terms, 0.0)).sum(dim=1), rows)
 
@@ -146,7 +145,7 @@ def nca(
     """
     _check("nca", "logits", logits, mask)
     _check_targets("nca", logits, targets)
-    shifted = _hide(_widen(logits), mask)
+    shifted = _hide(taking_part(logits, rows), mask)
     shifted = shifted - shifted.max(dim=1, keepdim=True).values                     # (B, C)
     own = F.one_hot(targets.long(), logits.shape[1]).bool()
     right = shifted.gather(1, targets.long()[:, None])[:, 0]                        # (B,)
@@ -163,7 +162,7 @@ def distance(
     Raises ValueError for shapes that differ or aren't 2-D, rows that don't fit, or an empty batch.
     """
     _check_pair("distance", first, second)
-    first, second = _widen(first), _widen(second)
+    first, second = taking_part(first, rows), taking_part(second, rows)
     if order == 1:
         return _mean((first - second).abs().sum(1), rows)
     squares = (first - second).square().sum(1)                                     # (B,)
@@ -178,7 +177,18 @@ def cosine_distance(first: torch.Tensor, second: torch.Tensor, *, rows: torch.Te
     ValueError as `distance` does.
     """
     _check_pair("cosine_distance", first, second)
-    return _mean(1 - F.cosine_similarity(_widen(first), _widen(second)), rows)
+    return _mean(1 - F.cosine_similarity(taking_part(first, rows), taking_part(second, rows)), rows)
+
+
+def taking_part(logits: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """Returns logits (B, C) with 0 in rows that don't take part; else an infinite one would have the gradient 0 * inf.
+
+    float16 and bfloat16 become float32: -1e9 and sums over many classes need more precision. rows: (B,) bool; None: all
+    take part. Raises ValueError for rows that don't fit.
+    """
+    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    _check_vector("losses", "rows", rows, len(logits), torch.bool)
+    return wide if rows is None else torch.where(rows[:, None], wide, 0.0)
 
 
 def _log_softmax_by_group(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
@@ -202,15 +212,7 @@ def _is_tensor(function: str, name: str, value: float | torch.Tensor) -> bool:
 
 def _mean(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """Returns the mean of values (B,) over the rows that count, 0 if none does. rows: (B,) bool; None: all count."""
-    if rows is None:
-        return values.mean()
-    _check_vector("losses", "rows", rows, len(values), torch.bool)
-    return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)
-
-
-def _widen(logits: torch.Tensor) -> torch.Tensor:
-    """Returns float16 and bfloat16 logits as float32: -1e9 and sums over many classes need more precision."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return values.mean() if rows is None else torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)
 
 
 def _hide(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -236,10 +238,8 @@ def _check_vector(function: str, name: str, given: torch.Tensor | None, length: 
 def _check_targets(function: str, logits: torch.Tensor, targets: torch.Tensor) -> None:
     """Raises ValueError unless targets are (B,) integers."""
     if targets.ndim != 1 or targets.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"{function}: targets {tuple(targets.shape)} for logits {tuple(logits.shape)}; "
-            f"targets must be ({logits.shape[0]},)"
-        )
+        shapes = f"{tuple(targets.shape)} for logits {tuple(logits.shape)}"
+        raise ValueError(f"{function}: targets {shapes}; targets must be ({logits.shape[0]},)")
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(f"{function}: targets are {targets.dtype}; give class indices as integers")
 

@@ -201,6 +201,7 @@ def calibration_bins(
     confidence: (N,), the probability that a model gives to its own prediction, in [0, 1]. correct: (N,) bool.
     bins: M, the number of bins of equal width; bin m holds confidences in (m/M, (m+1)/M], the first one 0 too. An empty
     bin is (0, 0.0, 0.0). Drawn as a reliability diagram, a calibrated model lies on the diagonal.
+    Edges are rounded as confidences of this dtype are.
     Raises ValueError for shapes that differ, no prediction, bins below 1, or a confidence outside [0, 1].
     """
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
@@ -211,10 +212,13 @@ def calibration_bins(
     _check_bool("calibration_bins", "correct", correct)
     if bins < 1:
         raise ValueError(f"calibration_bins: bins={bins}; give 1 or more")
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins  # (M - 1,)
+    if confidence.is_floating_point():
+        edges = edges.to(confidence.dtype).double()
     confidence = confidence.double()
     if not ((confidence >= 0) & (confidence <= 1)).all():  # a NaN is neither
         raise ValueError("calibration_bins: a confidence is outside [0, 1]; give probabilities")
-    places = ((confidence * bins).ceil().long() - 1).clamp(min=0)  # (N,)
+    places = torch.bucketize(confidence, edges)  # (N,), not by a product, whose rounding may cross an edge
     counts = torch.bincount(places, minlength=bins)
     sums = (torch.bincount(places, value.double(), minlength=bins) for value in (confidence, correct))
     means = [(total / counts.clamp(min=1)).tolist() for total in sums]

@@ -18,21 +18,21 @@ __all__ = ["Backbone", "apply", "backbone", "init"]
 
 
 def init(
-    key: int, backbone_name: str, num_classes: int, *, image_size: tuple[int, int] | None = None
+    key: int, backbone: str, num_classes: int, *, image_size: tuple[int, int] | None = None
 ) -> tuple[dict, dict]:
     """Returns (params, state) of a new model, drawn on the CPU in float32; the module's docstring shows their keys.
 
-    key: an int, the seed of the draws. backbone_name: see `backbone`. num_classes: K.
+    key: an int, the seed of the draws. backbone: a name, see `model.backbone`. num_classes: K.
     image_size: (H, W) of the images that `apply` will get; a ViT's parameters depend on it. None: the size that a timm
     model has by itself.
     Raises ValueError for an unknown backbone or images that it can't take, ConfigError for a model that timm doesn't
     have.
     """
-    net = backbone(backbone_name)
-    backbone_name = backbone_name.partition(".")[0]  # timm's tag behind it names weights, and none are loaded
+    net = backbones.backbone(backbone)
+    name = backbone.partition(".")[0]  # timm's tag behind it names weights, and none are loaded
     params, state = net.init(rng.fold_in(key, "backbone"), image_size=image_size)
     head = classifier.init(rng.fold_in(key, "classifier"), net.feature_dim(), num_classes)
-    return {"backbone": {backbone_name: params}, "classifier": head}, {"backbone": {backbone_name: state}}
+    return {"backbone": {name: params}, "classifier": head}, {"backbone": {name: state}}
 
 
 def apply(

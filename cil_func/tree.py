@@ -130,6 +130,8 @@ def write(tree: Tree, into: Tree) -> None:
         raise ValueError(f"write: {len(leaves(tree))} leaves; the tree to write into is longer, {len(leaves(into))}")
 
     def note(source: torch.Tensor, target: torch.Tensor) -> None:
+        if source.shape != target.shape:  # torch would broadcast
+            raise RuntimeError(f"write: a leaf {tuple(source.shape)}, to be written into {tuple(target.shape)}")
         if source is not target:
             by_type[source.dtype, target.dtype].append((source, target))
 

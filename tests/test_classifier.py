@@ -127,6 +127,15 @@ def test_align_makes_mean_norms_equal_and_touches_nothing_else(num_new):
     torch.testing.assert_close(one, torch.ones((), dtype=F64))
 
 
+@pytest.mark.parametrize(("dtype", "tiny"), [(torch.float16, 1e-7), (torch.bfloat16, 1e-3)])
+def test_align_of_half_precision_has_room_for_gamma(dtype, tiny):
+    """300 / 1e-7 is above the largest number of float16, the aligned row is not."""
+    params = {"weight": torch.tensor([[300.0, 0.0], [tiny, 0.0]], dtype=dtype), "bias": torch.zeros(2, dtype=dtype)}
+    aligned, gamma = classifier.align(params, 1)
+    assert aligned["weight"].dtype == dtype and aligned["weight"].tolist() == [[300.0, 0.0], [300.0, 0.0]]
+    assert gamma.dtype == torch.float32 and gamma.item() == pytest.approx(300 / params["weight"][1, 0].item())
+
+
 def test_align_stays_finite_with_zero_rows():
     ones, zeros = [[1.0, 0.0]], [[0.0, 0.0]]
     for weight, expected in [(ones + zeros, 1.0), (zeros + ones, 0.0), (zeros + zeros, 1.0)]:

@@ -130,6 +130,57 @@ def test_large_float_features_follow_the_definition_row_for_row():
         assert herding.herd(torch.from_numpy(features), 300, normalize=normalize).tolist() == chosen
 
 
+# rows that differ little, far from the origin
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
+def test_an_offset_does_not_change_the_choice_by_hand(dtype):
+    # mean 1000001 1/3. First: 1000001 is nearest (1/3 off). Then with 1000003 the mean is 1000002 (2/3 off), with
+    # 1000000 it is 1000000.5 (5/6 off): row 0.
+    features = torch.tensor([[1000003], [1000000], [1000001]], dtype=dtype)
+    assert herding.herd(features, 3, normalize=False).tolist() == [2, 0, 1]
+
+
+@settings(deadline=None, max_examples=150)
+@given(matrices(st.integers(-6, 6)), st.integers(1, 12), st.sampled_from([-1, 1]))
+def test_integer_features_far_from_the_origin_are_exact(rows, exponent, sign):
+    moved = [[value + sign * 10**exponent for value in row] for row in rows]
+    exact = greedy([[Fraction(value) for value in row] for row in moved], len(rows))
+    assert herding.herd(torch.tensor(moved), len(rows), normalize=False).tolist() == exact
+
+
+def exact_units(rows, digits=60):
+    """Returns rows of Fractions divided by their lengths, up to `digits`; rows of one direction come out equal."""
+    units = []
+    for row in rows:
+        denominator = math.lcm(*(value.denominator for value in row))
+        integers = [int(value * denominator) for value in row]
+        integers = [value // math.gcd(*integers) * 10**digits for value in integers]
+        length = math.isqrt(sum(value * value for value in integers))
+        units.append([Fraction(value, length) for value in integers])
+    return units
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-5, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_unit_rows_around_one_direction_follow_the_definition(dtype, spread):
+    for seed in range(20):
+        draws = torch.Generator().manual_seed(seed)
+        direction = torch.rand(4, generator=draws, dtype=torch.float64)
+        features = (direction + spread * torch.randn(12, 4, generator=draws, dtype=torch.float64)).to(dtype)
+        exact = greedy(exact_units([[Fraction(value) for value in row] for row in features.tolist()]), 12)
+        assert herding.herd(features, 12).tolist() == exact
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 50)), min_size=1, max_size=9))
+@example([(1, 1), (1, 3), (1, 7), (1, 49)])
+def test_equal_directions_near_each_other_are_a_tie(scaled):
+    rows = [[10**5 * scale, (10**5 + side) * scale] for side, scale in scaled]
+    exact = greedy(exact_units([[Fraction(value) for value in row] for row in rows]), len(rows))
+    assert herding.herd(torch.tensor(rows), len(rows)).tolist() == exact
+
+
 # properties
 
 

@@ -283,6 +283,41 @@ def test_rows_left_out_count_nowhere(smoothing, mask):
         assert loss(logits, ROWS & False) == 0 and not grad(loss)(logits, ROWS & False).any()
 
 
+@pytest.mark.parametrize("junk", [1e30, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_rows_left_out_may_have_any_values(mask, junk):
+    """Value and gradients, of both arguments, are those of the loss without these rows; theirs are exactly 0."""
+    first, second, targets = draw(4, 6, seed=1), draw(4, 6, seed=2), torch.tensor([0, 3, 5, 2])
+    groups = torch.tensor([0, 1, 1, 0, 1, 0])
+
+    def at(rows):
+        return targets if rows is not None else targets[ROWS]
+
+    def distilled(first, second, rows, **more):
+        return losses.distillation(first, second, temperature=2.0, mask=mask, rows=rows, **more)
+
+    calls = [
+        lambda first, second, rows: losses.cross_entropy(first, at(rows), label_smoothing=0.1, mask=mask, rows=rows),
+        lambda first, second, rows: losses.nca(first, at(rows), mask=mask, rows=rows),
+        distilled,
+        lambda first, second, rows: distilled(first, second, rows, groups=groups),
+        lambda first, second, rows: losses.binary_cross_entropy(first, second.sigmoid(), mask=mask, rows=rows),
+        lambda first, second, rows: losses.distance(first, second, rows=rows),
+        lambda first, second, rows: losses.distance(first, second, rows=rows, order=1),
+        lambda first, second, rows: losses.cosine_distance(first, second, rows=rows),
+    ]
+    spoilt = [torch.where(ROWS[:, None], each, junk) for each in (first, second)]
+    for number, loss in enumerate(calls):
+        arguments = (0,) if number in (0, 1, 4) else (0, 1)  # the others are not read, or are targets
+        given = (spoilt[0], second) if len(arguments) == 1 else tuple(spoilt)
+        torch.testing.assert_close(loss(*given, ROWS), loss(first[ROWS], second[ROWS], None))
+        slopes = grad(loss, argnums=arguments)(*given, ROWS)
+        expected = grad(loss, argnums=arguments)(first[ROWS], second[ROWS], None)
+        for slope, of_slice in zip(slopes, expected, strict=True):
+            torch.testing.assert_close(slope[ROWS], of_slice)
+            assert (slope[~ROWS] == 0).all()
+
+
 def test_a_mask_of_all_is_no_mask():
     logits, targets, everything = draw(3, 4), torch.tensor([0, 1, 2]), torch.ones(4, dtype=torch.bool)
     for smoothing in (0.0, 0.3):
@@ -394,6 +429,17 @@ def test_a_temperature_and_a_smoothing_can_be_learned():
         slope = (function(value + 1e-5) - function(value - 1e-5)) / 2e-5
         found = grad(function)(torch.tensor(value, dtype=F64))
         assert found.item() == pytest.approx(slope.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, F64])
+def test_the_dtype_of_a_loss_is_that_of_its_logits(dtype):
+    """Whatever that of a number that is a tensor."""
+    logits, targets = draw(4, 3, dtype=torch.float32), torch.tensor([0, 2, 1, 1])
+    found = losses.cross_entropy(logits, targets, label_smoothing=torch.tensor(0.25, dtype=dtype))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, F.cross_entropy(logits, targets, label_smoothing=0.25))
+    taught = losses.distillation(logits, logits, temperature=torch.tensor(2.0, dtype=dtype))
+    assert taught.dtype == torch.float32
 
 
 def test_a_tensor_of_several_temperatures_is_refused():

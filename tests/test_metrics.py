@@ -218,6 +218,18 @@ def test_calibration_by_hand():
     assert metrics.expected_calibration_error(confidence, correct, bins=5) == pytest.approx(0.525)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bins", [1, 7, 15, 100])
+def test_an_edge_is_in_the_bin_below_it(bins, dtype):
+    """0.07 * 100 is 7.000000000000001. A number beside an edge is in its own bin."""
+    edges = torch.tensor([place / bins for place in range(1, bins + 1)], dtype=dtype)  # rounded once, as 0.07 is
+    one = torch.ones(bins, dtype=torch.bool)
+    assert [count for count, *_ in metrics.calibration_bins(edges, one, bins=bins)] == [1] * bins
+    above = torch.nextafter(edges[:-1], torch.ones((), dtype=dtype))
+    counts = [count for count, *_ in metrics.calibration_bins(torch.cat([above, edges[-1:]]), one, bins=bins)]
+    assert counts == ([0] + [1] * (bins - 2) + [2] if bins > 1 else [1])
+
+
 def test_calibration_error_is_numpys_by_digitize():
     draws = np.random.default_rng(0)
     confidence, correct = draws.random(500), draws.random(500) < 0.7

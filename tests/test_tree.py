@@ -198,5 +198,7 @@ def test_write_refuses_what_does_not_fit():
     into = {"a": torch.zeros(2), "b": torch.zeros(3)}
     with pytest.raises(ValueError, match="longer"):
         tree.write({"a": torch.ones(2)}, into=into)
-    with pytest.raises(RuntimeError, match="size"):
-        tree.write({"a": torch.ones(2), "b": torch.ones(2)}, into=into)
+    for wrong in (torch.ones(2), torch.ones(1), torch.tensor(1.0), torch.ones(1, 3)):  # torch would broadcast some
+        with pytest.raises(RuntimeError, match=r"a leaf \(.*\), to be written into \(3,\)"):
+            tree.write({"a": torch.ones(2), "b": wrong}, into=into)
+    assert not tree.to_vector(into).any()

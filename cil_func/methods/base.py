@@ -13,6 +13,7 @@ from cil_func.methods.extra import Extra
 from cil_func.methods.functions import (
     Combine,
     FaultOf,
+    FaultOfMaps,
     Finish,
     Imprint,
     Loss,
@@ -29,8 +30,8 @@ from cil_func.networks.outputs import Classes, Outputs, Taps
 from cil_func.tree import Tree
 
 __all__ = [
-    "Classes", "Combine", "FaultOf", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs", "Penalty", "Project",
-    "Rectify", "Replay", "ReplayLoss", "Stage", "Targets", "Track", "Trainable", "nothing",
+    "Classes", "Combine", "FaultOf", "FaultOfMaps", "Finish", "Imprint", "Loss", "Method", "Options", "Outputs",
+    "Penalty", "Project", "Rectify", "Replay", "ReplayLoss", "Stage", "Targets", "Track", "Trainable", "nothing",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def _as_grown(params: Tree, num_new: int, phase: int, key: int) -> Tree:
     return params
 
 
-def _no_fault(sizes: Sequence[int]) -> str:
+def _no_fault(given: Sequence[int] | int) -> str:
     return ""
 
 
@@ -116,7 +117,7 @@ class Stage:
     trainable(path): whether a parameter is trained. frozen(path): whether a parameter or a number of the state stays as
     it is all the same, since model.freeze or the method says so. rows_trained: "new": of the classifier, only the new
     classes' rows move; weight decay leaves the others alone too.
-    norm: "eval": batch norm uses its running statistics, which stay as they are.
+    norm: "eval": batch norm uses its running statistics, which stay as they are, and there is no dropout.
     clamp: the loss's gradient is cut, entry by entry, to at most this absolute value; 0: no limit.
     penalty: its gradient is added after that; it is not part of the reported loss. None: nothing is added.
     project: applied to the params after each update. uses_teacher: whether the loss needs a teacher, see `Loss`.
@@ -156,12 +157,12 @@ class Stage:
 class Method:
     """A method of class-incremental learning.
 
-    loss, rows, trainable, frozen, rows_trained, penalty, project, uses_teacher, clamp, track, replay, views: of a
+    loss, rows, trainable, frozen, rows_trained, norm, penalty, project, uses_teacher, clamp, track, replay, views: of a
     phase's training, as in `Stage`.
     finish: called after all trainings of a phase that has old classes. predict: by "logits" or by "nme", the nearest
     class mean. rectify: changes the logits of a finished model, in results and in the saved model; None: they stay.
     restart: whether each phase starts from a fresh initialisation. uses_memory: whether exemplars are kept.
-    fault_of: why phases of some sizes can't be learned, see `FaultOf`.
+    fault_of, fault_of_maps: why phases of some sizes can't be learned, and a backbone's feature maps not be used.
     head, taps, final_relu: of the network, see `networks.network.Network`. grow: "backbone": each phase trains a new
     backbone beside the earlier ones, which are frozen; "pair": beside the last one, until a stage compresses both;
     "stage": a new last stage beside the earlier ones, on a shared rest of the backbone (the method says what is
@@ -171,7 +172,7 @@ class Method:
     images of the "new" classes, or of all classes "seen", of old ones the exemplars.
     stages: more trainings, which follow in phases that have old classes.
     hold_out: share of each old class's exemplars that is kept from training, for stages on "held_out" rows, and of each
-    new class as many images as that is of the largest old one; 0: none.
+    new class as many images as that is of the largest old one; 0: none. With it, others have "new" rows and no replay.
     trained: in which phases there are epochs at all: "first" is phase 0 alone.
     """
 
@@ -194,6 +195,7 @@ class Method:
     views: int = 1
     head: Head = LINEAR
     taps: Taps | None = None
+    fault_of_maps: FaultOfMaps = _no_fault
     final_relu: bool = True
     grow: Literal["rows", "backbone", "stage", "pair"] = "rows"
     beside: bool = False
@@ -205,6 +207,7 @@ class Method:
     stages: tuple[Stage, ...] = ()
     hold_out: float = 0.0
     frozen: Trainable = nothing
+    norm: Literal["train", "eval"] = "train"
     trained: Literal["always", "first", "never"] = "always"
 
     @property
@@ -216,6 +219,7 @@ class Method:
             rows=self.rows,
             trainable=self.trainable,
             rows_trained=self.rows_trained,
+            norm=self.norm,
             penalty=self.penalty,
             project=self.project,
             uses_teacher=self.uses_teacher,

@@ -9,6 +9,9 @@ import torch
 from cil_func import tree
 from cil_func.errors import OwnCodeError
 from cil_func.methods.base import Method
+from cil_func.methods.extra import LOGITS, Extra
+from cil_func.networks.head import BeginPhase
+from cil_func.networks.outputs import Classes
 from cil_func.tree import Tree
 
 
@@ -28,11 +31,57 @@ def finish(method: Method, params: Tree, num_new: int) -> tuple[Tree, float | No
     found: Any = method.finish(params, num_new)
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], dict)):
         raise OwnCodeError(f"method.name: finish of {method.name} returned {shown(found)}; (params, gamma) fits")
+    finished = alike(found[0], params, f"finish of {method.name}")
     try:
-        return found[0], None if found[1] is None else float(found[1])
+        return finished, None if found[1] is None else float(found[1])
     except (TypeError, ValueError, RuntimeError) as error:
         what = f"method.name: finish of {method.name} returned {shown(found[1])} as gamma; a number or None fits"
         raise OwnCodeError(what) from error
+
+
+def fitted(found: Any, params: Tree, device: torch.device) -> tuple[Tree, Tree]:
+    """Returns (params, extra) that `Extra.fit` returned. params: what it was given.
+
+    Raises OwnCodeError as `alike` and `remembered` do, and if there are no such two.
+    """
+    if not (isinstance(found, (tuple, list)) and len(found) == 2):
+        raise OwnCodeError(f"method.name: extra's fit returned {shown(found)}; (params, extra) fits")
+    return alike(found[0], params, "extra's fit"), remembered(found[1], "fit", device)
+
+
+def begin(method: Method) -> BeginPhase:
+    """Returns `Method.begin`, whose result is checked by `alike`."""
+
+    def checked(params: Tree, num_new: int, phase: int, key: int) -> Tree:
+        return alike(method.begin(params, num_new, phase, key), params, f"begin of {method.name}")
+
+    return checked
+
+
+def alike(found: Any, given: Tree, function: str) -> Tree:
+    """Returns a tree that a method's function made of another one, in the dtypes and on the device of that one.
+
+    given: nested dicts of tensors. function: what was called, for the message.
+    Raises OwnCodeError unless the paths and shapes are those of `given`: training would go on with others.
+    """
+    came, before = dict(_leaves(found)), dict(_leaves(given))
+    for path in [*before, *came]:
+        if path not in came or path not in before:
+            what = "something" if path in came else "nothing"
+            raise OwnCodeError(f"method.name: {function} returned {what} under {shown(path)}; the given parts fit")
+        like(came[path], before[path], f"{function} returned, under {shown(path)},")
+    return tree.map(lambda old, new: new.to(old), given, found)
+
+
+def like(new: Any, old: torch.Tensor, returned: str) -> torch.Tensor:
+    """Returns a tensor in the dtype and on the device of an older one, in whose place it comes.
+
+    returned: how the message of OwnCodeError begins, which is raised unless it is a tensor of that shape.
+    """
+    if not isinstance(new, torch.Tensor) or new.shape != old.shape:
+        what = f"a tensor {tuple(new.shape)}" if isinstance(new, torch.Tensor) else shown(new)
+        raise OwnCodeError(f"method.name: {returned} {what}; a tensor {tuple(old.shape)} fits")
+    return new.to(old)
 
 
 def tensors(found: Tree, what: str, device: torch.device) -> dict[str, Any]:
@@ -46,6 +95,29 @@ def tensors(found: Tree, what: str, device: torch.device) -> dict[str, Any]:
         if not isinstance(leaf, torch.Tensor):
             raise OwnCodeError(f"{what} returned {shown(leaf)} under {shown(path)}; a tensor fits")
     return tree.cast(found, device=device)
+
+
+def begun(extra: Extra, before: Tree, params: Tree, classes: Classes) -> Tree:
+    """Returns what is remembered while a phase trains. before: what was after the last phase; {}: nothing yet.
+
+    params, classes: see `methods.extra.BeginExtra`. Raises OwnCodeError as `remembered` does.
+    """
+    device = classes.seen.device
+    before = before or remembered(extra.start(params), "start", device)
+    return remembered(extra.begin(before, params, classes), "begin", device)
+
+
+def remembered(found: Tree, function: str, device: torch.device) -> Tree:
+    """Returns what a function of `Extra` returned, on a device. function: its name.
+
+    Raises OwnCodeError unless it is a dict of tensors, without the part that has the exemplars' logits.
+    """
+    what = f"method.name: extra's {function}"
+    found = tensors(found, what, device)
+    if LOGITS in found:
+        taken = f'"{LOGITS}", the name of the stored logits of exemplars'
+        raise OwnCodeError(f"{what} returned a part called {taken}; give it another name")
+    return found
 
 
 def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -102,7 +102,8 @@ class Extra:
     start: gives it before phase 0. fit: computes the classifier's rows from features after each phase, and what is
     remembered of them; None: they stay as they were trained. after: gives what is remembered after each phase. begin:
     gives what is remembered while a phase trains, which a step only reads, unless its stage has a `methods.base.Track`.
-    A part under the key "classifier" has the C classes of the run as the first axis of its tensors.
+    Each gives a dict. A part under the key "classifier" has the C classes of the run as the first axis of its tensors;
+    the key "logits" is refused, since the logits of exemplars are stored under it.
     """
 
     start: StartExtra

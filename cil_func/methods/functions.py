@@ -107,6 +107,12 @@ class FaultOf(Protocol):
     def __call__(self, sizes: Sequence[int], /) -> str: ...
 
 
+class FaultOfMaps(Protocol):
+    """count of feature maps that a backbone shows -> why the method can't use it, and the way out; "" if it can."""
+
+    def __call__(self, count: int, /) -> str: ...
+
+
 class Rectify(Protocol):
     """(logits (N, K), extra, classes) -> logits (N, K), by which a finished model predicts.
 
@@ -119,7 +125,8 @@ class Rectify(Protocol):
 class Imprint(Protocol):
     """(params, features (N, D), labels (N,), classes, key) -> params, the head's set by features.
 
-    Called once at the start of each later phase. params: with rows of the K classes seen, the new ones drawn at random.
+    Called once at the start of each later phase, but not with `Method.restart`.
+    params: with rows of the K classes seen, the new ones drawn at random.
     features: of the images that `Method.imprints` says, un-augmented, by the last phase's model; on the CPU, as labels,
     int64, and classes, the phase's. key: a seed.
     """

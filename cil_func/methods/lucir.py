@@ -18,13 +18,13 @@ import torch
 from cil_func import losses
 from cil_func.methods import balance, replay
 from cil_func.methods.base import Method, Options
-from cil_func.methods.ranges import Count, Number, Weight
+from cil_func.methods.ranges import Count, Gap, Number, Weight
 from cil_func.networks import cosine
 from cil_func.networks.head import of_rows
 
 
 def make(
-    options: Options, *, less_forget: Weight = 5.0, margin: Weight = 0.5, rivals: Count = 2, tuned_epochs: Number = 0
+    options: Options, *, less_forget: Weight = 5.0, margin: Gap = 0.5, rivals: Count = 2, tuned_epochs: Number = 0
 ) -> Method:
     """Returns LUCIR: replay with the cosine classifier and these losses; phase 0 has the cross-entropy alone.
 

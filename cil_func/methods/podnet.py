@@ -2,6 +2,7 @@
 
 A cosine classifier of several proxies a class (`networks.proxies`), a distillation of pooled feature maps (equations 3
 to 5), and after each phase a training of the proxies on as many images of each class. Constants: the authors' code.
+The backbone has three stages of two or more blocks each, or two of the four pooled maps would be one: resnet14 fits.
 """
 
 from dataclasses import replace
@@ -17,6 +18,7 @@ from cil_func.networks import proxies as proxy_head
 from cil_func.networks.head import of_rows
 
 MAPS = ("stage0", "stage1", "stage2", "final")
+LEAST = 2  # blocks a stage; with one, the map before the last is the last one of stage 1, and would count twice
 
 
 def make(
@@ -41,6 +43,7 @@ def make(
 
     return replace(
         replay.make(options), name="podnet", loss=loss, head=proxy_head.head(proxies), taps=pool, final_relu=False,
+        fault_of_maps=fault_of_maps,
         rows_trained="new", uses_teacher=True, clamp=5.0, imprint=of_rows(proxy_head.centres),
         stages=balance.stage(balanced, epochs=tuned_epochs, rate=0.05, clamp=5.0),
     )  # fmt: skip
@@ -57,6 +60,13 @@ def pool(maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     squares = [each.square() for each in (maps[last - 1], maps[2 * last - 1], maps[-2], maps[-1])]
     sides = [torch.cat([each.sum(3).flatten(1), each.sum(2).flatten(1)], dim=1) for each in squares]
     return dict(zip(MAPS, (F.normalize(each, dim=1) for each in sides), strict=True))
+
+
+def fault_of_maps(count: int) -> str:
+    """Returns why `pool` can't take so many maps; "" if it can. A `methods.functions.FaultOfMaps`."""
+    if count % 3 == 0 and count >= 3 * LEAST:
+        return ""
+    return f"podnet needs those of three stages of {LEAST} or more blocks each; resnet14 and deeper ones have them"
 
 
 def _nca(student, targets, classes) -> torch.Tensor:

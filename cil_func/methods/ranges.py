@@ -9,5 +9,6 @@ Positive = Annotated[float, Interval(gt=0)]
 Share = Annotated[float, Interval(ge=0, lt=1)]
 Part = Annotated[float, Interval(gt=0, lt=1)]
 Order = Annotated[float, Interval(ge=1)]  # of a norm
+Gap = Annotated[float, Interval(ge=0, le=2)]  # of two cosines
 Count = Annotated[int, Interval(ge=1)]
 Number = Annotated[int, Interval(ge=0)]

@@ -42,7 +42,7 @@ class RenewShared(Protocol):
 
 
 class BeginPhase(Protocol):
-    """(params, num_new, phase, key) -> params that a phase > 0 starts from.
+    """(params, num_new, phase, key) -> params that a phase > 0 starts from. With `Method.restart` it isn't called.
 
     params: the last phase's, grown, without frozen backbones; the last num_new rows are the phase's. key: an int seed.
     """

@@ -36,7 +36,22 @@ def mistake_in(method: Method) -> str:
             fault = f"stage {name!r}: no table [optim.{name}] can be; {fits}"
         elif names.count(name) > 1:
             fault = f"two stages are called {name!r}; each needs a name of its own"
-    return fault
+    return fault or _of_images(method)
+
+
+def _of_images(method: Method) -> str:
+    """Returns why a method can't train on the images that it says: exemplars that aren't kept, images held out."""
+    for stage in (method.main, *method.stages):
+        where = f"stage {stage.name!r}: " if stage.name else ""
+        if stage.replay and not method.uses_memory:
+            return f"{where}replay has exemplars beside each batch, and none are kept; uses_memory=True fits"
+        if method.hold_out and stage.replay:
+            return f"hold_out keeps images from training, and {where}replay has exemplars among them; no replay fits"
+        if method.hold_out and stage.rows not in ("new", "held_out"):
+            fits = '"new" and "held_out" fit' if stage.name else '"new" fits'
+            has = f'rows = "{stage.rows}" has them'
+            return f"hold_out keeps images from training, and {where}{has}; {fits}"
+    return ""
 
 
 def _of_fields(record: Method | Stage | Replay, where: str) -> str:

@@ -1,8 +1,11 @@
 """Makes the network that a configuration names, and checks that its backbone can take the images."""
 
+import torch
+
 from cil_func.config import Config, names
 from cil_func.data import sources
 from cil_func.errors import ConfigError, DataError
+from cil_func.methods import checks
 from cil_func.methods.base import Method
 from cil_func.networks import backbones, recomputing
 from cil_func.networks.backbones import Backbone
@@ -32,7 +35,7 @@ def network_of(
         drop=drop_of(config),
         grow=method.grow,
         beside=method.beside,
-        begin=method.begin,
+        begin=checks.begin(method),
     )
 
 
@@ -55,6 +58,27 @@ def backbone_for(config: Config, method: Method) -> Backbone:
             "package has, and so have timm's residual networks and vision transformers"
         )
     return backbone
+
+
+def check_maps(config: Config, method: Method, image_size: tuple[int, int] | None) -> None:
+    """Raises ConfigError if the method can't use the feature maps that the backbone of [model] shows.
+
+    It runs a backbone of random weights on one black image. image_size: (H, W); None: not known yet, nothing is done.
+    Saved models aren't checked: a prediction doesn't read the maps.
+    """
+    if not method.taps or image_size is None:
+        return
+    backbone, shown = backbone_for(config, method), []
+
+    def taps(maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        shown.extend(maps)
+        return {}
+
+    params, state = backbone.init(0, image_size=image_size)
+    with torch.no_grad():
+        backbone.apply(params, state, torch.zeros(1, 3, *image_size), train=False, taps=taps)
+    if fault := method.fault_of_maps(len(shown)):
+        raise ConfigError(f"model.backbone: {config.model.backbone} shows {len(shown)} feature maps; {fault}")
 
 
 def backbone_of(config: Config) -> Backbone:

@@ -7,6 +7,7 @@ from cil_func.config import effects
 from cil_func.data import scenario
 from cil_func.errors import DataError
 from cil_func.experiment import Experiment
+from cil_func.methods.checks import begun
 from cil_func.parallel import batch_split
 from cil_func.runs import activations, counting, memory_files, pretrained, storage
 from cil_func.runs.setup import Setup
@@ -192,8 +193,8 @@ def _sizes(setup: Setup) -> list[str]:
     if experiment.method.uses_teacher:
         held["teacher"] = tree.size(params)
     if (extra := experiment.method.extra) is not None:
-        begun = extra.begin(extra.start(params), params, experiment.classes(experiment.scenario.phases[0]))
-        held["what the method remembers"] = tree.size(begun)
+        remembered = begun(extra, {}, params, experiment.classes(experiment.scenario.phases[0]))
+        held["what the method remembers"] = tree.size(remembered)
     images = experiment.train_images.nbytes + experiment.test_images.nbytes
     lines = [
         *_streaming(setup),

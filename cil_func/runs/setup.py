@@ -21,7 +21,7 @@ from cil_func.parallel.processes import ALONE, Processes
 from cil_func.runs import extended_data, fingerprints, load_data, loggers, machine, parent, pretrained, storage
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_to_train
-from cil_func.runs.network_of import backbone_for, check_backbone, known_size, network_of
+from cil_func.runs.network_of import backbone_for, check_backbone, check_maps, known_size, network_of
 from cil_func.runs.parent import Parent
 from cil_func.training import inference, runners
 from cil_func.training.preprocess import DTYPES, Preprocess
@@ -85,6 +85,7 @@ def build(config: Config, processes: Processes = ALONE, held_out: Collection[int
     draws = check_backbone(config, known_size(config))  # what can be known before the data are loaded
     method = method_to_train(config)
     backbone_for(config, method)
+    check_maps(config, method, known_size(config))
     optimisers = _optimisers(config, method)
     pretrained.refuse_missing_file(config)
     extended = parent.read(config)
@@ -98,6 +99,7 @@ def build(config: Config, processes: Processes = ALONE, held_out: Collection[int
     )
     if known_size(config) is None:
         draws = check_backbone(config, train_images.shape, of_data=True)
+        check_maps(config, method, train_images.shape)
     dtype, compute_dtype = DTYPES[config.run.precision]
     mean, std = config.data.mean, config.data.std
     if not mean:  # of the first phase alone: later images are not known yet

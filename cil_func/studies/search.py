@@ -85,8 +85,6 @@ def _checked(options: argparse.Namespace) -> list[Axis]:
         raise ConfigError(f"--trials {options.trials}: say how many choices of values to try, as in --trials 20")
     if options.round < 1:
         raise ConfigError(f"--round {options.round}: give 1 or more")
-    if options.first_phase:
-        search_space.refuse_later_phases(axes)
     search_study.check_installed()
     return axes
 
@@ -103,8 +101,11 @@ def _settings(options: argparse.Namespace) -> list[str]:
 
 
 def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Sequence[Axis]) -> Config:
-    """Returns the configuration that all trials share. Raises ConfigError if an end of a range is wrong in it."""
-    shared = configuration.load(options.config, settings)
+    """Returns the configuration that all trials share. Raises ConfigError for a wrong end of a range.
+
+    It also raises it for a key that has no effect in phase 0, if that alone is trained.
+    """
+    shared, methods = configuration.load(options.config, settings), []
     for axis in axes:
         table, _, name = axis.key.rpartition(".")
         if options.first_phase and table == "optim" and getattr(shared.optim.first_phase, name, None) is not None:
@@ -115,9 +116,12 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
         for value in axis.ends:
             others = [f"{other.key}={other.ends[0]}" for other in axes if other is not axis]
             try:
-                method_to_train(configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"]))
+                config = configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"])
+                methods.append(method_to_train(config))
             except ConfigError as error:
                 raise ConfigError(f"{str(error).removeprefix('--set ')} (--search {axis.key})") from error
+    if options.first_phase:
+        search_space.refuse_later_phases(axes, by_means=any(each.predict == "nme" for each in methods))
     return shared
 
 

@@ -13,7 +13,7 @@ _RANGE = re.compile(rf"(?:(log|int)\s+)?({_NUMBER})\.\.({_NUMBER})")
 _FORMS = '"log 0.01..0.3", "0.1..0.9", "int 5..40" or "v1,v2,v3"'
 # Phase 0 has no old classes, so these change nothing there.
 _OF_LATER_PHASES = (
-    "memory.", "method.temperature", "method.kd_combination", "method.kd_weight", "method.align", "method.lwf_classes",
+    "method.temperature", "method.kd_combination", "method.kd_weight", "method.align", "method.lwf_classes",
 )  # fmt: skip
 
 
@@ -58,13 +58,22 @@ def parse(texts: Sequence[str]) -> list[Axis]:
     return axes
 
 
-def refuse_later_phases(axes: Sequence[Axis]) -> None:
-    """Raises ConfigError for a key that changes nothing in phase 0, in which --first-phase tunes."""
+def refuse_later_phases(axes: Sequence[Axis], *, by_means: bool) -> None:
+    """Raises ConfigError for a key that changes nothing in phase 0, in which --first-phase tunes.
+
+    by_means: whether a trial's method predicts by the means of exemplars, which it does in phase 0 too.
+    """
     for axis in axes:
+        table, *parts = axis.key.split(".")
+        why = ""
         if axis.key.startswith(_OF_LATER_PHASES):
-            raise ConfigError(
-                f"--search {axis.key}: has no effect in phase 0, which has no old classes; leave out --first-phase"
-            )
+            why = "which has no old classes"
+        elif table == "memory" and not by_means:
+            why = "whose exemplars serve later phases"
+        elif table == "optim" and len(parts) > 1 and parts[0] not in ("first_phase", "options"):
+            why = f"which has no stage {parts[0]}"
+        if why:
+            raise ConfigError(f"--search {axis.key}: has no effect in phase 0, {why}; leave out --first-phase")
 
 
 def _axis(text: str) -> Axis:

@@ -137,7 +137,7 @@ def _chosen(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns ({key: value}, {key: optuna's distribution}) of trial `number`, by optuna's TPE.
 
-    earlier: the trials whose results it knows. The first ten trials are drawn at random.
+    earlier: the trials whose results it knows. With fewer than ten results, failed trials not counted, it is random.
     """
     import optuna
 

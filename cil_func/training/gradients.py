@@ -3,7 +3,9 @@
 import torch
 
 from cil_func import optim, tree
-from cil_func.methods.base import Stage, nothing
+from cil_func.errors import OwnCodeError
+from cil_func.methods.base import Stage, Track, nothing
+from cil_func.methods.checks import like
 from cil_func.networks.outputs import Classes
 
 
@@ -49,6 +51,21 @@ def updates(
         moves, after = optimiser.update(tree.from_vector(grads, chosen), before, chosen, rate)
         moves = _vector(moves, chosen, grads)
     return of_new_rows(moves, chosen, classes) if stage.rows_trained == "new" else moves, before, after
+
+
+def tracked(
+    track: Track, extra: tree.Tree, step: tuple[tree.Tree, tree.Tree, tree.Tree], classes: Classes
+) -> tree.Tree:
+    """Returns what a `Track` makes of `extra`, in the same dtypes. step: (params before, params after, gradient).
+
+    Raises OwnCodeError unless it has the same parts of the same shapes, which torch.where would broadcast.
+    """
+    found = track(extra, *step, classes)
+    try:
+        return tree.map(lambda old, new: new if new is old else like(new, old, "track returned"), extra, found)
+    except ValueError as error:
+        text = str(error).removeprefix("map: ")
+        raise OwnCodeError(f"method.name: track returned other parts than it was given: {text}") from None
 
 
 def _vector(part: tree.Tree, chosen: tree.Tree, like: torch.Tensor) -> torch.Tensor:

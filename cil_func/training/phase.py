@@ -9,7 +9,7 @@ import torch
 from cil_func import memory, rng, tree
 from cil_func.data.scenario import Phase
 from cil_func.memory import Memory
-from cil_func.methods.checks import tensors
+from cil_func.methods.checks import begun
 from cil_func.methods.extra import without_logits
 from cil_func.networks.network import Model, with_frozen
 from cil_func.training import memory_pools, rows, stage, step_state
@@ -171,9 +171,7 @@ def _begin(
         params = network.pad(params)
     read, logits = without_logits(progress.remembered)
     if method.extra and before is None:
-        read = read or tensors(method.extra.start(params), "method.name: extra's start", experiment.device)
-        begun = method.extra.begin(read, params, experiment.classes(phase, experiment.device))
-        read = tensors(begun, "method.name: extra's begin", experiment.device)
+        read = begun(method.extra, read, params, experiment.classes(phase, experiment.device))
     train_state = step_state.start(each, experiment.recipe(phase.index, each.name).optimiser, params, state, read)
     chosen = {}
     if each.rows == "balanced":

@@ -57,7 +57,7 @@ def held_out(method: Method, scenario: Scenario, phase: Phase, exemplars: Memory
 
 def held_of_old(share: float, kept: int) -> int:
     """Returns how many of an old class's `kept` exemplars are held out; share: `Method.hold_out`."""
-    return min(kept - 1, math.ceil(round(share * kept, 9)))  # rounded: 0.28 * 25 is 7.000000000000001
+    return max(0, min(kept - 1, math.ceil(round(share * kept, 9))))  # rounded: 0.28 * 25 is 7.000000000000001
 
 
 def held_of_new(most: int, count: int) -> int:

@@ -243,8 +243,8 @@ def make(
         extra = train_state.extra
         if stage.track:
             of_all = tree.merge(tree.from_vector(of_loss, chosen), tree.map(torch.zeros_like, frozen))
-            tracked = stage.track(extra, train_state.params, params, of_all, classes)
-            extra = tree.map(lambda old, new: old if new is old else if_well(old, new), extra, tracked)
+            found = gradients.tracked(stage.track, extra, (train_state.params, params, of_all), classes)
+            extra = tree.map(lambda old, new: old if new is old else if_well(old, new), extra, found)
         return TrainState(params, state, opt_state, health, extra), measures
 
     return StepParts(gradient, update, replayed if stage.replay else None, groups, stage.views, norm_batch)

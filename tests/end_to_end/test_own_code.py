@@ -208,6 +208,29 @@ def finished(options, what=1):
     given = {1: lambda params, num_new: (params, 0.5), 2: lambda params, num_new: params}
     given[3] = lambda params, num_new: [params, torch.ones(3)]
     return Method(name="finished", loss=ce, finish=given[what])
+def holding(options, how):
+    fields = {"rows": how} if how in ("arrived", "all") else {"replay": Replay(ce, ce)} if how == "replay" else {}
+    stages = (Stage("a", ce, rows="balanced" if how == "balanced" else "held_out"),)
+    return Method(name="holding", loss=ce, uses_memory=True, hold_out=0.2, stages=stages, **fields)
+def changed(options, of, how):
+    def slip(params):
+        rows = params["classifier"]
+        return {**params, "classifier": {
+            "cut": {**rows, "weight": rows["weight"][:1]}, "less": {"weight": rows["weight"]},
+            "more": {**rows, "scale": rows["bias"]}, "number": {**rows, "bias": 1},
+            "double": {name: leaf.double() for name, leaf in rows.items()},
+        }[how]}
+    if of == "fit":
+        fit = lambda params, extra, *given: (slip(params), extra) if how != "one" else params
+        return Method(name="changed", loss=ce, extra=Extra(lambda params: {}, fit=fit))
+    ending = lambda params, num_new: (slip(params), None)
+    return Method(name="changed", loss=ce, **{of: ending if of == "finish" else lambda params, *given: slip(params)})
+def stores(options, what):
+    good, bad = {"past": torch.ones(1)}, {"past": torch.ones(1), "logits": torch.ones(1)}
+    given = {"start": lambda params: good, "begin": lambda *given: good, "after": lambda *given: good}
+    given["fit"] = lambda params, *given: (params, bad if what == "fit" else good)
+    given |= {} if what == "fit" else {what: lambda *given: bad}
+    return Method(name="stores", loss=ce, extra=Extra(**given))
 """
 
 
@@ -247,6 +270,19 @@ def methods_file(tmp_path):
     ("remembers", ["start={}", "begin=[1]"], "extra's begin returned a list; a dict of tensors fits"),
     ("remembers", ["start={}", "after={x = 'y'}"], """extra's after returned "y" under "x"; a tensor fits"""),
     ("finished", ["what=2"], "finish of finished returned a dict; (params, gamma) fits"),
+    ("changed", ["of=finish", "how=cut"], 'finish of changed returned, under "classifier.weight", a tensor (1, 64); '),
+    ("changed", ["of=imprint", "how=less"], 'imprint of changed returned nothing under "classifier.bias"; the given'),
+    ("changed", ["of=begin", "how=more"], 'begin of changed returned something under "classifier.scale"; the given'),
+    ("changed", ["of=fit", "how=number"], 'extra\'s fit returned, under "classifier.bias", 1; a tensor (2,) fits'),
+    ("changed", ["of=fit", "how=one"], "extra's fit returned a dict; (params, extra) fits"),
+    ("replayed", [], "replay has exemplars beside each batch, and none are kept; uses_memory=True fits"),
+    *(("holding", [f"how={how}"], "hold_out keeps images from training, and " + why) for how, why in (
+        ("arrived", 'rows = "arrived" has them; "new" fits'), ("all", 'rows = "all" has them; "new" fits'),
+        ("balanced", """stage 'a': rows = "balanced" has them; "new" and "held_out" fit"""),
+        ("replay", "replay has exemplars among them; no replay fits"),
+    )),
+    *(("stores", [f"what={of}"], f"""extra's {of} returned a part called "logits", the name of the stored logits of""")
+      for of in ("start", "begin", "after", "fit")),
     ("finished", ["what=3"], "finish of finished returned a Tensor as gamma; a number or None fits"),
 ])  # fmt: skip
 def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_path, capsys):
@@ -255,6 +291,12 @@ def test_a_slip_in_a_method_is_one_line(name, options, says, methods_file, tmp_p
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
     assert len(said) == 1 and says in said[0], said
     assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "failed"
+
+
+def test_a_plan_finds_what_a_method_remembers_at_its_start(methods_file, capsys):
+    settings = (f"method.name={methods_file}:stores", "method.options.what=begin")
+    assert train.main([*tiny.flags("run.compile=false", *settings), "--dry-run"]) == 2
+    assert """extra's begin returned a part called "logits\"""" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("options", "says"), [
@@ -324,9 +366,24 @@ def test_a_loss_in_float64_leaves_the_weights_in_float32(methods_file, tmp_path)
     torch.testing.assert_close(*saved)
 
 
+@pytest.mark.parametrize("of", ["finish", "imprint", "begin", "fit"])
+def test_parameters_in_float64_become_float32_again(of, methods_file, tmp_path):
+    """They change nothing, to the bit."""
+    changed = (f"method.name={methods_file}:changed", f"method.options.of={of}", "method.options.how=double")
+    assert run(tmp_path / "changed", *changed) == run(tmp_path / "plain", f"method.name={methods_file}:plain") == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("changed", "plain")]
+    assert weights[0] == weights[1]
+
+
 def test_what_is_as_good_as_the_right_type_is_taken(methods_file, tmp_path):
     """A list, NumPy's numbers, a stage of any name, and a record with fields of its own."""
     assert run(tmp_path / "out", f"method.name={methods_file}:listed") == 0
+
+
+def test_images_may_be_held_out_for_a_stage(methods_file):
+    """The other combinations are refused: `test_a_slip_in_a_method_is_one_line`."""
+    settings = (f"method.name={methods_file}:holding", "method.options.how=new")
+    assert train.main([*tiny.flags("run.compile=false", *settings), "--dry-run"]) == 0
 
 
 def test_the_file_that_failed_is_named_of_several_and_below_it(code, methods_file, tmp_path, capsys):

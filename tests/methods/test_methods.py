@@ -191,7 +191,7 @@ def test_each_number_among_the_options_has_a_range_and_is_refused_outside_of_it(
     for setting in (
         "podnet proxies=0", "derpp images=-1", "lucir rivals=0", "ranpac width=0", "coil entropy=0.0", "si damping=0.0",
         "ewc clip=-1.0", "bic share=-1.0", "bic share=1.0", "fetril rate=0.0", "balanced tau=-1.0",
-        "der auxiliary=-1.0",
+        "der auxiliary=-1.0", "lucir margin=2.5", "lucir margin=-0.5",
     ):  # fmt: skip
         name, option = setting.split()
         with pytest.raises(ConfigError, match=rf"^method\.options\.{option.partition('=')[0]}: "):

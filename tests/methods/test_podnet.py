@@ -11,9 +11,11 @@ import tiny
 import torch
 from torch import nn
 
-from cil_func import methods
+from cil_func import config, methods
+from cil_func.errors import ConfigError
 from cil_func.methods import podnet
 from cil_func.networks import outputs
+from cil_func.runs import network_of, setup
 
 PROXIES = 3
 
@@ -100,6 +102,38 @@ def test_pooled_maps_are_sums_of_squares_at_length_one():
             length = sum(value**2 for value in over_width + over_height) ** 0.5
             expected = [value / length for value in over_width + over_height]
             assert vector.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+OWN = """
+import torch
+from cil_func.networks.backbones import Backbone
+
+def make(count: int = 1, called: bool = True):
+    def apply(params, state, images, *, train, taps=None, final_relu=True):
+        return images.mean((2, 3)), taps([images] * count) if taps and called else {}, state
+
+    return Backbone(init=lambda key, *, image_size: ({}, {}), apply=apply, feature_dim=lambda: 3, has_maps=True)
+"""
+
+
+def test_a_backbone_in_which_one_map_would_count_twice_is_refused_before_images_are_read(monkeypatch, tmp_path):
+    """Also one's own, and one whose maps are not those of three stages."""
+    monkeypatch.setattr(setup.load_data, "load", lambda *given: pytest.fail("the images are read"))
+    with pytest.raises(ConfigError, match=r"resnet8 shows 3 feature maps; podnet needs .* resnet14 and"):
+        setup.build(config.load("cifar", ["model.backbone=resnet8", "method.name=podnet"]))
+    (tmp_path / "own.py").write_text(OWN)
+    settings = [f"model.backbone={tmp_path / 'own.py'}:make", "method.name=podnet"]
+    for count, called, shown in ((3, True, 3), (7, True, 7), (6, True, None), (9, True, None), (6, False, 0)):
+        options = [f"model.options.count={count}", f"model.options.called={str(called).lower()}"]
+        made, method = config.load("digits", [*settings, *options]), methods.make("podnet", methods.Options())
+        if shown is None:
+            network_of.check_maps(made, method, (8, 8))
+            continue
+        with pytest.raises(ConfigError, match=f"shows {shown} feature maps"):
+            network_of.check_maps(made, method, (8, 8))
+    network_of.check_maps(config.load("digits", ["model.backbone=resnet14"]), method, (8, 8))
+    other = methods.make("lwm", methods.Options())
+    network_of.check_maps(config.load("digits", ["model.backbone=resnet8"]), other, (8, 8))
 
 
 def test_the_loss_is_the_sum_of_its_three_parts_by_hand():

@@ -179,6 +179,10 @@ def test_info_nce_is_the_loop_without_padding_and_whatever_the_padding():
     torch.testing.assert_close(found, nce(first[:6], second[:6], 0.4))
     slope = torch.func.grad(lambda own: contrast.info_nce(own, own, temperature=0.4, rows=rows))(first)
     assert slope[:6].all() and not slope[6:].any()
+    for junk in (math.inf, math.nan):
+        spoilt = torch.where(rows[:, None], first, junk)
+        again = torch.func.grad(lambda own: contrast.info_nce(own, own, temperature=0.4, rows=rows))(spoilt)
+        assert torch.equal(again, slope)
     assert contrast.info_nce(first, second, temperature=0.4, rows=rows & False) == 0
     with pytest.raises(ValueError, match="B even"):
         contrast.info_nce(first[:5], second[:5], temperature=0.4)
@@ -188,6 +192,14 @@ def test_info_nce_by_hand():
     """Views that are equal, and two images at a right angle: log(e^2 + 2 e^0) - 2 with a temperature of 1/2."""
     views = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
     assert contrast.info_nce(views, views, temperature=0.5).item() == pytest.approx(math.log(math.e**2 + 2) - 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_info_nce_of_half_precision_is_float32(dtype):
+    views = torch.randn(6, 4, generator=torch.Generator().manual_seed(7)).to(dtype)
+    found = contrast.info_nce(views, views, temperature=0.5)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), nce(views.double(), views.double(), 0.5), rtol=1e-5, atol=1e-5)
 
 
 LOGITS = torch.tensor([[2.0, 0.0, 1.0, -1.0, 9.0], [0.0, 0.5, 0.0, 2.0, 9.0]], dtype=torch.float64)  # class 4 is unseen

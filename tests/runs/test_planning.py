@@ -1,5 +1,7 @@
 """What the plan and a run's first lines warn of: digits, set up and not trained."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -118,6 +120,17 @@ def test_the_plan_counts_what_a_stage_trains_on(method, share):
         for stage in made.method.stages_of(phase.index):
             found = rows.of_stage(stage, made.method, made.scenario, phase, exemplars, key=3, chosen=chosen)
             assert counting.stage_images(made, stage, phase.index) == len(found) > 0
+
+
+def test_the_plan_counts_no_image_of_an_old_class_that_has_none():
+    made = build("method.name=bic", "memory.fixed_per_class=25", "method.options.share=0.3").experiment
+    labels, (first, *later) = made.scenario.train_labels, made.scenario.phases
+    first = replace(first, train_rows=first.train_rows[labels[first.train_rows] != 0])
+    made = replace(made, scenario=replace(made.scenario, phases=(first, *later)))
+    exemplars = {label: torch.nonzero((labels == label) & (labels > 0)).flatten()[:25] for label in range(2)}
+    for stage in made.method.stages_of(1):
+        found = rows.of_stage(stage, made.method, made.scenario, later[0], exemplars, key=3)
+        assert counting.stage_images(made, stage, 1) == len(found) > 0
 
 
 @pytest.mark.parametrize("method", ["podnet", "lucir", "lwm", "coil"])

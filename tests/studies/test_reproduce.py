@@ -40,7 +40,9 @@ def test_every_row_is_a_configuration_of_its_protocol_or_says_why_not():
         assert (made.method.name, made.data.initial_increment, made.data.increment) == (row.method, first, increment)
         a_class = 20 if row.group.name == "resnet32-20" or row.name == "lucir-b50-10-own" else 0
         assert made.memory.fixed_per_class == a_class, row.name
-    assert published_rows.config_of(published_rows.find("wa-b50-10")) == config.load("cifar-survey")
+        assert row.recipe, row.name
+    for name, preset in (("wa-b50-10", "cifar-survey"), ("gem-b0-10", "cifar-gem")):
+        assert published_rows.config_of(published_rows.find(name)) == config.load(preset)
 
 
 def test_the_recorded_runs_and_their_table_are_those_of_the_records():

@@ -55,6 +55,9 @@ MISTAKES = [
     ([*SEARCH, *KEPT, "--grid", "optim.epochs=1,2"], "--search and --grid"),
     ([*SEARCH, *KEPT, "--print"], "--search and --print"),
     (["--search", "method.kd_weight=1,2", *SEARCH[2:], "--first-phase"], "has no effect in phase 0"),
+    (["--search", "memory.size=10,20", *SEARCH[2:], "--first-phase"], "whose exemplars serve later phases"),
+    (["--search", "optim.bias.epochs=1,2", *SEARCH[2:], "--first-phase", "--set", "method.name=bic"],
+     "has no effect in phase 0, which has no stage bias"),
     ([*SEARCH, "--first-phase", "--set", "optim.first_phase.learning_rate=0.1"], "optim.first_phase.learning_rate"),
     (["--trials", "3"], "--trials belongs to --search"), (["--first-phase"], "--first-phase belongs to --search"),
 ]  # fmt: skip
@@ -234,6 +237,16 @@ def test_a_key_of_a_stage_can_be_searched(tmp_path):
     given = options(tmp_path / "b", search=["optim.balance.epochs=int 1..5"], trials=1)
     assert search.run(given, [], [], train=FakeRuns(), tell=said.append) == 0
     assert said[0].startswith("warning: optim.balance.epochs has no effect")
+
+
+def test_exemplars_by_whose_means_a_method_predicts_can_be_searched_in_phase_0(tmp_path):
+    """Of icarl, or of some trials; `test_a_mistake_is_one_line_and_nothing_begins` has the methods without."""
+    for name, more in (("icarl", []), ("wa", ["method.name=wa,icarl"])):
+        given = options(
+            tmp_path / name, set=[*KEPT[1:], f"method.name={name}"], search=["memory.size=10,20", *more], trials=1,
+            first_phase=True,
+        )  # fmt: skip
+        assert search.run(given, [], [], train=FakeRuns(), tell=lambda line: None) == 0
 
 
 def journal(directory):

@@ -15,6 +15,7 @@ import torch
 from benchmarks import measure
 from cil_func import experiment, tree
 from cil_func.config import load
+from cil_func.methods import podnet
 from cil_func.networks import resnet
 from cil_func.parallel.joining import join
 from cil_func.parallel.launch import launched
@@ -59,7 +60,7 @@ def result(progress: Progress) -> tuple:
 
 def main() -> None:
     torch.set_num_threads(1)
-    init = resnet.init
+    init, podnet.LEAST = resnet.init, 1
     resnet.DEPTHS, resnet.init = (*resnet.DEPTHS, 8), lambda key, depth: init(key, depth=8)
     with join(launched(), timeout_seconds=100, on_loss=lambda failure: None) as processes:
         results = {method: result(borders.run(build(method, processes))) for method in METHODS}

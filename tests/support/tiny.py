@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks import measure
+from cil_func.methods import podnet
 from cil_func.networks import backbones, resnet
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="tiny-images-")  # deleted when the process ends
@@ -33,6 +34,7 @@ BACKBONE = backbones.backbone("resnet8")  # a third of the work of ResNet-20
 
 
 def shallow(monkeypatch) -> None:
-    """Makes every ResNet of this process one of a single block a stage: a third of the work."""
+    """Makes every ResNet of this process one of a single block a stage: a third of the work. PODNet takes it too."""
     init = resnet.init
+    monkeypatch.setattr(podnet, "LEAST", 1)
     monkeypatch.setattr(resnet, "init", lambda key, depth: init(key, depth=8))

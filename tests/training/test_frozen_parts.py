@@ -1,11 +1,14 @@
 """Frozen parts are neither copied nor written again: a checkpoint names the last phase's tensors."""
 
+import re
+from pathlib import Path
+
 import borders
 import pytest
 import tiny
 import torch
 
-from cil_func import experiment, tree
+from cil_func import experiment, methods, rng, tree
 from cil_func.config import load
 from cil_func.runs import setup
 from cil_func.training.progress import unpack
@@ -39,3 +42,25 @@ def test_a_run_with_frozen_parts_goes_on_from_any_border_with_the_same_bits(name
     frozen = [path for path in tree.to_paths(drawn) if ".stage1." in path]
     first = tree.to_paths(seen.found[0][1]["training"]["params"])
     assert frozen and all(torch.equal(tree.to_paths(expected.params)[path], first[path]) for path in frozen)
+
+
+def test_the_readmes_frozen_backbone_is_that_of_model_freeze(monkeypatch, tmp_path):
+    """Nothing in its weights and statistics moves, so no feature does; the classifier learns."""
+    tiny.shallow(monkeypatch)
+    page = (Path(methods.__file__).parent / "README.md").read_text()
+    [recipe] = re.findall(r'`(replace\(finetune\.make\(options\), .*norm="eval"\))`', page)
+    imports = "from dataclasses import replace\nfrom cil_func.methods import finetune\n"
+    (tmp_path / "own.py").write_text(f"{imports}make = lambda options: {recipe}\n")
+    learned = []
+    for more in ((f"method.name={tmp_path / 'own.py'}:make",), ("method.name=finetune", 'model.freeze=["backbone"]')):
+        words = [*tiny.settings(folder=tiny.images(4, 9)), *SETTINGS[:-1], "optim.norm_batch=0", *more]
+        made = setup.build(load("digits", words)).experiment
+        learned.append(borders.run(made).learned)
+    key = rng.fold_in(made.seed, "phase", 0)
+    drawn = experiment.expand(made, made.scenario.phases[0], None, key, {})
+    for model in learned:
+        assert all(map(torch.equal, tree.leaves(model.state), tree.leaves(drawn.state)))
+        assert all(map(torch.equal, *(tree.leaves(each.params["backbone"]) for each in (model, drawn))))
+    own, frozen = (model.params["classifier"]["weight"] for model in learned)
+    torch.testing.assert_close(own, frozen, rtol=0, atol=1e-12)
+    assert not torch.equal(own[:2], drawn.params["classifier"]["weight"])

@@ -1,5 +1,7 @@
 """What a method remembers, renewed after each update: eager, compiled and captured, and when a step isn't finite."""
 
+from dataclasses import replace
+
 import fake_cuda
 import one_conv
 import pytest
@@ -8,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from cil_func import methods, tree
 from cil_func.data.batch import Batch, ReplayBatch, Replayed
+from cil_func.errors import OwnCodeError
 from cil_func.parallel.processes import ALONE
 from cil_func.training import recipe, runners, step, step_state
 from cil_func.training.runners import CapturedSteps, EagerSteps
@@ -61,6 +64,34 @@ def test_a_step_that_is_not_finite_changes_nothing_that_is_remembered():
         assert after.health.failed_step == 0
         assert tree.to_vector(after.extra).isfinite().all()
         assert not torch.equal(tree.to_vector(after.extra), tree.to_vector(before.extra))
+
+
+TRACKED = {
+    "wide": (lambda extra: {**extra, "n": extra["n"].expand(2, 2)}, r"returned a tensor \(2, 2\); a tensor \(2,\)"),
+    "less": (lambda extra: {"n": extra["n"]}, "returned other parts than it was given: dict of "),
+    "number": (lambda extra: {**extra, "m": 1.0}, r"returned 1.0; a tensor \(\) fits"),
+    "double": (lambda extra: {**extra, "n": extra["n"].double() + 1}, ""),
+}
+
+
+@pytest.mark.parametrize(("kind", "fast"), [*((kind, False) for kind in TRACKED), ("double", True)])
+def test_what_a_track_returns_has_the_shapes_and_dtypes_of_what_it_was_given(kind, fast):
+    """torch.where would broadcast it."""
+    renewed, says = TRACKED[kind]
+    base, classes, begun = one_conv.begin("finetune")
+    method = replace(base, track=lambda extra, *given: renewed(extra))
+    begun = begun._replace(extra={"n": torch.zeros(2, dtype=torch.float32), "m": torch.zeros(())})
+    run = step.join(one_conv.parts(method))
+    if fast:
+        torch._dynamo.reset()
+        run = torch.compile(run, fullgraph=True, dynamic=False, backend="aot_eager")
+    batch = one_conv.draw(6, classes)
+    if says:
+        with pytest.raises(OwnCodeError, match=f"method.name: track {says}"):
+            run(begun, None, batch, classes, one_conv.RATE)
+        return
+    extra = run(begun, None, batch, classes, one_conv.RATE)[0].extra
+    assert extra["n"].dtype == torch.float32 and extra["n"].tolist() == [1.0, 1.0] and extra["m"] == 0
 
 
 def test_a_method_without_it_hands_the_very_tensors_on():
