@@ -36,6 +36,7 @@ _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _PLACE = rf"([^\x00-\x1f]*[^/\\\x00-\x1f]\.py|{_DOTTED})"
 PATTERN = rf"^{_PLACE}:{_DOTTED}$"  # for the schema: what Python, Rust and JavaScript read alike
 _PARTS = re.compile(rf"(?P<place>{_PLACE}):(?P<function>{_DOTTED})")
+_NAMED = "cil_func_user_"  # how a module is called that is named by its file
 IMPORTED: dict[str, tuple[str, str]] = {}  # {file or module as a name has it: (path, SHA-256 when it was imported)}
 
 
@@ -124,6 +125,17 @@ def find(name: str, *, key: str) -> Callable[..., Any]:
     raise ConfigError(f"{key}: {place} {what}; {hint}")
 
 
+def forget() -> None:
+    """Takes the user's own files, and what they have imported from beside them, out of this process.
+
+    For who looks at the configurations of several runs, which are processes of their own: each may have another module
+    of one name.
+    """
+    for name in [each for each in sys.modules if each.startswith(_NAMED)]:
+        del sys.modules[name]
+    siblings.forget()
+
+
 def _file(place: str, key: str) -> types.ModuleType:
     """Runs a Python file as a module, once in each process, and returns the module.
 
@@ -134,7 +146,7 @@ def _file(place: str, key: str) -> types.ModuleType:
     path = os.path.abspath(os.path.expanduser(place))
     if not os.path.isfile(path):
         raise ConfigError(f"{key}: no file {place}; looked for in {os.getcwd()} and beside the configuration")
-    name = f"cil_func_user_{Path(path).stem}_{zlib.crc32(path.encode(errors='surrogateescape')):08x}"
+    name = f"{_NAMED}{Path(path).stem}_{zlib.crc32(path.encode(errors='surrogateescape')):08x}"
     if name in sys.modules:
         return sys.modules[name]
     siblings.claim(siblings.imported(path), os.path.dirname(path), who=place, key=key)

@@ -73,6 +73,13 @@ def claim(names: Iterable[str], folder: str, *, who: str, key: str) -> None:
     _CLAIMED.update(dict.fromkeys(free, (folder, who)))
 
 
+def forget() -> None:
+    """Drops all claims, and the modules that were imported by them."""
+    for name in [each for each in sys.modules if each.partition(".")[0] in _CLAIMED]:
+        del sys.modules[name]
+    _CLAIMED.clear()
+
+
 def imported(file: str, package: str = "") -> Iterator[str]:
     """Yields the dotted names that a file's import statements may import, also those inside functions.
 

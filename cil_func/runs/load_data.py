@@ -226,10 +226,11 @@ def _order(config: Config, class_names: tuple[str, ...]) -> list[int]:
 
 
 def _check_memory(config: Config, method: Method, num_classes: int) -> None:
-    """Raises DataError for a memory.size that is above 0 and leaves a class without an exemplar; 0 may be meant."""
+    """Raises DataError for a memory.size that leaves a class without an exemplar; 0 may be meant."""
     settings = config.memory
     if method.uses_memory and not settings.fixed_per_class and 0 < settings.size < num_classes:
+        none = "" if method.predict == "nme" else ", or 0 to keep none"
         raise DataError(
             f"memory.size: {settings.size} leaves no exemplar a class once {num_classes} classes are seen; "
-            f"at least {num_classes}, or 0 to keep none"
+            f"at least {num_classes}{none}"
         )

@@ -11,6 +11,7 @@ from cil_func import memory, tree
 from cil_func.config import Config
 from cil_func.errors import CheckpointError, ConfigError
 from cil_func.experiment import Experiment
+from cil_func.methods import checks
 from cil_func.methods.extra import LOGITS, without_logits
 from cil_func.networks.network import Model
 from cil_func.runs import checkpoints, memory_files
@@ -104,7 +105,8 @@ def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.T
         quota = memory.quota(known, size=budget.size, fixed_per_class=budget.fixed_per_class)
         exemplars = memory.trim(exemplars, quota)
     if experiment.method.extra:
-        extra = experiment.method.extra.start(network.pad(model.params))
+        begun = experiment.method.extra.start(network.pad(model.params))
+        extra = checks.remembered(begun, "start", experiment.device)
         remembered, _ = without_logits(tree.cast(parent.saved.extra, device=experiment.device))
         if remembered and parent.saved.description["method"] == experiment.method.name:  # else it means something else
             extra = tree.map(tree.embed, remembered, extra)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from cil_func import config as configuration
 from cil_func.config import Config
+from cil_func.config import names as own_names
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
 from cil_func.runs.method_of import method_to_train
@@ -71,6 +72,7 @@ def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> lis
     """
     found = []
     for run in planned:
+        own_names.forget()  # each run is a process of its own
         try:
             found.append(configuration.load(config, [*settings, *run.settings]))
             method_to_train(found[-1])

@@ -9,7 +9,10 @@ import pytest
 import tiny
 
 from cil_func import config
+from cil_func.config import names
 from cil_func.errors import ConfigError
+from cil_func.runs import setup
+from cil_func.runs.method_of import method_of
 from cil_func.studies import sweep, sweep_jobs, sweep_plan, sweep_table
 
 TINY = tiny.settings(
@@ -63,6 +66,26 @@ def finished(directory, average, last):
     (directory / "status.json").write_text('{"state": "finished"}')
     results = {"average_incremental_accuracy": average, "last_accuracy": last, "forgetting": None}
     (directory / "results.json").write_text(json.dumps(results))
+
+
+def test_runs_may_have_own_files_with_other_modules_of_one_name_beside_them(tmp_path):
+    """Each run is a process of its own, so that only two files of one run must not."""
+    for name, loss in (("one", "1.0"), ("two", "2.0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper.py").write_text(f"clamp = {loss}\n")
+        (tmp_path / name / "own.py").write_text(
+            "from dataclasses import replace\nfrom cil_func.methods import wa\n\n\ndef make(options):\n"
+            "    import helper\n    return replace(wa.make(options), clamp=helper.clamp)\n"
+        )
+    places = [f"{tmp_path / name / 'own.py'}:make" for name in ("one", "two", "one")]
+    planned = sweep_plan.runs([f"method.name={','.join(places[:2])}"], ["0", "1"], [])
+    found = sweep_plan.checked("digits", [], planned)
+    assert [each.method.name for each in found] == [places[0]] * 2 + [places[1]] * 2
+    names.forget()
+    assert method_of(found[0]).clamp == 1.0
+    both = ["method.name=" + places[0], "optim.name=" + places[1]]
+    with pytest.raises(ConfigError, match=r"imports helper from .*two, and .* imports another helper from"):
+        setup.build(config.load("digits", both))
 
 
 def test_the_table_has_means_deviations_and_paired_differences(tmp_path):
