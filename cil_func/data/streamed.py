@@ -131,12 +131,12 @@ def images_of(pixels: Pixels, *, workers: int) -> Images:
     return Packed(pixels.map()) if isinstance(pixels, PackedFile) else Resident(torch.from_numpy(pixels))
 
 
-def contents(pixels: Pixels, *, parts: int = 2, most: int = _HASHED) -> Iterator[np.ndarray]:
+def contents(pixels: Pixels, *, parts: int = 2, most: int | None = None) -> Iterator[np.ndarray]:
     """Yields arrays by which a data set's images are told from others.
 
     All pixels of images in memory. A SHA-256 of those in a packed file. Of images in files the last `parts` parts
     of each path, so that the folder may be moved and a damaged file be replaced, and all bytes of `most` files, evenly
-    spread. Raises DataError for one that can't be read.
+    spread; None: 256. Raises DataError for one that can't be read.
     """
     if isinstance(pixels, np.ndarray):
         yield pixels
@@ -149,7 +149,7 @@ def contents(pixels: Pixels, *, parts: int = 2, most: int = _HASHED) -> Iterator
         names = ("/".join(pixels.path(row).split(os.sep)[-parts:]) for row in range(len(pixels)))
         for name in names:
             yield np.frombuffer(os.fsencode(name) + b"\0", dtype=np.uint8)
-        for row in file_table.spread(len(pixels), most):
+        for row in file_table.spread(len(pixels), most or _HASHED):
             try:
                 yield np.fromfile(pixels.path(row), dtype=np.uint8)
             except OSError as error:
