@@ -2,6 +2,7 @@
 
 sources.py       loads a data set by its name
 cifar100.py      reads or downloads CIFAR-100
+digits.py        reads scikit-learn's digits
 own.py           checks a data set that a user's own function returns
 reading/         image files and folders -> uint8 arrays
 images.py        the images of a data set by row number, wherever they are stored

@@ -7,13 +7,12 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from einops import repeat
 from PIL import Image
 
-from cil_func.data import cifar100
+from cil_func.data import cifar100, digits
 from cil_func.data.reading import (
     core50,
     cub200,
@@ -53,6 +52,7 @@ class Dataset(NamedTuple):
     train_files: the file of each training image, relative to the data set's folder; () without image files.
     class_tests: a fingerprint of each class's test images, see `fingerprints.of_classes`; () if nobody has asked.
     held_out: for a run that extends another one, the old classes that are tested on exemplars, by class index.
+    why_held_out: what has become of their own test images, in words.
     """
 
     train_images: Pixels
@@ -66,6 +66,7 @@ class Dataset(NamedTuple):
     train_files: tuple[str, ...] = ()
     class_tests: tuple[str, ...] = ()
     held_out: tuple[int, ...] = ()
+    why_held_out: str = ""
 
 
 def stamp(name: str, path: str, *, subset: str = "") -> str:
@@ -75,7 +76,7 @@ def stamp(name: str, path: str, *, subset: str = "") -> str:
     """
     if name not in OF_FILES:
         return ""
-    return listing.stamp(_lister(name, subset)(path, test_names=_TEST_NAMES[name], skip=True))
+    return listing.stamp(_lister(name, subset, one_class=True)(path, test_names=_TEST_NAMES[name], skip=True))
 
 
 def test_files(
@@ -119,8 +120,8 @@ def load(
     files are always in memory. packed: the folder of the packed file of storage "packed"; "": `packed` in path, or in
     `.data` if path can't be written. subset: which of the class folders are read, see `subsets.choose`; "": all.
     one_class: whether a folder of a single class is allowed, as one new class is for a run that extends another one;
-    ImageNet's number of classes isn't asked for then. only_tests: whether of image files the test images alone are
-    read; there are no training images then.
+    ImageNet's number of classes isn't asked for then. only_tests: whether to read the test images alone;
+    there are no training images then.
 
     Three settings matter only for data sets of image files. on_error: "stop" raises a DataError that names the first
     file that can't be read, "skip" leaves such files out and lists them in `skipped`. exif_orientation: "apply" or
@@ -152,11 +153,11 @@ def load(
         near = get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"data.name = {name!r}; known are {', '.join(NAMES)}{hint}")
-    if name == "digits":
-        dataset = _digits()
-    else:
-        dataset = Dataset(*cifar100.read(path))
+    dataset = Dataset(*(digits.read() if name == "digits" else cifar100.read(path)))
     check(dataset.class_names)
+    if only_tests:
+        none = np.empty((0, *dataset.test_images.shape[1:]), dtype=np.uint8)
+        dataset = dataset._replace(train_images=none, train_targets=dataset.train_targets[:0])
     return _resized(dataset, image_size, memory)
 
 
@@ -167,20 +168,6 @@ def file_rules(name: str, *, exif_orientation: str, background: Sequence[int]) -
     """Returns the rules by which a data set's image files are decoded. The arguments are those of `load`."""
     upright = exif_orientation == "apply" or (exif_orientation == "auto" and not name.startswith(_NOT_UPRIGHT))
     return Rules(upright, tuple(background) or None)
-
-
-def _digits() -> Dataset:
-    """Returns the 1,797 digits of 8x8 pixels that scikit-learn contains; a stratified fifth is for testing.
-
-    digits.npz has their pixels, 0..16, and targets. tests/data/test_sources.py makes the same with scikit-learn's own
-    functions; to import those here would take seconds.
-    Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), licence CC BY 4.0.
-    """
-    with np.load(Path(__file__).with_name("digits.npz")) as file:
-        levels, targets = ([file[f"{part}_{name}"] for part in ("train", "test")] for name in ("levels", "targets"))
-    train, test = (repeat(np.rint(part * (255 / 16)).astype(np.uint8), "n h w -> n h w c", c=3) for part in levels)
-    train_targets, test_targets = (part.astype(np.int64) for part in targets)
-    return Dataset(train, train_targets, test, test_targets, tuple("0123456789"))
 
 
 def _load_files(path: str, settings: folders.Settings) -> Dataset:
@@ -202,10 +189,12 @@ def _lister(name: str, subset: str, one_class: bool = False, only_tests: bool = 
 
 
 def _tests_of(lists: Callable[..., Listing]) -> Callable[..., Listing]:
-    """Returns a function that lists what `lists` does without the training images."""
+    """Returns a function that lists what `lists` does, or a test folder, without the training images."""
 
-    def call(path: str, **settings: Any) -> Listing:
-        found = lists(path, **settings)
+    def call(path: str, *, test_names: Sequence[str], skip: bool) -> Listing:
+        if any(os.path.isdir(os.path.join(os.path.expanduser(path), name)) for name in test_names):
+            return listing.list_tests(path, test_names=test_names, skip=skip)
+        found = lists(path, test_names=test_names, skip=skip)
         return replace(found, splits=([], found.splits[1]))
 
     return call

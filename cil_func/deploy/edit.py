@@ -122,8 +122,13 @@ def edited_results(results: dict[str, Any], plan: Plan, *, run: str) -> dict[str
     measured is no longer true of this model, which nothing was measured of: those figures are null or empty here, and
     stand under "before_edit" as they were. "memory" counts the exemplars that are left.
     """
-    order = [entry for row, entry in enumerate(results["class_order"]) if row not in plan.rows]
-    new = results | {"class_order": order, "class_names": list(plan.names), "num_classes": len(plan.names)}
+    left = [row for row in range(len(results["class_order"])) if row not in plan.rows]
+    new = results | {"class_order": [results["class_order"][row] for row in left], "class_names": list(plan.names)}
+    new["num_classes"] = len(plan.names)
+    if "class_tests" in results:
+        new["class_tests"] = [results["class_tests"][row] for row in left]
+    if "held_out" in results:
+        new["held_out"] = [new_row for new_row, row in enumerate(left) if row in results["held_out"]]
     new["edited"] = {"run": run, "dropped": list(plan.dropped), "renamed": plan.renamed}
     if not plan.dropped:
         return new

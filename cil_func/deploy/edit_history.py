@@ -52,12 +52,15 @@ def renames_since(old: Mapping[str, Any], new: Mapping[str, Any]) -> NameOf:
     """Returns the function from the name that a class has in an older model to the one that it has in a newer one.
 
     old, new: the contents of model.json. Edits that the older model has gone through too don't count. Those of a run
-    that the newer one extends do. If both come from one edited model, the older one's own later edits are taken back.
+    that the newer one extends do. If both come from one model, the older one's own later edits are taken back.
     """
     before, after = all_edits(old), all_edits(new)
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
-    back = [{"renamed": {name: was for was, name in edit["renamed"].items()}} for edit in before[common:][::-1]]
-    return _applied([*(back if common else ()), *after[common:]])
+    own, later = before[common:], after[common:]
+    came_from = own[0]["parent"]["sha256"] if own else None  # the model that the older one's own edits began with
+    related = common or came_from == new.get("sha256") or (later and came_from == later[0]["parent"]["sha256"])
+    back = [{"renamed": {name: was for was, name in edit["renamed"].items()}} for edit in own[::-1] if related]
+    return _applied([*back, *later])
 
 
 def after(first: NameOf, second: NameOf) -> NameOf:

@@ -57,9 +57,9 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: it is a {'folder' if out.is_dir() else 'file'}; give another name")
     if out.is_file() and out.suffix != SUFFIX[options.to]:
         raise ConfigError(f"--out {out}: only a file that ends in {SUFFIX[options.to]} is replaced; give another name")
-    ours = (out / _UNFINISHED).is_dir() or "preprocessing" in files.read_object(out / "model.json")
-    ours = ours and (out / PREPROCESSOR).exists()  # other models on the hub have it too, and runs a model.json
-    if out.is_dir() and {path.name for path in out.iterdir()} - {_UNFINISHED} and not ours:
+    there = {path.name for path in out.iterdir()} - {_UNFINISHED} if out.is_dir() else set()
+    ours = "preprocessing" in files.read_object(out / "model.json")  # as a run's, whose other files an export hasn't
+    if there and not (ours and (PREPROCESSOR in there or there == {"model.json"})):
         raise ConfigError(f"--out {out}: it holds other files than an export's; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
@@ -156,12 +156,12 @@ def _move(folder: Path, out: Path) -> None:
     """Makes a complete export stand at `out`. Raises OSError.
 
     folder: of the export, on the same disk. In a folder that is there already its files take the places of those of the
-    same names, first the one by which an export is known: after an interruption the same command works again.
+    same names, first those by which an export is known: after an interruption the same command works again.
     """
     if not out.exists():
         os.rename(folder, out)
         return
-    names = sorted(os.listdir(folder), key=lambda name: name != PREPROCESSOR)
+    names = sorted(os.listdir(folder), key=lambda name: (name != "model.json", name != PREPROCESSOR))
     if calibration.NAME not in names:
         (out / calibration.NAME).unlink(missing_ok=True)
     for name in names:

@@ -104,7 +104,8 @@ def _front_matter(description: dict[str, Any], results: dict[str, Any]) -> str:
     lines += ["tags:", "- class-incremental-learning", f"- {json.dumps(description['method'])}"]
     if results:
         images = ", on validation images" if tables.on_validation_images(results) else ""
-        images += ", old classes on exemplars" if results.get("held_out") else ""
+        held = len(results.get("held_out") or ())
+        images += f", {held} of {len(description['classes'])} classes on exemplars" if held else ""
         measured = {"name": f"top-1 accuracy on all classes, percent{images}", "type": "accuracy"}
         task = {"type": "image-classification"}
         data = {"name": str(results.get("config", {}).get("data", {}).get("name", "images")), "type": "images"}

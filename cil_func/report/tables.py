@@ -121,7 +121,7 @@ def on_validation_images(results: Results) -> bool:
 
 def on_exemplars(results: Results) -> str:
     """Returns in words how many old classes of an extended run have no test images of their own. It has such ones."""
-    return f"{len(results['held_out'])} are tested on exemplars that were trained on before: these figures are too high"
+    return f"{len(results['held_out'])} tested on exemplars that were trained on before: these figures are too high"
 
 
 def phase_table(results: Results) -> str:

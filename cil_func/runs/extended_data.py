@@ -1,9 +1,13 @@
 """The images of a run that extends another one: the exemplars of its old classes, and the images of the new ones."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from cil_func.data.reading import class_folders, file_table
+from cil_func.data.scenario import Scenario
 from cil_func.data.sources import Dataset
 from cil_func.errors import ConfigError, DataError
 from cil_func.methods.base import Method
@@ -45,13 +49,28 @@ def check_names(new: tuple[str, ...], parent: Parent) -> None:
         )
 
 
+def _refuse_same_images(new: Dataset, parent: Parent, class_tests: Sequence[str]) -> None:
+    """Raises DataError if a new class has the test images of an old one: it is the same class under another name.
+
+    class_tests: of the old classes.
+    """
+    known = {each: name for each, name in zip(class_tests, parent.class_names, strict=True) if each}
+    for name, each in zip(new.class_names, new.class_tests, strict=True):
+        if each in known:
+            raise DataError(
+                f"class {name!r} has the test images of class {known[each]!r}, which {parent.directory} knows already; "
+                "leave it out: more images of a known class are no new class"
+            )
+
+
 def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Dataset:
     """Returns the data set of all classes: the old ones by order of arrival, then the new ones.
 
     new: of the new classes alone. tests: of the old ones. uses_memory: whether the method trains on exemplars; if not,
     the old classes have no training images.
-    Raises DataError if the new images are of another size than the parent's.
+    Raises DataError if the new images are of another size than the parent's, or a class has those of an old one.
     """
+    _refuse_same_images(new, parent, tests.class_tests)
     height, width = new.train_images.shape[1:3]
     if (height, width) != parent.image_size:
         high, wide = parent.image_size
@@ -70,8 +89,9 @@ def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Da
         class_names=(*parent.class_names, *new.class_names),
         warnings=(*new.warnings, *_notes(parent, new, tests)),
         train_files=(*sources, *files),
-        class_tests=(*tests.known, *new.class_tests),
-        held_out=tests.held_out,
+        class_tests=(*tests.class_tests, *new.class_tests),
+        held_out=tests.held_out.labels,
+        why_held_out=tests.held_out.why,
     )
 
 
@@ -81,6 +101,15 @@ def held_rows(parent: Parent, data: Dataset) -> dict[int, torch.Tensor]:
     data: as `join` made it, where the parent's exemplars are the first training images.
     """
     return {label: torch.from_numpy(old_tests.held_rows(parent, label)) for label in data.held_out}
+
+
+def without_held(found: Scenario, held_out: Mapping[int, torch.Tensor]) -> Scenario:
+    """Returns the phases without the training rows that are held out. held_out: as `held_rows` returns them."""
+    if not held_out:
+        return found
+    held = torch.cat([*held_out.values()])
+    phases = [replace(each, train_rows=each.train_rows[~torch.isin(each.train_rows, held)]) for each in found.phases]
+    return replace(found, phases=tuple(phases))
 
 
 def tested_on(parent: Parent, data: Dataset) -> str:
@@ -119,13 +148,13 @@ def _notes(parent: Parent, new: Dataset, tests: Tests) -> list[str]:
         notes.append(f"{parent.directory} has measured on validation images (data.tests_on); with later phases on test "
                      f"images, {_MIXED}")  # fmt: skip
     notes += [line for line in parent.results.get("data_warnings", []) if line.endswith(_MIXED)]
-    if tests.held_out:
-        names = [repr(parent.class_names[label]) for label in tests.held_out]
+    if tests.held_out.labels:
+        names = [repr(parent.class_names[label]) for label in tests.held_out.labels]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        count = int(np.isin(tests.labels, tests.held_out).sum())
+        count = int(np.isin(tests.labels, tests.held_out.labels).sum())
         notes.append(
             f"old classes are tested on {count} of their exemplars ({shown}), since their own test images are gone: "
-            f"{tests.why}; this run doesn't train on these, but {parent.directory} has, so they are easy, and with "
+            f"{tests.held_out.why}; this run doesn't train on these, but one before it has, so they are easy, and with "
             f"phases on test images {_MIXED}"
         )
     return notes

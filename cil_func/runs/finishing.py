@@ -39,14 +39,16 @@ def write(
 def _keep_exemplars(directory: Path, ready: setup.Setup, done: Progress) -> dict:
     """Writes the exemplars of a finished run as image files, if it keeps some. Returns {"memory": their size}, or {}.
 
-    Exemplars of an extended run that were kept for tests come behind the others of their class.
+    Exemplars of an extended run that were kept for tests come behind the others of their class, and stay before these.
     """
     made = ready.experiment
     if not made.method.uses_memory:
         return {}
     quota = memory.quota(made.num_classes, size=made.budget.size, fixed_per_class=made.budget.fixed_per_class)
-    both = {label: torch.cat([rows, ready.held_out.get(label, rows[:0])]) for label, rows in done.exemplars.items()}
-    kept = memory.trim(both, quota)
+    kept = memory.trim(done.exemplars, quota)
+    for label, held in ready.held_out.items():  # for tests of the next extension, too
+        trained = kept[label][: max(1, quota - len(held))]
+        kept[label] = torch.cat([trained, held])[:quota]
     if not ready.config.memory.keep:
         memory_files.remove(directory)
         return {"memory": memory_files.size_of([len(kept[label]) for label in sorted(kept)], made.train_images.shape)}

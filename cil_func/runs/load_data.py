@@ -1,7 +1,7 @@
 """Reads the images that a configuration names, once for all processes of a machine, and cuts them into phases."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
@@ -14,6 +14,7 @@ from cil_func.methods.base import Method
 from cil_func.parallel.processes import Processes
 from cil_func.runs import extended_data, fingerprints, old_tests, parent, storage
 from cil_func.runs.method_of import method_of
+from cil_func.runs.old_tests import HeldOut
 from cil_func.runs.parent import Parent
 
 
@@ -22,27 +23,27 @@ def load(
     method: Method,
     processes: Processes,
     extended: Parent | None = None,
-    held_out: Collection[int] | None = None,
+    begun: HeldOut | None = None,
 ) -> tuple[sources.Dataset, str]:
     """Reads the data set of [data]. Returns (the data set, its fingerprint), the same on all processes.
 
     method: whose demands on the phases and the memory are checked. processes: those of the run, all of which call this.
-    extended: the run that this one extends, whose classes and images are put in front. held_out: see `old_tests.find`.
+    extended: the run that this one extends, whose classes and images are put in front. begun: see `old_tests.find`.
     fingerprint: a SHA-256 in hexadecimal of all pixels, labels, class names and skipped files.
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
-    data = _load_together(partial(_load, config, method, extended, held_out), processes)
+    data = _load_together(partial(_load, config, method, extended, begun), processes)
     found = fingerprints.of_data(data)
     processes.check_equal({"the images": found}, when="after reading them")
     return data, found
 
 
-def fingerprint_of(config: Config, held_out: Collection[int] | None = None) -> str:
+def fingerprint_of(config: Config, begun: HeldOut | None = None) -> str:
     """Reads the images of a configuration, in this process alone, and returns their fingerprint, as `load` does.
 
-    held_out: of a run that extends another one and has begun, see `old_tests.find`. Raises DataError as `load` does.
+    begun: of a run that extends another one and goes on, see `old_tests.find`. Raises DataError as `load` does.
     """
-    return fingerprints.of_data(_load(config, method_of(config), parent.read(config), held_out))
+    return fingerprints.of_data(_load(config, method_of(config), parent.read(config), begun))
 
 
 def images_of(config: Config) -> sources.Dataset:
@@ -83,6 +84,8 @@ def phases(config: Config, data: sources.Dataset, extended: Parent | None = None
         increment=_sizes(config, len(order), extended) if extended else config.data.increment,
         known=known,
     )
+    if extended:
+        found = extended_data.without_held(found, extended_data.held_rows(extended, data))
     found = validation.keep_out(validation.first(found, config.data.phases), config.data.validation, data.class_names)
     return validation.as_tests(found) if config.data.tests_on == "validation" else found
 
@@ -124,12 +127,12 @@ def _load(
     config: Config,
     method: Method,
     extended: Parent | None,
-    held_out: Collection[int] | None = None,
+    begun: HeldOut | None = None,
     memory: ImageMemory = OWN_MEMORY,
 ) -> sources.Dataset:
     """Reads the images that the configuration names into `memory`, in this process.
 
-    extended: the run that this one extends, whose exemplars and test images are joined to the new images. held_out: see
+    extended: the run that this one extends, whose exemplars and test images are joined to the new images. begun: see
     `old_tests.find`.
     Raises DataError with everything that is wrong; what the class names alone show is found before images are read.
     """
@@ -139,7 +142,7 @@ def _load(
     new = new._replace(class_tests=fingerprints.of_classes(new))
     if extended is None:
         return new
-    tests = old_tests.find(extended, partial(_load_own, only_tests=True), held_out)
+    tests = old_tests.find(extended, partial(_load_own, only_tests=True), begun)
     return extended_data.join(extended, new, tests, uses_memory=method.uses_memory)
 
 

@@ -1,7 +1,7 @@
 """Finds the images on which the old classes of an extended run are tested: their own, or exemplars held out."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -22,53 +22,59 @@ _HELD_OUT = 0.2  # of the exemplars of each old class whose test images are gone
 Read = Callable[[Config], Dataset]  # reads the images of a configuration; the training images may be left out
 
 
+class HeldOut(NamedTuple):
+    """The labels of old classes that are tested on exemplars, and what has become of their own images, in words."""
+
+    labels: tuple[int, ...]
+    why: str
+
+
 class Tests(NamedTuple):
     """Images on which old classes are tested, with the label of each, int64 (N,), its place by order of arrival.
 
-    held_out: the labels whose images are exemplars of the parent. known: for each label the fingerprint of its own test
-    images, "" if it isn't known. why: what has become of the own test images of `held_out`, in words; "" if none are.
+    held_out: the labels whose images are exemplars of the parent. class_tests: for each label the fingerprint of its
+    own test images, "" if it isn't known.
     """
 
     images: Pixels
     labels: np.ndarray
-    held_out: tuple[int, ...]
-    known: tuple[str, ...]
-    why: str = ""
+    held_out: HeldOut
+    class_tests: tuple[str, ...]
 
 
-def find(parent: Parent, read: Read, held_out: Collection[int] | None = None) -> Tests:
+def find(parent: Parent, read: Read, begun: HeldOut | None = None) -> Tests:
     """Returns the images on which the old classes are tested, class by class.
 
     A class's own test images are taken if they are found: in the data of the parent or of a run that it extends, in a
     folder of any name, and with the same pixels. If not, a fifth of its exemplars is held out, at least one, those
     chosen last.
-    read: raises CilError for data that can't be read. held_out: the labels that a run which goes on has held out; the
-    others' own test images have to be there. None: the run begins.
+    read: raises CilError for data that can't be read. begun: what a run that goes on has held out; the other classes'
+    own test images have to be there. None: the run begins.
     Raises DataError if a class has neither test images nor two exemplars.
     """
     reasons: list[str] = []
-    known = _known(parent, read, reasons)
-    wanted = {label: print for label, print in enumerate(known) if print and label not in (held_out or ())}
+    class_tests = _class_tests(parent, read, reasons)
+    wanted = dict(enumerate(class_tests))
+    wanted = {label: each for label, each in wanted.items() if each and label not in (begun.labels if begun else ())}
     found: list[tuple[np.ndarray, Pixels]] = []  # the labels of images, and the images
     for config in _configs(parent, reasons) if wanted else ():
         try:
-            data = read(_unpacked(config))
+            data = read(_readable(config))
         except CilError as error:
             reasons.append(str(error))
             continue
-        prints = fingerprints.of_classes(data, packed=config.data.storage == "packed")
-        rows = _rows(data, prints, wanted) if tuple(data.test_images.shape[1:3]) == parent.image_size else {}
+        rows = _rows(data, config, wanted) if tuple(data.test_images.shape[1:3]) == parent.image_size else {}
         if rows:
             labels = np.concatenate([np.full(len(own), label, dtype=np.int64) for label, own in rows.items()])
             assert not isinstance(data.test_images, file_table.Joined), "a data set is read alone"
             found.append((labels, file_table.take(data.test_images, np.concatenate([*rows.values()]))))
-        wanted = {label: print for label, print in wanted.items() if label not in rows}
+        wanted = {label: each for label, each in wanted.items() if label not in rows}
         if not wanted:
             break
     tested = {int(label) for labels, _ in found for label in np.unique(labels)}
-    left = [label for label in range(len(parent.class_names)) if label not in tested]
+    left = tuple(label for label in range(len(parent.class_names)) if label not in tested)
     why = "; ".join(reasons) or f"those in {parent.config.data.path or parent.config.data.name} are other ones now"
-    if held_out is not None and (lost := sorted(set(left) - set(held_out))):
+    if begun and (lost := sorted(set(left) - set(begun.labels))):
         raise DataError(
             f"the test images of class {parent.class_names[lost[0]]!r}, on which this run tests it, are gone ({why}); "
             "put them back, or start anew with another --out"
@@ -76,7 +82,7 @@ def find(parent: Parent, read: Read, held_out: Collection[int] | None = None) ->
     found += _exemplars(parent, left, why)
     images = reduce(file_table.join, [pixels for _, pixels in found])
     labels = np.concatenate([labels for labels, _ in found])
-    return Tests(images, labels, tuple(left), known, why if left else "")
+    return Tests(images, labels, begun or HeldOut(left, why if left else ""), class_tests)
 
 
 def held_rows(parent: Parent, label: int) -> np.ndarray:
@@ -88,24 +94,24 @@ def held_rows(parent: Parent, label: int) -> np.ndarray:
     return own[len(own) - math.ceil(_HELD_OUT * len(own)) :] if len(own) > 1 else own[:0]
 
 
-def _known(parent: Parent, read: Read, reasons: list[str]) -> tuple[str, ...]:
+def _class_tests(parent: Parent, read: Read, reasons: list[str]) -> tuple[str, ...]:
     """Returns for each class the fingerprint of its own test images, "" if it isn't known.
 
-    A version that noted none of single classes has noted one of all; it counts for a run that has begun from nothing.
+    A version that noted none of single classes has noted one of all; it counts for a run that has begun from nothing
+    and whose images weren't packed. reasons: gets one if nothing is known.
     """
-    known, nothing = parent.results.get("class_tests"), ("",) * len(parent.class_names)
-    if known:
+    if known := parent.results.get("class_tests"):
         return tuple(known)
-    if parent.config.run.extends:
-        reasons.append(f"{parent.directory} is of a version that has noted no fingerprint of them")
-        return nothing
+    older = f"{parent.directory} is of a version that noted no fingerprints of single classes"
     try:
-        data = read(_unpacked(parent.config))
+        if parent.config.run.extends or parent.config.data.storage == "packed":
+            raise DataError(older)
+        data = read(parent.config)
+        if fingerprints.of_tests(data) != parent.results.get("tests_fingerprint"):
+            raise DataError(f"{older}, and its test images together are other ones now")
     except CilError as error:
         reasons.append(str(error))
-        return nothing
-    if fingerprints.of_tests(data) != parent.results.get("tests_fingerprint"):
-        return nothing
+        return ("",) * len(parent.class_names)
     return tuple(fingerprints.of_classes(data)[index] for index in parent.results["class_order"])
 
 
@@ -114,6 +120,8 @@ def _configs(parent: Parent, reasons: list[str]) -> Iterator[Config]:
     config = parent.config
     while True:
         yield config
+        if config.data.subset:  # the file may list other classes by now
+            yield config.model_copy(update={"data": config.data.model_copy(update={"subset": ""})})
         if not config.run.extends:
             return
         if not (Path(config.run.extends) / "config.toml").exists():
@@ -126,25 +134,28 @@ def _configs(parent: Parent, reasons: list[str]) -> Iterator[Config]:
             return
 
 
-def _unpacked(config: Config) -> Config:
-    """Returns the configuration with images in memory if they were packed: the tests alone are in no packed file."""
-    if config.data.storage != "packed":
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"storage": "resident"})})
+def _readable(config: Config) -> Config:
+    """Returns the configuration by which the test images alone are read, whatever else has come or gone meanwhile.
+
+    They are in no packed file, and images in memory that can't be read are left out: their class isn't the same then.
+    """
+    storage = "resident" if config.data.storage == "packed" else config.data.storage
+    on_error = config.data.on_error if storage == "streaming" else "skip"  # which would decode all that is streamed
+    return config.model_copy(update={"data": config.data.model_copy(update={"storage": storage, "on_error": on_error})})
 
 
-def _rows(data: Dataset, prints: Sequence[str], wanted: dict[int, str]) -> dict[int, np.ndarray]:
+def _rows(data: Dataset, config: Config, wanted: dict[int, str]) -> dict[int, np.ndarray]:
     """Returns {label: rows of the test images} of the classes that have a wanted fingerprint, sorted by label.
 
-    prints: the fingerprint of each class of `data`. wanted: {label: fingerprint}.
+    config: of the run whose `data` these are. wanted: {label: fingerprint}.
     """
     rows_of: dict[str, list[np.ndarray]] = {}  # two classes may have the same images
-    for index, print in enumerate(prints):
-        rows_of.setdefault(print, []).append(np.flatnonzero(data.test_targets == index))
-    return {label: rows_of[print].pop(0) for label, print in sorted(wanted.items()) if rows_of.get(print)}
+    for index, each in enumerate(fingerprints.of_classes(data, packed=config.data.storage == "packed")):
+        rows_of.setdefault(each, []).append(np.flatnonzero(data.test_targets == index))
+    return {label: rows_of[each].pop(0) for label, each in sorted(wanted.items()) if rows_of.get(each)}
 
 
-def _exemplars(parent: Parent, labels: list[int], why: str) -> list[tuple[np.ndarray, Pixels]]:
+def _exemplars(parent: Parent, labels: Sequence[int], why: str) -> list[tuple[np.ndarray, Pixels]]:
     """Returns [(labels, images)] of the exemplars that are held out; [] for no classes. why: for the message.
 
     Raises DataError for a class that has too few.

@@ -1,9 +1,11 @@
 """A finished run that another one goes on from: its model, its exemplars, what it has measured."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from cil_func import config as configuration
@@ -75,12 +77,33 @@ def read(config: Config) -> Parent | None:
     if not complete:
         raise CheckpointError(f"{directory}: results.json and model.json are of different runs; put them back")
     found = Parent(directory, stored, saved, results, memory_files.load(directory))
-    if found.memory and found.memory.class_names != found.class_names:
+    if found.memory and (found.memory.class_names != found.class_names or not _has_the_pixels(found)):
         raise CheckpointError(
-            f"{directory / memory_files.FOLDER} is of another run: its classes, in order of arrival, are not those "
-            "of model.json; put the folder back from a copy"
+            f"{directory / memory_files.FOLDER} is of another run: its classes, or their images, are not those that "
+            "model.json names; put the folder back from a copy"
         )
     return found
+
+
+def _has_the_pixels(parent: Parent) -> bool:
+    """Returns whether the exemplars are those that the model's lineage names, by their SHA-256, as far as it says.
+
+    It doesn't where a person has deleted some, or where some were held out for tests.
+    """
+    stored, first = parent.memory, 0
+    phases = (parent.saved.description.get("lineage") or {}).get("phases") or []
+    if stored is None or stored.deleted or parent.results.get("held_out") or len(phases) != len(parent.sizes):
+        return True
+    for phase, size in zip(phases, parent.sizes, strict=True):
+        own = (stored.labels >= first) & (stored.labels < first + size)
+        first += size
+        if int(own.sum()) == phase["exemplars"] and phase["exemplars_sha256"] != _sha256(stored.images[own]):
+            return False
+    return True
+
+
+def _sha256(pixels: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.Tensor]) -> Progress:

@@ -148,7 +148,7 @@ def _run(
     if not found.moved_from:
         reporter.running()
     loaded = found.checkpoint
-    ready = setup.build(found.config, processes, loaded and loaded.record.get(moved_parent.HELD_OUT))
+    ready = setup.build(found.config, processes, moved_parent.chosen(loaded and loaded.record))
     if loaded:
         same_images.refuse_changed_images(ready.fingerprint, loaded.record["data"], moved_from=found.moved_from)
     if found.moved_from:  # only now the images have shown that the directory holds this run

@@ -1,7 +1,7 @@
 """Builds everything that a run needs from its configuration, before anything is trained."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from cil_func.runs import extended_data, fingerprints, load_data, loggers, machi
 from cil_func.runs.environment import resolve
 from cil_func.runs.method_of import method_to_train
 from cil_func.runs.network_of import backbone_for, check_backbone, check_maps, known_size, network_of
+from cil_func.runs.old_tests import HeldOut
 from cil_func.runs.parent import Parent
 from cil_func.training import inference, runners
 from cil_func.training.preprocess import DTYPES, Preprocess
@@ -42,8 +43,8 @@ class Setup:
     class_tests: the fingerprint of each class's own test images, by order of arrival; "" where it isn't known.
     train_files: see `sources.Dataset`.
     extended: the finished run that this one goes on from; None: it starts from nothing. held_out: {label: rows} of
-    that run's exemplars that are not trained on, since old classes are tested on them. tested_on: in words, on which
-    images old classes are tested; "" without any.
+    that run's exemplars that are not trained on, since old classes are tested on them. tested_on,
+    why_held_out: in words, on which images old classes are tested, and what has become of the own ones of `held_out`.
     """
 
     config: Config
@@ -58,6 +59,7 @@ class Setup:
     extended: Parent | None = None
     held_out: Mapping[int, torch.Tensor] = field(default_factory=dict)
     tested_on: str = ""
+    why_held_out: str = ""
 
     @property
     def first_phase(self) -> int:
@@ -70,11 +72,11 @@ class Setup:
         return self.experiment.processes
 
 
-def build(config: Config, processes: Processes = ALONE, held_out: Collection[int] | None = None) -> Setup:
+def build(config: Config, processes: Processes = ALONE, begun: HeldOut | None = None) -> Setup:
     """Resolves device and precision, loads the data, cuts it into phases and makes the network. Returns the run.
 
     processes: those that share the run, all of which call this; by default this process is alone.
-    held_out: of a run that extends another one and has begun, see `old_tests.find`.
+    begun: of a run that extends another one and goes on, see `old_tests.find`.
     Also sets torch's number of threads and its precision of float32 for the whole process. On a GPU it makes cuDNN take
     deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
@@ -89,7 +91,7 @@ def build(config: Config, processes: Processes = ALONE, held_out: Collection[int
     optimisers = _optimisers(config, method)
     pretrained.refuse_missing_file(config)
     extended = parent.read(config)
-    data, fingerprint = load_data.load(config, method, processes, extended, held_out)
+    data, fingerprint = load_data.load(config, method, processes, extended, begun)
     config = load_data.with_increments(config, len(data.class_names) - len(extended.class_names if extended else ()))
     config = storage.resolved(config, data)
     phases = load_data.phases(config, data, extended)
@@ -136,7 +138,7 @@ def build(config: Config, processes: Processes = ALONE, held_out: Collection[int
         config, experiment, data.skipped, data.warnings, fingerprint, fingerprints.of_tests(data), data.stamp,
         tuple(data.class_tests[index] for index in phases.class_order), data.train_files, extended,
         extended_data.held_rows(extended, data) if extended else {},
-        extended_data.tested_on(extended, data) if extended else "",
+        extended_data.tested_on(extended, data) if extended else "", data.why_held_out,
     )  # fmt: skip
 
 

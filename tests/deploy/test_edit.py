@@ -189,7 +189,11 @@ def test_two_edits_of_one_edited_model_are_compared_class_by_class(trained, caps
     for name, (run, *renames) in words.items():
         flags = [word for each in renames for word in ("--rename", each)]
         assert run_edit(capsys, run, *flags, "--out", tmp_path / name)[0] == 0
-    for old, new, name in (("1", "2", "chat"), ("2", "1", "katze"), ("1", "0", c), ("0", "1", "katze")):
+    run_edit(capsys, trained.directory, "--rename", f"{c}=gato", "--out", tmp_path / "3")
+    shutil.copytree(trained.directory, tmp_path / "run")
+    pairs = [("1", "2", "chat"), ("2", "1", "katze"), ("1", "0", c), ("0", "1", "katze")]
+    pairs += [("3", "run", c), ("run", "3", "gato")]
+    for old, new, name in pairs:
         assert main(["compare", str(tmp_path / old), str(tmp_path / new), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert {each["name"]: each["kind"] for each in found["classes"]} == dict.fromkeys((a, b, name, d), "kept")
@@ -200,7 +204,7 @@ def test_two_edits_of_one_edited_model_are_compared_class_by_class(trained, caps
 def extended(runs, tmp_path_factory):
     """renamed/: the run "wa", whose class000 is called wasp; new/: its extension by another class000 and by bee."""
     root = tmp_path_factory.mktemp("extended")
-    measure.write_images(root / "more", classes=2, train=12, test=4, size=12)
+    measure.write_images(root / "more", classes=2, train=12, test=4, size=12, seed=1)
     for split in ("train", "test"):
         (root / "more" / split / "class001").rename(root / "more" / split / "bee")
     words = [str(runs["wa"].directory), "--rename", "class000=wasp", "--out", str(root / "renamed")]

@@ -21,7 +21,7 @@ from cil_func.__main__ import main
 from cil_func.config import effects
 from cil_func.memory import Budget
 from cil_func.report import tables
-from cil_func.runs import checkpoints, extension_config, memory_files, parent, saved_model, setup, trial_steps
+from cil_func.runs import checkpoints, extension_config, memory_files, parent, planning, saved_model, setup, trial_steps
 
 TINY = [
     "run.compile=false", "run.threads=1", "run.precision=float64", "run.device=cpu", "data.image_size=8",
@@ -472,9 +472,14 @@ def test_a_run_that_goes_on_keeps_what_it_has_held_out(own, names, folders, monk
     with pytest.MonkeyPatch.context() as patch:
         tiny.shallow(patch)
         assert extend(root / "old", folders["new"], root / "begun") == 0
+        monkeypatch.setattr("cil_func.runs.same_images._stamp", lambda config: "touched")
+        capsys.readouterr()
         assert extend(root / "old", folders["new"], root / "begun") == 0  # finished: the images are looked at again
+        assert "warning" not in capsys.readouterr().err
+        monkeypatch.undo()
     assert (root / "begun/model.safetensors").read_bytes() == (root / "whole/model.safetensors").read_bytes()
-    assert results_of(root / "begun")["held_out"] == [0, 1, 2, 3]
+    found, whole = (results_of(root / name) for name in ("begun", "whole"))
+    assert found["held_out"] == [0, 1, 2, 3] and found["data_warnings"] == whole["data_warnings"]
     interrupts.in_evaluation(monkeypatch, call=1)
     assert extend(root / "old", folders["new"], root / "other") == 130
     monkeypatch.undo()
@@ -536,7 +541,7 @@ def test_what_a_person_should_know_about_the_classes_is_told(own, names):
     assert extend(root / "new", root / "alike", root / "2") == 0
     told = " ".join(results_of(root / "2")["data_warnings"])
     assert f"class {names[0].upper()!r} is taken for a new one" in told and "is calibrated, and this run won't" in told
-    one = folder_of(root / "one", names[6:7])
+    one = folder_of(root / "one", [sorted(os.listdir(tiny.images() / "train"))[8]])
     assert extend(root / "2", one, root / "3") == 0
     lineage = json.loads((root / "3" / "model.json").read_text())["lineage"]
     assert lineage["deleted"] == []
@@ -565,6 +570,49 @@ def test_one_class_of_a_growing_folder(base, names, tmp_path, capsys):
     subset = f"data.subset={tmp_path / 'new.txt'}"
     assert extend(base / "old", grown, tmp_path / "new", subset, "data.name=imagenet100") == 0
     assert results_of(tmp_path / "new")["class_names"] == names[:5]
+    capsys.readouterr()
+    assert extend(base / "old", grown, tmp_path / "new", subset, "data.name=imagenet100") == 0
+    assert "warning" not in capsys.readouterr().err
+    (tmp_path / "new.txt").write_text(f"{names[5]}\n")  # the next one; its tests are in the same folder
+    assert extend(tmp_path / "new", grown, tmp_path / "newer", subset, "data.name=imagenet100") == 0
+    assert results_of(tmp_path / "newer")["old_classes_tested_on"] == "test images"
+
+
+def test_an_old_class_under_another_name_is_no_new_one(base, names, tmp_path, capsys):
+    for split in ("train", "test"):
+        (tmp_path / "more" / split).mkdir(parents=True)
+        os.symlink(tiny.images() / split / names[2], tmp_path / "more" / split / "another")
+        os.symlink(tiny.images() / split / names[6], tmp_path / "more" / split / names[6])
+    assert extend(base / "old", tmp_path / "more", tmp_path / "x") == 3
+    assert f"class 'another' has the test images of class {names[2]!r}, which" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [[], ["loose.png"], ["class000"]])
+def test_an_emptied_test_folder_is_no_failure(left, own, names, folders):
+    """Or one with a class that lost its images, or with images that are in no class."""
+    root, images = own
+    shutil.rmtree(images["old"] / "train")
+    shutil.rmtree(images["old"] / "test")
+    (images["old"] / "test").mkdir()
+    for name in left:
+        if name.startswith("class"):
+            (images["old"] / "test" / name).mkdir()
+        else:
+            shutil.copy(next((tiny.images() / "test" / names[0]).iterdir()), images["old"] / "test" / name)
+    made = setup.build(extension_config.of_run(root / "old", [f"data.path={folders['new']}", "run.device=cpu"]))
+    assert made.tested_on == "held-out exemplars" and "test" in made.why_held_out
+    assert planning.run_start(made)["train_images"][2] == 2 * 18 + 4 * 2  # of three, one is held out
+
+
+def test_the_exemplars_of_another_seed_are_refused(own, folders, capsys):
+    """They have the same classes in the same order."""
+    root, images = own
+    assert run(images["old"], root / "other", "data.class_order=sorted", "memory.selection=random") == 0
+    shutil.rmtree(root / "old" / "memory")
+    shutil.copytree(root / "other" / "memory", root / "old" / "memory")
+    capsys.readouterr()
+    assert extend(root / "old", folders["new"], root / "x") == 5
+    assert "memory is of another run" in capsys.readouterr().err
 
 
 def test_a_file_that_is_missing_of_the_old_run_is_named(base, folders, tmp_path, capsys):

@@ -88,24 +88,35 @@ def list_images(
 
 
 def list_tests(path: str, *, test_names: Sequence[str], skip: bool, subset: str = "") -> Listing:
-    """Lists the images of the test folder alone: path/train may be missing, or hold other classes.
+    """Lists the images of the test folder alone: path/train may be missing, or have other classes.
 
-    The arguments are those of `list_images`, and so are the errors. The listing's training images are none.
+    The arguments are those of `list_images`, and so are the errors; the listing's training images are none. Folders
+    without images, and classes of the subset without a folder, are left out.
     """
     listing = Listing(os.path.expanduser(path), skip)
     _check_root(listing.root, test_names)
     tests = [name for name in test_names if os.path.isdir(os.path.join(listing.root, name))]
-    if not tests:
-        raise DataError(f"{listing.root} has no {' or '.join(f'{name}/' for name in test_names)} folder")
+    named = {name: class_folders.find(os.path.join(listing.root, name), listing.mistakes) for name in tests}
+    if not any(named.values()):
+        wanted = " or ".join(f"{name}/" for name in test_names)
+        raise DataError(f"{listing.root} has no {wanted} folder with class folders in it")
     train = os.path.join(listing.root, "train")
-    folder = os.path.join(listing.root, _test_folder(listing, train, tests) if os.path.isdir(train) else tests[0])
-    names = class_folders.find(folder, listing.mistakes)
-    chosen = subsets.choose(subset, [*names], one_class=True) if subset else sorted(names)
-    listing.class_names = tuple(chosen)
-    for index, name in enumerate(chosen):
-        found = _images_of_class(os.path.join(folder, names[name]), Counter(), listing)
-        listing.splits[1].extend((file, index) for file in found)
+    chosen = next(name for name in tests if named[name])
+    if os.path.isdir(train):
+        shared = _test_folder(listing, train, tests)
+        chosen = shared if named[shared] else chosen
+    there = named[chosen]
+    names = subsets.chosen_of(subset, [*there]) if subset else sorted(there)
+    found = {name: _find(os.path.join(listing.root, chosen, there[name]), listing) for name in names}
+    listing.class_names = tuple(name for name in names if found[name])
+    if not listing.class_names:
+        raise DataError(f"{os.path.join(listing.root, chosen)} has no image of these classes any more")
+    listing.splits[1].extend((file, at) for at, name in enumerate(listing.class_names) for file in found[name])
     return listing
+
+
+def _find(folder: str, listing: Listing) -> list[str]:
+    return list(walking.find_images(folder, listing.note, Counter()))
 
 
 def stamp(listing: Listing) -> str:

@@ -48,6 +48,17 @@ def choose(subset: str, class_names: Sequence[str], *, one_class: bool = False) 
     return chosen
 
 
+def chosen_of(subset: str, class_names: Sequence[str]) -> list[str]:
+    """Returns the classes of a subset that are among `class_names`, sorted, though others of it may be missing.
+
+    subset: as for `choose`, whose errors this raises too where a file can't be read or the classes aren't ImageNet's.
+    """
+    if subset in NAMED:
+        return choose(subset, class_names)
+    there = set(class_names)
+    return sorted({name for line in lines(subset) for name in (line, line.split()[0]) if name in there})
+
+
 def lines(file: str) -> list[str]:
     """Returns the lines of a text file that name classes, in Unicode's form NFC, as the names of class folders are.
 
