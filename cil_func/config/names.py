@@ -125,11 +125,15 @@ def find(name: str, *, key: str) -> Callable[..., Any]:
     raise ConfigError(f"{key}: {place} {what}; {hint}")
 
 
+def loaded() -> set[str]:
+    """Returns the absolute paths of the user's own files that are in this process."""
+    return {path for name, each in sys.modules.items() if name.startswith(_NAMED) and (path := each.__file__)}
+
+
 def forget() -> None:
     """Takes the user's own files, and what they have imported from beside them, out of this process.
 
-    For who looks at the configurations of several runs, which are processes of their own: each may have another module
-    of one name.
+    For who looks at several runs, which are processes of their own: each may have another module of one name.
     """
     for name in [each for each in sys.modules if each.startswith(_NAMED)]:
         del sys.modules[name]
@@ -169,6 +173,8 @@ def _module(place: str, key: str) -> types.ModuleType:
     Raises ConfigError if there is no such module, or if another own file needs another module of a name that it needs;
     OwnCodeError if its code fails.
     """
+    if place in IMPORTED and place in sys.modules:
+        return sys.modules[place]
     siblings.can_import_from(os.getcwd())
     if folder := siblings.found_in(place):
         siblings.claim([place], folder, who=place, key=key)

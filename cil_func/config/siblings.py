@@ -32,8 +32,10 @@ class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, [_CLAIMED[fullname][0]]) if fullname in _CLAIMED else None
-        if spec and spec.submodule_search_locations is not None:  # without __init__.py it would grow with sys.path
-            spec.submodule_search_locations = list(spec.submodule_search_locations)
+        if spec and not spec.origin:  # without __init__.py, which Python would look for in other own folders too
+            specs = [spec, PathFinder.find_spec(fullname, _search_path())]
+            parts = [part for each in specs if each for part in each.submodule_search_locations or ()]
+            spec.submodule_search_locations = list(dict.fromkeys(parts))
         return spec
 
 
@@ -51,33 +53,26 @@ def claim(names: Iterable[str], folder: str, *, who: str, key: str) -> None:
     importlib.invalidate_caches()
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0, _FINDER)
-    todo, found, seen = list(names), set(), set()
-    while todo:
-        name = todo.pop()
-        if name in seen or not _is_beside(top := name.partition(".")[0], folder):
-            continue
-        seen.add(name)
-        found.add(top)
-        for file, package in _files(name, folder):
-            todo += imported(file, package)
     free = []
-    for top in sorted(found):
-        owner, other = _CLAIMED.get(top) or _loaded(top)
+    for top, files in sorted(_beside(names, folder).items()):
+        owner, other = _CLAIMED.get(top) or _loaded(top, folder)
         if owner and owner != folder:
-            theirs = _content(top, owner)
-            if theirs != _content(top, folder) and (theirs or top in sys.modules):
+            there = PathFinder.find_spec(top, [owner]) is not None
+            if (there or top in sys.modules) and not _are_equal(files, owner, folder):
                 another = f"{other} imports another {top} from {owner}"
                 raise ConfigError(f"{key}: {who} imports {top} from {folder}, and {another}; rename one of the two")
-            owner = owner if theirs else ""  # else it isn't there any more
+            owner = owner if there else ""
         free += [] if owner else [top]
     _CLAIMED.update(dict.fromkeys(free, (folder, who)))
 
 
 def forget() -> None:
-    """Drops all claims, and the modules that were imported by them."""
+    """Drops all claims, the modules that were imported by them, and the folders that were added to sys.path."""
     for name in [each for each in sys.modules if each.partition(".")[0] in _CLAIMED]:
         del sys.modules[name]
+    sys.path[:] = [each for each in sys.path if each not in _ADDED]
     _CLAIMED.clear()
+    _ADDED.clear()
 
 
 def imported(file: str, package: str = "") -> Iterator[str]:
@@ -102,8 +97,7 @@ def found_in(name: str) -> str:
 
     Folders that were added to sys.path here don't count. Returns "" if there is none, or an installed one.
     """
-    folders = [each for each in map(os.path.abspath, sys.path) if each not in _ADDED]
-    spec = PathFinder.find_spec(name.partition(".")[0], [*folders, os.getcwd()])
+    spec = PathFinder.find_spec(name.partition(".")[0], [*_search_path(), os.getcwd()])
     places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
     return os.path.dirname(places[0]) if places and places[0] and not is_library(places[0]) else ""
 
@@ -115,18 +109,51 @@ def is_library(file: str) -> bool:
 
 def can_import_from(folder: str) -> None:
     """Adds a folder to the end of sys.path, if it isn't there: a launcher puts train.py's folder alone there."""
-    if folder not in (os.path.abspath(each) for each in sys.path):
+    if folder not in (os.path.abspath(each) for each in sys.path if isinstance(each, str)):
         sys.path.append(folder)
         _ADDED.append(folder)
 
 
+def _search_path() -> list[str]:
+    """Returns sys.path, absolute, without the folders of own files and without entries that Python ignores."""
+    return [each for each in (os.path.abspath(one) for one in sys.path if isinstance(one, str)) if each not in _ADDED]
+
+
+def _beside(names: Iterable[str], folder: str) -> dict[str, set[str]]:
+    """Returns {top-level module: its files that are imported, relative to the folder}, of all that lies in a folder.
+
+    names: dotted names that are imported; what these modules import is looked at too.
+    """
+    todo, seen, found = list(names), set(), dict[str, set[str]]()
+    inside: dict[str, bool] = {}  # a folder beside the file may be a large data set: it is looked at once
+    while todo:
+        name = todo.pop()
+        top = name.partition(".")[0]
+        if name in seen or not inside.setdefault(top, top in inside or _is_beside(top, folder)):
+            continue
+        seen.add(name)
+        spec = PathFinder.find_spec(top, [folder])  # which may be no source
+        own = found.setdefault(top, {os.path.relpath(spec.origin, folder)} if spec and spec.origin else set())
+        for file, package in _files(name, folder):
+            if os.path.isfile(file):
+                own.add(os.path.relpath(file, folder))
+                todo += imported(file, package)
+    return found
+
+
 def _is_beside(top: str, folder: str) -> bool:
-    """Returns whether a top-level module lies in a folder and is no module of Python, of a library or this package."""
+    """Returns whether a top-level module lies in a folder and is no module of Python, of a library or this package.
+
+    A folder without __init__.py is one only if there is no regular module of its name, which Python would prefer.
+    """
     spec = None if top in _NEVER else PathFinder.find_spec(top, [folder])
-    if not spec or not (spec.origin or any(Path(folder, top).rglob("*.py"))):
+    if not spec:
         return False
-    installed = PathFinder.find_spec(top, [each for each in sys.path if is_library(each + os.sep)])
-    return not (installed and installed.origin)
+    preferred = [each for each in _search_path() if not spec.origin or is_library(os.path.join(each, ""))]
+    elsewhere = PathFinder.find_spec(top, preferred)
+    if elsewhere and elsewhere.origin:
+        return False
+    return bool(spec.origin) or any(Path(folder, top).rglob("*.py"))
 
 
 def _files(name: str, folder: str) -> Iterator[tuple[str, str]]:
@@ -138,14 +165,22 @@ def _files(name: str, folder: str) -> Iterator[tuple[str, str]]:
         yield f"{path}.py", ".".join(parts[: count - 1])
 
 
-def _loaded(top: str) -> tuple[str, str]:
-    """Returns (the folder, who imports it) of a module that has been imported without a claim; ("", "") if none."""
+def _loaded(top: str, folder: str) -> tuple[str, str]:
+    """Returns (the folder, who imports it) of a module that has been imported without a claim; ("", "") if none.
+
+    Of a module that lies in several folders it is `folder`, if that is one of them.
+    """
     module = sys.modules.get(top)
-    places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None)]
-    return (os.path.dirname(places[0]), "this process") if places[0] else ("", "")
+    paths = (*getattr(module, "__path__", ()), getattr(module, "__file__", None))
+    places = [os.path.dirname(each) for each in paths if each]
+    if not places:
+        return "", ""
+    return folder if folder in places else places[0], "this process"
 
 
-def _content(top: str, folder: str) -> dict[str, bytes]:
-    """Returns {path: its bytes} of the source files of a top-level module in a folder; {} if there is none."""
-    files = [Path(folder, f"{top}.py"), *Path(folder, top).rglob("*.py")] if folder else []
-    return {os.path.relpath(file, folder): file.read_bytes() for file in files if file.is_file()}
+def _are_equal(files: Iterable[str], one: str, other: str) -> bool:
+    """Returns whether two folders have the same files at these paths; some at least, and all can be read."""
+    try:
+        return bool(files) and all(Path(one, each).read_bytes() == Path(other, each).read_bytes() for each in files)
+    except OSError:
+        return False

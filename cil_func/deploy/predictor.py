@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cil_func import config as configuration
 from cil_func import metrics, tree
 from cil_func.deploy import calibration, finished, inputs
 from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.errors import CheckpointError, ConfigError, DataError, printable
 from cil_func.networks.network import Model, Network, backbone_parts
 from cil_func.networks.outputs import Classes, classes_of
-from cil_func.runs import checkpoints, output, saved_model
+from cil_func.runs import checkpoints, output, own_code, saved_model
 from cil_func.training import gpus, runners
 from cil_func.training.preprocess import DTYPES
 
@@ -211,6 +212,7 @@ def load(run: str | Path, *, device: str = "auto", calibrated: bool = True) -> P
     finished.refuse_unfinished(directory)
     saved = checkpoints.load_model(directory)
     finished.check(directory, saved.description)
+    own_code.renew(configuration.from_dict(saved.description["config"]))
     for line in finished.changed_code(directory):
         output.tell(printable(f"warning: {line}; it is used as it is now"))
     if device not in ("auto", "cpu", "cuda"):

@@ -27,16 +27,24 @@ def mistake_in(method: Method) -> str:
     fault = _of_fields(method, "")
     for stage in method.stages if not fault else ():
         fault = fault or _of_fields(stage, f"stage {stage.name!r}: ")
-    names = [stage.name for stage in method.stages] if not fault else []
+    return fault
+
+
+def mistake_in_training(method: Method) -> str:
+    """Returns why a method whose fields are right can't be trained: names of its stages, images that it takes.
+
+    One line; "" if it can. A finished run predicts whatever this says.
+    """
+    names = [stage.name for stage in method.stages]
     for name in names:
         if not name:
-            fault = "a stage has no name, which [optim.NAME] and results need"
-        elif not stages.is_stage(["optim", name]):
+            return "a stage has no name, which [optim.NAME] and results need"
+        if not stages.is_stage(["optim", name]):
             fits = "lowercase letters, digits and _ fit, a letter first, and nothing like a key of [optim]"
-            fault = f"stage {name!r}: no table [optim.{name}] can be; {fits}"
-        elif names.count(name) > 1:
-            fault = f"two stages are called {name!r}; each needs a name of its own"
-    return fault or _of_images(method)
+            return f"stage {name!r}: no table [optim.{name}] can be; {fits}"
+        if names.count(name) > 1:
+            return f"two stages are called {name!r}; each needs a name of its own"
+    return _of_images(method)
 
 
 def _of_images(method: Method) -> str:

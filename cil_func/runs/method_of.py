@@ -4,7 +4,7 @@ from cil_func import methods
 from cil_func.config import Config, names
 from cil_func.errors import ConfigError
 from cil_func.methods.base import Method, Options
-from cil_func.runs.method_fields import mistake_in
+from cil_func.runs.method_fields import mistake_in, mistake_in_training
 
 _BY_MEANS = "method.name: {} predicts by the nearest mean of exemplars, and"
 
@@ -34,6 +34,8 @@ def method_to_train(config: Config) -> Method:
     For a run that is set up or planned; `method_of` is enough to look at a method, or at a finished run.
     """
     method, size = method_of(config), config.memory.size or config.memory.fixed_per_class
+    if fault := mistake_in_training(method):
+        raise ConfigError(f"method.name: {config.method.name}: {fault}")
     if method.predict == "nme" and not size:
         raise ConfigError(f"{_BY_MEANS.format(config.method.name)} memory.size is 0; 1 or more fits")
     return method

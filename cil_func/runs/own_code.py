@@ -27,6 +27,15 @@ def changed(known: Mapping[str, str]) -> list[str]:
     return [path for path, digest in known.items() if names.digest(path) not in ("", digest)]
 
 
+def renew(config: Config) -> None:
+    """Takes the own files of other configurations out of this process, so that another run's may be imported.
+
+    Theirs go on to work, but for what their functions import only when they are called.
+    """
+    if names.loaded() - {names.source(place) for _, place in _places(config)}:
+        names.forget()
+
+
 def explain(error: BaseException, config: Config) -> OwnCodeError | None:
     """Returns an error of one line if `error` comes from the run's own files, or from others below their folder.
 

@@ -14,6 +14,7 @@ from cil_func import config as configuration
 from cil_func.config import Config, effects
 from cil_func.config.flat import flat
 from cil_func.errors import ConfigError, NonFiniteError, OwnCodeError
+from cil_func.runs import own_code
 from cil_func.runs.directory import refuse_another_run
 from cil_func.runs.method_of import method_to_train
 from cil_func.studies import search_space, search_study, search_table, sweep_jobs, sweep_plan, sweep_table
@@ -117,6 +118,7 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
             others = [f"{other.key}={other.ends[0]}" for other in axes if other is not axis]
             try:
                 config = configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"])
+                own_code.renew(config)  # each trial is a process of its own
                 methods.append(method_to_train(config))
             except ConfigError as error:
                 raise ConfigError(f"{str(error).removeprefix('--set ')} (--search {axis.key})") from error

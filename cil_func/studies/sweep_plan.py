@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from cil_func import config as configuration
 from cil_func.config import Config
-from cil_func.config import names as own_names
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
+from cil_func.runs import own_code
 from cil_func.runs.method_of import method_to_train
 
 SEED, ORDER = "run.seed", "data.order_seed"
@@ -72,9 +72,9 @@ def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> lis
     """
     found = []
     for run in planned:
-        own_names.forget()  # each run is a process of its own
         try:
             found.append(configuration.load(config, [*settings, *run.settings]))
+            own_code.renew(found[-1])  # each run is a process of its own
             method_to_train(found[-1])
         except ConfigError as error:
             words, line = f" (run {run.name})" if len(planned) > 1 else "", str(error)

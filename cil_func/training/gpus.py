@@ -35,6 +35,8 @@ def passed_over(numbers: Iterable[int] = (0,)) -> str:
 
 def visible() -> list[str]:
     """Returns the GPUs that this process may use, and torch can use, each as CUDA_VISIBLE_DEVICES names it."""
+    if not torch.cuda.is_available():  # a driver may count GPUs that torch can't begin with
+        return []
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     named = [each.strip() for each in given.split(",")][:count] if given else [str(each) for each in range(count)]
     return [name for number, name in enumerate(named) if _is_usable(number)]

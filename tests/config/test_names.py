@@ -1,6 +1,7 @@
 """A user's own functions by name: where they are found, and mistakes in them answered in one line."""
 
 import os
+import py_compile
 import sys
 import traceback
 
@@ -155,6 +156,42 @@ def test_a_folder_without_init_is_a_package_of_its_own_folder_alone(write, tmp_p
 
     sys.path.append(str(tmp_path))  # Python looks for its parts again
     assert make() == 1 and [*zz_space.__path__] == [str(tmp_path / "b/zz_space")]
+
+
+def test_a_regular_module_comes_before_a_folder_without_init(write, tmp_path, monkeypatch):
+    """As in Python: a clone beside the file, of a package that is found by sys.path, is not that package."""
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # Python ignores what is no string
+    write("elsewhere/zz_lib/__init__.py", "number = 7")
+    write("a/zz_lib/setup.py", "")
+    write("a/own.py", "def make():\n    import zz_lib\n    return zz_lib.number")
+    assert names.find("a/own.py:make", key="method.name")() == 7 and "zz_lib" not in siblings._CLAIMED
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_without_init_may_have_parts_elsewhere(before, write, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    write("elsewhere/zz_parts/zz_there.py", "number = 2")
+    write("a/zz_parts/zz_here.py", "number = 3")
+    code = "from zz_parts import zz_here, zz_there\n    return zz_here.number, zz_there.number"
+    write("a/own.py", f"def make():\n    {code}")
+    if before:
+        monkeypatch.syspath_prepend(tmp_path / "a")
+        __import__("zz_parts")
+    assert names.find("a/own.py:make", key="method.name")() == (3, 2)
+
+
+def test_modules_without_source_are_told_apart_too(write, tmp_path):
+    for number, folder in enumerate("ab"):
+        source = write(f"{folder}/zz_same.py", SAME.format(number))
+        py_compile.compile(str(source), cfile=str(tmp_path / folder / "zz_same.pyc"))
+        source.unlink()
+        write(f"{folder}/own.py", LATE)
+    assert names.find("a/own.py:make", key="method.name")() == 0
+    assert "a/own.py imports another zz_same from" in str(refused("b/own.py:make"))
+    names.forget()
+    assert names.find("b/own.py:make", key="method.name")() == 1
+    assert str(tmp_path / "a") not in sys.path and str(tmp_path / "b") in sys.path
 
 
 def test_a_module_by_its_dotted_name_is_not_another_files_module(write, tmp_path):

@@ -376,7 +376,7 @@ def test_parameters_in_float64_become_float32_again(of, methods_file, tmp_path):
 
 
 def test_what_is_as_good_as_the_right_type_is_taken(methods_file, tmp_path):
-    """A list, NumPy's numbers, a stage of any name, and a record with fields of its own."""
+    """A list, NumPy's numbers, a stage that is no built-in one's, and a record with fields of its own."""
     assert run(tmp_path / "out", f"method.name={methods_file}:listed") == 0
 
 
@@ -461,3 +461,33 @@ def test_a_file_that_has_changed_is_told_when_a_run_goes_on_and_when_it_is_finis
     assert known == {str(methods_file): hashlib.sha256(METHODS.encode()).hexdigest()}  # which trained most of it
     log = (tmp_path / "out/metrics.jsonl").read_text()
     assert f"{methods_file} has changed since this run began; what is left is trained by it as it is now" in log
+
+
+def test_two_runs_with_other_neighbours_of_one_name_are_loaded_and_compared(tmp_path, capsys):
+    """As where a person copies the folder of a project, changes it, and compares the two."""
+    import cil_func
+
+    for name, clamp in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper.py").write_text(f"clamp = {clamp}\n")
+        (tmp_path / name / "own.py").write_text(
+            "from dataclasses import replace\nimport helper\nfrom cil_func.methods import wa\n\n\n"
+            "def make(options):\n    return replace(wa.make(options), clamp=helper.clamp)\n"
+        )
+        assert run(tmp_path / name / "run", f"method.name={tmp_path / name / 'own.py'}:make") == 0
+        names.forget()  # the next process
+    runs = [str(tmp_path / name / "run") for name in ("one", "two")]
+    models = [cil_func.load(each) for each in (*runs, runs[0])]
+    assert models[0].class_names == models[2].class_names
+    assert main(["compare", *runs, "--json"]) == 0 and "another helper" not in capsys.readouterr().err
+
+
+def test_a_finished_run_predicts_by_a_method_that_could_not_be_trained_now(methods_file, tmp_path):
+    """As by an older version, which took a stage of any name."""
+    assert run(tmp_path / "out", f"method.name={methods_file}:listed") == 0
+    methods_file.write_text(METHODS.replace("again_2", "Again"))
+    names.forget()
+    from cil_func import load
+
+    assert load(tmp_path / "out").class_names
+    assert run(tmp_path / "new", f"method.name={methods_file}:listed") == 2

@@ -86,6 +86,7 @@ def test_runs_may_have_own_files_with_other_modules_of_one_name_beside_them(tmp_
     both = ["method.name=" + places[0], "optim.name=" + places[1]]
     with pytest.raises(ConfigError, match=r"imports helper from .*two, and .* imports another helper from"):
         setup.build(config.load("digits", both))
+    names.forget()
 
 
 def test_the_table_has_means_deviations_and_paired_differences(tmp_path):

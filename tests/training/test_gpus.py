@@ -97,3 +97,11 @@ def test_an_optimiser_of_ones_own_may_begin_with_numbers_on_the_cpu():
     params = {"classifier": {"weight": torch.zeros(2, 3, device="meta"), "bias": torch.zeros(2, device="meta")}}
     begun = step_state.start(make("finetune", Options()).main, own, params, {})
     assert {leaf.device.type for leaf in tree.leaves(begun.opt_state)} == {"meta"}
+
+
+def test_a_gpu_that_torch_can_not_begin_with_is_none(monkeypatch):
+    """As with a driver that is too old: it is counted, and asking it anything fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *given: pytest.fail("it is asked"))
+    assert gpus.visible() == [] and gpus.passed_over() == ""
