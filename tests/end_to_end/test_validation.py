@@ -9,6 +9,7 @@ import launching
 import one_conv
 import pytest
 import tiny
+from PIL import Image, ImageOps
 
 import train
 from cil_func import config
@@ -127,7 +128,9 @@ def test_a_run_that_extends_one_with_validation_has_the_test_images_alone(kept, 
     names = [each["name"] for each in checkpoints.load_model(kept).description["classes"]]
     for split in ("train", "test"):
         for name in names[:2]:
-            shutil.copytree(tiny.images(4, 8) / split / name, tmp_path / "new" / split / f"new {name}")
+            new = shutil.copytree(tiny.images(4, 8) / split / name, tmp_path / "new" / split / f"new {name}")
+            for file in new.iterdir():
+                ImageOps.mirror(Image.open(file)).save(file)
     flags = ["--extend", str(kept), "--set", f"data.path={tmp_path / 'new'}", "--out", str(tmp_path / "run")]
     assert train.main([*flags, "--set", "data.validation=0.1"]) == 2
     assert train.main([*flags, "--set", "optim.epochs=1"]) == 0
