@@ -1,36 +1,18 @@
 """Recognises the run that another one extends in a folder to which it was moved, by its model."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cil_func.config import Config
 from cil_func.errors import CheckpointError
 from cil_func.runs import checkpoint_files, files
-from cil_func.runs.old_tests import HeldOut
-from cil_func.runs.setup import Setup
+from cil_func.runs.parent import Parent
 
 KEY = "parent_sha256"  # in the record of a checkpoint
-HELD_OUT = "held_out"  # there and in results.json: the labels of old classes that are tested on exemplars
-WHY = "why_held_out"  # as well
 
 
-def record(ready: Setup) -> dict[str, Any]:
-    """Returns what a checkpoint's record says about the run that its run extends: its model, and what is held out."""
-    extended = ready.extended
-    return {KEY: extended.saved.description["sha256"], **choice(ready)} if extended else {}
-
-
-def choice(ready: Setup) -> dict[str, Any]:
-    """Returns which old classes a run tests on exemplars, and why, as checkpoints and results.json have it."""
-    return {HELD_OUT: sorted(ready.held_out), WHY: ready.why_held_out}
-
-
-def chosen(record: Mapping[str, Any] | None) -> HeldOut | None:
-    """Returns what `choice` has put into a record; None if there is no record, or nothing in it."""
-    if not record or HELD_OUT not in record:
-        return None
-    return HeldOut(tuple(record[HELD_OUT]), record.get(WHY, ""))
+def record(extended: Parent | None) -> dict[str, str]:
+    """Returns what a checkpoint's record says about the run that its run extends: the SHA-256 of that model."""
+    return {KEY: extended.saved.description["sha256"]} if extended else {}
 
 
 def is_same(directory: Path, config: Config) -> bool:

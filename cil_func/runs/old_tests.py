@@ -1,10 +1,10 @@
 """Finds the images on which the old classes of an extended run are tested: their own, or exemplars held out."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,18 @@ class HeldOut(NamedTuple):
 
     labels: tuple[int, ...]
     why: str
+
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any] | None) -> "HeldOut | None":
+        """Returns what `record` has put into a checkpoint's record or results.json; None if there is nothing in it."""
+        if not record or "held_out" not in record:
+            return None
+        return cls(tuple(record["held_out"]), record.get("why_held_out", ""))
+
+    def record(self) -> dict[str, Any]:
+        """Returns it as checkpoints and results.json have it."""
+        return {"held_out": list(self.labels), "why_held_out": self.why}
 
 
 class Tests(NamedTuple):

@@ -10,7 +10,7 @@ from cil_func import config as configuration
 from cil_func.errors import printable
 from cil_func.report import console
 from cil_func.report.base_console import Console
-from cil_func.runs import checkpoints, environment, event_log, files, moved_parent, own_code, setup
+from cil_func.runs import checkpoints, environment, event_log, files, own_code, setup
 from cil_func.runs import loggers as logging
 
 
@@ -127,7 +127,7 @@ def _header(ready: setup.Setup) -> dict:
     """Returns the keys of results.json that don't depend on what was measured."""
     experiment, order, extended = ready.experiment, ready.experiment.scenario.class_order, ready.extended
     of_parent = {"extends": str(extended.directory), "old_classes_tested_on": ready.tested_on,
-                 **moved_parent.choice(ready)} if extended else {}  # fmt: skip
+                 **ready.choice.record()} if extended else {}  # fmt: skip
     return {
         "method": experiment.method.name,
         "class_order": list(order),

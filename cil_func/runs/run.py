@@ -148,7 +148,7 @@ def _run(
     if not found.moved_from:
         reporter.running()
     loaded = found.checkpoint
-    ready = setup.build(found.config, processes, moved_parent.chosen(loaded and loaded.record))
+    ready = setup.build(found.config, processes, loaded and loaded.record)
     if loaded:
         same_images.refuse_changed_images(ready.fingerprint, loaded.record["data"], moved_from=found.moved_from)
     if found.moved_from:  # only now the images have shown that the directory holds this run
@@ -190,18 +190,17 @@ def _train(
     # In a list, from which it is taken: a reference kept here would keep a copy of the whole state in memory.
     progress = [_start(ready, directory, loaded, record.emit)]
     saver = CheckpointSaver(
-        directory / "checkpoints",
-        ready.processes,
-        signals,
+        directory / "checkpoints", ready.processes, signals,
         every_seconds=ready.config.checkpoint.every_seconds,
         number=loaded.number + 1 if loaded else 0,
         begun=progress[0] if loaded else None,
         extra=lambda: {
             "log_bytes": record.log_bytes(), "data": ready.fingerprint, "device": ready.config.run.device,
-            "own_code": own_code.digests(ready.config, loaded and loaded.record), **moved_parent.record(ready),
+            "own_code": own_code.digests(ready.config, loaded and loaded.record),
+            **moved_parent.record(ready.extended), **ready.choice.record(),
         },
         warn=lambda message: record.emit({"event": "warning", "message": message}),
-    )
+    )  # fmt: skip
     with saver:
         try:
             with runners.reported(record.emit):

@@ -5,7 +5,8 @@ from pathlib import Path
 from cil_func.config import Config, names
 from cil_func.data import sources
 from cil_func.errors import CilError, ConfigError, DataError
-from cil_func.runs import load_data, moved_parent
+from cil_func.runs import load_data
+from cil_func.runs.old_tests import HeldOut
 
 
 def refuse_changed_images(fingerprint: str, began_with: str, *, moved_from: str) -> None:
@@ -39,7 +40,7 @@ def warning_if_changed(config: Config, directory: Path, results: dict, *, moved_
     try:
         if not names.is_own(config.data.name) and _stamp(config) == results.get("data_stamp"):
             return ""
-        same = load_data.fingerprint_of(config, moved_parent.chosen(results)) == known
+        same = load_data.fingerprint_of(config, HeldOut.of_record(results)) == known
     except CilError as error:
         if moved_from:
             raise

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -62,6 +62,11 @@ class Setup:
     why_held_out: str = ""
 
     @property
+    def choice(self) -> HeldOut:
+        """Which old classes are tested on exemplars, and why."""
+        return HeldOut(tuple(sorted(self.held_out)), self.why_held_out)
+
+    @property
     def first_phase(self) -> int:
         """The index of the first phase that this run trains: 0 unless it extends another run."""
         return len(self.extended.sizes) if self.extended else 0
@@ -72,11 +77,11 @@ class Setup:
         return self.experiment.processes
 
 
-def build(config: Config, processes: Processes = ALONE, begun: HeldOut | None = None) -> Setup:
+def build(config: Config, processes: Processes = ALONE, record: Mapping[str, Any] | None = None) -> Setup:
     """Resolves device and precision, loads the data, cuts it into phases and makes the network. Returns the run.
 
     processes: those that share the run, all of which call this; by default this process is alone.
-    begun: of a run that extends another one and goes on, see `old_tests.find`.
+    record: of the checkpoint that a run goes on from; None: it begins.
     Also sets torch's number of threads and its precision of float32 for the whole process. On a GPU it makes cuDNN take
     deterministic algorithms.
     Raises ConfigError for what the machine or a library can't do, DataError for what is wrong with the data.
@@ -91,7 +96,7 @@ def build(config: Config, processes: Processes = ALONE, begun: HeldOut | None = 
     optimisers = _optimisers(config, method)
     pretrained.refuse_missing_file(config)
     extended = parent.read(config)
-    data, fingerprint = load_data.load(config, method, processes, extended, begun)
+    data, fingerprint = load_data.load(config, method, processes, extended, HeldOut.of_record(record))
     config = load_data.with_increments(config, len(data.class_names) - len(extended.class_names if extended else ()))
     config = storage.resolved(config, data)
     phases = load_data.phases(config, data, extended)

@@ -176,7 +176,7 @@ def test_a_folder_without_init_may_have_parts_elsewhere(before, write, tmp_path,
     code = "from zz_parts import zz_here, zz_there\n    return zz_here.number, zz_there.number"
     write("a/own.py", f"def make():\n    {code}")
     if before:
-        monkeypatch.syspath_prepend(tmp_path / "a")
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "a")])  # its part is the second one
         __import__("zz_parts")
     assert names.find("a/own.py:make", key="method.name")() == (3, 2)
 

@@ -578,6 +578,21 @@ def test_one_class_of_a_growing_folder(base, names, tmp_path, capsys):
     assert results_of(tmp_path / "newer")["old_classes_tested_on"] == "test images"
 
 
+def test_what_was_held_out_stays_in_a_smaller_memory_and_follows_an_edit(own, names, folders):
+    """Behind what is trained on, since no later extension can be tested on that as well."""
+    root, images = own
+    shutil.rmtree(images["old"])
+    assert extend(root / "old", folders["new"], root / "first", "memory.size=12") == 0  # 2 a class, of 3
+    before, after = (memory_files.load(root / name) for name in ("old", "first"))
+    for label in range(4):
+        kept, was = after.images[after.labels == label], before.images[before.labels == label]
+        assert np.array_equal(kept, was[[0, 2]])
+    assert main(["edit", str(root / "first"), "--drop", names[1], "--out", str(root / "edited")]) == 0
+    found, whole = results_of(root / "edited"), results_of(root / "first")
+    assert found["held_out"] == [0, 1, 2] and whole["held_out"] == [0, 1, 2, 3]
+    assert found["class_tests"] == [each for label, each in enumerate(whole["class_tests"]) if label != 1]
+
+
 def test_an_old_class_under_another_name_is_no_new_one(base, names, tmp_path, capsys):
     for split in ("train", "test"):
         (tmp_path / "more" / split).mkdir(parents=True)
