@@ -160,7 +160,8 @@ def _file(place: str, key: str) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        with siblings.running():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise OwnCodeError(f"{key}: {place} can't be imported; {_in_a_line(error, path)}") from error
@@ -179,9 +180,10 @@ def _module(place: str, key: str) -> types.ModuleType:
     if folder := siblings.found_in(place):
         siblings.claim([place], folder, who=place, key=key)
     try:
-        module = importlib.import_module(place)
+        with siblings.running():
+            module = importlib.import_module(place)
         if file := getattr(module, "__file__", None):
-            IMPORTED.setdefault(place, (os.path.abspath(file), digest(file)))
+            IMPORTED[place] = os.path.abspath(file), digest(file)
         return module
     except ModuleNotFoundError as error:
         if not f"{place}.".startswith(f"{error.name}."):  # one that the user's own module imports

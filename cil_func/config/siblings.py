@@ -12,7 +12,9 @@ import os
 import site
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -25,6 +27,9 @@ _LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*_FOLDERS, site.getusersit
 _NEVER = {*sys.stdlib_module_names, "__main__", _PACKAGE.name}  # a folder with own files may be a copy of the package
 _CLAIMED: dict[str, tuple[str, str]] = {}  # {top-level module: (the folder that has it, the own file that imports it)}
 _ADDED: list[str] = []  # folders that were put into sys.path here
+_INSERTED: list[str] = []  # folders that own code has put there itself
+_EARLIER: set[str] = set()  # the modules that were there before any own code was run
+_RUNNING: list[None] = []  # one for each own file that is being run
 
 
 class _Finder(MetaPathFinder):
@@ -49,7 +54,6 @@ def claim(names: Iterable[str], folder: str, *, who: str, key: str) -> None:
     module that imports them, and key: the dotted key that names it, both for the message.
     Adds the folder to the end of sys.path. Raises ConfigError, and claims nothing, if a name is that of another module.
     """
-    can_import_from(folder)
     importlib.invalidate_caches()
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0, _FINDER)
@@ -64,15 +68,42 @@ def claim(names: Iterable[str], folder: str, *, who: str, key: str) -> None:
             owner = owner if there else ""
         free += [] if owner else [top]
     _CLAIMED.update(dict.fromkeys(free, (folder, who)))
+    can_import_from(folder)
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """For the time in which a user's own file or module is run. Notes which folders it puts into sys.path."""
+    if not _CLAIMED and not _INSERTED:
+        _EARLIER.update(sys.modules)
+    before = [*sys.path]
+    _RUNNING.append(None)
+    try:
+        yield
+    finally:
+        _RUNNING.pop()
+        _INSERTED.extend(each for each in sys.path if each not in before and each not in _ADDED)
+
+
+def is_running() -> bool:
+    """Returns whether a user's own file or module is being run."""
+    return bool(_RUNNING)
 
 
 def forget() -> None:
-    """Drops all claims, the modules that were imported by them, and the folders that were added to sys.path."""
-    for name in [each for each in sys.modules if each.partition(".")[0] in _CLAIMED]:
-        del sys.modules[name]
-    sys.path[:] = [each for each in sys.path if each not in _ADDED]
-    _CLAIMED.clear()
-    _ADDED.clear()
+    """Drops all claims, and the modules that were imported by them or from folders that own code put into sys.path.
+
+    Neither those folders nor the ones that were added here stay in sys.path.
+    """
+    inserted = tuple(os.path.join(os.path.abspath(each), "") for each in _INSERTED if isinstance(each, str))
+    for name, module in [*sys.modules.items()]:
+        file = getattr(module, "__file__", None) or ""
+        found = file.startswith(inserted) and name not in _EARLIER and not is_library(file)
+        if name.partition(".")[0] in _CLAIMED or found:
+            del sys.modules[name]
+    sys.path[:] = [each for each in sys.path if each not in (*_ADDED, *_INSERTED)]
+    for each in (_CLAIMED, _ADDED, _INSERTED, _EARLIER):
+        each.clear()
 
 
 def imported(file: str, package: str = "") -> Iterator[str]:
@@ -81,7 +112,8 @@ def imported(file: str, package: str = "") -> Iterator[str]:
     package: the package that the file is in, dotted; "" if it is in none. Of a file that can't be read there are none.
     """
     try:
-        nodes = list(ast.walk(ast.parse(Path(file).read_bytes())))
+        with warnings.catch_warnings(action="ignore"):  # which its import will show
+            nodes = list(ast.walk(ast.parse(Path(file).read_bytes())))
     except (OSError, SyntaxError, ValueError, RecursionError):  # its import will say so
         return
     for node in nodes:
@@ -132,12 +164,10 @@ def _beside(names: Iterable[str], folder: str) -> dict[str, set[str]]:
         if name in seen or not inside.setdefault(top, top in inside or _is_beside(top, folder)):
             continue
         seen.add(name)
-        spec = PathFinder.find_spec(top, [folder])  # which may be no source
-        own = found.setdefault(top, {os.path.relpath(spec.origin, folder)} if spec and spec.origin else set())
+        own = found.setdefault(top, set())
         for file, package in _files(name, folder):
-            if os.path.isfile(file):
-                own.add(os.path.relpath(file, folder))
-                todo += imported(file, package)
+            own.add(os.path.relpath(file, folder))
+            todo += imported(file, package)
     return found
 
 
@@ -157,12 +187,20 @@ def _is_beside(top: str, folder: str) -> bool:
 
 
 def _files(name: str, folder: str) -> Iterator[tuple[str, str]]:
-    """Yields (file, its package) of a dotted name in a folder and of the packages before it; some don't exist."""
-    parts = name.split(".")
-    for count in range(1, len(parts) + 1):
-        path = os.path.join(folder, *parts[:count])
-        yield os.path.join(path, "__init__.py"), ".".join(parts[:count])
-        yield f"{path}.py", ".".join(parts[: count - 1])
+    """Yields (file, its package) of a dotted name in a folder and of the packages before it, source or not.
+
+    A last part that is no module, but something in one, has none.
+    """
+    module, places = "", [folder]
+    for part in name.split("."):
+        spec = PathFinder.find_spec(part, places)
+        if not spec:
+            return
+        package, module = module, f"{module}.{part}" if module else part
+        inside = spec.submodule_search_locations
+        if spec.origin:
+            yield spec.origin, package if inside is None else module
+        places = list(inside or ())
 
 
 def _loaded(top: str, folder: str) -> tuple[str, str]:

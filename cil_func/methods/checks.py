@@ -1,18 +1,24 @@
 """What functions of a method or optimiser return, checked: a slip would go unnoticed, or show far from its place."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from cil_func import tree
 from cil_func.errors import OwnCodeError
 from cil_func.methods.base import Method
 from cil_func.methods.extra import LOGITS, Extra
 from cil_func.networks.head import BeginPhase
 from cil_func.networks.outputs import Classes
 from cil_func.tree import Tree
+
+_DTYPES = (  # those that a checkpoint can hold
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+)  # fmt: skip
+_FITTING = ", ".join(str(each).removeprefix("torch.") for each in _DTYPES)
 
 
 def scalar(loss: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -32,11 +38,14 @@ def finish(method: Method, params: Tree, num_new: int) -> tuple[Tree, float | No
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], dict)):
         raise OwnCodeError(f"method.name: finish of {method.name} returned {shown(found)}; (params, gamma) fits")
     finished = alike(found[0], params, f"finish of {method.name}")
+    what = f"method.name: finish of {method.name} returned {shown(found[1])} as gamma; a number or None fits"
     try:
-        return finished, None if found[1] is None else float(found[1])
+        gamma = None if found[1] is None else float(found[1])
     except (TypeError, ValueError, RuntimeError) as error:
-        what = f"method.name: finish of {method.name} returned {shown(found[1])} as gamma; a number or None fits"
         raise OwnCodeError(what) from error
+    if gamma is not None and not math.isfinite(gamma):
+        raise OwnCodeError(what)
+    return finished, gamma
 
 
 def fitted(found: Any, params: Tree, device: torch.device) -> tuple[Tree, Tree]:
@@ -69,8 +78,15 @@ def alike(found: Any, given: Tree, function: str) -> Tree:
         if path not in came or path not in before:
             what = "something" if path in came else "nothing"
             raise OwnCodeError(f"method.name: {function} returned {what} under {shown(path)}; the given parts fit")
-        like(came[path], before[path], f"{function} returned, under {shown(path)},")
-    return tree.map(lambda old, new: new.to(old), given, found)
+        came[path] = like(came[path], before[path], f"{function} returned, under {shown(path)},")
+    return _rebuilt(given, came)
+
+
+def _rebuilt(given: Tree, leaves: dict[str, torch.Tensor], path: str = "") -> Tree:
+    """Returns a tree like `given`, of nested dicts, with other leaves. leaves: {path: leaf}."""
+    if not isinstance(given, dict):
+        return leaves[path]
+    return {key: _rebuilt(part, leaves, f"{path}.{key}" if path else key) for key, part in given.items()}
 
 
 def like(new: Any, old: torch.Tensor, returned: str) -> torch.Tensor:
@@ -87,14 +103,27 @@ def like(new: Any, old: torch.Tensor, returned: str) -> torch.Tensor:
 def tensors(found: Tree, what: str, device: torch.device) -> dict[str, Any]:
     """Returns a dict of tensors, or of trees of them, on a device: a user's own function may have made some on the CPU.
 
-    what: returned it, for the message. Raises OwnCodeError if it is no dict, or if a leaf is neither a tensor nor None.
+    what: returned it, for the message. Raises OwnCodeError if it is no dict, or for what a checkpoint can't hold: a
+    leaf that is no tensor, or a complex or sparse one, a key that is no text or holds a dot.
     """
     if not isinstance(found, dict):
         raise OwnCodeError(f"{what} returned {shown(found)}; a dict of tensors fits")
-    for path, leaf in _leaves(found):
-        if not isinstance(leaf, torch.Tensor):
-            raise OwnCodeError(f"{what} returned {shown(leaf)} under {shown(path)}; a tensor fits")
-    return tree.cast(found, device=device)
+    return _tensors(found, what, device)
+
+
+def _tensors(found: Any, what: str, device: torch.device, path: str = "") -> Any:
+    """Returns a part of what `tensors` is given, which is under this path."""
+    if isinstance(found, dict):
+        for key in found:
+            if not isinstance(key, str) or "." in key:
+                raise OwnCodeError(f"{what} returned a part under the key {shown(key)}; a text without a dot fits")
+        return {key: _tensors(part, what, device, f"{path}.{key}" if path else key) for key, part in found.items()}
+    if not isinstance(found, torch.Tensor):
+        raise OwnCodeError(f"{what} returned {shown(found)} under {shown(path)}; a tensor fits")
+    if found.dtype not in _DTYPES or found.layout != torch.strided:
+        kind = str(found.layout if found.dtype in _DTYPES else found.dtype).removeprefix("torch.")
+        raise OwnCodeError(f"{what} returned a {kind} tensor under {shown(path)}; a dense one of {_FITTING} fits")
+    return found.to(device)
 
 
 def begun(extra: Extra, before: Tree, params: Tree, classes: Classes) -> Tree:
@@ -131,6 +160,8 @@ def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def shown(value: Any) -> str:
     """Returns a value as a message has it: a string in quotes, a number, true, false or None; of others the type."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
     if isinstance(value, (str, int, float)):
         return json.dumps(value, ensure_ascii=False)
     return "None" if value is None else f"a {type(value).__name__}"

@@ -17,6 +17,7 @@ from cil_func.runs.old_tests import Tests
 from cil_func.runs.parent import Parent
 
 _MIXED = "averages mix both"  # the end of notes that later extensions of a run repeat
+_TESTED = "old classes are tested on"  # the beginning of one of them
 
 
 def refuse_method(method: Method, parent: Parent) -> None:
@@ -98,9 +99,11 @@ def join(parent: Parent, new: Dataset, tests: Tests, *, uses_memory: bool) -> Da
 def held_rows(parent: Parent, data: Dataset) -> dict[int, torch.Tensor]:
     """Returns {label: rows of the training images} of the exemplars that are not trained on, since they are for tests.
 
-    data: as `join` made it, where the parent's exemplars are the first training images.
+    data: as `join` made it, where the parent's exemplars are the first training images, or none of them are.
     """
-    return {label: torch.from_numpy(old_tests.held_rows(parent, label)) for label in data.held_out}
+    present = bool((data.train_targets < len(parent.class_names)).any())
+    none = np.zeros(0, dtype=np.int64)
+    return {label: torch.from_numpy(old_tests.held_rows(parent, label) if present else none) for label in data.held_out}
 
 
 def without_held(found: Scenario, held_out: Mapping[int, torch.Tensor]) -> Scenario:
@@ -147,13 +150,14 @@ def _notes(parent: Parent, new: Dataset, tests: Tests) -> list[str]:
     if parent.config.data.tests_on == "validation":
         notes.append(f"{parent.directory} has measured on validation images (data.tests_on); with later phases on test "
                      f"images, {_MIXED}")  # fmt: skip
-    notes += [line for line in parent.results.get("data_warnings", []) if line.endswith(_MIXED)]
+    earlier = [line for line in parent.results.get("data_warnings", []) if line.endswith(_MIXED)]
+    notes += [f"{parent.directory}: {line}" if line.startswith(_TESTED) else line for line in earlier]
     if tests.held_out.labels:
         names = [repr(parent.class_names[label]) for label in tests.held_out.labels]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         count = int(np.isin(tests.labels, tests.held_out.labels).sum())
         notes.append(
-            f"old classes are tested on {count} of their exemplars ({shown}), since their own test images are gone: "
+            f"{_TESTED} {count} of their exemplars ({shown}), since their own test images are gone: "
             f"{tests.held_out.why}; this run doesn't train on these, but one before it has, so they are easy, and with "
             f"phases on test images {_MIXED}"
         )

@@ -28,7 +28,6 @@ class HeldOut(NamedTuple):
     labels: tuple[int, ...]
     why: str
 
-
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> "HeldOut | None":
         """Returns what `record` has put into a checkpoint's record or results.json; None if there is nothing in it."""
@@ -72,10 +71,10 @@ def find(parent: Parent, read: Read, begun: HeldOut | None = None) -> Tests:
     for config in _configs(parent, reasons) if wanted else ():
         try:
             data = read(_readable(config))
+            rows = _rows(data, config, wanted) if tuple(data.test_images.shape[1:3]) == parent.image_size else {}
         except CilError as error:
             reasons.append(str(error))
             continue
-        rows = _rows(data, config, wanted) if tuple(data.test_images.shape[1:3]) == parent.image_size else {}
         if rows:
             labels = np.concatenate([np.full(len(own), label, dtype=np.int64) for label, own in rows.items()])
             assert not isinstance(data.test_images, file_table.Joined), "a data set is read alone"
@@ -113,6 +112,8 @@ def _class_tests(parent: Parent, read: Read, reasons: list[str]) -> tuple[str, .
     and whose images weren't packed. reasons: gets one if nothing is known.
     """
     if known := parent.results.get("class_tests"):
+        if "" in known:
+            reasons.append("of some no fingerprint is known")
         return tuple(known)
     older = f"{parent.directory} is of a version that noted no fingerprints of single classes"
     try:
@@ -121,26 +122,32 @@ def _class_tests(parent: Parent, read: Read, reasons: list[str]) -> tuple[str, .
         data = read(parent.config)
         if fingerprints.of_tests(data) != parent.results.get("tests_fingerprint"):
             raise DataError(f"{older}, and its test images together are other ones now")
+        own = fingerprints.of_classes(data)
     except CilError as error:
         reasons.append(str(error))
         return ("",) * len(parent.class_names)
-    return tuple(fingerprints.of_classes(data)[index] for index in parent.results["class_order"])
+    return tuple(own[index] for index in parent.results["class_order"])
 
 
 def _configs(parent: Parent, reasons: list[str]) -> Iterator[Config]:
     """Yields the configuration of the parent, then those of the runs that it extends. reasons: why one is missing."""
-    config = parent.config
+    config, seen = parent.config, {parent.directory.resolve()}
     while True:
         yield config
         if config.data.subset:  # the file may list other classes by now
             yield config.model_copy(update={"data": config.data.model_copy(update={"subset": ""})})
         if not config.run.extends:
             return
-        if not (Path(config.run.extends) / "config.toml").exists():
-            reasons.append(f"{config.run.extends}, which says where others are, is not there")
+        before = Path(config.run.extends)
+        if not (before / "config.toml").exists():
+            reasons.append(f"{before}, which says where others are, is not there")
             return
+        if before.resolve() in seen:  # a run was moved to the place of one that it extends
+            reasons.append(f"{before}, which says where others are, is another run now")
+            return
+        seen.add(before.resolve())
         try:
-            config = configuration.of_run(config.run.extends)
+            config = configuration.of_run(before)
         except CilError as error:
             reasons.append(str(error))
             return

@@ -30,9 +30,11 @@ def changed(known: Mapping[str, str]) -> list[str]:
 def renew(config: Config) -> None:
     """Takes the own files of other configurations out of this process, so that another run's may be imported.
 
-    Theirs go on to work, but for what their functions import only when they are called.
+    Theirs go on to work, but for what their functions import only when they are called. A configuration that names no
+    own file leaves them, and so does one that an own file asks for while it is run itself.
     """
-    if names.loaded() - {names.source(place) for _, place in _places(config)}:
+    wanted = {names.source(place) for _, place in _places(config)}
+    if wanted and names.loaded() - wanted and not siblings.is_running():
         names.forget()
 
 

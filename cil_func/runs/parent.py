@@ -67,7 +67,7 @@ def read(config: Config) -> Parent | None:
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         gone = bool(results.get("before_edit"))  # left by the command edit, which empties "phases"
         complete = gone or len(results["phases"]) == len(saved.description["phases"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{directory}: results.json can't be used ({error}); put it back from a copy") from error
     if gone:
         raise ConfigError(
@@ -132,13 +132,31 @@ def progress(parent: Parent, experiment: Experiment, held_out: dict[int, torch.T
         extra = checks.remembered(begun, "start", experiment.device)
         remembered, _ = without_logits(tree.cast(parent.saved.extra, device=experiment.device))
         if remembered and parent.saved.description["method"] == experiment.method.name:  # else it means something else
-            extra = tree.map(tree.embed, remembered, extra)
+            extra = _embedded(remembered, extra, parent, experiment.method.name)
     replay = experiment.method.replay
     if replay and replay.stores:
         exemplars, logits = _with_logits(parent, experiment, exemplars)
         extra = {**extra, LOGITS: logits}
     rows_so_far = tuple(parent.results["phases"])
     return Progress(len(parent.sizes), model, exemplars, rows_so_far, extra=extra)
+
+
+def _embedded(remembered: tree.Tree, start: tree.Tree, parent: Parent, method: str) -> tree.Tree:
+    """Returns what a method remembers from a parent, each tensor at the beginning of one that it starts with.
+
+    start: what the method begins with for the classes of the whole run.
+    Raises ConfigError if the two have other parts, or a tensor has become smaller: its file has changed meanwhile.
+    """
+    old, new = (tree.to_paths(part) for part in (remembered, start))
+    for path in [*old, *new]:
+        sizes = [tuple(part[path].shape) if path in part else () for part in (old, new)]
+        grows = len(sizes[0]) == len(sizes[1]) and all(a <= b for a, b in zip(*sizes, strict=True))
+        if not (path in old and path in new and grows):
+            raise ConfigError(
+                f"method.name: {method} begins with another {path} than it remembers from {parent.directory}; take the "
+                "method as that run was trained by it"
+            )
+    return tree.map(tree.embed, remembered, start)
 
 
 def _with_logits(

@@ -17,6 +17,7 @@ def write(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(siblings, "_CLAIMED", {})
+    monkeypatch.setattr(siblings, "_INSERTED", [])
     before = set(sys.modules)
 
     def file(name: str, text: str):
@@ -192,6 +193,48 @@ def test_modules_without_source_are_told_apart_too(write, tmp_path):
     names.forget()
     assert names.find("b/own.py:make", key="method.name")() == 1
     assert str(tmp_path / "a") not in sys.path and str(tmp_path / "b") in sys.path
+
+
+def test_parts_of_a_package_without_source_are_told_apart_too(write, tmp_path):
+    for number, folder in enumerate("ab"):
+        write(f"{folder}/zz_pack/__init__.py", "")
+        source = write(f"{folder}/zz_pack/zz_in.py", SAME.format(number))
+        py_compile.compile(str(source), cfile=str(tmp_path / folder / "zz_pack/zz_in.pyc"))
+        source.unlink()
+        write(f"{folder}/own.py", "def make():\n    from zz_pack.zz_in import number\n    return number")
+    assert names.find("a/own.py:make", key="method.name")() == 0
+    assert "a/own.py imports another zz_pack from" in str(refused("b/own.py:make"))
+    assert str(tmp_path / "b") not in sys.path  # a refused file leaves nothing behind
+
+
+def test_what_is_found_by_a_folder_that_an_own_file_puts_into_sys_path_is_forgotten_too(write, tmp_path):
+    """But not what was found there before."""
+    sys.path.insert(0, str(tmp_path / "a/lib"))
+    write("a/lib/zz_before.py", "")
+    before = __import__("zz_before")
+    sys.path.pop(0)
+    code = "import sys\nsys.path.insert(0, {0!r})\nimport zz_before, zz_found\nmake = zz_found.get"
+    for number, folder in enumerate("ab"):
+        lib = tmp_path / folder / "lib"
+        write(f"{folder}/lib/zz_found.py", SAME.format(number))
+        write(f"{folder}/own.py", code.format(str(lib)))
+        assert names.find(f"{folder}/own.py:make", key="method.name")() == number
+        names.forget()
+        assert str(lib) not in sys.path and "zz_found" not in sys.modules and sys.modules["zz_before"] is before
+
+
+def test_a_dotted_module_that_is_imported_anew_has_its_new_digest(write):
+    for text in ("def make(): return 1", "def make(): return 22"):
+        path = write("zz_dotted.py", text)
+        os.utime(path, (0, len(text)))  # not the time of the byte code that Python kept
+        names.find("zz_dotted:make", key="method.name")
+        names.forget()
+        assert names.IMPORTED["zz_dotted"] == (str(path), names.digest(str(path)))
+
+
+def test_a_file_is_read_for_its_imports_without_a_warning(write, recwarn):
+    write("own.py", "PATTERN = '\\d'\n")
+    assert [*siblings.imported("own.py")] == [] and not recwarn.list
 
 
 def test_a_module_by_its_dotted_name_is_not_another_files_module(write, tmp_path):

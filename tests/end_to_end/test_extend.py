@@ -19,6 +19,8 @@ import train
 from cil_func import config, methods, tree
 from cil_func.__main__ import main
 from cil_func.config import effects
+from cil_func.config import names as config_names
+from cil_func.errors import DataError
 from cil_func.memory import Budget
 from cil_func.report import tables
 from cil_func.runs import checkpoints, extension_config, memory_files, parent, planning, saved_model, setup, trial_steps
@@ -650,3 +652,78 @@ def test_a_file_of_ones_own_that_has_changed_since_is_told(folders, tmp_path, ca
             code.write_text(f"{code.read_text()}\n# a remark\n")
     assert extend(tmp_path / "old", folders["new"], tmp_path / "new") == 0
     assert any(each.startswith(line) for each in results_of(tmp_path / "new")["data_warnings"])
+
+
+def test_a_method_without_exemplars_is_trained_on_all_new_images(own, folders):
+    """Though exemplars of the old run are what old classes are tested on."""
+    root, images = own
+    shutil.rmtree(images["old"])
+    more = [f"data.path={folders['new']}", "run.device=cpu", "method.name=lwf"]
+    made = setup.build(extension_config.of_run(root / "old", more))
+    assert list(made.held_out) == [0, 1, 2, 3] and not made.experiment.method.uses_memory
+    assert planning.run_start(made)["train_images"][2] == 2 * 18
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_run_in_the_place_of_one_that_it_extends_is_told(swapped, own, names, folders):
+    """Its data have not all old classes, and which run had them is not known any more."""
+    root, _ = own
+    (root / "old").rename(root / "away")
+    (root / "new").rename(root / "old")
+    if swapped:
+        (root / "away").rename(root / "new")
+    made = setup.build(extension_config.of_run(root / "old", [f"data.path={folders['newer']}", "run.device=cpu"]))
+    assert made.tested_on == "test images, and 4 of 6 classes on held-out exemplars"
+    assert made.why_held_out.endswith(f"{root / 'old'}, which says where others are, is another run now")
+
+
+def test_images_that_cannot_be_opened_are_a_reason_and_no_end(base, folders, monkeypatch):
+    """Of streamed ones some are opened, to compare them."""
+
+    def fails(*given):
+        raise DataError("the file is locked")
+
+    monkeypatch.setattr("cil_func.runs.old_tests._rows", fails)
+    made = setup.build(extension_config.of_run(base / "old", [f"data.path={folders['new']}", "run.device=cpu"]))
+    assert made.tested_on == "held-out exemplars" and "the file is locked" in made.why_held_out
+
+
+def test_notes_of_a_line_of_extensions_say_whose_they_are(own, names, folders, tmp_path):
+    root, images = own
+    shutil.rmtree(images["old"])
+    one = folder_of(tmp_path / "one", [sorted(os.listdir(tiny.images() / "train"))[8]])
+    chain = [root / "old", root / "1", root / "2", root / "3"]
+    for before, after, new in zip(chain, chain[1:], (folders["new"], folders["newer"], one), strict=False):
+        assert extend(before, new, after, "memory.fixed_per_class=3") == 0
+    told = [line for line in results_of(root / "3")["data_warnings"] if "old classes are tested on" in line]
+    assert [line.partition(" classes")[0] for line in told] == [f"{root / '1'}: old", f"{root / '2'}: old", "old"]
+
+
+@pytest.mark.parametrize(("now", "fits"), [
+    ("{'a': torch.zeros(4, 2)}", True), ("{'a': torch.zeros(2, 2)}", False), ("{'a': torch.zeros(3)}", False),
+    ("{'b': torch.zeros(3, 2)}", False), ("{'a': torch.zeros(3, 2), 'b': torch.zeros(1)}", False),
+])  # fmt: skip
+def test_a_method_that_remembers_other_things_now_is_refused(now, fits, folders, tmp_path, capsys):
+    """Each tensor would begin with what was remembered, whatever it means by now."""
+    code = tmp_path / "own.py"
+    text = (
+        "import torch\nfrom dataclasses import replace\nfrom cil_func.methods import finetune\n"
+        "from cil_func.methods.extra import Extra\n\n\ndef make(options):\n"
+        "    extra = Extra(start=lambda params: START, begin=lambda extra, params, classes: extra)\n"
+        "    return replace(finetune.make(options), name='own', extra=extra)\n"
+    )
+    code.write_text(text.replace("START", "{'a': torch.zeros(3, 2)}"))
+    assert run(folders["old"], tmp_path / "old", f"method.name={code}:make") == 0
+    code.write_text(text.replace("START", now))
+    config_names.forget()
+    capsys.readouterr()
+    done = extend(tmp_path / "old", folders["new"], tmp_path / "new")
+    assert done == (0 if fits else 2) and ("begins with another " in capsys.readouterr().err) == (not fits)
+
+
+def test_results_that_are_no_table_are_named(base, folders, tmp_path, capsys):
+    old = shutil.copytree(base / "old", tmp_path / "old")
+    for text in ("null", "[]", "3"):
+        (old / "results.json").write_text(text)
+        assert extend(old, folders["new"], tmp_path / "x") == 5
+        assert "results.json can't be used" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import tiny
 import torch
 
 import train
-from cil_func import config
+from cil_func import config, methods
 from cil_func.__main__ import main
 from cil_func.config import names, siblings
 from cil_func.runs import own_code
@@ -480,6 +480,23 @@ def test_two_runs_with_other_neighbours_of_one_name_are_loaded_and_compared(tmp_
     models = [cil_func.load(each) for each in (*runs, runs[0])]
     assert models[0].class_names == models[2].class_names
     assert main(["compare", *runs, "--json"]) == 0 and "another helper" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_own_file_may_load_a_finished_run_while_it_is_read(own, methods_file, tmp_path):
+    """As for a teacher. The run may have own files itself; one file is not taken out while it is read."""
+    name = f"{methods_file}:plain" if own else "wa"
+    assert run(tmp_path / "out", f"method.name={name}") == 0
+    names.forget()
+    code = f"from dataclasses import dataclass\nimport cil_func\nMODEL = cil_func.load({str(tmp_path / 'out')!r})\n"
+    code += "import helper\nfrom cil_func.methods import wa\n@dataclass\nclass Kept:\n    number: int = 1\n"
+    code += "def make(options):\n    import later\n    return wa.make(options)\n"
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for each, text in (("own", code), ("helper", "times = []\n"), ("later", "")):
+        (folder / f"{each}.py").write_text(text)
+    made = [names.find(f"{folder / 'own.py'}:make", key="method.name") for _ in range(2)]
+    assert made[0] is made[1] and made[0](methods.Options()).name == "wa"
 
 
 def test_a_finished_run_predicts_by_a_method_that_could_not_be_trained_now(methods_file, tmp_path):
