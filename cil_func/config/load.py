@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from cil_func.config import combinations, messages, names, stages
 from cil_func.config.messages import shown
 from cil_func.config.schema import Config
+from cil_func.config.values import SUBSETS
 from cil_func.errors import ConfigError
 
 __all__ = ["Config", "fingerprint", "from_dict", "load", "name_of", "presets", "set_keys", "to_dict", "to_toml"]
@@ -30,9 +31,8 @@ _HINTS = messages.hints_of(Config)
 ADDED = (
     "data.options", "model.options", "memory.mirror_means", "memory.keep", "method.options", "optim.name",
     "optim.options", "optim.accumulate", "run.extends", "run.loggers", "model.weights", "model.freeze",
-    "optim.rate_factors", "data.phases", "data.validation", "data.tests_on",
-    "data.storage", "data.workers", "data.packed", "data.subset", "augment.window",
-    "run.recompute",
+    "optim.rate_factors", "data.phases", "data.validation", "data.tests_on", "data.storage", "data.workers",
+    "data.packed", "data.subset", "augment.window", "run.recompute",
 )  # fmt: skip
 
 
@@ -44,7 +44,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     "method.options.key=value"; the value is TOML, and what is no TOML is a string. `optim.first_phase={}` drops what
     the file says about the first phase.
     A user's own function in a file ("own.py:make") gets an absolute path: that of the file beside the configuration, or
-    else in the current directory; in an override, the other way round. Where there is none it stays as it is.
+    else in the current directory; in an override, the other way round. Where there is none it stays as it is. data.path
+    and the file of data.subset get one too if they are there, in the current directory.
     Raises ConfigError, one line: no such file, no TOML, or a key, type, range or combination that is wrong.
     """
     path = _find(name)
@@ -182,16 +183,19 @@ def _located(message: str) -> tuple[str, str, str]:
 
 
 def _locate(tables: dict[str, Any], folders: Sequence[str | Path]) -> None:
-    """Makes the paths of a user's own functions absolute, in place; see `load`.
+    """Makes the paths of a user's own functions, and of images that are there, absolute, in place; see `load`.
 
     tables: of the configuration, not checked yet. folders: searched in this order.
     """
-    optim = tables.get("optim")
+    optim, data = tables.get("optim"), tables.get("data", {})
     parts = [part for part in optim.values() if isinstance(part, dict)] if isinstance(optim, dict) else []
-    holders = [("backbone", tables.get("model")), *(("name", tables.get(key)) for key in ("data", "method", "optim"))]
+    holders = [("backbone", tables.get("model")), *(("name", each) for each in (data, tables.get("method"), optim))]
     for key, table in [*holders, *(("name", part) for part in parts)]:
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = names.located(table[key], folders)
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if key in ("path", "subset") and isinstance(value, str) and value not in SUBSETS and os.path.exists(value):
+            data[key] = os.path.abspath(value)
 
 
 def _override(tables: dict[str, Any], override: str) -> None:

@@ -146,6 +146,7 @@ RandAugment = Annotated[
     Allowed('"", or RandAugment in timm\'s words: "rand-m9-mstd0.5-inc1" (m, n, p, mstd, mmax, inc, t)',
             example="rand-m9-mstd0.5-inc1"),
 ]  # fmt: skip
+SUBSETS = ("first-100", "seed-1993")
 Subset = Annotated[
     str, AfterValidator(_no_nul), Allowed('"", "first-100", "seed-1993" or the path of a file', example="first-100")
 ]

@@ -15,12 +15,12 @@ import torch
 from cil_func import metrics
 from cil_func.config.parser import Parser
 from cil_func.data.reading import class_folders, listing
-from cil_func.deploy import calibration, predictor
+from cil_func.deploy import calibration, export, predictor
 from cil_func.deploy.answering import answered
 from cil_func.deploy.calibration import Calibration, Reject
 from cil_func.deploy.listing import image_files
 from cil_func.deploy.predictor import Predictor
-from cil_func.errors import DataError, Mistakes, printable
+from cil_func.errors import ConfigError, DataError, Mistakes, printable
 from cil_func.runs import output
 from cil_func.training import calibrating
 
@@ -65,12 +65,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _calibrate(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
+    directory = Path(os.path.expanduser(options.run))
+    if (directory / export.PREPROCESSOR).exists():
+        raise ConfigError(f"{directory} is an export; calibrate the run that it was made of, and export that again")
     model = predictor.load(options.run, device=options.device, calibrated=False)
     outputs = read(model, options.folder)
     found = outputs.at(outputs.labels >= 0)
     report = measure(model, outputs)
     result = fit(model, found)._replace(report=report)
-    directory = Path(os.path.expanduser(options.run))
     calibration.save(directory, result, model_sha256=model.saved.description["sha256"])
     output.say("\n".join(_lines(result)))
     output.say(printable(f"written to {directory / calibration.NAME}"))

@@ -34,7 +34,8 @@ class ImageReader(NamedTuple):
         Raises DataError if the images don't fit into the memory.
         """
         if isinstance(items, (np.ndarray, torch.Tensor)) and tuple(items.shape[1:]) == (*self.size, 3):
-            return torch.as_tensor(_pixels(items)), {}
+            pixels = _pixels(items)
+            return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()), {}  # torch warns of others
         if len(items) and all(isinstance(item, (str, os.PathLike)) for item in items):
             files = [os.fspath(item) for item in items]
             side = self.size[0] if self.resizes else 0

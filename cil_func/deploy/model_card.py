@@ -12,10 +12,10 @@ from cil_func.runs import files, report_files
 _USE = """\
 ```python
 import numpy as np, torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = torch.export.load("model.pt2").module()
-image = Image.open("photo.png").convert("RGB").resize({size})
+image = {image}
 probabilities = model(torch.from_numpy(np.array(image))[None])  # uint8 (B, {height}, {width}, 3) -> (B, {count})
 ```
 """
@@ -71,7 +71,10 @@ def card(model: Predictor, run: Path) -> str:
     """
     description, (height, width) = model.saved.description, model.reader.size
     results, why_none = _results(run)
-    use = _USE.format(size=(width, height), height=height, width=width, count=len(model.class_names))
+    opened = 'Image.open("photo.png")'
+    image = f'{f"ImageOps.exif_transpose({opened})" if model.reader.rules.upright else opened}.convert("RGB")'
+    image = f"ImageOps.fit({image}, {width, height}, Image.Resampling.BICUBIC)" if model.reader.resizes else image
+    use = _USE.format(image=image, height=height, width=width, count=len(model.class_names))
     without_title = tables.markdown(results).partition("\n")[2].strip() + "\n" if results else ""
     sections = {
         "Use": use + _resize(model),
@@ -115,13 +118,13 @@ def _front_matter(description: dict[str, Any], results: dict[str, Any]) -> str:
 
 
 def _resize(model: Predictor) -> str:
-    """Returns how training has brought images to the model's size, which the example's `resize` only approaches."""
+    """Returns how training has brought images to the model's size, and what the example leaves out."""
     if not model.reader.resizes:
         return "\nTraining has resized nothing: images have to be of this size.\n"
     return (
         "\nTraining has turned images upright by EXIF's orientation, put the background behind transparent pixels, "
         "brought the shorter side to that size (bicubic, antialiased) and cut out the centre: see model.json, "
-        '"preprocessing".\n'
+        '"preprocessing". The example puts no background behind transparent pixels, and cuts off values of 16 bits.\n'
     )
 
 

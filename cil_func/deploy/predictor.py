@@ -147,6 +147,7 @@ class Predictor:
         logits (B, K), features (B, D): from `apply` or `scorer.outputs`. Raises ConfigError without a calibration.
         """
         needed = calibration.required(self.calibration)
+        logits, features = logits.cpu(), features.cpu()
         probabilities = self.probabilities(self.scorer.judged(logits, features))
         strangeness = calibration.strangeness_of(logits, probabilities)
         strangeness["distance"] = -metrics.nme_scores(features, needed.means)

@@ -31,7 +31,7 @@ def make(
 
     name: of the timm model. rank, alpha: see above; B A is multiplied by alpha / rank. modules: patterns of the linear
     layers that get adapters. file: of the base's pretrained weights, see `weights.read`; "": they are random.
-    It is read whenever a network is set up, so it must stay there as long as a run goes on or is extended.
+    It must stay there as long as a run goes on or is extended; a finished model predicts without it.
     Raises ConfigError for a model with batch norm or without such layers, and for a rank below 1.
     """
     if rank < 1:

@@ -9,7 +9,7 @@ from cil_func import experiment, tree
 from cil_func.data import sources
 from cil_func.data.images import Resident
 from cil_func.data.reading import image_file
-from cil_func.errors import CheckpointError
+from cil_func.errors import CheckpointError, DataError
 from cil_func.methods.base import Rectify
 from cil_func.networks.network import Model, Network
 from cil_func.networks.outputs import Classes, classes_of
@@ -115,7 +115,10 @@ def _refuse_other_backbone(saved: SavedModel, network: Network) -> None:
     """
     if ":" not in saved.description["backbone"]:
         return
-    fresh = network.drawn(0, [1] * len(saved.description["phases"]))
+    try:
+        fresh = network.drawn(0, [1] * len(saved.description["phases"]))
+    except DataError:  # the weights that it began with are gone; those that it has now are all saved
+        return
     own, wanted = (
         {path: tuple(leaf.shape) for path, leaf in tree.to_paths(_backbones(*model)).items()}
         for model in ((saved.params, saved.state), fresh)

@@ -409,6 +409,21 @@ def test_a_users_own_file_is_found_beside_the_configuration_and_in_the_working_d
     assert config.load(str(there / "run.toml")) == got
 
 
+def test_images_that_are_there_are_named_by_an_absolute_path(tmp_path, monkeypatch):
+    """So a run finds them from another directory. Other texts, such as those for a function of one's own, stay."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for name in ("mine.txt", "first-100"):
+        (tmp_path / name).touch()
+    path = written(tmp_path, {"data": {"name": "image_folder", "path": "images", "subset": "first-100"}})
+    got = config.load(str(path))
+    assert (got.data.path, got.data.subset) == (f"{tmp_path}/images", "first-100")
+    got = config.load(str(path), ["data.path=../images", "data.subset=mine.txt"])
+    assert (got.data.path, got.data.subset) == ("../images", f"{tmp_path}/mine.txt")
+    for text in ("s3://bucket", "~/images", "not there"):
+        assert config.load(str(path), [f"data.path={text!r}"]).data.path == text
+
+
 def test_first_phase_holds_for_phase_0_alone():
     got = config.load("cifar", ["optim.first_phase.epochs=3", "optim.first_phase.norm_batch=0"])
     assert [got.optim_of_phase(phase).epochs for phase in (0, 1, 2)] == [3, 170, 170]

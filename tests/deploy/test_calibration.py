@@ -173,3 +173,13 @@ def test_a_folder_may_be_named_in_the_other_unicode_form(runs, tmp_path):
     (tmp_path / "images/class000").rename(tmp_path / "images" / unicodedata.normalize("NFD", "käse"))
     assert main(["calibrate", str(new), str(tmp_path / "images")]) == 0
     assert cil_func.load(new).calibration.report["images"] == 16
+
+
+def test_an_export_is_not_calibrated_beside_its_files(trained, tmp_path, capsys):
+    """They would go on with the old temperature."""
+    assert main(["export", str(trained.copy), "--to", "hf", "--out", str(tmp_path / "card")]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "card").iterdir()}
+    capsys.readouterr()
+    assert main(["calibrate", str(tmp_path / "card"), str(trained.images / "test")]) == 2
+    assert "is an export; calibrate the run that it was made of" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "card").iterdir()} == before

@@ -1,10 +1,12 @@
 """Exported models answer as ours does, in a process where this package can't be imported."""
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ import pytest
 import torch
 import yaml
 from flask import Flask
+from PIL import Image, ImageOps
 
 import cil_func
 from cil_func import config
 from cil_func.__main__ import main
+from cil_func.data.reading.pixels import Rules
 from cil_func.deploy import export, inputs, model_card, portable
 from cil_func.deploy.predictor import Predictor
 from cil_func.runs import saved_model
@@ -74,6 +78,34 @@ def test_the_server_of_the_readme_answers(runs, folder, monkeypatch):
     row = predictor([photo])[0]
     assert answer["class"] == predictor.class_names[row.argmax()]
     assert abs(answer["probability"] - row.max().item()) < 1e-5
+    turned = turned_photo(folder / "turned.png")
+    answer = names["app"].test_client().post("/", data={"image": turned.open("rb")}).get_json()
+    assert abs(answer["probability"] - predictor([turned])[0].max().item()) < 0.02
+
+
+def turned_photo(path):
+    """A photograph that isn't square, and that a viewer turns by a quarter."""
+    exif, rows, columns = Image.Exif(), *np.mgrid[:40, :60]
+    exif[0x0112] = 6
+    Image.fromarray(np.stack([4 * columns, 6 * rows, 2 * rows], axis=-1).astype(np.uint8)).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("resizes", [True, False])
+def test_the_example_of_the_card_reads_a_photograph_as_predict_does(upright, resizes, runs, folder, tmp_path):
+    predictor = cil_func.load(runs["wa"].copy)
+    predictor = replace(predictor, reader=predictor.reader._replace(resizes=resizes, rules=Rules(upright=upright)))
+    text = model_card.card(predictor, tmp_path)
+    line = re.search(r"^image = (.*)$", text, re.MULTILINE)[1]
+    photo = turned_photo(tmp_path / "photo.png")
+    with contextlib.chdir(tmp_path):
+        pixels = np.asarray(eval(line, {"Image": Image, "ImageOps": ImageOps}))
+    if resizes:
+        expected = predictor.reader.read([photo])[0][0].numpy()
+        assert pixels.shape == expected.shape and abs(pixels.astype(int) - expected).max() <= 6
+    else:
+        assert pixels.shape == ((60, 40, 3) if upright else (40, 60, 3))
 
 
 def test_the_folder_of_the_hub_can_be_loaded(runs, folder):

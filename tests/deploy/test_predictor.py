@@ -107,6 +107,15 @@ def test_files_are_read_as_in_training(trained, tmp_path):
         assert np.array_equal(pixels.numpy(), expected) and not unread
 
 
+def test_pixels_that_cannot_be_written_are_taken_without_a_warning(trained, recwarn):
+    """As of a Pillow image."""
+    predictor = cil_func.load(trained.copy)
+    _, _, pixels = measured_scores(trained)
+    array = pixels.numpy().copy()
+    array.setflags(write=False)
+    assert torch.equal(predictor(array), predictor(pixels)) and not recwarn.list
+
+
 def test_many_images_are_read_in_parts(trained, monkeypatch):
     predictor = cil_func.load(trained.copy)
     _, _, pixels = measured_scores(trained)

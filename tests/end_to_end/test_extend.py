@@ -665,7 +665,7 @@ def test_a_method_without_exemplars_is_trained_on_all_new_images(own, folders):
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_run_in_the_place_of_one_that_it_extends_is_told(swapped, own, names, folders):
+def test_a_run_in_the_place_of_one_that_it_extends_is_told(swapped, own, folders, tmp_path):
     """Its data have not all old classes, and which run had them is not known any more."""
     root, _ = own
     (root / "old").rename(root / "away")
@@ -675,6 +675,10 @@ def test_a_run_in_the_place_of_one_that_it_extends_is_told(swapped, own, names, 
     made = setup.build(extension_config.of_run(root / "old", [f"data.path={folders['newer']}", "run.device=cpu"]))
     assert made.tested_on == "test images, and 4 of 6 classes on held-out exemplars"
     assert made.why_held_out.endswith(f"{root / 'old'}, which says where others are, is another run now")
+    assert extend(root / "old", folders["newer"], root / "2", "memory.fixed_per_class=3") == 0
+    one = folder_of(tmp_path / "one", [sorted(os.listdir(tiny.images() / "train"))[8]])
+    made = setup.build(extension_config.of_run(root / "2", [f"data.path={one}", "run.device=cpu"]))
+    assert "of some no fingerprint is known" not in made.why_held_out and list(made.held_out) == [0, 1, 2, 3]
 
 
 def test_images_that_cannot_be_opened_are_a_reason_and_no_end(base, folders, monkeypatch):
@@ -701,7 +705,7 @@ def test_notes_of_a_line_of_extensions_say_whose_they_are(own, names, folders, t
 
 @pytest.mark.parametrize(("now", "fits"), [
     ("{'a': torch.zeros(4, 2)}", True), ("{'a': torch.zeros(2, 2)}", False), ("{'a': torch.zeros(3)}", False),
-    ("{'b': torch.zeros(3, 2)}", False), ("{'a': torch.zeros(3, 2), 'b': torch.zeros(1)}", False),
+    ("{'b': torch.zeros(3, 2)}", False), ("{'a': torch.zeros(3, 2), 'b': torch.zeros(())}", False),
 ])  # fmt: skip
 def test_a_method_that_remembers_other_things_now_is_refused(now, fits, folders, tmp_path, capsys):
     """Each tensor would begin with what was remembered, whatever it means by now."""
@@ -719,6 +723,15 @@ def test_a_method_that_remembers_other_things_now_is_refused(now, fits, folders,
     capsys.readouterr()
     done = extend(tmp_path / "old", folders["new"], tmp_path / "new")
     assert done == (0 if fits else 2) and ("begins with another " in capsys.readouterr().err) == (not fits)
+
+
+def test_where_some_fingerprints_are_not_known_it_is_said(base, folders, tmp_path):
+    old = shutil.copytree(base / "old", tmp_path / "old")
+    results = results_of(old)
+    results["class_tests"][1] = ""
+    (old / "results.json").write_text(json.dumps(results))
+    made = setup.build(extension_config.of_run(old, [f"data.path={folders['new']}", "run.device=cpu"]))
+    assert list(made.held_out) == [1] and made.why_held_out == "of some no fingerprint is known"
 
 
 def test_results_that_are_no_table_are_named(base, folders, tmp_path, capsys):

@@ -499,6 +499,18 @@ def test_an_own_file_may_load_a_finished_run_while_it_is_read(own, methods_file,
     assert made[0] is made[1] and made[0](methods.Options()).name == "wa"
 
 
+def test_a_run_without_own_files_leaves_those_of_others(tmp_path):
+    """As in a notebook: what is imported late is found afterwards too."""
+    import cil_func
+
+    assert run(tmp_path / "out", "method.name=wa") == 0
+    (tmp_path / "own.py").write_text("def make():\n    import beside_me\n    return beside_me.number\n")
+    (tmp_path / "beside_me.py").write_text("number = 3\n")
+    make = names.find(f"{tmp_path / 'own.py'}:make", key="method.name")
+    assert cil_func.load(tmp_path / "out").class_names and make() == 3
+    names.forget()
+
+
 def test_a_finished_run_predicts_by_a_method_that_could_not_be_trained_now(methods_file, tmp_path):
     """As by an older version, which took a stage of any name."""
     assert run(tmp_path / "out", f"method.name={methods_file}:listed") == 0

@@ -73,6 +73,23 @@ def test_a_run_trains_adapters_and_classifier_alone(tmp_path):
         assert torch.equal(own[path], leaf) is path.startswith("base."), path
 
 
+def test_a_finished_run_predicts_without_the_file_that_it_began_with(tmp_path, monkeypatch):
+    """And from another directory."""
+    base = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("test_vit", img_size=32).state_dict(), base)
+    images = tiny.images(4, 6)
+    words = [*tiny.settings(folder=images), "data.image_size=32", "run.compile=false", "optim.epochs=1",
+             "optim.norm_batch=0", "run.precision=float32", "model.backbone=cil_func.networks.lora:make",
+             "model.options.name=test_vit", f"model.options.file={base}", "memory.size=4", "data.increment=2",
+             "optim.batch_size=4"]  # fmt: skip
+    flags = [word for each in words for word in ("--set", each)]
+    assert train.main(["--config", "digits", *flags, "--out", str(tmp_path / "run")]) == 0
+    photo = next((images / "test").glob("*/*"))
+    expected = cil_func.load(tmp_path / "run")([photo])
+    base.unlink()
+    assert torch.equal(cil_func.load(tmp_path / "run")([photo]), expected)
+
+
 def test_a_rank_below_1_and_a_missing_file_name_their_key(monkeypatch, tmp_path):
     for rank in (0, -1):
         with pytest.raises(ConfigError, match=rf"^model.options.rank: {rank}; "):
