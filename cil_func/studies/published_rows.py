@@ -12,8 +12,9 @@ from cil_func.report.published import Published
 # What makes a row another one: data, phases, memory and network, which a recipe may not change.
 PROTOCOL = (
     "data.initial_increment", "data.increment", "data.phases", "data.tests_on", "memory.size",
-    "memory.fixed_per_class", "model.backbone", "method.name",
+    "memory.fixed_per_class", "model.backbone", "method.name", "data.subset", "run.extends",
 )  # fmt: skip
+_IMAGES = {"name": ("cifar100", "image_folder"), "image_size": (0, 32)}  # of [data]; 0: the images' own
 
 
 def find(name: str) -> Published:
@@ -52,7 +53,12 @@ def config_of(row: Published, more: Sequence[str] = ()) -> Config:
     for key in configuration.set_keys(more):
         if key in PROTOCOL:
             raise ConfigError(f"--set {key}: is what {row.name} is about; take another row, or train.py")
-    return configuration.load(row.preset, [*settings_of(row), *more])
+    config = configuration.load(row.preset, [*settings_of(row), *more])
+    for key, values in _IMAGES.items():
+        if (value := getattr(config.data, key)) not in values:
+            allowed = " or ".join(map(shown, values))
+            raise ConfigError(f"--set data.{key}: {shown(value)}, and {row.name} is about CIFAR-100; {allowed}")
+    return config
 
 
 def numbers(row: Published) -> str:

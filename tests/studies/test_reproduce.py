@@ -190,6 +190,10 @@ def test_a_run_that_fails_gives_its_exit_status(capsys, monkeypatch, tmp_path):
         (["wa-b50-10", "--set", "optim.epoch=1"], "optim.epoch"),
         (["wa-b50-10", "--set", "memory.size=100"], "--set memory.size: is what wa-b50-10 is about"),
         (["wa-b50-10", "--set", "data.increment=5"], "--set data.increment: is what wa-b50-10 is about"),
+        (["wa-b50-10", "--set", "data.image_size=16"], "size: 16, and wa-b50-10 is about CIFAR-100; 0 or 32"),
+        (["wa-b50-10", "--set", "data.name=digits"], '"digits", and wa-b50-10 is about CIFAR-100; "cifar100" or'),
+        (["wa-b50-10", "--set", "data.subset=first-100"], "--set data.subset: is what wa-b50-10 is about"),
+        (["wa-b50-10", "--set", "run.extends=runs/a"], "--set run.extends: is what wa-b50-10 is about"),
         (["wa-b50-10", "--sets", "a"], "--sets"), (["wa-b50-10", "--runs", __file__], "is a file; name a directory"),
     ],
 )  # fmt: skip
