@@ -9,6 +9,7 @@ from cil_func.config import Config
 from cil_func.data import scenario
 from cil_func.errors import CilError
 from cil_func.runs import files
+from cil_func.studies import recorded
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "results"  # isn't there in an installed package
 
@@ -23,8 +24,7 @@ def of(folder: Path, config: Config, sizes: list[int]) -> dict[str, str]:
     best: dict[str, tuple[int, float, str]] = {}
     for path in sorted(folder.glob("*.json")):
         record = files.read_object(path)
-        theirs = record.get("conditions", {}).get("config")
-        if theirs is None or not _same(theirs, configuration.to_dict(config), sizes):
+        if not _same(record, configuration.to_dict(config), sizes):
             continue
         for method, average, last, count in _figures(record):
             text = f"{average:.1f} / {last:.1f}, {path.stem}" + (f", mean of {count} seeds" if count > 1 else "")
@@ -41,11 +41,17 @@ def _figures(record: Mapping[str, Any]) -> list[tuple[str, float, float, int]]:
     return [(name, figures[f"{name}_average"], figures[f"{name}_last"], figures[f"{name}_seeds"]) for name in names]
 
 
-def _same(theirs: Mapping[str, Any], ours: Mapping[str, Any], sizes: list[int]) -> bool:
-    """Returns whether a recorded configuration has the phases, data and backbone of another one.
+def _same(record: Mapping[str, Any], ours: Mapping[str, Any], sizes: list[int]) -> bool:
+    """Returns whether a record is of all phases of a configuration, by its data and backbone.
 
     A record of CIFAR-100 may have read it from image files.
     """
+    conditions = record.get("conditions", {})
+    theirs = conditions.get("config")
+    if theirs is None or not recorded.is_whole(conditions, sum(sizes)):
+        return False
+    if any(len(run["top1"]) != len(sizes) for run in record.get("runs", ())):  # several methods: no order of classes
+        return False
     data, own = theirs["data"], ours["data"]
     names = {data["name"], own["name"]}
     if len(names) > 1 and not (names == {"cifar100", "image_folder"} and sum(sizes) == 100):
@@ -56,5 +62,5 @@ def _same(theirs: Mapping[str, Any], ours: Mapping[str, Any], sizes: list[int]) 
         )
     except CilError:
         return False
-    same = all(data[key] == own[key] for key in ("image_size", "class_order"))
+    same = all(data.get(key, "") == own[key] for key in ("image_size", "class_order", "subset"))
     return same and found == sizes and theirs["model"]["backbone"] == ours["model"]["backbone"]

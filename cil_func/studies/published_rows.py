@@ -1,6 +1,7 @@
 """Published rows as configurations of this package: which one trains a row, or why none does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cil_func import config as configuration
 from cil_func.config import Config, effects
@@ -59,6 +60,11 @@ def config_of(row: Published, more: Sequence[str] = ()) -> Config:
             allowed = " or ".join(map(shown, values))
             raise ConfigError(f"--set data.{key}: {shown(value)}, and {row.name} is about CIFAR-100; {allowed}")
     return config
+
+
+def has_images_of_cifar(data: Mapping[str, Any]) -> bool:
+    """Returns whether a table [data] may be of CIFAR-100 as the rows have it, from its own file or image files."""
+    return not data.get("subset") and all(data.get(key, 0) in values for key, values in _IMAGES.items())
 
 
 def numbers(row: Published) -> str:

@@ -68,7 +68,9 @@ def of_record(record: Mapping[str, Any], file: str) -> dict[str, Any] | None:
     """
     figures, conditions = record.get("figures", {}), record.get("conditions", {})
     given = conditions.get("config")
-    if not given or "average_incremental_accuracy" not in figures or len(conditions.get("class_order", ())) != 100:
+    if not given or "average_incremental_accuracy" not in figures or not is_whole(conditions, 100):
+        return None
+    if "class_order" not in conditions or not published_rows.has_images_of_cifar(given["data"]):
         return None
     config = configuration.from_dict({**given, "data": {**given["data"], "name": "cifar100", "path": ""}})
     row = _row_of(config)
@@ -85,6 +87,16 @@ def of_record(record: Mapping[str, Any], file: str) -> dict[str, Any] | None:
         "preset": _preset_of(config),
         "differs": recipe_differences(published_rows.config_of(row), config),
     }
+
+
+def is_whole(conditions: Mapping[str, Any], num_classes: int) -> bool:
+    """Returns whether a record is of a run of its own that learned all these classes and was tested on the test images.
+
+    conditions: of the record. Keys that older records don't have count as at their default.
+    """
+    data, run = conditions["config"]["data"], conditions["config"]["run"]
+    whole = data.get("tests_on", "test") == "test" and not data.get("phases") and not run.get("extends")
+    return whole and len(conditions.get("class_order", range(num_classes))) == num_classes
 
 
 def recipe_differences(a: Config, b: Config) -> dict[str, list[Any]]:

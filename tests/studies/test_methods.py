@@ -81,6 +81,27 @@ def test_our_numbers_are_those_of_the_record_with_the_most_seeds(tmp_path):
     assert numbers_by_method.of(tmp_path / "nowhere", config.load("digits"), [2] * 5) == {}
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("data", "tests_on", "validation"), ("data", "phases", 1), ("data", "subset", "first-100"),
+        ("data", "image_size", 16), ("data", "name", "imagenet100"), ("run", "extends", "another"),
+        ("conditions", "class_order", list(range(20))), ("runs", "top1", [90.0, 80.0]),
+    ],
+)  # fmt: skip
+def test_a_record_of_other_images_or_fewer_phases_is_no_number_of_a_method(tmp_path, table, key, value):
+    record = json.loads((numbers_by_method.FOLDER / "wa-b0-10-cpu.json").read_text())
+    if table == "runs":  # a record of several methods
+        del record["conditions"]["class_order"]
+        record |= {"runs": [{"top1": [90.0] * 10}], "figures": {"wa_seeds": 1, "wa_average": 1.0, "wa_last": 1.0}}
+    conditions, made = record["conditions"], config.load("cifar-b0-10")
+    places = {**conditions["config"], "conditions": conditions, "runs": record.get("runs", [{}])[0]}
+    for found in (["wa"], []):
+        (tmp_path / "wa.json").write_text(json.dumps(record))
+        assert list(numbers_by_method.of(tmp_path, made, [10] * 10)) == found
+        places[table][key] = value
+
+
 def test_methods_that_need_exemplars_have_a_row_without_any(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "TABLE", {name: methods.TABLE[name] for name in ("icarl", "replay")})
     words = ["--config", "digits", "--set", "memory.size=0", "--records", str(tmp_path), "--json"]

@@ -87,6 +87,22 @@ def test_a_record_by_the_rows_own_recipe_differs_in_nothing():
     assert recorded.of_record({"figures": {"step": 1}, "conditions": {}}, "x.json") is None
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("data", "tests_on", "validation"), ("data", "phases", 1), ("data", "subset", "first-100"),
+        ("data", "image_size", 16), ("data", "name", "imagenet100"), ("run", "extends", "another"),
+        ("conditions", "class_order", list(range(20))),
+    ],
+)  # fmt: skip
+def test_a_record_of_other_images_or_fewer_phases_is_of_no_row(table, key, value):
+    record = json.loads((ROOT / "benchmarks/results/wa-b0-10-cpu.json").read_text())
+    assert recorded.of_record(record, "x.json")["row"] == "wa-b0-10"
+    conditions = record["conditions"]
+    {**conditions["config"], "conditions": conditions}[table][key] = value
+    assert recorded.of_record(record, "x.json") is None
+
+
 def test_runs_that_differ_in_the_seed_are_one_line():
     """Of one device: the deviation is that of the seeds. 60, 62 and 64: 62 ± 2."""
     one = {
