@@ -72,7 +72,8 @@ def of_record(record: Mapping[str, Any], file: str) -> dict[str, Any] | None:
         return None
     if "class_order" not in conditions or not published_rows.has_images_of_cifar(given["data"]):
         return None
-    config = configuration.from_dict({**given, "data": {**given["data"], "name": "cifar100", "path": ""}})
+    here = {"name": "cifar100", "path": "", "storage": "auto"}  # a folder that isn't there is no configuration
+    config = configuration.from_dict({**given, "data": {**given["data"], **here}})
     row = _row_of(config)
     if row is None:
         return None

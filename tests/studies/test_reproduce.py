@@ -103,6 +103,13 @@ def test_a_record_of_other_images_or_fewer_phases_is_of_no_row(table, key, value
     assert recorded.of_record(record, "x.json") is None
 
 
+def test_a_record_of_images_in_their_files_is_of_its_row():
+    """Where the images were while it trained is no part of the recipe."""
+    record = json.loads((ROOT / "benchmarks/results/wa-b0-10-cpu.json").read_text())
+    record["conditions"]["config"]["data"]["storage"] = "streaming"
+    assert recorded.of_record(record, "x.json")["differs"] == {}
+
+
 def test_runs_that_differ_in_the_seed_are_one_line():
     """Of one device: the deviation is that of the seeds. 60, 62 and 64: 62 ± 2."""
     one = {
