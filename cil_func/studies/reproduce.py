@@ -96,9 +96,10 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _runs(row: Published, options: argparse.Namespace) -> list[sweep_plan.Run]:
     """Returns the runs of a row, one for each seed and class order. Raises ConfigError for what can't be trained."""
-    found = sweep_plan.runs([], sweep.seeds_of("--seeds", options.seeds), sweep.seeds_of("--orders", options.orders))
+    seeds, orders = sweep.seeds_of("--seeds", options.seeds), sweep.seeds_of("--orders", options.orders)
+    sweep_plan.refuse_set(options.set, seeds, orders)
     runs = []
-    for run in found:
+    for run in sweep_plan.runs([], seeds, orders):
         settings = (*published_rows.settings_of(row), *options.set, *run.settings)
         runs.append(run._replace(name=f"{row.name}_{run.name}", settings=settings))
         config = published_rows.config_of(row, [*options.set, *run.settings])

@@ -76,6 +76,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], train: search.Train) -> int:
     """Trains every combination, writes the table and returns the exit status. train: see `search.run`."""
+    sweep_plan.refuse_set(options.set, seeds, orders)
     planned = sweep_plan.runs(options.grid, seeds, orders)
     configs = sweep_plan.checked(options.config, options.set, planned)
     commands = {run: sweep_plan.command(options.config, options.set, run, options.directory) for run in planned}

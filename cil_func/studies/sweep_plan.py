@@ -41,7 +41,7 @@ def runs(grid: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> li
     Raises ConfigError for a grid that isn't written like that, and for a key or value that comes twice.
     """
     axes = [_axis(text) for text in grid]
-    keys = [key for key, _ in axes] + [SEED] * bool(seeds) + [ORDER, "data.class_order"] * bool(orders)
+    keys = [*(key for key, _ in axes), *_given_by(seeds, orders)]
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:
         raise ConfigError(f"{twice[0]} comes twice; name each key once, seeds by --seeds, orders by --orders")
@@ -56,6 +56,20 @@ def runs(grid: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> li
             found.append(Run(_ODD.sub("", name)[:_LONGEST] or "run", (*group, *more), group, (seed, order)))
     names = [run.name for run in found]
     return [run._replace(name=_marked(run)) if names.count(run.name) > 1 else run for run in found]
+
+
+def refuse_set(settings: Sequence[str], seeds: Sequence[str], orders: Sequence[str]) -> None:
+    """Raises ConfigError if one of the settings for all runs is what --seeds or --orders gives each. See `runs`."""
+    flags = _given_by(seeds, orders)
+    for key in configuration.set_keys(settings):
+        if key in flags:
+            raise ConfigError(f"--set {key}: give it by {flags[key]}, which sets it in each run")
+
+
+def _given_by(seeds: Sequence[str], orders: Sequence[str]) -> dict[str, str]:
+    """Returns {key: the flag that sets it}."""
+    by_order = dict.fromkeys((ORDER, "data.class_order"), "--orders") if orders else {}
+    return ({SEED: "--seeds"} if seeds else {}) | by_order
 
 
 def _marked(run: Run) -> str:

@@ -217,6 +217,8 @@ def test_a_run_that_fails_gives_its_exit_status(capsys, monkeypatch, tmp_path):
         (["wa-b50-10", "--set", "data.name=digits"], '"digits", and wa-b50-10 is about CIFAR-100; "cifar100" or'),
         (["wa-b50-10", "--set", "data.subset=first-100"], "--set data.subset: is what wa-b50-10 is about"),
         (["wa-b50-10", "--set", "run.extends=runs/a"], "--set run.extends: is what wa-b50-10 is about"),
+        (["wa-b50-10", "--set", "run.seed=5"], "--set run.seed: give it by --seeds"),
+        (["wa-b50-10", "--orders", "1", "--set", "data.order_seed=5"], "--set data.order_seed: give it by --orders"),
         (["wa-b50-10", "--sets", "a"], "--sets"), (["wa-b50-10", "--runs", __file__], "is a file; name a directory"),
     ],
 )  # fmt: skip

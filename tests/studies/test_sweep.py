@@ -53,6 +53,8 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, capsys):
         (["--grid", "method.name=wa,wb"], "method.name"), (["--seeds", "0,x"], "--seeds 0,x"),
         (["--seeds", "0,0"], "each once"), (["--jobs", "0"], "--jobs 0"), (["--config", "nothing"], "no such file"),
         (["--set", "optim.epoch=1"], "--set optim.epoch: "), (["--grid", "optim.epoch=1,2"], "--grid optim.epoch: "),
+        (["--seeds", "0", "--set", "run .seed=5"], "--set run.seed: give it by --seeds"),
+        (["--orders", "0", "--set", "data.class_order=sorted"], "--set data.class_order: give it by --orders"),
         (["--grid", "method.name=ewc,wa", "--set", "method.options.strength=9"], "strength"),
     ):  # fmt: skip
         assert sweep.main([str(tmp_path / "none"), *flags]) == 2
@@ -180,6 +182,12 @@ def test_printed_commands_are_those_of_train(tmp_path, capsys):
     assert words[:4] == ["python", "-m", "cil_func", "train"] and words[-1] == str(tmp_path / "epochs-2")
     assert words[4:6] == ["--config", "digits"] and "memory.size=20" in words and "optim.epochs=2" in words
     assert not list(tmp_path.iterdir()) and "optim.epochs=1" in first
+
+
+def test_one_seed_may_be_set_where_no_flag_gives_it(tmp_path, capsys):
+    words = ["--set", "run.seed=5", "--set", "data.class_order=sorted", "--print"]
+    assert sweep.main([str(tmp_path), *words]) == 0 and "--set run.seed=5" in capsys.readouterr().out
+    assert sweep.main([str(tmp_path), *words[2:], "--seeds", "0"]) == 0
 
 
 def test_a_directory_with_another_run_is_refused(tmp_path, capsys):
