@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
-from cil_func.studies.sweep_plan import split_values
+from cil_func.studies.sweep_plan import key_of, split_values
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"(?:(log|int)\s+)?({_NUMBER})\.\.({_NUMBER})")
@@ -77,7 +77,8 @@ def refuse_later_phases(axes: Sequence[Axis], *, by_means: bool) -> None:
 
 
 def _axis(text: str) -> Axis:
-    key, equals, values = (part.strip() for part in text.partition("="))
+    _, equals, values = (part.strip() for part in text.partition("="))
+    key = key_of(text)
     if not equals or "." not in key or not values:
         raise ConfigError(f"--search {shown(text)}: write --search 'table.key=RANGE', RANGE being {_FORMS}")
     if found := _RANGE.fullmatch(values):

@@ -106,13 +106,18 @@ def command(config: str, settings: Sequence[str], run: Run, directory: Path) -> 
 
 def _axis(text: str) -> tuple[str, list[str]]:
     """Returns (key, values) of a --grid. Raises ConfigError if it isn't "table.key=v1,v2"."""
-    key, equals, values = text.partition("=")
-    found = split_values(values)
+    _, equals, values = text.partition("=")
+    key, found = key_of(text), split_values(values)
     if not equals or "." not in key or not all(found):
         raise ConfigError(f"--grid {shown(text)}: write --grid table.key=v1,v2")
     if len(set(found)) < len(found):
         raise ConfigError(f"--grid {shown(text)}: a value comes twice")
-    return key.strip(), found
+    return key, found
+
+
+def key_of(text: str) -> str:
+    """Returns the key of "table.key=...", without the spaces around its parts, which --set doesn't mind either."""
+    return ".".join(part.strip() for part in text.partition("=")[0].split("."))
 
 
 def split_values(text: str) -> list[str]:

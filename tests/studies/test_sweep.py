@@ -30,6 +30,8 @@ def test_the_runs_are_all_combinations_group_after_group():
     ]
     [ordered] = sweep_plan.runs([], [], ["3"])
     assert ordered.settings == ("data.class_order=shuffled", "data.order_seed=3") and ordered.name == "order-3"
+    [spaced] = sweep_plan.runs([f"method .options. {'größe' * 9} = 1"], [], [])
+    assert spaced.settings == (f"method.options.{'größe' * 9}=1",)
     [lists] = sweep_plan.runs(["optim.milestones=[1, 2]"], [], [])
     assert lists.group == ("optim.milestones=[1, 2]",)
 
@@ -41,6 +43,7 @@ def test_the_runs_are_all_combinations_group_after_group():
         (["optim.epochs=1,,2"], [], "write --grid table.key=v1,v2"), (["optim.epochs=1,1"], [], "a value comes twice"),
         (["run.seed=1,2"], ["0"], "run.seed comes twice"),
         (["optim.epochs=1", "optim.epochs=2"], [], "optim.epochs comes twice"),
+        (["run .seed=1,2"], ["0"], "run.seed comes twice"),
     ],
 )  # fmt: skip
 def test_a_grid_that_can_not_be_is_one_line(grid, seeds, words):
