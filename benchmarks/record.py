@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import recorded
 from benchmarks.measure import RESULTS, head
@@ -30,11 +31,11 @@ def main() -> int:
     options = parser.parse_args()
     try:
         results = finished(options.run)
+        began = sittings(events(options.run))
     except CilError as error:
         print(f"record: {error}", file=sys.stderr)
         return 2
     device = results["config"]["run"]["device"]
-    began = sittings(event_log.read(options.run / "metrics.jsonl"))
     of_each = {key: dict.fromkeys(each[key] for each in began) for key in ("device", "precision")}
     path = options.json or RESULTS / f"{options.name}-{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,14 @@ def finished(run: Path) -> dict:
     return results
 
 
+def events(run: Path) -> list[dict]:
+    """Returns the content of a run directory's metrics.jsonl. Raises CheckpointError if it can't be read."""
+    try:
+        return event_log.read(run / "metrics.jsonl")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{run} holds no metrics.jsonl that can be read ({error}); put a copy back") from None
+
+
 def sittings(events: Sequence[dict]) -> list[dict]:
     """Returns where each process that trained a run began: device, precision, phase and epoch, in order.
 
@@ -91,13 +100,26 @@ def sittings(events: Sequence[dict]) -> list[dict]:
 def portable(config: dict) -> dict:
     """Returns a configuration without this machine's paths.
 
-    data.path is "", model.weights the name of the file alone; files of this repository are relative.
+    data.path and data.packed are "", model.weights and run.extends the name alone; files of this repository are
+    relative, and of other absolute paths, as those of own functions, the name alone is left.
     """
-    network = config.get("model", {})
-    weights = Path(network.get("weights", "")).name
-    own = {"data": {**config["data"], "path": ""}, "model": {**network, "weights": weights}}
+    network, run = config.get("model", {}), config["run"]
+    own = {
+        "data": config["data"] | {"path": "", "packed": ""},
+        "model": {**network, "weights": Path(network.get("weights", "")).name},
+        "run": run | {"extends": Path(run.get("extends", "")).name},
+    }
     text = json.dumps({**config, **own})
-    return json.loads(text.replace(f"{RESULTS.parents[1]}/", ""))
+    return _names_alone(json.loads(text.replace(f"{RESULTS.parents[1]}/", "")))
+
+
+def _names_alone(value: Any) -> Any:
+    """Returns a value of JSON with the name alone in place of each absolute path."""
+    if isinstance(value, dict):
+        return {key: _names_alone(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_names_alone(each) for each in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def figures(results: dict) -> dict:

@@ -49,6 +49,33 @@ def test_a_run_that_moved_says_where_it_was_trained(tmp_path, monkeypatch, capsy
     assert conditions["device"] == "cuda, then cpu" and conditions["torch"] == "2" and "precision" not in conditions
 
 
+def test_a_record_has_no_folders_of_this_machine():
+    own, inside = "/home/me/own.py:make", f"{record.RESULTS.parents[1]}/tests/own/adjusted_replay.py:make"
+    data = {"name": own, "path": "/images", "packed": "/fast", "subset": "/home/me/half.txt", "mean": [0.5]}
+    made = record.portable({
+        "run": {"extends": "runs/animals", "seed": 0}, "data": data, "model": {"backbone": own, "weights": "~/a.pt"},
+        "method": {"name": inside, "options": {"files": ["/home/me/x"]}}, "optim": {"bias": {"name": own}},
+    })  # fmt: skip
+    assert made == {
+        "run": {"extends": "animals", "seed": 0}, "model": {"backbone": "own.py:make", "weights": "a.pt"},
+        "data": {"name": "own.py:make", "path": "", "packed": "", "subset": "half.txt", "mean": [0.5]},
+        "method": {"name": "tests/own/adjusted_replay.py:make", "options": {"files": ["x"]}},
+        "optim": {"bias": {"name": "own.py:make"}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [None, "broken\n{}\n"])
+def test_a_run_without_its_log_is_one_line(tmp_path, monkeypatch, capsys, content):
+    (tmp_path / "status.json").write_text(json.dumps({"state": "finished"}))
+    (tmp_path / "results.json").write_text('{"phases": []}')
+    if content:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["record", str(tmp_path), "name", "--json", str(tmp_path / "x.json")])
+    assert record.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds no metrics.jsonl that can be read (" in line and not (tmp_path / "x.json").exists()
+
+
 @pytest.mark.parametrize(
     ("state", "results", "says"),
     [("running", '{"phases": []}', "is not finished (its state: running)"),
