@@ -147,6 +147,9 @@ def _how(code: int, log: Path) -> str:
     """Returns how a job has ended, with the last line that it printed if it is not finished. code: its exit status."""
     if code == 0:
         return "finished"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
+    except OSError:  # somebody deleted the log
+        lines = ["what it printed can't be read"]
     how = "stopped" if code - 128 in signals.NAMES else "failed"  # a signal sent to that process alone
     return f"{how} with exit status {code}: {lines[-1].strip()}; see {log}"

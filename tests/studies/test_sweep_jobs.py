@@ -61,6 +61,14 @@ def test_a_run_that_was_stopped_has_not_failed(tmp_path):
         assert how == f"{word} with exit status {status}: {log.read_text().splitlines()[1]}; see {log}"
 
 
+def test_a_log_that_is_gone_does_not_end_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_jobs, "_start", lambda job, threads, gpu: Ended(3))
+    monkeypatch.setattr(sweep_jobs, "_POLL_SECONDS", 0)
+    jobs, said = [sweep_jobs.Job(name, [], tmp_path) for name in "ab"], []
+    assert sweep_jobs.train(jobs, at_once=1, threads=1, tell=said.append) == {"a": 3, "b": 3}
+    assert f"a: failed with exit status 3: what it printed can't be read; see {jobs[0].log}" in said
+
+
 def test_jobs_are_at_most_so_many_at_once(tmp_path, monkeypatch):
     most, now = [], []
 
