@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -42,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CilError as error:
         output.tell(f"reproduce: {error}")
         return error.exit_status
-    except sweep_jobs.Interrupted as stopped:
+    except (sweep_jobs.Interrupted, KeyboardInterrupt) as stopped:
         output.tell("reproduce: stopped, and what the runs have is saved; the same command goes on")
-        return 128 + stopped.number
+        return 128 + getattr(stopped, "number", signal.SIGINT)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -202,6 +202,18 @@ def test_a_run_that_fails_gives_its_exit_status(capsys, monkeypatch, tmp_path):
     assert status == 3 and "runs: 0 of 1" in out
 
 
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (sweep_jobs.Interrupted(15), 143)])
+def test_a_stop_is_one_line(capsys, monkeypatch, tmp_path, stop, status):
+    """Ctrl-C before or after the runs, while no signal is caught, too."""
+
+    def train(jobs, **more):
+        raise stop
+
+    monkeypatch.setattr(sweep_jobs, "train", train)
+    line = "reproduce: stopped, and what the runs have is saved; the same command goes on\n"
+    assert command(capsys, "wa-b50-10", "--runs", tmp_path) == (status, "", line)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
