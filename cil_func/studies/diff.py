@@ -81,12 +81,28 @@ def _read_run(name: str, directory: Path) -> Side:
     results: dict[str, Any] = {}
     try:
         if (directory / "results.json").exists():
-            results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+            results = _checked(json.loads((directory / "results.json").read_text(encoding="utf-8")))
         if (directory / "config.toml").exists():
             return Side(name, configuration.of_run(directory), results, "run")
         return Side(name, configuration.from_dict(results["config"]), results, "run")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{directory}: results.json can't be used ({error}); put it back from a copy") from error
+
+
+def _checked(results: Any) -> dict[str, Any]:
+    """Returns the content of results.json. Raises TypeError if something that `compare` needs is of another type."""
+    if not isinstance(results, dict):
+        raise TypeError(f"it holds {shown(results)}")
+    rows, config = results.get("phases") or [], results.get("config", {})
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise TypeError(f"phases: {shown(rows)}")
+    if not isinstance(config, dict):
+        raise TypeError(f"config: {shown(config)}")
+    numbers = {key: results.get(key) for key in (*_MEASURED, "num_classes")}
+    for key, value in (*numbers.items(), *(("classes_seen", row.get("classes_seen")) for row in rows)):
+        if value is not None and not isinstance(value, (int, float)):
+            raise TypeError(f"{key}: {shown(value)}")
+    return results
 
 
 def compare(a: Side, b: Side) -> dict[str, Any]:

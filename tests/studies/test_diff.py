@@ -99,6 +99,28 @@ def test_a_run_and_a_preset(capsys, tmp_path):
     assert "measured (percent, A and B), on other images, B after 2 phases, 4 of 10 classes\n" in text
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '"x"', "null", "1", '{"phases": [1]}', '{"phases": [null]}', '{"phases": {"a": 1}}',
+     '{"phases": [{"classes_seen": "2"}]}', '{"num_classes": "10"}', '{"last_accuracy": "90.0"}',
+     '{"forgetting": [1]}', '{"config": []}'],
+)  # fmt: skip
+@pytest.mark.parametrize("with_config", [True, False])
+def test_results_that_are_something_else_are_one_line(capsys, tmp_path, text, with_config):
+    """In the place of one value of results that can be used."""
+    tables = config.to_dict(config.load("digits"))
+    good = {"config": tables, "num_classes": 10, "phases": [{"classes_seen": 2}], "last_accuracy": 90.0}
+    broken = json.loads(text)
+    for name, results in (("a", good), ("b", good | broken if isinstance(broken, dict) else broken)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+        if with_config:
+            (tmp_path / name / "config.toml").write_text(config.to_toml(config.load("digits")))
+    assert diff(capsys, tmp_path / "a", tmp_path / "a")[0] == 0
+    status, out, err = diff(capsys, tmp_path / "a", tmp_path / "b")
+    assert (status, out, err.count("\n")) == (2, "", 1) and f"{tmp_path / 'b'}: results.json can't be used (" in err
+
+
 def test_options_are_keys_too(capsys, tmp_path):
     a = written(tmp_path / "a.toml", {"method": {"name": "ewc", "options": {"strength": 10.0}}})
     b = written(tmp_path / "b.toml", {"method": {"name": "ewc"}})
