@@ -46,11 +46,11 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     """Returns the lines that sum a comparison up. result: as in `text`."""
     kept, new, calibration = result["kept"], result["new"], result["calibration"]
     lines = [
-        f"{_classes(kept, 'kept')}: {number(kept['before'])} -> {number(kept['after'])} % ({signed(kept['change'])})",
+        f"{_classes(result, 'kept')}: {number(kept['before'])} -> {number(kept['after'])} % ({signed(kept['change'])})",
         f"  lost {_share(kept, 'negative_flips')}, found {_share(kept, 'positive_flips')}",
     ]
     if new["classes"]:
-        lines.append(f"{_classes(new, 'new')}: {number(new['after'])} %")
+        lines.append(f"{_classes(result, 'new')}: {number(new['after'])} %")
         lines.append(f"  they took {_share(kept, 'lost_to_new')} of the kept ones")
         lines += [f"    {line}" for line in taken(result["taken"])]
     dropped = [each["name"] for each in result["classes"] if each["kind"] == "dropped"]
@@ -78,8 +78,12 @@ def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+z.1f}"
 
 
-def _classes(part: Mapping[str, Any], kind: str) -> str:
-    return f"{part['classes']} {kind} class{'es' * (part['classes'] != 1)}, {part['images']:,} images"
+def _classes(result: Mapping[str, Any], kind: str) -> str:
+    """Returns how many classes of a kind there are: "7 kept classes (6 without a test image), 6 images"."""
+    part = result[kind]
+    untested = sum(each["kind"] == kind and not each["images"] for each in result["classes"])
+    without = f" ({untested} without a test image)" if untested else ""
+    return f"{part['classes']} {kind} class{'es' * (part['classes'] != 1)}{without}, {part['images']:,} images"
 
 
 def _share(part: Mapping[str, Any], key: str) -> str:

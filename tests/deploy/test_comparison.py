@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cil_func.deploy import comparison
+from cil_func.deploy import compare_page, compare_text, comparison
 from cil_func.deploy.comparison import Answers
 
 #        label  before  after
@@ -92,6 +92,20 @@ def test_without_a_common_class_nothing_is_compared():
     assert found["kept"] == {"classes": 0} | entry(0, None, None, None, 0, 0, 0)
     assert found["calibration"]["kept"] == {"before": None, "after": None} and found["taken"] == []
     assert found["calibration"]["all"] == pytest.approx(0.5)
+
+
+def test_the_sums_say_how_many_classes_were_not_tested():
+    found = comparison.compare(LABELS, OLD, NEW)
+    assert compare_text.summary(found)[0].startswith("2 kept classes, 6 images: 66.7 -> 33.3 %")
+    assert "2 new classes (1 without a test image), 2 images: 50.0 %" in compare_text.summary(found)
+    rows = [row for row, label in enumerate(LABELS) if label != "ant"]
+    old, new = (
+        Answers(each.known, [each.predicted[row] for row in rows], each.confidence[rows]) for each in (OLD, NEW)
+    )
+    found = comparison.compare([LABELS[row] for row in rows], old, new)
+    line = "2 kept classes (1 without a test image), 2 images: 50.0 -"
+    assert compare_text.summary(found)[0].startswith(line)
+    assert line in compare_page.page(found | {"models": {"before": "a", "after": "b"}})
 
 
 def test_the_first_of_equal_probabilities_is_the_answer():
