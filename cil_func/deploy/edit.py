@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cil_func import classifier, tree
+from cil_func.config.messages import shown
 from cil_func.config.parser import Parser
 from cil_func.deploy import calibration, edit_history, edit_plan, predictor
 from cil_func.deploy.answering import answered
@@ -66,6 +67,11 @@ def _edit(options: argparse.Namespace) -> int:
         files.write_json(folder / "results.json", edited_results(results, plan, run=str(run)))
         status.Status(folder).finished(f"edited from {run}")
     output.say(printable(f"{options.out}: {told(plan, len(model.class_names))}"))
+    if odd := edit_plan.without_folder(list(plan.renamed.values())):
+        output.say(
+            f"note: no folder of images can be called {', '.join(map(shown, odd))}: calibrate and compare --data won't "
+            'find its images; a name without "/" and without a dot in front will do'
+        )
     if plan.dropped:
         output.say(NOT_UNLEARNED)
         if model.calibration:

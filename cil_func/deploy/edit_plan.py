@@ -61,6 +61,11 @@ def plan(class_names: Sequence[str], drop: Sequence[str], rename: Sequence[str])
     return Plan(tuple(known[row] for row in rows), rows, renamed, names)
 
 
+def without_folder(names: Sequence[str]) -> list[str]:
+    """Returns the names that no folder of images can have: those with a "/", and those that begin with a dot."""
+    return [name for name in names if "/" in name or name.startswith(".")]
+
+
 def _normal(text: str) -> str:
     """Returns a text in the form of names that were read from folders."""
     return unicodedata.normalize("NFC", text)

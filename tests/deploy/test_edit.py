@@ -135,6 +135,13 @@ def test_exemplars_go_and_stay_with_their_classes(trained, capsys, tmp_path):
     assert sizes["bytes"] == sizes["images"] * 8 * 8 * 3
 
 
+def test_names_that_no_folder_can_have_are_told(trained, capsys, tmp_path):
+    words = ("--rename", "class000=a/b", "--rename", "class001=.ant", "--rename", "class002=b.c")
+    found, out, errors = run_edit(capsys, trained.directory, *words, "--out", tmp_path / "new")
+    assert (found, errors, len(out)) == (0, [], 2)
+    assert out[1].startswith('note: no folder of images can be called "a/b", ".ant": calibrate and compare --data ')
+
+
 def test_without_exemplars_there_is_no_memory(trained, capsys, tmp_path):
     run = shutil.copytree(trained.directory, tmp_path / "run", ignore=shutil.ignore_patterns("memory"))
     assert run_edit(capsys, run, "--drop", "class000", "--out", tmp_path / "new")[0] == 0
