@@ -60,6 +60,7 @@ def _points(text: str) -> float:
 
 def _compare(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
+    options.old, options.new = _home(options.old), _home(options.new)
     models = [predictor.load(run, device=options.device) for run in (options.old, options.new)]
     old, new = models
     renamed = edit_history.renames_since(old.saved.description, new.saved.description)
@@ -67,12 +68,12 @@ def _compare(options: argparse.Namespace) -> int:
     if not set(old_names) & set(new.class_names):
         raise ConfigError(
             f"{options.old} and {options.new} have no class of the same name, so there is nothing to compare; "
-            f"they know {_few(old_names)} and {_few(new.class_names)}"
+            f"they know {_few(old.class_names)} and {_few(new.class_names)}"
         )
     calibrated = [run for run, model in zip((options.old, options.new), models, strict=True) if model.calibration]
     if len(calibrated) == 1:
         _warn(f"only {calibrated[0]} is calibrated, so the calibration errors of the two say nothing about training")
-    found = compare(old, new, _images(options, new, [*old_names, *new.class_names], renamed), old_names)
+    found = compare(old, new, _images(options, [*old_names, *new.class_names], renamed), old_names)
     result = {"models": {"before": str(options.old), "after": str(options.new)}, **found}
     _refuse_untested(result, gate=options.worse_by is not None)
     if options.out:
@@ -91,7 +92,8 @@ def compare(old: Predictor, new: Predictor, parts: Sequence[Labelled], old_names
     """Returns what `comparison.compare` returns for two models on the same images, and which of these can't be read.
 
     parts: the images, each of a class that one of the models knows. old_names: of the older model's classes, as the
-    newer one names them. An image that one of them can't read is left out for both; "unread" counts these.
+    newer one names them, from `edit_history.renames_since`; the result has them as people know them. An image that one
+    of them can't read is left out for both; "unread" counts these.
     """
     names: list[str] = []
     answers: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])  # of each model, its probabilities (K,)
@@ -107,7 +109,9 @@ def compare(old: Predictor, new: Predictor, parts: Sequence[Labelled], old_names
         comparison.answers_of(known, torch.stack(found) if found else torch.zeros(0, len(known)))
         for known, found in zip((old_names, new.class_names), answers, strict=True)
     ]
-    return comparison.compare(names, *said) | {"unread": unread}
+    result = comparison.compare(names, *said)
+    classes = [{**each, "name": edit_history.plain(each["name"])} for each in result["classes"]]
+    return {**result, "classes": classes, "unread": unread}
 
 
 def _probabilities(model: Predictor, images: Sequence[Any]) -> dict[int, torch.Tensor]:
@@ -118,25 +122,29 @@ def _probabilities(model: Predictor, images: Sequence[Any]) -> dict[int, torch.T
     return found
 
 
-def _images(options: argparse.Namespace, new: Predictor, wanted: Sequence[str], since: NameOf) -> list[Labelled]:
+def _images(options: argparse.Namespace, wanted: Sequence[str], since: NameOf) -> list[Labelled]:
     """Returns the test images of the wanted classes: of --data, or of the data of NEW.
 
-    Classes that these lack come from the data of the runs that NEW has gone on from, and from OLD's. since: from the
-    names in OLD to those in NEW. Raises ConfigError if NEW has no configuration, DataError if there is no image.
+    Classes that these lack come from the data of the runs that NEW has gone on from, of OLD, and of those that OLD has
+    gone on from. wanted: of OLD, then of NEW. since: from the names in OLD to those in NEW.
+    Raises ConfigError if NEW has no configuration, DataError if there is no image.
     """
     if options.data:
-        return labelled.known([labelled.of_folder(options.data)], wanted)
-    current = edit_history.renames(new.saved.description)
+        called = {edit_history.plain(name): name for name in wanted}  # by two classes: that of NEW
+        given = labelled.of_folder(options.data)
+        return labelled.known([given.renamed(lambda name: called.get(name, name))], wanted)
     parts: list[Labelled] = []
     reasons = []
-    for run, name_of in _runs(options, current, since):
+    runs = _line(options.new, lambda name: name)
+    runs |= {run: name_of for run, name_of in _line(options.old, since).items() if run not in runs}
+    for run, name_of in runs.items():
         if set(wanted) - {name for part in parts for name in part.names}:
             try:
                 parts.append(labelled.of_run(run).renamed(name_of))
             except DataError as error:
                 reasons.append(f"{run}: {error}")
             except ConfigError as error:  # a run that was moved or deleted; another one may have the images
-                if run == _home(options.new):
+                if run == options.new:
                     raise
                 reasons.append(str(error))
     if not parts:
@@ -146,19 +154,17 @@ def _images(options: argparse.Namespace, new: Predictor, wanted: Sequence[str], 
     return labelled.known(parts, wanted)
 
 
-def _runs(options: argparse.Namespace, current: NameOf, since: NameOf) -> list[tuple[Path, NameOf]]:
-    """Returns the runs whose data may hold test images: NEW, those that it has gone on from, OLD.
+def _line(run: Path, name_of: NameOf) -> dict[Path, NameOf]:
+    """Returns the runs whose data a model has learned, a run and those that it has gone on from, the newest first.
 
-    With each comes the function from the names in its data to those in NEW. current: of NEW's data. since: from the
-    names in OLD to those in NEW.
+    With each comes the function from the names in its data to those in NEW. name_of: from the names in the run.
     """
-    new, old = _home(options.new), _home(options.old)
-    found, name_of = [(new, current)], current
-    while (parent := labelled.extended_by(found[-1][0])) and parent not in [run for run, _ in found]:
-        name_of = edit_history.after(edit_history.renames(edit_history.described(parent)), name_of)
-        found.append((parent, name_of))
-    if old not in [run for run, _ in found]:
-        found.append((old, edit_history.after(edit_history.renames(edit_history.described(old)), since)))
+    found: dict[Path, NameOf] = {}
+    before: Path | None = run
+    while before and before not in found:
+        name_of = edit_history.after(edit_history.renames(edit_history.described(before)), name_of)
+        found[before] = name_of
+        before = labelled.extended_by(before)
     return found
 
 

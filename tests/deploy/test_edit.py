@@ -239,6 +239,17 @@ def test_an_extension_knows_the_renames_of_what_it_extends(extended, runs, capsy
         assert next(each for each in found["classes"] if each["name"] == "wasp")["after"] == 100 * right
 
 
+def test_what_was_extended_has_other_classes_of_the_same_names(extended, runs, capsys):
+    """The class that is wasp in the extension is class000 there; that of the extension's own is not known."""
+    assert main(["compare", str(extended / "new"), str(runs["wa"].directory), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {each["name"] for each in found["classes"] if each["kind"] == "dropped"} == {"bee", "class000"}
+    assert found["kept"]["classes"] == 4 and {each["images"] for each in found["classes"]} == {4}
+    files, model = sorted((runs["wa"].images / "test/class000").iterdir()), cil_func.load(extended / "new")
+    right = (model(files).argmax(1) == model.class_names.index("wasp")).double().mean().item()
+    assert next(each for each in found["classes"] if each["name"] == "class000")["before"] == 100 * right
+
+
 @pytest.mark.parametrize("left", ["nothing", "a damaged config.toml"])
 def test_an_extension_of_a_run_that_was_moved(extended, tmp_path, capsys, left):
     """OLD is that run, and knows where the images are."""
