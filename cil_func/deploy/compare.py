@@ -77,9 +77,10 @@ def _compare(options: argparse.Namespace) -> int:
     result = {"models": {"before": str(options.old), "after": str(options.new)}, **found}
     _refuse_untested(result, gate=options.worse_by is not None)
     if options.out:
-        files.make_directory(options.out)
-        files.write_json(options.out / "compare.json", result)
-        files.write_text(options.out / "compare.html", compare_page.page(result))
+        out = _home(options.out)
+        files.make_directory(out)
+        files.write_json(out / "compare.json", result)
+        files.write_text(out / "compare.html", compare_page.page(result))
     fallen = [] if options.worse_by is None else comparison.fallen(result, options.worse_by)
     for each in fallen:
         _warn(f"{each['name']} has fallen by {-each['change']:.1f} points, more than {options.worse_by:g}")

@@ -51,8 +51,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _export(options: argparse.Namespace) -> int:
     """Does what the flags ask for and returns the exit status."""
-    model = predictor.load(options.run, device="cpu")
-    out = options.out or Path(Path(options.run).resolve().name + SUFFIX[options.to])
+    run = Path(os.path.expanduser(options.run))
+    model = predictor.load(run, device="cpu")
+    out = Path(os.path.expanduser(options.out or run.resolve().name + SUFFIX[options.to]))
     if out.is_dir() != (options.to == "hf") and out.exists():
         raise ConfigError(f"--out {out}: it is a {'folder' if out.is_dir() else 'file'}; give another name")
     if out.is_file() and out.suffix != SUFFIX[options.to]:
@@ -63,7 +64,7 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: it holds other files than an export's; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another name")
-    output.say("\n".join(map(printable, WRITERS[options.to](model, Path(options.run), out))))
+    output.say("\n".join(map(printable, WRITERS[options.to](model, run, out))))
     return 0
 
 

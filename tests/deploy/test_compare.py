@@ -146,6 +146,16 @@ def test_images_of_a_folder(trained, capsys, tmp_path):
     assert status == 3 and len(errors) == 1 and "which both know; give --data FOLDER" in errors[0]
 
 
+def test_paths_in_the_home_folder(trained, capsys, tmp_path, monkeypatch):
+    """As --data=~/x comes from a shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").symlink_to(trained.directory)
+    monkeypatch.chdir(trained.images)
+    status, out, errors = compare(capsys, "~/run", "~/run", "--json", "--out", "~/page")
+    assert (status, errors, json.loads(out)["images"]) == (0, [], 16)
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {"compare.json", "compare.html"}
+
+
 def test_a_broken_image_is_left_out_for_both(trained, capsys, tmp_path):
     shutil.copytree(trained.images / "test", tmp_path / "data")
     next((tmp_path / "data").glob("*/*.png")).write_bytes(b"")

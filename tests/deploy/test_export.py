@@ -262,6 +262,16 @@ def test_into_the_current_folder(runs, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
+def test_paths_in_the_home_folder(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "run").symlink_to(runs["wa"].directory)
+    assert main(["export", "~/run", "--to", "hf", "--out", "~/card"]) == 0
+    assert "model-index" in (tmp_path / "card/README.md").read_text(encoding="utf-8")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_other_answers_are_not_written(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "_CLOSE", 0.0)
     assert main(["export", str(runs["wa"].copy), "--out", str(tmp_path / "model.pt2")]) == 1
