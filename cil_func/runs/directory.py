@@ -127,11 +127,7 @@ def _read(config: Config, directory: Path, launch: Launch, on_owned: Callable[[]
         on_owned()
         return FoundRun(resolve(config, launch))
     moved_from = stored.data.path if stored.data.path != config.data.path else ""
-    here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}  # these may differ
-    stored = stored.model_copy(update={
-        "data": stored.data.model_copy(update=here),
-        "run": stored.run.model_copy(update={"extends": config.run.extends}),
-    })  # fmt: skip
+    stored = found_here(stored, config)
     record, has_results = status.read(directory), _has_results(directory)
     if record.get("state") == "finished" and has_results:
         return FoundRun(stored, finished=True, moved_from=moved_from)
@@ -161,6 +157,18 @@ def _read(config: Config, directory: Path, launch: Launch, on_owned: Callable[[]
     stored = stored.model_copy(update={"run": stored.run.model_copy(update=run)})
     resolved = resolve(stored, launch, way_out=f"--set run.device=cpu --out {directory} goes on without one")
     return FoundRun(resolved, checkpoint=loaded, problems=tuple(problems), moved_from=moved_from)
+
+
+def found_here(stored: Config, config: Config) -> Config:
+    """Returns a run's configuration with what may differ where it is now: the places, and how images are read.
+
+    stored: of the run. config: the command's.
+    """
+    here = {key: getattr(config.data, key) for key in ("path", *_OF_MACHINE)}
+    return stored.model_copy(update={
+        "data": stored.data.model_copy(update=here),
+        "run": stored.run.model_copy(update={"extends": config.run.extends}),
+    })  # fmt: skip
 
 
 def _has_results(directory: Path) -> bool:

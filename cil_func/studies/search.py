@@ -6,6 +6,7 @@ training images, and that run alone is measured on the test images.
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from cil_func.config import Config, effects
 from cil_func.config.flat import flat
 from cil_func.errors import ConfigError, NonFiniteError, OwnCodeError
 from cil_func.runs import own_code
-from cil_func.runs.directory import refuse_another_run
 from cil_func.runs.method_of import method_to_train
 from cil_func.studies import search_space, search_study, search_table, sweep_jobs, sweep_plan, sweep_table
+from cil_func.studies.finished_runs import FinishedRuns
 from cil_func.studies.search_space import Axis
 from cil_func.studies.search_study import Study, Trial
 
@@ -46,9 +47,11 @@ def run(options: argparse.Namespace, seeds: list[str], orders: list[str], *, tra
     winners = sweep_plan.runs([], seeds, orders)
     plan = {"search": list(options.search), "round": options.round, "objective": OBJECTIVE, "config": _common(base)}
     study = search_study.opened(options.directory, axes, plan)
+    finished = FinishedRuns(where="DIR", tell=lambda line: tell(f"warning: {line}"))
     for first in range(0, options.trials, options.round):
         last = min(first + options.round, options.trials)
         study.propose(first, last)
+        finished.check(_tried(options, settings, study.trials()[first:last]))
         if status := _run_trials(options, settings, study, range(first, last), train, tell):
             return status
     trials = study.trials()[: options.trials]
@@ -58,8 +61,14 @@ def run(options: argparse.Namespace, seeds: list[str], orders: list[str], *, tra
             f"all {len(trials)} trials failed, by a loss that is not finite or values that don't go together; search "
             "other values"
         )
-    status = _run_winner(options, best, winners, train, tell)
-    found = search_table.collect(options.directory, axes, trials, best, _winners(best, winners), base)
+    tell(f"{trial_name(best.number)} is the best one; its values are trained on all training images, and tested")
+    tested = _winners(best, winners)
+    finished.check({
+        options.directory / each.name: configuration.load(options.config, [*options.set, *each.settings])
+        for each in tested
+    })  # fmt: skip
+    status = _run_winner(options, tested, train)
+    found = search_table.collect(options.directory, axes, trials, best, tested, base)
     search_table.write(options.directory, found, {"config": options.config, "set": options.set, **plan})
     tell(f"\n{search_table.markdown(found)}\n{options.directory / 'table.md'}")
     return status
@@ -127,6 +136,16 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
     return shared
 
 
+def _tried(options: argparse.Namespace, settings: Sequence[str], trials: Sequence[Trial]) -> dict[Path, Config]:
+    """Returns {run directory: configuration} of the trials, without those whose values don't go together."""
+    found = {}
+    for each in trials:
+        with suppress(ConfigError):
+            config = configuration.load(options.config, [*settings, *each.settings])
+            found[options.directory / trial_name(each.number)] = config
+    return found
+
+
 def _run_trials(
     options: argparse.Namespace, settings: Sequence[str], study: Study, numbers: range, train: Train, tell: Tell
 ) -> int:
@@ -138,8 +157,7 @@ def _run_trials(
             if results := sweep_table.results_of(options.directory / trial_name(trial.number)):
                 study.record(trial.number, results[OBJECTIVE])
                 continue
-            values = [f"{key}={value}" for key, value in trial.values.items()]
-            made = sweep_plan.Run(trial_name(trial.number), tuple(values), (), ("", ""))
+            made = sweep_plan.Run(trial_name(trial.number), trial.settings, (), ("", ""))
             try:
                 sweep_plan.checked(options.config, settings, [made])
             except OwnCodeError:  # the file may be mended
@@ -163,8 +181,7 @@ def _open(study: Study, numbers: range) -> list[Trial]:
 
 def _winners(best: Trial, winners: Sequence[sweep_plan.Run]) -> list[sweep_plan.Run]:
     """Returns the runs of the winner: those of `sweep_plan.runs`, with the best trial's values and all images."""
-    values = [f"{key}={value}" for key, value in best.values.items()]
-    common = (*values, "data.validation=0", "data.tests_on=test")
+    common = (*best.settings, "data.validation=0", "data.tests_on=test")
     name = search_table.winner_name(best.number)
     return [
         each._replace(name=name if each.name == "run" else f"{name}_{each.name}", settings=(*each.settings, *common))
@@ -172,15 +189,8 @@ def _winners(best: Trial, winners: Sequence[sweep_plan.Run]) -> list[sweep_plan.
     ]
 
 
-def _run_winner(
-    options: argparse.Namespace, best: Trial, winners: Sequence[sweep_plan.Run], train: Train, tell: Tell
-) -> int:
+def _run_winner(options: argparse.Namespace, runs: Sequence[sweep_plan.Run], train: Train) -> int:
     """Trains the winner's runs, or waits for other processes that do. Returns 0, or a failed run's exit status."""
-    tell(f"{trial_name(best.number)} is the best one; its values are trained on all training images, and tested")
-    runs = _winners(best, winners)
-    for each in runs:
-        config = configuration.load(options.config, [*options.set, *each.settings])
-        refuse_another_run(config, options.directory / each.name, where="DIR", of_many=True)
 
     def left() -> dict[str, list[str]]:
         unfinished = [each for each in runs if not sweep_table.results_of(options.directory / each.name)]

@@ -39,6 +39,11 @@ class Trial(NamedTuple):
     ended: bool
     failed: bool
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The values, each "table.key=value"."""
+        return tuple(f"{key}={value}" for key, value in self.values.items())
+
 
 class Study:
     """The trials of a search in a directory. Made by `opened`."""

@@ -17,6 +17,7 @@ from cil_func.errors import CilError, ConfigError
 from cil_func.runs import output
 from cil_func.runs.directory import refuse_another_run
 from cil_func.studies import search, sweep_jobs, sweep_plan, sweep_table
+from cil_func.studies.finished_runs import FinishedRuns
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,6 +90,8 @@ def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], trai
     keys = sorted({setting.partition("=")[0] for run in planned for setting in run.settings})
     if unused := effects.without_effect(configs[0], keys):
         output.tell(f"sweep: warning: {unused}")
+    finished = FinishedRuns(where="DIR", tell=lambda line: output.tell(f"sweep: warning: {line}"))
+    finished.check({options.directory / run.name: config for run, config in zip(planned, configs, strict=True)})
     jobs = [
         sweep_jobs.Job(run.name, arguments, options.directory)
         for run, arguments in commands.items()
