@@ -11,6 +11,7 @@ material.py           what a report is made of: the content of a run's files
 contents.py           all files of a run's report/ folder, as bytes
 page.py               one of them, report.html: the figures and tables of a run in one page
 several.py            the report of several runs: curves, a table as Markdown, CSV and LaTeX, a page
+cautions.py           whether the runs of a table were measured on the same images, in the same phases
 markup.py             the parts of a page: tables, figures, sections
 style.py              its style sheet and its script
 published.py          the published results of published.toml, and which runs can be compared with them

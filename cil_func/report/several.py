@@ -4,11 +4,11 @@ import csv
 import io
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cil_func.report import lines, markup, page, tables
-from cil_func.report.axes import DASHES, GREY, MARKERS, PALETTE, Results, new_figure, phase_sizes, plain, svg
+from cil_func.report import cautions, lines, markup, page, tables
+from cil_func.report.axes import DASHES, GREY, MARKERS, PALETTE, Results, new_figure, plain, svg
 from cil_func.report.markup import Section
 from cil_func.report.material import Material
 
@@ -133,21 +133,8 @@ def markdown(groups: Sequence[Group]) -> str:
 
 
 def caution(groups: Sequence[Group]) -> str:
-    """Returns a line that warns of runs that differ in data or phases, or says that all are on validation images.
-
-    It is "" if all runs are on the same test images.
-    """
-    found = [run.results for group in groups for run in group.runs]
-    kinds = {(_data_of(results), tuple(phase_sizes(results))) for results in found}
-    key = "tests_fingerprint" if all(results.get("tests_fingerprint") for results in found) else "data_fingerprint"
-    storages = {((results.get("config") or {}).get("data") or {}).get("storage") for results in found}
-    prints = {results[key] for results in found if results.get(key)} if len(storages) == 1 else set()
-    places = {tables.on_validation_images(results) for results in found}
-    if len(kinds) > 1 or len(prints) > 1:
-        return "Careful: these runs differ in data or phases, so they can't be compared."
-    if len(places) > 1:
-        return "Careful: some of these runs are measured on test images and some on validation images (data.tests_on)."
-    return page.ON_VALIDATION if True in places else ""
+    """Returns what `cautions.caution` says of these runs: a line, or ""."""
+    return cautions.caution([[cautions.measured_on(run.results) for run in group.runs] for group in groups])
 
 
 def as_csv(groups: Sequence[Group]) -> str:
@@ -223,8 +210,3 @@ def _page(groups: Sequence[Group], drawn: bytes | None) -> bytes:
         Section("published", "Published results", page.published_parts(groups[0].runs[0].results, "the first run")),
     ]
     return markup.document(f"{sum(len(group.runs) for group in groups)} runs", [], sections)
-
-
-def _data_of(results: Results) -> str:
-    config: Mapping[str, Any] = results.get("config") or {}
-    return str((config.get("data") or {}).get("name"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cil_func.errors import CheckpointError
-from cil_func.report import several
+from cil_func.report import cautions, several
 from cil_func.runs import files
 from cil_func.studies.sweep_plan import Run
 
@@ -18,9 +18,10 @@ def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
     """Returns one entry for each group of runs, from the results of its finished runs.
 
     {"group": its settings, "n": how many runs are finished, "of": how many there are, "runs": their names, "devices":
-    those on which they ended, and for each of MEASURES {"mean", "deviation" (of a sample; None for fewer than two
-    runs), "values"}, and "difference": mean and deviation of the differences to the first group's run of the same seed
-    and order, and their number n; None for the first group and without pairs}.
+    those on which they ended, "measured_on": what `cautions.measured_on` says of each, and for each of MEASURES
+    {"mean", "deviation" (of a sample; None for fewer than two runs), "values"}, and "difference": mean and deviation of
+    the differences to the first group's run of the same seed and order, and their number n; None for the first group
+    and without pairs}.
     """
     results = {run: found for run in planned if (found := results_of(directory / run.name))}
     groups: dict[tuple[str, ...], list[Run]] = {}
@@ -33,6 +34,7 @@ def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {
             "group": list(group), "n": len(done), "of": len(members), "runs": [run.name for run in done],
             "devices": sorted({_device(results[run]) for run in done} - {""}),
+            "measured_on": [cautions.measured_on(results[run]) for run in done],
         }  # fmt: skip
         base = {run.pair: results[run] for run in first if run in results and members is not first}
         for key in MEASURES:
@@ -50,7 +52,7 @@ def collect(directory: Path, planned: Sequence[Run]) -> list[dict[str, Any]]:
 def markdown(entries: Sequence[dict[str, Any]]) -> str:
     """Returns the table as Markdown, one row a group: mean ± deviation in percent, and the paired differences.
 
-    A line under it names the devices if the runs ended on different ones.
+    Lines under it name the devices if the runs ended on different ones, and say what `cautions.caution` does.
     """
     names = _names([entry["group"] for entry in entries])
     devices = sorted({device for entry in entries for device in entry["devices"]})
@@ -66,6 +68,8 @@ def markdown(entries: Sequence[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join([f"`{name}`", count, *cells, paired]) + " |")
     if len(devices) > 1:
         lines += ["", f"The runs ended on different devices: {'; '.join(devices)}."]
+    if caution := cautions.caution([entry["measured_on"] for entry in entries]):
+        lines += ["", caution]
     return "\n".join(lines) + "\n"
 
 

@@ -66,6 +66,20 @@ def test_runs_on_validation_images_say_so(make_run):
     assert several.caution(several.groups_of(runs[1:])) == page.ON_VALIDATION
 
 
+def test_runs_on_other_validation_images_are_warned_of(make_run):
+    """Of one share and the same test images, but of other training images; or of another share."""
+    runs = [run(make_run), run(make_run, "replay")]
+    for each in runs:
+        each.results["config"]["data"] |= {"tests_on": "validation", "validation": 0.2, "storage": "resident"}
+        each.results.update(tests_fingerprint="t", data_fingerprint="a")
+    assert several.caution(several.groups_of(runs)) == page.ON_VALIDATION
+    runs[1].results["data_fingerprint"] = "b"
+    assert several.caution(several.groups_of(runs)).startswith("Careful: these runs differ in data")
+    runs[1].results["data_fingerprint"] = "a"
+    runs[1].results["config"]["data"]["validation"] = 0.3
+    assert several.caution(several.groups_of(runs)).startswith("Careful: these runs differ in data")
+
+
 def test_extensions_of_different_runs_are_no_repetitions(make_run):
     runs = [run(make_run, seed=seed) for seed in range(3)]
     for each, parent in zip(runs, ("A", "A", "B"), strict=True):

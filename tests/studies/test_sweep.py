@@ -11,6 +11,7 @@ import tiny
 from cil_func import config
 from cil_func.config import names
 from cil_func.errors import ConfigError
+from cil_func.report import page
 from cil_func.runs import setup
 from cil_func.runs.method_of import method_of
 from cil_func.studies import sweep, sweep_jobs, sweep_plan, sweep_table
@@ -133,6 +134,39 @@ def test_the_table_says_if_runs_ended_on_different_devices(tmp_path):
         (tmp_path / run.name / "results.json").write_text(json.dumps(results))
     text = sweep_table.markdown(sweep_table.collect(tmp_path, planned))
     assert text.endswith("\n\nThe runs ended on different devices: a GPU; cpu (x86_64).\n")
+
+
+def with_results(directory, data, **more):
+    """Writes a finished run whose results also have a [data] table and `more`."""
+    finished(directory, 90, 80)
+    results = json.loads((directory / "results.json").read_text()) | {"config": {"data": data}} | more
+    (directory / "results.json").write_text(json.dumps(results))
+
+
+def test_the_table_says_which_images_its_runs_were_measured_on(tmp_path):
+    kept = {"tests_on": "validation", "validation": 0.3}
+    rows = (
+        ("test", [{}, {}], None), ("validation", [kept, kept], page.ON_VALIDATION),
+        ("both", [{}, kept], "Careful: some of these runs are measured on test images and some on validation images"),
+        ("shares", [kept, kept | {"validation": 0.2}], "Careful: these runs differ in data"),
+    )  # fmt: skip
+    for name, tables, words in rows:
+        planned = sweep_plan.runs(["optim.epochs=1,2"], [], [])
+        for run, data in zip(planned, tables, strict=True):
+            with_results(tmp_path / name / run.name, {"name": "digits", **data})
+        lines = sweep_table.markdown(sweep_table.collect(tmp_path / name, planned)).splitlines()[4:]
+        assert (lines[1].startswith(words) and len(lines) == 2) if words else not lines
+
+
+def test_the_table_says_if_a_mean_is_of_runs_on_different_images(tmp_path):
+    """Whose test images are the same; those of packed images, say, have other fingerprints."""
+    for storage, expected in (("resident", True), ("packed", False)):
+        planned = sweep_plan.runs([], ["0", "1"], [])
+        for run, place, images in zip(planned, ("resident", storage), "ab", strict=True):
+            data = {"name": "image_folder", "storage": place}
+            with_results(tmp_path / storage / run.name, data, data_fingerprint=images, tests_fingerprint="t")
+        text = sweep_table.markdown(sweep_table.collect(tmp_path / storage, planned))
+        assert ("Careful: these runs differ in data" in text) is expected
 
 
 def test_names_are_short_and_different():
