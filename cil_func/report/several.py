@@ -78,12 +78,13 @@ def groups_of(runs: Sequence[Material]) -> list[Group]:
 def _settings(results: Results) -> dict[str, Any]:
     """Returns {dotted key: value} of what makes a run another one, without seeds and machine.
 
-    Besides the configuration these are "images", the fingerprint of the data, and "classes", the names, sorted. They
-    are None and [] in results of an older version, which don't have them.
+    Besides the configuration these are "images", the fingerprint of the data, "classes", the names, sorted, and "own
+    files", the digests of the user's own. They are None and [] in results of an older version, which don't have them.
     """
     flat = markup.flat(results.get("config") or {})
     names = sorted(map(str, results.get("class_names") or []))
-    data = {"images": results.get("data_fingerprint"), "classes": names}
+    own_files = sorted((results.get("own_code") or {}).values())
+    data = {"images": results.get("data_fingerprint"), "classes": names, "own files": own_files}
     return {key: value for key, value in flat.items() if not key.startswith(_REPEATS)} | data
 
 
@@ -91,6 +92,8 @@ def _short(name: str, value: Any) -> str:
     """Returns the value of a setting as a group's name has it: without most of a fingerprint, and of many classes."""
     if name == "images":
         return str(value or "unknown")[:8]
+    if name == "own files":
+        return " and ".join(digest[:8] for digest in value) or "unknown"
     return (lines.names_text(value) or "unknown") if name == "classes" else str(value)
 
 

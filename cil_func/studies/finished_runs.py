@@ -22,7 +22,7 @@ class FinishedRuns:
         self._images: dict[str, str] = {}  # {what the runs had: the warning about it}
 
     def check(self, runs: Mapping[Path, Config]) -> None:
-        """Tells which finished runs were trained on images that have changed since.
+        """Tells which finished runs were trained on images, or by an own file, that have changed since.
 
         runs: {run directory: the configuration that the command asks for}; those that aren't finished are left out.
         Raises what `refuse_another_run` and `same_images.warning_if_changed` raise: ConfigError for a run of another
@@ -34,6 +34,9 @@ class FinishedRuns:
             results = sweep_table.results_of(directory) if stored else {}
             if not stored or not results:
                 continue
+            for place in own_code.changed(results.get("own_code") or {}):
+                line = f"{place} has changed since this run; another {self._where} trains by it as it is now"
+                warnings.setdefault(line, []).append(directory.name)
             if line := self._images_warning(directory, found_here(stored, config), stored.data.path, results):
                 warnings.setdefault(line, []).append(directory.name)
         for line, named in warnings.items():

@@ -90,6 +90,16 @@ def test_extensions_of_different_runs_are_no_repetitions(make_run):
     ]  # fmt: skip
 
 
+def test_runs_by_two_versions_of_an_own_file_are_no_repetitions(make_run):
+    runs = [run(make_run, seed=seed) for seed in range(3)]
+    for each, digest in zip(runs, ("a" * 64, "a" * 64, "b" * 64), strict=True):
+        each.results["own_code"] = {"own.py": digest}
+    groups = several.groups_of(runs)
+    assert [(group.name, len(group.runs)) for group in groups] == [
+        ("wa (own files = aaaaaaaa)", 2), ("wa (own files = bbbbbbbb)", 1)
+    ]  # fmt: skip
+
+
 def test_the_table_in_each_form(make_run):
     runs = [run(make_run, average=80.0), run(make_run, average=82.0, seed=1), run(make_run, "a_b|c", 50.0)]
     runs[2].results["forgetting"] = None

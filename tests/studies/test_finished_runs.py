@@ -9,6 +9,7 @@ import tiny
 from PIL import Image
 
 from cil_func import config
+from cil_func.config import names
 from cil_func.data import sources
 from cil_func.runs import load_data
 from cil_func.studies import sweep, sweep_jobs
@@ -74,6 +75,21 @@ def test_a_sweep_says_which_runs_had_other_images_at_the_same_place(tmp_path, im
         "them as they are\n"
     )
     assert len(read) == 1
+
+
+def test_a_sweep_says_which_runs_an_own_file_trained_before_it_changed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweep_jobs, "train", lambda jobs, **more: {})
+    file, settings = tmp_path / "own.py", tiny.settings()
+    file.write_text("from cil_func.methods.wa import make\n")
+    for seed in range(2):
+        own = {str(file): names.digest(str(file))}
+        finished(tmp_path / f"seed-{seed}", [*settings, f"method.name={file}:make", f"run.seed={seed}"], own_code=own)
+        file.write_text("from cil_func.methods.replay import make\n")
+    names.forget()
+    assert sweep.main([str(tmp_path), "--seeds", "0,1", *flags([*settings, f"method.name={file}:make"])]) == 0
+    line = f"{file} has changed since this run; another DIR trains by it as it is now"
+    assert capsys.readouterr().err == f"sweep: warning: seed-0: {line}\n"
+    names.forget()
 
 
 @pytest.mark.parametrize("recorded", [True, False])
