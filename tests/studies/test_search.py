@@ -188,6 +188,17 @@ def test_a_winner_is_not_trained_where_another_run_is(tmp_path):
     assert len(runs.trained) == 3
 
 
+def test_a_trial_of_another_search_is_not_taken(tmp_path):
+    """Left behind without its journal: its number has other values now."""
+    search.run(options(tmp_path, trials=1), [], [], train=FakeRuns(), tell=lambda line: None)
+    (tmp_path / search_study.JOURNAL).unlink()
+    runs, given = FakeRuns(), options(tmp_path, trials=1, search=["optim.momentum=0.1..0.5"])
+    words = r"trial-000 holds a run of another configuration: optim.learning_rate is .* or another DIR$"
+    with pytest.raises(ConfigError, match=words):
+        search.run(given, [], [], train=runs, tell=lambda line: None)
+    assert not runs.trained
+
+
 def test_a_trial_whose_loss_is_not_finite_counts_as_failed(tmp_path):
     failing = [f"trial-{number:03}" for number in range(3)]
     runs = FakeRuns(failing=failing[1:])
