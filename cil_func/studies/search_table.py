@@ -1,5 +1,6 @@
 """The table of a search: what the trials reached on validation images, and the winner on the test images."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from cil_func.studies.search_space import Axis
 from cil_func.studies.search_study import Trial
 from cil_func.studies.sweep_plan import Run
 
+_WINNER = re.compile(r"winner-(\d+)(?:_|$)")  # names of run directories that begin with `winner_name`
+
 
 def collect(
     directory: Path, axes: Sequence[Axis], trials: Sequence[Trial], best: Trial, winners: Sequence[Run], base: Config
@@ -20,8 +23,9 @@ def collect(
 
     trials: each {"trial", "values", "average", "failed"}, by number; average: on validation images. best: the number of
     the chosen trial. validation: the share of images that is kept for it. phases: how many a trial has; 0: all. winner:
-    an entry of `sweep_table.collect`, measured on the test images. tested_before: the trials that were the best of an
-    earlier command, with fewer trials, and were tested then. base: the configuration of the trials.
+    an entry of `sweep_table.collect`, measured on the test images. tested_before: the numbers of other trials,
+    in the table or not, that were the best of a search in this directory and were tested then. base: the configuration
+    of the trials.
     """
     [winner] = sweep_table.collect(directory, winners)
     return {
@@ -34,10 +38,14 @@ def collect(
         "validation": base.data.validation,
         "phases": base.data.phases,
         "winner": winner,
-        "tested_before": [
-            each.number for each in trials if each != best and any(directory.glob(f"{winner_name(each.number)}*"))
-        ],
+        "tested_before": sorted(_tested(directory) - {best.number}),
     }
+
+
+def _tested(directory: Path) -> set[int]:
+    """Returns the numbers of the trials that have a run directory as winners, of whatever search."""
+    found = (_WINNER.match(path.name) for path in directory.iterdir() if path.is_dir())
+    return {int(match[1]) for match in found if match}
 
 
 def winner_name(number: int) -> str:
@@ -58,7 +66,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     phases = {0: "of all phases", 1: "of phase 0 alone"}.get(found["phases"], f"of the first {found['phases']} phases")
     winner = found["winner"]
     before = ", ".join(map(str, found["tested_before"]))
-    count = f"again, after those of trial {before} in a search of fewer trials" if before else "once"
+    count = f"again, after those of trial {before} in another search" if before else "once"
     return "\n".join([
         *lines,
         "",

@@ -165,7 +165,7 @@ def test_more_trials_go_on_and_other_values_are_refused(whole, tmp_path):
     first = json.loads((tmp_path / "table.json").read_text())["best"]
     search.run(options(tmp_path, trials=14), ["0", "1"], [], train=runs, tell=lambda line: None)
     now, before = ((directory / "table.md").read_text() for directory in (tmp_path, whole[0]))
-    again = f"images again, after those of trial {first} in a search of fewer trials:"
+    again = f"images again, after those of trial {first} in another search:"
     assert now == before.replace("images once:", again)
     assert now != before
     for change, key in (
@@ -174,6 +174,20 @@ def test_more_trials_go_on_and_other_values_are_refused(whole, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"holds another search: {key} differs"):
             search.run(options(tmp_path, **change), [], [], train=runs, tell=lambda line: None)
+
+
+def test_fewer_trials_say_that_one_of_more_was_tested_before(tmp_path):
+    """Whose row isn't in the table."""
+    runs = FakeRuns()
+    search.run(options(tmp_path), [], [], train=runs, tell=lambda line: None)
+    first = json.loads((tmp_path / "table.json").read_text())["best"]
+    assert first > 1
+    search.run(options(tmp_path, trials=2), ["0"], [], train=runs, tell=lambda line: None)
+    assert f"images again, after those of trial {first} in another search:" in (tmp_path / "table.md").read_text()
+    (tmp_path / "winner-1000_seed-0").mkdir()
+    (tmp_path / "winner-old").mkdir()
+    search.run(options(tmp_path, trials=2), ["0"], [], train=runs, tell=lambda line: None)
+    assert json.loads((tmp_path / "table.json").read_text())["tested_before"] == [first, 1000]
 
 
 def test_a_winner_is_not_trained_where_another_run_is(tmp_path):
