@@ -151,7 +151,7 @@ _DECIDING = {  # keys of [optim] that another one decides about
 }  # fmt: skip
 
 
-def _is_read(name: str, phase: int, config: Config) -> bool:
+def is_read(name: str, phase: int, config: Config) -> bool:
     """Returns whether phase 0 or 1 uses its value of [optim]'s key `name`."""
     optim = config.optim_of_phase(phase)
     if name in ("milestones", "milestone_factor"):
@@ -171,12 +171,12 @@ def _optim_uses(name: str) -> dict[str, Use]:
     def used(config: Config, processes: int) -> bool:
         inherited = getattr(config.optim.first_phase, name) is None
         by_a_stage = any(getattr(stage, deciding) is not None for stage in config.optim.stages.values())
-        return _is_read(name, 1, config) or (inherited and _is_read(name, 0, config)) or by_a_stage
+        return is_read(name, 1, config) or (inherited and is_read(name, 0, config)) or by_a_stage
 
     return {
         f"optim.{name}": Use(used, lambda config: (later(config),)),
         f"optim.first_phase.{name}": Use(
-            lambda config, processes: _is_read(name, 0, config), lambda config: (first(config),)
+            lambda config, processes: is_read(name, 0, config), lambda config: (first(config),)
         ),
     }
 

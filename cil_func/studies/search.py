@@ -116,12 +116,13 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
     It also raises it for a key that has no effect in phase 0, if that alone is trained.
     """
     shared, methods = configuration.load(options.config, settings), []
+    found: dict[str, list[Config]] = {axis.key: [] for axis in axes}
     for axis in axes:
-        table, _, name = axis.key.rpartition(".")
+        table, name, *_ = axis.key.split(".")
         if options.first_phase and table == "optim" and getattr(shared.optim.first_phase, name, None) is not None:
             raise ConfigError(
                 f"--search {axis.key}: has no effect in phase 0, whose own {name} is in [optim.first_phase]; search "
-                f"optim.first_phase.{name}"
+                f"optim.first_phase.{axis.key.removeprefix('optim.')}"
             )
         for value in axis.ends:
             others = [f"{other.key}={other.ends[0]}" for other in axes if other is not axis]
@@ -129,10 +130,11 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
                 config = configuration.load(options.config, [*settings, *others, f"{axis.key}={value}"])
                 own_code.renew(config)  # each trial is a process of its own
                 methods.append(method_to_train(config))
+                found[axis.key].append(config)
             except ConfigError as error:
                 raise ConfigError(f"{str(error).removeprefix('--set ')} (--search {axis.key})") from error
     if options.first_phase:
-        search_space.refuse_later_phases(axes, by_means=any(each.predict == "nme" for each in methods))
+        search_space.refuse_later_phases(found, by_means=any(each.predict == "nme" for each in methods))
     return shared
 
 

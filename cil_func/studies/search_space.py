@@ -1,9 +1,10 @@
 """The values that a search chooses from: `--search "optim.learning_rate=log 0.01..0.3"` and its other forms."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from cil_func.config import Config, effects
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
 from cil_func.studies.sweep_plan import key_of, split_values
@@ -58,22 +59,37 @@ def parse(texts: Sequence[str]) -> list[Axis]:
     return axes
 
 
-def refuse_later_phases(axes: Sequence[Axis], *, by_means: bool) -> None:
+def refuse_later_phases(ends: Mapping[str, Sequence[Config]], *, by_means: bool) -> None:
     """Raises ConfigError for a key that changes nothing in phase 0, in which --first-phase tunes.
 
-    by_means: whether a trial's method predicts by the means of exemplars, which it does in phase 0 too.
+    ends: {key of an axis: the configuration with each of its `ends`}. by_means: whether a trial's method predicts by
+    the means of exemplars, which it does in phase 0 too.
     """
-    for axis in axes:
-        table, *parts = axis.key.split(".")
+    every = [config for configs in ends.values() for config in configs]
+    for key, configs in ends.items():
+        table, *parts = key.split(".")
         why = ""
-        if axis.key.startswith(_OF_LATER_PHASES):
+        if key.startswith(_OF_LATER_PHASES):
             why = "which has no old classes"
         elif table == "memory" and not by_means:
             why = "whose exemplars serve later phases"
         elif table == "optim" and len(parts) > 1 and parts[0] not in ("first_phase", "options"):
             why = f"which has no stage {parts[0]}"
+        elif table == "optim" and not _is_of_first_phase(parts, configs, every):
+            why = "whose optimiser and schedule don't use it"
         if why:
-            raise ConfigError(f"--search {axis.key}: has no effect in phase 0, {why}; leave out --first-phase")
+            raise ConfigError(f"--search {key}: has no effect in phase 0, {why}; leave out --first-phase")
+
+
+def _is_of_first_phase(parts: Sequence[str], configs: Sequence[Config], every: Sequence[Config]) -> bool:
+    """Returns whether a key of [optim] or [optim.first_phase] makes a difference in phase 0.
+
+    parts: of the key, without "optim". configs: with each end of its axis. every: with each end of each axis, since the
+    value of another one may decide whether the key is used.
+    """
+    optims = [config.optim_of_phase(0) for config in configs]
+    name = parts[1] if parts[0] == "first_phase" else parts[0]
+    return any(each != optims[0] for each in optims) and any(effects.is_read(name, 0, config) for config in every)
 
 
 def _axis(text: str) -> Axis:

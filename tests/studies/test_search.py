@@ -62,6 +62,13 @@ MISTAKES = [
     (["--search", "optim.bias.epochs=1,2", *SEARCH[2:], "--first-phase", "--set", "method.name=bic"],
      "has no effect in phase 0, which has no stage bias"),
     ([*SEARCH, "--first-phase", "--set", "optim.first_phase.learning_rate=0.1"], "optim.first_phase.learning_rate"),
+    (["--search", "optim.options.nesterov=true,false", *SEARCH[2:], "--first-phase", "--set",
+      "optim.first_phase.options={nesterov=true}"], "search optim.first_phase.options.nesterov"),
+    (["--search", "optim.milestones=[1],[2]", *SEARCH[2:], "--first-phase", "--set", "optim.schedule=milestones",
+      "--set", "optim.milestones=[1]", "--set", "optim.first_phase.schedule=constant"],
+     "phase 0, whose optimiser and schedule don't use it"),
+    (["--search", "optim.options.nesterov=true,false", *SEARCH[2:], "--first-phase", "--set",
+      "optim.first_phase.name=adamw"], "phase 0, whose optimiser and schedule don't use it"),
     (["--trials", "3"], "--trials belongs to --search"), (["--first-phase"], "--first-phase belongs to --search"),
 ]  # fmt: skip
 
@@ -275,6 +282,12 @@ def test_exemplars_by_whose_means_a_method_predicts_can_be_searched_in_phase_0(t
             first_phase=True,
         )  # fmt: skip
         assert search.run(given, [], [], train=FakeRuns(), tell=lambda line: None) == 0
+
+
+def test_a_key_that_another_one_makes_phase_0_use_can_be_searched(tmp_path):
+    both = ["optim.first_phase.schedule=constant,milestones", "optim.milestones=[1],[2]"]
+    given = options(tmp_path, search=both, trials=1, first_phase=True)
+    assert search.run(given, [], [], train=FakeRuns(), tell=lambda line: None) == 0
 
 
 def journal(directory):
