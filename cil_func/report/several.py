@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _REPEATS = (
     "run.seed", "run.device", "run.precision", "run.compile", "run.recompute", "run.threads", "run.timeout_seconds",
     "run.loggers", "checkpoint.", "data.path", "data.order_seed", "data.class_order", "data.workers", "data.storage",
-    "data.packed",
+    "data.packed", "memory.keep",
 )  # fmt: skip
 _FIGURES = (
     ("average_incremental_accuracy", "average, %"),

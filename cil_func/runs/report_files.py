@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cil_func import config as configuration
+from cil_func.config import Config
 from cil_func.errors import ConfigError, printable
 from cil_func.report import contents, several
 from cil_func.report.material import Material
@@ -51,6 +53,7 @@ def comparison(directories: Sequence[str | Path]) -> str:
 def _read_runs(directories: Sequence[str | Path]) -> list[Material]:
     """Returns what `read_run` returns for each directory, of the same one once. Raises ConfigError as it does.
 
+    Keys that a run's configuration lacks, as one of an older version may, have their defaults, by which it was trained.
     It raises ConfigError for results that can't be compared, too: a phase lacks what a table or a curve is made of.
     """
     named: dict[Path, Path] = {}
@@ -61,7 +64,14 @@ def _read_runs(directories: Sequence[str | Path]) -> list[Material]:
         for row in run.results["phases"]:
             if lacking := [key for key in ("classes_seen", "num_new", "top1") if key not in row]:
                 raise ConfigError(f"{Path(run.directory) / 'results.json'}: a phase has no {lacking[0]!r}")
-    return runs
+    defaults = configuration.to_dict(Config())
+    return [run._replace(results={**run.results, "config": _filled(run.results, defaults)}) for run in runs]
+
+
+def _filled(results: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration in results.json, each of its tables with the defaults of what it lacks."""
+    tables = results.get("config") or {}
+    return {**tables, **{name: {**table, **tables.get(name, {})} for name, table in defaults.items()}}
 
 
 def read_run(directory: Path) -> Material:

@@ -24,7 +24,6 @@ from cil_func.studies.search_study import Study, Trial
 
 OBJECTIVE = "average_incremental_accuracy"
 _SHARE_OF_FIRST_PHASE = 0.1  # data.validation of --first-phase, if the configuration has none
-_MACHINE = ("data.path", "run.threads", "run.device")  # in which processes that share a search may differ
 
 Tell = Callable[[str], None]
 Train = Callable[[Sequence[sweep_jobs.Job]], dict[str, int]]
@@ -76,7 +75,7 @@ def run(options: argparse.Namespace, seeds: list[str], orders: list[str], *, tra
 
 def _common(base: Config) -> dict[str, Any]:
     """Returns {dotted key: value} of the configuration that all processes of a search have to have, in JSON's types."""
-    return {key: value for key, value in flat(base).items() if key not in _MACHINE}
+    return {key: value for key, value in flat(base).items() if key not in search_study.MACHINE}
 
 
 def trial_name(number: int) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cil_func import rng
+from cil_func.config import Config
+from cil_func.config.flat import flat
 from cil_func.errors import ConfigError, InUseError
 from cil_func.runs import files
 from cil_func.runs.lock import lock_directory
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "search.journal"
+# Keys of the configuration in which processes that share a search may differ.
+MACHINE = ("data.path", "data.workers", "data.packed", "run.threads", "run.device")
 _NAME, _PLAN = "search", "plan"
 _PATIENCE = 0.1  # seconds between two looks at the lock
 
@@ -125,13 +129,18 @@ def opened(directory: Path, axes: Sequence[Axis], plan: Mapping[str, Any]) -> St
 
 
 def _agree(study: "optuna.Study", plan: dict[str, Any], directory: Path) -> None:
-    """Stores the plan of a new study. Raises ConfigError if the study has another one, with the key that differs."""
+    """Stores the plan of a new study. Raises ConfigError if the study has another one, with the key that differs.
+
+    A key that a plan's configuration lacks, as one of an older version may, has its default.
+    """
     known = study.user_attrs.get(_PLAN)
     if known is None:
         study.set_user_attr(_PLAN, plan)
         return
-    both = [{**each, **each["config"], "config": None} for each in (known, plan)]
-    if differing := [key for key in {**both[0], **both[1]} if both[0].get(key) != both[1].get(key)]:
+    defaults = json.loads(json.dumps(flat(Config())))
+    both = [{**each, **defaults, **each["config"], "config": None} for each in (known, plan)]
+    keys = [key for key in {**both[0], **both[1]} if key not in MACHINE]
+    if differing := [key for key in keys if both[0].get(key) != both[1].get(key)]:
         raise ConfigError(
             f"{directory} holds another search: {differing[0]} differs; give the same, or take another DIR"
         )

@@ -142,6 +142,18 @@ def test_the_command_writes_or_prints_the_comparison(tmp_path, make_run, capsys)
     assert "no readable results.json" in capsys.readouterr().err
 
 
+def test_keys_that_came_later_or_measure_nothing_make_no_group(tmp_path, make_run, capsys):
+    for name, more in (("old", {}), ("new", {"subset": ""}), ("other", {"subset": "names.txt"})):
+        results = run(make_run).results
+        results["config"]["data"] |= more
+        results["config"]["memory"] = {"keep": name == "old"}
+        (tmp_path / name).mkdir()
+        files.write_json(tmp_path / name / "results.json", dict(results))
+    assert main([str(tmp_path / name) for name in ("old", "new", "other")]) == 0
+    rows = [row.rpartition(" | 80.0")[0] for row in capsys.readouterr().out.splitlines()[2:4]]
+    assert rows == ["| wa (data.subset = ) | 2", "| wa (data.subset = names.txt) | 1"]
+
+
 def test_names_are_drawn_as_they_are_and_long_lists_of_them_leave_room_for_the_curves(make_run):
     from cil_func.report.axes import svg
 

@@ -12,6 +12,7 @@ import tiny
 
 import train
 from cil_func import config
+from cil_func.config.flat import flat
 from cil_func.errors import ConfigError, DiskError, NonFiniteError
 from cil_func.studies import search, search_space, search_study, sweep
 
@@ -288,6 +289,18 @@ def test_a_key_that_another_one_makes_phase_0_use_can_be_searched(tmp_path):
     both = ["optim.first_phase.schedule=constant,milestones", "optim.milestones=[1],[2]"]
     given = options(tmp_path, search=both, trials=1, first_phase=True)
     assert search.run(given, [], [], train=FakeRuns(), tell=lambda line: None) == 0
+
+
+def test_a_search_of_an_older_version_goes_on_on_another_machine(tmp_path):
+    """Its plan has keys that now may differ, and lacks one that has come since."""
+    path, plan = tmp_path / "old", {**flat(config.load("digits", ["data.workers=3"]))}
+    axes = search_space.parse([RATES])
+    search_study.opened(path, axes, {"config": {key: value for key, value in plan.items() if key != "data.subset"}})
+    now = flat(config.load("digits", ["data.workers=2", "data.packed=/elsewhere"]))
+    search_study.opened(path, axes, {"config": now})
+    search_study.opened(path, axes, {"config": {key: now[key] for key in now if key not in search_study.MACHINE}})
+    with pytest.raises(ConfigError, match=r"data\.subset differs"):
+        search_study.opened(path, axes, {"config": now | {"data.subset": "names.txt"}})
 
 
 def journal(directory):
