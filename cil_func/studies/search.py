@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cil_func import config as configuration
-from cil_func.config import Config, effects
+from cil_func.config import Config
 from cil_func.config.flat import flat
 from cil_func.errors import ConfigError, NonFiniteError, OwnCodeError
 from cil_func.runs import own_code
@@ -38,11 +38,10 @@ def run(options: argparse.Namespace, seeds: list[str], orders: list[str], *, tra
     """
     axes = _checked(options)
     settings = _settings(options)
-    base = _check_values(options, settings, axes)
-    ends = [f"{axis.key}={axis.ends[0]}" for axis in axes]  # a stage's table is there only if something sets it
-    ended = configuration.load(options.config, [*settings, *ends])
-    if unused := effects.without_effect(ended, [axis.key for axis in axes]):
-        tell(f"warning: {unused}")
+    base = configuration.load(options.config, settings)
+    ends = _check_values(options, settings, axes, base)
+    for line in sweep_plan.without_effect(ends, [axis.key for axis in axes]):
+        tell(f"warning: {line}")
     winners = sweep_plan.runs([], seeds, orders)
     plan = {"search": list(options.search), "round": options.round, "objective": OBJECTIVE, "config": _common(base)}
     study = search_study.opened(options.directory, axes, plan)
@@ -109,12 +108,15 @@ def _settings(options: argparse.Namespace) -> list[str]:
     return [*options.set, *first, "data.tests_on=validation"]
 
 
-def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Sequence[Axis]) -> Config:
-    """Returns the configuration that all trials share. Raises ConfigError for a wrong end of a range.
+def _check_values(
+    options: argparse.Namespace, settings: Sequence[str], axes: Sequence[Axis], shared: Config
+) -> list[Config]:
+    """Returns a configuration for each end of each range, with the first end of the other ranges.
 
-    It also raises it for a key that has no effect in phase 0, if that alone is trained.
+    shared: the configuration that all trials share. Raises ConfigError for a wrong end of a range, and for a key that
+    has no effect in phase 0, if that alone is trained.
     """
-    shared, methods = configuration.load(options.config, settings), []
+    methods = []
     found: dict[str, list[Config]] = {axis.key: [] for axis in axes}
     for axis in axes:
         table, name, *_ = axis.key.split(".")
@@ -134,7 +136,7 @@ def _check_values(options: argparse.Namespace, settings: Sequence[str], axes: Se
                 raise ConfigError(f"{str(error).removeprefix('--set ')} (--search {axis.key})") from error
     if options.first_phase:
         search_space.refuse_later_phases(found, by_means=any(each.predict == "nme" for each in methods))
-    return shared
+    return [config for configs in found.values() for config in configs]
 
 
 def _tried(options: argparse.Namespace, settings: Sequence[str], trials: Sequence[Trial]) -> dict[Path, Config]:

@@ -11,7 +11,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from cil_func.config import effects
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
 from cil_func.runs import output
@@ -88,8 +87,10 @@ def _grid(options: argparse.Namespace, seeds: list[str], orders: list[str], trai
             print(shlex.join(["python", "-m", "cil_func", "train", *arguments]))
         return 0
     keys = sorted({setting.partition("=")[0] for run in planned for setting in run.settings})
-    if unused := effects.without_effect(configs[0], keys):
-        output.tell(f"sweep: warning: {unused}")
+    combinations = list({run.group: config for run, config in zip(planned, configs, strict=True)}.values())
+    for line, number in sweep_plan.without_effect(combinations, keys).items():
+        part = f" ({number} of {len(combinations)} combinations)" if number < len(combinations) else ""
+        output.tell(f"sweep: warning: {line}{part}")
     finished = FinishedRuns(where="DIR", tell=lambda line: output.tell(f"sweep: warning: {line}"))
     finished.check({options.directory / run.name: config for run, config in zip(planned, configs, strict=True)})
     jobs = [

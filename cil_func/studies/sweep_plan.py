@@ -3,12 +3,13 @@
 import hashlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cil_func import config as configuration
-from cil_func.config import Config
+from cil_func.config import Config, effects
 from cil_func.config.messages import shown
 from cil_func.errors import ConfigError
 from cil_func.runs import own_code
@@ -96,6 +97,12 @@ def checked(config: str, settings: Sequence[str], planned: Sequence[Run]) -> lis
                 line = line.replace(f"--set {key}:", f"--grid {key}:", 1)
             raise ConfigError(f"{line}{words}") from error
     return found
+
+
+def without_effect(configs: Sequence[Config], keys: Sequence[str]) -> dict[str, int]:
+    """Returns {a line about one of the dotted keys that has no effect, and why: in how many configurations}."""
+    lines = (effects.without_effect(config, [key]) for key in keys for config in configs)
+    return Counter(line for line in lines if line)
 
 
 def command(config: str, settings: Sequence[str], run: Run, directory: Path) -> list[str]:

@@ -275,6 +275,15 @@ def test_a_key_of_a_stage_can_be_searched(tmp_path):
     assert said[0].startswith("warning: optim.balance.epochs has no effect")
 
 
+@pytest.mark.parametrize("methods", ["replay,wa", "wa,replay"])
+def test_a_key_without_effect_is_told_with_the_values_by_which_it_has_none(methods, tmp_path):
+    said, given = [], options(tmp_path, search=[f"method.name={methods}", "method.align=true,false"], trials=1)
+    assert search.run(given, [], [], train=FakeRuns(), tell=said.append) == 0
+    assert [line for line in said if line.startswith("warning")] == [
+        'warning: method.align has no effect with method.name = "replay"'
+    ]
+
+
 def test_exemplars_by_whose_means_a_method_predicts_can_be_searched_in_phase_0(tmp_path):
     """Of icarl, or of some trials; `test_a_mistake_is_one_line_and_nothing_begins` has the methods without."""
     for name, more in (("icarl", []), ("wa", ["method.name=wa,icarl"])):

@@ -212,6 +212,17 @@ def test_a_finished_run_whose_results_are_lost_is_not_taken_for_one(tmp_path, ca
     assert said.err.count("\n") == 1 and "seed-0 is finished, and its results.json lacks" in said.err
 
 
+def test_a_key_without_effect_is_told_with_the_combinations_that_it_concerns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweep_jobs, "train", lambda jobs, **more: {})
+    aligned = ["--grid", "method.align=true,false", "--seeds", "0,1"]
+    line = 'sweep: warning: method.align has no effect with method.name = "replay"'
+    for methods in ("replay,wa", "wa,replay"):
+        assert sweep.main([str(tmp_path), "--grid", f"method.name={methods}", *aligned]) == 0
+        assert capsys.readouterr().err == f"{line} (2 of 4 combinations)\n"
+    assert sweep.main([str(tmp_path), "--set", "method.name=replay", *aligned]) == 0
+    assert capsys.readouterr().err == f"{line}\n"
+
+
 def test_printed_commands_are_those_of_train(tmp_path, capsys):
     assert sweep.main([str(tmp_path), "--grid", "optim.epochs=1,2", "--set", "memory.size=20", "--print"]) == 0
     first, second = capsys.readouterr().out.splitlines()
