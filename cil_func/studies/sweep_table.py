@@ -98,9 +98,26 @@ def is_finished(directory: Path) -> bool:
 
 
 def results_of(directory: Path) -> dict[str, Any]:
-    """Returns the content of a finished run's results.json; {} if the run isn't finished, or MEASURES aren't in it."""
+    """Returns the content of a finished run's results.json; {} if the run isn't finished, or if the table can't use it.
+
+    It needs MEASURES, numbers or null. The rest may be missing, as in results of an older version, but is of its type.
+    """
     found = files.read_object(directory / "results.json") if is_finished(directory) else {}
-    return found if all(key in found for key in MEASURES) else {}
+    return found if all(key in found for key in MEASURES) and _has_its_types(found) else {}
+
+
+def _has_its_types(results: Mapping[str, Any]) -> bool:
+    """Returns whether what a study reads of results.json is what a run writes there."""
+    numbers = [results[key] for key in MEASURES]
+    tables = [results.get(key) or {} for key in ("environment", "config", "own_code")]
+    rows = results.get("phases") or []
+    return (
+        all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in numbers)
+        and all(isinstance(table, dict) for table in tables)
+        and isinstance(tables[1].get("data") or {}, dict)
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) and {"classes_seen", "num_new"} <= {*row} for row in rows)
+    )
 
 
 def refuse_without_results(directory: Path, ended: Mapping[str, int]) -> None:

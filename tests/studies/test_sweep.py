@@ -212,6 +212,18 @@ def test_a_finished_run_whose_results_are_lost_is_not_taken_for_one(tmp_path, ca
     assert said.err.count("\n") == 1 and "seed-0 is finished, and its results.json lacks" in said.err
 
 
+@pytest.mark.parametrize("wrong", [
+    {"environment": "cpu"}, {"last_accuracy": "80"}, {"forgetting": True}, {"config": {"data": "digits"}},
+    {"own_code": "own.py"}, {"phases": [1]}, {"phases": [{"classes_seen": 2}]},
+])  # fmt: skip
+def test_a_run_with_damaged_results_is_not_in_the_table(wrong, tmp_path):
+    planned = sweep_plan.runs([], ["0", "1"], [])
+    with_results(tmp_path / "seed-0", {}, environment={"device": "cpu"})
+    with_results(tmp_path / "seed-1", {}, **wrong)
+    [entry] = sweep_table.collect(tmp_path, planned)
+    assert entry["runs"] == ["seed-0"]
+
+
 def test_a_key_without_effect_is_told_with_the_combinations_that_it_concerns(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweep_jobs, "train", lambda jobs, **more: {})
     aligned = ["--grid", "method.align=true,false", "--seeds", "0,1"]
