@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cil_func import config as configuration
 from cil_func.config.messages import shown
 from cil_func.config.parser import Parser
 from cil_func.errors import CilError, ConfigError
@@ -26,6 +27,7 @@ from cil_func.runs import output
 from cil_func.runs.directory import refuse_another_run
 from cil_func.runs.method_of import method_to_train
 from cil_func.studies import published_rows, recorded, sweep, sweep_jobs, sweep_plan, sweep_table
+from cil_func.studies.finished_runs import FinishedRuns
 
 _WIDTH = 100  # characters of a line
 _MEASURED = (("average", "average_incremental_accuracy"), ("last", "last_accuracy"))
@@ -81,6 +83,12 @@ def _reproduce(options: argparse.Namespace) -> int:
         for job in jobs:
             print(shlex.join(["python", "-m", "cil_func", "train", *job.arguments]))
         return 0
+    finished = FinishedRuns(where="--runs", tell=lambda line: output.tell(f"reproduce: warning: {line}"))
+    finished.check({
+        options.runs / run.name: configuration.load(row.preset, run.settings)
+        for row, runs in planned.items()
+        for run in runs
+    })  # fmt: skip
     left = [job for job in jobs if not sweep_table.results_of(job.directory)]
     tell = partial(output.tell, stream=sys.stderr if options.json else sys.stdout)
     threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0

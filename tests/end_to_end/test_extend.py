@@ -719,6 +719,7 @@ def test_a_method_that_remembers_other_things_now_is_refused(now, fits, folders,
     code.write_text(text.replace("START", "{'a': torch.zeros(3, 2)}"))
     assert run(folders["old"], tmp_path / "old", f"method.name={code}:make") == 0
     code.write_text(text.replace("START", now))
+    os.utime(code, (0, 0))  # not the time of the byte code that Python kept
     config_names.forget()
     capsys.readouterr()
     done = extend(tmp_path / "old", folders["new"], tmp_path / "new")

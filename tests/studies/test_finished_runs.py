@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -12,7 +13,7 @@ from cil_func import config
 from cil_func.config import names
 from cil_func.data import sources
 from cil_func.runs import load_data
-from cil_func.studies import sweep, sweep_jobs
+from cil_func.studies import published_rows, reproduce, sweep, sweep_jobs
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def change(folder):
     os.utime(file, (1, 1))
 
 
-def finished(directory, settings, **more):
-    """Writes a finished run as it is on the images that there are now."""
-    made = config.load("digits", ["run.device=cpu", *settings])
+def finished(directory, settings, made=None, **more):
+    """Writes a finished run as it is on the images that there are now. made: its configuration, not by settings."""
+    made = made or config.load("digits", ["run.device=cpu", *settings])
     directory.mkdir(parents=True)
     (directory / "config.toml").write_text(config.to_toml(made))
     (directory / "status.json").write_text('{"state": "finished"}')
@@ -37,6 +38,10 @@ def finished(directory, settings, **more):
     results |= {"config": config.to_dict(made), "data_fingerprint": load_data.fingerprint_of(made)}
     results |= {"data_stamp": sources.stamp(made.data.name, made.data.path), **more}
     (directory / "results.json").write_text(json.dumps(results))
+
+
+def of_files(config, begun=None):
+    return repr(sorted(file.read_bytes() for file in Path(config.data.path).glob("*/*/*")))
 
 
 def flags(settings):
@@ -117,3 +122,22 @@ def test_a_search_compares_no_trials_on_other_images(recorded, tmp_path, images,
     said = capsys.readouterr().out
     assert f"warning: trial-000: the images in {images} have changed" in said
     assert recorded is ("warning: winner-000: the images" in said)
+
+
+def test_reproducing_a_row_takes_no_run_of_other_images(tmp_path, images, capsys, monkeypatch):
+    started = []
+    monkeypatch.setattr(sweep_jobs, "train", lambda jobs, **more: started.extend(jobs) or {})
+    monkeypatch.setattr(load_data, "fingerprint_of", of_files)  # which takes four classes
+    row = published_rows.find("wa-b50-10")
+    here = ["data.name=image_folder", f"data.path={images}", "run.device=cpu"]
+    made = published_rows.config_of(row, [*here, "run.seed=0"])
+    finished(tmp_path / "runs" / f"{row.name}_seed-0", [], made=made)
+    words = [row.name, "--runs", str(tmp_path / "runs"), "--seeds", "0,1", *flags(here)]
+    assert reproduce.main([*words, "--set", f"data.path={tiny.images(4, 5)}"]) == 2
+    said = capsys.readouterr().err
+    assert "holds a run of other images: data.path is" in said and said.endswith("or another --runs\n")
+    assert not started
+    change(images)
+    reproduce.main(words)
+    assert "reproduce: warning: wa-b50-10_seed-0: the images in" in capsys.readouterr().err
+    assert [job.directory.name for job in started] == ["wa-b50-10_seed-1"]
