@@ -74,7 +74,7 @@ def claim(names: Iterable[str], folder: str, *, who: str, key: str) -> None:
 @contextmanager
 def running() -> Iterator[None]:
     """For the time in which a user's own file or module is run. Notes which folders it puts into sys.path."""
-    if not _CLAIMED and not _INSERTED:
+    if not _EARLIER:
         _EARLIER.update(sys.modules)
     before = [*sys.path]
     _RUNNING.append(None)

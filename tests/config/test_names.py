@@ -18,6 +18,7 @@ def write(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(siblings, "_CLAIMED", {})
     monkeypatch.setattr(siblings, "_INSERTED", [])
+    monkeypatch.setattr(siblings, "_EARLIER", set())
     before = set(sys.modules)
 
     def file(name: str, text: str):
@@ -213,10 +214,11 @@ def test_what_is_found_by_a_folder_that_an_own_file_puts_into_sys_path_is_forgot
     write("a/lib/zz_before.py", "")
     before = __import__("zz_before")
     sys.path.pop(0)
-    code = "import sys\nsys.path.insert(0, {0!r})\nimport zz_before, zz_found\nmake = zz_found.get"
+    code = "import sys\nsys.path.insert(0, {0!r})\nimport zz_before, zz_found, zz_near\nmake = zz_found.get"
     for number, folder in enumerate("ab"):
         lib = tmp_path / folder / "lib"
         write(f"{folder}/lib/zz_found.py", SAME.format(number))
+        write(f"{folder}/zz_near.py", "")
         write(f"{folder}/own.py", code.format(str(lib)))
         assert names.find(f"{folder}/own.py:make", key="method.name")() == number
         names.forget()
